@@ -1,1 +1,1 @@
-"""The hosts: event loops, threads, files and clocks that run the controller's and the worker's machines."""
+"""Runs the controller's and the worker's machines on event loops and threads, with real clocks and files."""

@@ -1,15 +1,16 @@
-"""Assigns threads to cores, and claims cores so that two workers on a host do not execute on the same one.
+"""Assigns threads to cores, and claims cores so that no two workers of a host use the same core for a device.
 
-Theory of operation. A device on the CPU is only as predictable as its times are steady, so each device's EXEC thread
-has its own cores, taken from the end of the cores that the process may use. All other threads of the worker share the
-rest. If there are too few cores, the plan does as much of this as possible, and its note states what is missing.
+Theory of operation. The execution times of a CPU device are steady only if no other thread uses its cores. So each
+device's EXEC thread has its own cores. They are taken from the end of the cores that the process may use. All other
+threads of the worker share the rest. If there are too few cores, some threads have to share cores, and the plan's note
+states what is missing.
 
-With more than one thread per device, the runtime's pool creates more threads. A new thread inherits cores and
-priority from the thread that creates it. The LOAD threads create the pools, so in that case they are not confined.
+With more than one thread per device, the runtime creates a pool of threads. A new thread inherits the cores and the
+priority of the thread that creates it. The LOAD threads create the pools, so these threads are not pinned in that case.
 
-A claim of a core is a socket bound to a name in the abstract namespace of unix(7). It needs no writable directory, all
-users of the host see it, and the kernel ends it with the process. Containers with networks of their own do not see each
-other's claims.
+To claim a core, a worker binds a socket to a name in the abstract namespace of unix(7). Such a claim needs no writable
+directory. All users of the host can see it, and the kernel ends it with the process. Containers with networks of their
+own do not see each other's claims.
 """
 
 import errno
@@ -26,9 +27,9 @@ CLAIM: Final = "\0clockwork-core-{}"
 
 
 class CorePlan(Struct, frozen=True):
-    """The cores of each thread; ``exec`` is by device. A thread without cores is not pinned.
+    """The cores of each thread. ``exec`` contains the cores by device. A thread without cores is not pinned.
 
-    ``taken``: cores of other workers, which this one leaves to them. ``is_crowded``: other workers left too few cores.
+    ``taken`` contains cores that belong to other workers. ``is_crowded`` means that other workers left too few cores.
     """
 
     exec: tuple[tuple[int, ...], ...]
@@ -42,7 +43,7 @@ class CorePlan(Struct, frozen=True):
 def plan_cores(
     allowed: Collection[int], devices: int, threads_per_device: int, taken: Collection[int] = ()
 ) -> CorePlan:
-    """Plan cores for each device, from the end of ``allowed``; the other threads get the rest.
+    """Plan cores for each device, beginning at the end of ``allowed``. The other threads get the remaining cores.
 
     Cores in ``taken`` are used by other workers, so no thread is pinned to them.
     """
@@ -76,9 +77,9 @@ def _plan(cores: tuple[int, ...], devices: int, threads_per_device: int) -> Core
 
 @contextmanager
 def claimed_cores(allowed: Collection[int], devices: int, threads_per_device: int) -> Iterator[CorePlan]:
-    """Return a context with a plan whose devices' cores no other worker on this host claims meanwhile.
+    """Return a context with a plan. During the context, no other worker on this host can claim the devices' cores.
 
-    If too few cores are free, none is claimed. Where the system permits no claim, all cores count as free.
+    If too few cores are free, no core is claimed. If the system allows no claims, all cores count as free.
     """
     needed = devices * threads_per_device
     taken: set[int] = set()
@@ -98,7 +99,7 @@ def claimed_cores(allowed: Collection[int], devices: int, threads_per_device: in
 
 
 def _claim(core: int, claims: ExitStack) -> bool:
-    """Claim a core until ``claims`` is closed; return False if another process has claimed it."""
+    """Claim a core until ``claims`` is closed. Return False if another process has claimed the core."""
     try:
         holder = claims.enter_context(socket.socket(socket.AF_UNIX))
         holder.bind(CLAIM.format(core))
@@ -113,7 +114,7 @@ def allowed_cores() -> tuple[int, ...]:
 
 
 def pin(cores: Collection[int]) -> None:
-    """Confine the calling thread, and threads that it creates later, to these cores; do nothing if there are none."""
+    """Pin the calling thread, and threads that it creates later, to these cores. Without cores, do nothing."""
     if cores:
         os.sched_setaffinity(0, cores)
 
@@ -130,7 +131,7 @@ def confined(cores: Collection[int]) -> Iterator[None]:
 
 
 def show_cores(cores: Collection[int]) -> str:
-    """Return cores as text, for example ``0-3,6``."""
+    """Return cores as text, such as ``0-3,6``."""
     spans: list[list[int]] = []
     for core in sorted(cores):
         if spans and core == spans[-1][1] + 1:

@@ -1,14 +1,15 @@
-"""Limits how many clients are read at a time when they send more requests than the server can even refuse.
+"""Limits how many clients the server reads at a time when they send more requests than it can even refuse.
 
-If clients send more requests than the server can refuse, an event loop that reads all of them does nothing else: one
-poll reports thousands of sockets, and results of workers wait until all sockets are read. So after a connection has got
-its answer, it is not read again until its turn comes. Its next requests wait in the kernel, where they cost nothing.
+Suppose that clients send more requests than the server can refuse. An event loop that reads all requests would then do
+nothing else. One poll would report thousands of sockets, and the results of workers would wait until all sockets are
+read. So after the server has answered a request of a connection, it pauses reading from this connection until the
+connection's turn comes. Meanwhile the next requests wait in the kernel, where they cost nothing.
 
-Theory of operation. With more requests than the server can refuse, a queue in order of arrival would make all of them
-wait until none can meet its deadline. So most connections that are read again are those that were paused last: their
-next requests are young and can be served. The others are those that have waited longest, so that each is answered.
+Theory of operation. A queue in order of arrival would make all requests wait until none of them can meet its deadline.
+So the server mostly resumes the connections that were paused last. Their next requests are recent and can be served in
+time. To make sure that each connection is answered, the server also resumes some connections that have waited longest.
 
-Rules of the file: a connection waits only while reading takes too much of the loop's time.
+Connections are paused only while reading takes too much of the loop's time.
 """
 
 import asyncio
@@ -18,32 +19,35 @@ from typing import Final, Protocol
 from clockwork.units import MILLISECOND, Nanos
 
 READING: Final[Nanos] = 4 * MILLISECOND
-"""Time per turn of the loop that reading may take; above it, connections are paused."""
+"""Time per turn of the loop that reading may take. If reading takes longer, connections are paused."""
 
 OLDEST_SHARE: Final = 4
-"""Every fourth connection that is read again is the one that has waited longest."""
+"""Every fourth connection that is resumed is the connection that has waited longest."""
 
 MIN_BATCH: Final = 16
-"""Least number of connections that are read again in each turn."""
+"""Smallest number of connections that are resumed in each turn."""
 
 
 class Reader(Protocol):
     """A connection that may be paused."""
 
     def read_again(self) -> None:
-        """Resume reading; called once after each `Backpressure.pause`. The connection may have been closed."""
+        """Resume reading.
+
+        This is called once after each `Backpressure.pause`, even if the connection is closed by then.
+        """
         ...
 
 
 class ReadingTime(Protocol):
-    """Measures the time spent on reading; implemented by `clockwork.net.arrival.Arrivals`."""
+    """Measures the time spent on reading. `clockwork.net.arrival.Arrivals` implements this interface."""
 
     reading_took: Nanos
     """Time that reading took in the last turn of the loop."""
 
 
 class Backpressure:
-    """The paused connections of one event loop; use it on the thread of the loop."""
+    """The paused connections of one event loop. Call its methods on the thread of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, arrivals: ReadingTime) -> None:
         """Start with no paused connection."""
@@ -55,11 +59,11 @@ class Backpressure:
 
     @property
     def is_needed(self) -> bool:
-        """Whether a connection that got its answer should be paused."""
+        """Whether a connection should be paused after its request was answered."""
         return bool(self._paused) or self._arrivals.reading_took > READING
 
     def pause(self, reader: Reader) -> None:
-        """Queue a connection, which the caller has paused, to be read again when its turn comes."""
+        """Add a connection to the queue of paused connections. The caller has already paused it."""
         self._paused.append(reader)
         if not self._due:
             self._due = True

@@ -1,6 +1,6 @@
-"""The default size of a weights cache, from the memory that is available.
+"""Computes the default size of a weights cache from the available memory.
 
-Rules of the file: a size that the operator sets takes precedence; these functions are for when none is set.
+These functions are used only if the operator has set no size.
 """
 
 from pathlib import Path
@@ -12,14 +12,17 @@ DEFAULT_CACHE_BYTES: Final[Bytes] = 4 * GIB
 """Largest default size of a device's weights cache."""
 
 CACHE_SHARE: Final = 0.25
-"""Share of the available memory that all default weights caches take together. Host memory also holds every model, and
-a session takes more memory than its weights."""
+"""Share of the available memory that all default weights caches take together.
+
+The rest is needed because host memory also contains every model, and because a session takes more memory than its
+weights.
+"""
 
 MEMINFO: Final = Path("/proc/meminfo")
-"""The kernel's report on memory."""
+"""File with the kernel's report on memory."""
 
 CGROUP: Final = Path("/sys/fs/cgroup")
-"""Directory with the limits of a container: cgroup v2, seen from inside."""
+"""Directory with the limits of a container (cgroup v2), as a process in the container sees it."""
 
 
 def default_cache_bytes(available: Bytes, devices: int) -> Bytes:
@@ -28,7 +31,7 @@ def default_cache_bytes(available: Bytes, devices: int) -> Bytes:
 
 
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> Bytes:
-    """Return the memory that this process could still take: the host's, or the container's if that is less."""
+    """Return the memory that this process could still take. A container may limit it to less than the host has."""
     found = [_available(meminfo), _within_limit(cgroup)]
     return min((size for size in found if size is not None), default=4 * DEFAULT_CACHE_BYTES)
 
@@ -43,7 +46,7 @@ def _available(meminfo: Path) -> Bytes | None:
 
 def _within_limit(cgroup: Path) -> Bytes | None:
     try:
-        limit = int((cgroup / "memory.max").read_text())  # "max": no limit
+        limit = int((cgroup / "memory.max").read_text())  # the file contains "max" if there is no limit
         return max(0, limit - int((cgroup / "memory.current").read_text()))
     except (OSError, ValueError):
         return None

@@ -1,9 +1,9 @@
-"""The live host of the controller: two ports, a clock, a log, and the profiles on disk.
+"""Runs the controller's machine in a server, with two ports, a clock, a log, and profiles on disk.
 
-Rules of the file: nothing is decided here. Messages become events, and commands become messages. The payloads of
-tensors pass from one connection to another as they were received. Times are translated here: actions leave with their
-windows on the worker's clock, and the timings of results are converted to this host's clock. A clock offset that is
-smaller than its own error, as between processes on one host, counts as zero.
+This module makes no decisions. It converts messages to events, and commands to messages. The payloads of tensors are
+passed from one connection to another as they were received. The module also translates times. The windows of actions
+are sent as times of the worker's clock, and the times in results are converted to this host's clock. A clock offset
+that is smaller than its own error counts as zero. This is the case between processes on one host.
 """
 
 import asyncio
@@ -81,13 +81,14 @@ from clockwork.wire.codec import decode_request, decode_result, output_sizes, sp
 from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate, uninitialised
 
 BATCH_FRAMES: Final = 16
-"""A worker's frames may be this many times as long as a client's, because a batch holds several requests."""
+"""A frame of a worker may be this many times as long as a frame of a client, because a batch contains several requests.
+"""
 
 WORKER_HEARTBEAT: Final[Nanos] = ms(250)
 WORKER_SILENT: Final[Nanos] = ms(900)
-"""Time between two Pings to a worker, and time without a byte from a worker after which it counts as silent.
+"""Time between two Pings to a worker. A worker that sends no byte for this time counts as silent.
 
-Silence is checked with each Ping, so a worker that stops is noticed within 1.25 s.
+The controller checks for silence at each Ping, so it notices within 1.25 s that a worker has stopped.
 """
 
 log = logging.getLogger("clockwork.controller")
@@ -95,11 +96,12 @@ log = logging.getLogger("clockwork.controller")
 
 @dataclass(frozen=True)
 class ControllerHostConfig:
-    """Where a controller listens, which peers it admits, what it stores on disk, and how it starts up.
+    """Configures where a controller listens, which peers it admits, what it stores on disk, and how it starts.
 
-    ``tls`` and ``access`` are for clients, including those of the front ends; ``worker_tls`` and ``worker_tokens`` are
-    for workers. Without them, connections are not encrypted and every peer is admitted. ``payload_bytes`` is the size
-    of the memory for payloads that is shared with a worker on this host (`ControllerHost.arena`).
+    ``tls`` and ``access`` apply to clients, including the clients of front ends. ``worker_tls`` and ``worker_tokens``
+    apply to workers. Without these fields, connections are not encrypted and every peer is admitted. ``payload_bytes``
+    is the size of the memory for payloads that the controller shares with a worker on this host
+    (`ControllerHost.arena`).
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -115,7 +117,7 @@ class ControllerHostConfig:
 
 
 class ControllerHost:
-    """A controller that listens for clients and workers; create and use it on one running event loop."""
+    """A controller that listens for clients and workers. Create it on a running event loop, and use it on that loop."""
 
     def __init__(
         self,
@@ -124,14 +126,14 @@ class ControllerHost:
         *,
         clock: Clock | None = None,
     ) -> None:
-        """Create the controller; `start` makes it listen.
+        """Create the controller. `start` makes it listen.
 
         Raises:
             InvalidRequestError: the configuration names a model in an invalid way.
         """
         self._config = config
         self.tls, self.access = config.tls, config.access
-        self.stepper: Final = Stepper()  #: runs all long work on this event loop
+        self.stepper: Final = Stepper()  #: executes all long work on this event loop in steps
         self._long_responses = LongResponses(self.description, self.stepper)
         self._memory_trimmer = MemoryTrimmer(lambda: self.description().outstanding == 0)
         self.arena: Final = make_arena(config.payload_bytes)
@@ -145,7 +147,7 @@ class ControllerHost:
         self._shared = SharedPayloads(self.arena)
         self._clients: dict[int, Connection | LocalClient] = {}
         self._client_ids: dict[Connection, int] = {}
-        self._rights: dict[Connection, Right] = {}  #: of each client's connection
+        self._rights: dict[Connection, Right] = {}  #: the rights of each client's connection
         self._last_client = 0
         self._drained = asyncio.Event()
         self._response_log = ResponseLog(log)
@@ -175,7 +177,8 @@ class ControllerHost:
             config=LinkConfig(
                 max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
                 max_outgoing_bytes=2
-                * self._config.controller.max_pending_bytes,  # the pending requests hold it in any case
+                # this limit suffices, because pending requests may hold as much anyway
+                * self._config.controller.max_pending_bytes,
                 heartbeat_interval=WORKER_HEARTBEAT,
                 silent_after=WORKER_SILENT,
                 measure_clock=True,
@@ -222,7 +225,7 @@ class ControllerHost:
         return uninitialised if self.arena is None else self.arena.allocate
 
     async def wait(self) -> None:
-        """Wait until the controller fails, which normally does not happen.
+        """Wait until the controller fails. This does not happen in normal operation.
 
         Raises:
             ServerError: the reason of the failure.
@@ -230,7 +233,7 @@ class ControllerHost:
         await asyncio.shield(self._failure)
 
     def local_client(self, *, shared: bool = True) -> LocalClient:
-        """Return a client in this process; unless it is ``shared``, the limits of one connection apply to it."""
+        """Return a client in this process. If it is not ``shared``, the limits of one connection apply to it."""
         self._last_client += 1
         client_id = self._last_client
         send = partial(self._handle_request, client_id, shared=shared)
@@ -244,24 +247,24 @@ class ControllerHost:
         return self._machine.stage.value, self._machine.progress(self._clock.now())
 
     def model_version(self, model: str) -> str:
-        """Return the version of a model; empty for an unknown model."""
+        """Return the version of a model. The version of an unknown model is empty."""
         return self._machine.model_version(model)
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Return whether requests are served now: for any model, or for the one named."""
+        """Return whether requests are served now, for any model or for the named model."""
         return self._machine.is_ready(model)
 
     async def drain(self, limit: Nanos) -> None:
-        """Refuse new requests, and return when the pending ones are answered, after ``limit`` at the latest.
+        """Refuse new requests. Return when all pending requests are answered, or after ``limit``.
 
-        The ports stay open until `close`, so that new clients get a refusal and health checks see that the server is
-        not ready.
+        The ports stay open until `close`. So new clients get a refusal, and health checks see that the server is not
+        ready.
         """
         self._runner.feed(Drain(limit))
         await self._drained.wait()
 
     def description(self) -> Description:
-        """Return the state of the server; call this on its event loop."""
+        """Return the state of the server. Call this method on the server's event loop."""
         return self._machine.description(self._clock.now())
 
     async def close(self) -> None:
@@ -272,7 +275,7 @@ class ControllerHost:
         self._long_responses.close()
         self._memory_trimmer.close()
         if self._failure.done() and not self._failure.cancelled():
-            self._failure.exception()  # `wait` may not be running any more; this marks the exception as retrieved
+            self._failure.exception()  # this marks the exception as retrieved, because `wait` may have ended
         for server in self._servers:
             await server.close("the controller is shutting down")
         for client in list(self._clients.values()):
@@ -360,7 +363,7 @@ class ControllerHost:
             self._handle_request(client_id, message, payload)
 
     def _receive(self, connection: Connection, client_id: int, request: InferRequest, payload: Any) -> None:
-        """Handle an inference request of the native protocol: refuse it, or put it into the inbox."""
+        """Handle an inference request of the native protocol. Either refuse the request or put it into the inbox."""
         arrival = connection.arrived_at
         slo = request.slo
         if slo is None and request.slo_factor is None:
@@ -374,7 +377,8 @@ class ControllerHost:
 
     def _take_in(self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos) -> None:
         self._handle_request(client_id, request, payload, arrival)
-        if self._machine.model(request.model) is not None:  # otherwise clients could fill the table
+        # without this check, clients could fill the table with names
+        if self._machine.model(request.model) is not None:
             self.reception.note_slo(request.model, request.slo)
 
     def _load_measured(self, busy: float) -> None:
@@ -446,7 +450,7 @@ class ControllerHost:
         payloads = [payload for payload in payloads if payload is not None]
         try:
             connection.send(shift_action(action, self._offset(connection)), payloads)
-        except InvalidRequestError as error:  # the message does not fit into a frame
+        except InvalidRequestError as error:  # the message is too long for a frame
             self._shared.ended(command.worker_id, action.id)
             text = f"the batch cannot be sent: {error}"
             failed = WorkerResult(command.worker_id, ErrorResult(action.id, type(action).__name__, Status.ERROR, text))
@@ -473,7 +477,7 @@ class ControllerHost:
             return
         try:
             connection.send(response, payload)
-        except InvalidRequestError as error:  # the message does not fit into a frame
+        except InvalidRequestError as error:  # the message is too long for a frame
             assert not isinstance(response, ErrorResponse)
             connection.send(ErrorResponse(response.id, Status.ERROR, f"the response cannot be sent: {error}"))
 

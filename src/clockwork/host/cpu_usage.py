@@ -1,8 +1,8 @@
-"""Measures how busy the server is: which share of the available processor time its processes use.
+"""Measures which share of the available processor time the server's processes use.
 
-The event loop is one thread, so a server may be at its limit although cores are idle. On one core, the worker's threads
-compete with the loop. So the larger of two shares counts: the loop's, of one core, and that of all processes, of all
-cores.
+Two shares are measured, and the larger one counts. The first is the event loop's share of one core. The loop is a
+single thread, so a server may be at its limit although other cores are idle. The second is the share of all cores that
+all processes use. It is needed because, on one core, the worker's threads compete with the loop.
 """
 
 import os
@@ -16,7 +16,10 @@ PERIOD: Final[Nanos] = 25 * MILLISECOND
 
 
 class CpuUsage:
-    """Measures the calling thread, its process and, if the worker is a child process, the worker."""
+    """Measures the use of the calling thread and its process.
+
+    If the worker is a child process, also measures the worker.
+    """
 
     def __init__(self, now: Nanos) -> None:
         """Start measuring at ``now``."""
@@ -31,7 +34,7 @@ class CpuUsage:
         self._processes = self._used()
 
     def sample(self, now: Nanos) -> float | None:
-        """Return the share since the last sample, or None if that was less than `PERIOD` ago."""
+        """Return the share since the last sample, or None if the last sample was less than `PERIOD` ago."""
         passed = now - self._began
         if passed < PERIOD:
             return None

@@ -1,4 +1,4 @@
-"""The interface between a worker's host and its devices, real or emulated."""
+"""Defines the interface between a worker's host and its devices, which may be real or emulated."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
@@ -19,36 +19,37 @@ class Devices(Protocol):
         ...
 
     async def end(self) -> None:
-        """Start no more tasks, wait for the running ones, and free all resources."""
+        """Start no more tasks, wait for running tasks, and free all resources."""
         ...
 
     def act(self, action: Action, payloads: tuple[object, ...] = ()) -> Nanos | None:
-        """Accept an action from the controller; return when to call `expire` next, or None."""
+        """Accept an action from the controller. Return when to call `expire` next, or None."""
         ...
 
     def expire(self) -> Nanos | None:
-        """Fail the late actions, including those behind running tasks; return when to call this next, or None."""
+        """Fail the late actions, including those behind running tasks. Return when to call this next, or None."""
         ...
 
     def controller_lost(self) -> None:
-        """Drop the results that have not been taken: the connection to the controller is lost."""
+        """Drop the results that have not been taken, because the connection to the controller is lost."""
         ...
 
     def leave(self) -> None:
-        """Refuse waiting and new actions; let running tasks finish."""
+        """Refuse waiting and new actions. Running tasks continue to their ends."""
         ...
 
     def owes_results(self) -> bool:
-        """Return whether a task is running whose result the controller waits for."""
+        """Return whether a task is running whose result the controller expects."""
         ...
 
     def take_results(self) -> list[ResultToSend]:
-        """Return the results since the last call, in order."""
+        """Return the results since the last call, in their order."""
         ...
 
 
 MakeDevices: TypeAlias = Callable[[Callable[[], None], Callable[[Exception], None]], Devices]
-"""Creates the devices on the running event loop, from two callbacks that do not block and that any thread may call.
+"""Creates the devices on the running event loop. Its arguments are two callbacks.
 
-The first is called when there are results for `Devices.take_results`, the second when the devices have failed.
+The first callback is called when there are results for `Devices.take_results`. The second is called when the devices
+have failed. Both must return without blocking, and any thread may call them.
 """

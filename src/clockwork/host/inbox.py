@@ -1,11 +1,11 @@
-"""The queue of requests that were read but not yet handled; it decides the order in which the event loop works.
+"""Queues requests that were read but not handled yet, so that they do not delay other work of the event loop.
 
-An event loop calls one callback for each socket that has bytes, in any order. If each request were handled when it is
-read, a thousand requests would be handled before the next result of a worker, heartbeat or health check. So requests
-that were read wait here, and each turn of the loop handles a piece of the queue. Results, heartbeats, cancels and
-health checks do not wait here and are handled between two pieces.
+An event loop calls one callback for each socket that has bytes, in any order. If each request was handled when it is
+read, a thousand requests might be handled before the next result of a worker or the next health check. So requests wait
+in the inbox after they are read, and each turn of the loop handles a piece of this queue. Results, heartbeats, cancels
+and health checks do not wait in the inbox. They are handled between two pieces.
 
-While few requests are read, none waits: each is handled when it is read.
+While few requests arrive, no request waits. Each is handled when it is read.
 """
 
 import asyncio
@@ -18,17 +18,20 @@ from clockwork.controller.shedding import MAX_URGENT_SLO, PATIENT_INTERVAL, Shed
 from clockwork.units import MILLISECOND, Nanos
 
 PIECE: Final[Nanos] = 5 * MILLISECOND
-"""Controller time per turn of the loop for which requests are handled."""
+"""Controller time per turn of the loop that is used to handle requests."""
 
 MIN_PIECE: Final = 16
-"""Least number of requests that are handled in one turn. The measured time per request includes the time spent on
-refusing others. Without a minimum, more refusals would make pieces smaller, which costs more per request."""
+"""Smallest number of requests that are handled in one turn.
+
+The measured time per request includes the time spent on refusing other requests. Without this minimum, more refusals
+would make pieces smaller, and smaller pieces cost more per request.
+"""
 
 Handle: TypeAlias = Callable[[], None]
 
 
 class Waiting:
-    """A request in the inbox; `withdraw` removes it."""
+    """A request in the inbox. `withdraw` removes it."""
 
     __slots__ = ("_shedder", "_slo", "handle")
 
@@ -39,11 +42,11 @@ class Waiting:
         shedder.queued(slo)
 
     def withdraw(self) -> bool:
-        """Forget the request, and return whether it was still waiting."""
+        """Forget the request. Return whether it was still waiting."""
         return self.take() is not None
 
     def take(self) -> Handle | None:
-        """Remove the request and return its handler; None if it was withdrawn or taken before."""
+        """Remove the request and return its handler. Return None if the request was withdrawn or taken before."""
         handle, self.handle = self.handle, None
         if handle is not None:
             self._shedder.withdrawn(self._slo)
@@ -51,21 +54,21 @@ class Waiting:
 
 
 class Inbox:
-    """The queue of one event loop; use it on the thread of the loop."""
+    """The queue of one event loop. Call its methods on the thread of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        """Start empty."""
+        """Start with an empty queue."""
         self.shedder = Shedder()
         self._loop = loop
         self._clock = clock
         self._urgent: deque[Waiting] = deque()
         self._patient: deque[Waiting] = deque()
         self._turn_is_open = False
-        self._room = 1  #: requests that may still be handled in this turn
-        self._turns = 0  #: requests taken from the queues, modulo `PATIENT_INTERVAL`
+        self._room = 1  #: number of requests that may still be handled in this turn
+        self._turns = 0  #: number of requests taken from the queues, modulo `PATIENT_INTERVAL`
 
     def put(self, handle: Handle, slo: Nanos) -> Waiting | None:
-        """Handle a request at once (and return None) if this turn may handle one more; otherwise queue it."""
+        """Handle a request at once if this turn may handle one more, and return None. Otherwise, queue the request."""
         if not self._turn_is_open:
             self._open_turn()
         if self._room > 0 and not self.shedder.waiting:
@@ -93,7 +96,7 @@ class Inbox:
                 self._room -= 1
                 taken += 1
                 handle()
-        finally:  # a handler that raises must not stop the others
+        finally:  # if a handler raises an error, the others must still run
             self.shedder.taken(self._clock.now(), taken)
 
     def _take(self) -> Handle | None:

@@ -1,19 +1,19 @@
 """Runs each lane of a worker in its own thread.
 
-Rules of the file: the core is used under one lock, which is held no longer than a decision takes. Everything that
-blocks happens outside the lock. A thread executes the tasks of its own lane only, so the start of a task is never
-handed from one thread to another.
+Threads use the core under one lock, which they hold no longer than a decision takes. Operations that block happen
+outside the lock. A thread executes only the tasks of its own lane. So the start of a task never has to wait for another
+thread to wake up.
 
-Theory of operation. Each thread loops: it polls its lane. If there is a task, the thread executes it and reports its
-end to the core; otherwise the thread sleeps until the lane's next wake-up time. An event can make the wake-up time of a
-sleeping lane earlier. So each thread that passes an event to the core, whether it is a lane's thread or the network's,
-then wakes these lanes. An EXEC thread with spare time assembles the next batch in advance; while it executes, an INPUT
-thread does that. Because the operating system wakes threads late, an EXEC thread wakes early and then watches the
-clock, and yields to other threads after every look. The thread that takes the results splits the outputs of an Infer
-among its requests.
+Theory of operation. Each thread polls its lane in a loop. If there is a task, the thread executes it and reports its
+end to the core. Otherwise, the thread sleeps until the lane's next wake-up time. An event can make the wake-up time of
+a sleeping lane earlier. So each thread that passes an event to the core then wakes such lanes. This applies to the
+lanes' threads and to the network's thread. An EXEC thread with spare time assembles the next batch in advance. While it
+executes, an INPUT thread assembles the next batch. The operating system wakes threads late. So an EXEC thread wakes
+early and then watches the clock; between two looks at the clock, it yields to other threads. The thread that takes the
+results splits the outputs of an Infer among its requests.
 
-A thread that fails has a bug or has lost its device. It calls ``on_crash``, because a worker without one of its lanes
-is useless.
+If a thread fails, there is a bug or the device is lost. The thread calls ``on_crash``, because a worker without one of
+its lanes is useless.
 """
 
 import asyncio
@@ -44,14 +44,16 @@ from clockwork.worker.events import (
 )
 
 WATCH: Final[Nanos] = 200 * MICROSECOND
-"""An EXEC thread wakes this long before its wake-up time: a timed wait was late by 80-130 us (Linux 6.18 in a virtual
-machine, `threading.Condition`, 400 waits)."""
+"""An EXEC thread wakes this long before its wake-up time.
+
+A timed wait of `threading.Condition` was late by 80 to 130 us (400 waits with Linux 6.18 in a virtual machine).
+"""
 
 log = logging.getLogger("clockwork.worker")
 
 
 class _SharedState:
-    """The state that the threads share; mutable parts are used under ``lock``."""
+    """The state that the threads share. Parts of it that can change are used under ``lock``."""
 
     def __init__(
         self,
@@ -73,18 +75,18 @@ class _SharedState:
         self._on_answers = on_answers
 
     def apply(self, event: Event) -> None:
-        """Pass an event to the core, and wake the threads that must act."""
+        """Pass an event to the core, and wake the threads that have to act."""
         self.keep(self.core.apply(event))
         self._wake_moved()
 
     def keep_and_wake(self, answers: Sequence[ResultCommand]) -> None:
-        """Keep results that the core produced without a task, and wake the lanes that waited for them."""
+        """Store results that the core produced without a task. Wake the lanes that waited for these actions."""
         if answers:
             self.keep(answers)
             self._wake_moved()
 
     def keep(self, answers: Sequence[ResultCommand]) -> None:
-        """Keep results until they are taken, and report the first one."""
+        """Store results until they are taken. Report when the first result is stored."""
         if answers:
             if not self.answers:
                 self._on_answers()
@@ -104,7 +106,7 @@ class _SharedState:
 
 
 class Lanes:
-    """The threads of a worker's lanes, and the lock of its core. Any thread may call the methods."""
+    """The threads of a worker's lanes, and the lock of its core. Any thread may call any method."""
 
     def __init__(
         self,
@@ -115,9 +117,11 @@ class Lanes:
         on_crash: Callable[[Exception], None],
         cores: CorePlan | None = None,
     ) -> None:
-        """``on_answers`` is called when there are results for `take_results`, ``on_crash`` when a thread fails.
+        """``on_answers`` is called when there are results for `take_results`.
 
-        Any thread may call them; they must neither block nor call this object.
+        ``on_crash`` is called when a thread fails.
+
+        Any thread may call these two functions. They must neither block nor call this object.
         """
         self.core = core
         self._shared = _SharedState(core, runner, clock, on_answers, on_crash)
@@ -131,7 +135,7 @@ class Lanes:
             thread.start()
 
     def stop(self) -> None:
-        """Start no more tasks, wait for the running ones, and end the threads."""
+        """Start no more tasks, wait for running tasks, and end the threads."""
         with self._shared.lock:
             self._shared.stopping = True
             for thread in self._all():
@@ -147,35 +151,35 @@ class Lanes:
         await asyncio.to_thread(self.stop)
 
     def act(self, action: Action, payloads: tuple[object, ...] = ()) -> Nanos | None:
-        """Accept an action from the controller; return when to call `expire` next, or None."""
+        """Accept an action from the controller. Return when to call `expire` next, or None."""
         with self._shared.lock:
             self._shared.apply(ActionReceived(action, payloads))
             return self._shared.core.next_expiry()
 
     def expire(self) -> Nanos | None:
-        """Fail the late actions, including those behind running tasks; return when to call this next, or None."""
+        """Fail the late actions, including those behind running tasks. Return when to call this next, or None."""
         with self._shared.lock:
             self._shared.keep_and_wake(self._shared.core.expire(self._shared.clock.now()))
             return self._shared.core.next_expiry()
 
     def controller_lost(self) -> None:
-        """Drop the results that have not been taken: the connection to the controller is lost."""
+        """Drop the results that have not been taken, because the connection to the controller is lost."""
         with self._shared.lock:
             self._shared.apply(ControllerLost())
             self._shared.answers.clear()
 
     def leave(self) -> None:
-        """Refuse waiting and new actions; let running tasks finish."""
+        """Refuse waiting and new actions. Running tasks continue to their ends."""
         with self._shared.lock:
             self._shared.apply(Leave())
 
     def owes_results(self) -> bool:
-        """Return whether a task is running whose result the controller waits for."""
+        """Return whether a task is running whose result the controller expects."""
         with self._shared.lock:
             return self._shared.core.owes_results
 
     def take_results(self) -> list[ResultToSend]:
-        """Return the results since the last call, in order."""
+        """Return the results since the last call, in their order."""
         with self._shared.lock:
             answers, self._shared.answers = self._shared.answers, []
         try:
@@ -186,7 +190,7 @@ class Lanes:
 
 
 class _LaneThread(Thread):
-    """One lane's thread."""
+    """The thread of one lane."""
 
     def __init__(self, shared: _SharedState, gpu: int | None, kind: LaneKind, plan: CorePlan | None) -> None:
         super().__init__(name=f"clockwork-{kind}{'' if gpu is None else gpu}")
@@ -200,7 +204,7 @@ class _LaneThread(Thread):
         )
         self._watch = WATCH if kind is LaneKind.EXEC else 0
         self._asleep = False
-        self._until: Nanos | None = None  #: time to which the thread sleeps
+        self._until: Nanos | None = None  #: time until which the thread sleeps
         self._prepared: PreparedTask | None = None
 
     def run(self) -> None:
@@ -224,7 +228,7 @@ class _LaneThread(Thread):
             self._shared.report_failure(self.name, error)
 
     def wake_if_moved(self) -> None:
-        """Wake the thread if its lane's wake-up time is now earlier than its sleep's end. Call this under the lock."""
+        """Wake the thread if its lane's wake-up time is earlier than the end of its sleep. Call this under the lock."""
         if self._asleep:
             moment = self._shared.core.next_wakeup_of(self._gpu, self._kind)
             if moment is not None and (self._until is None or moment < self._until):
@@ -232,7 +236,7 @@ class _LaneThread(Thread):
                 self.condition.notify()
 
     def _turn(self, finished: TaskFinished | None) -> TaskFinished | None:
-        """Report the end of the last task. Then execute a task and return its end, or prepare a batch, or sleep."""
+        """Report the end of the last task. Then execute the next task and return its end, prepare a batch, or sleep."""
         shared = self._shared
         upcoming = prepared = None
         with shared.lock:
@@ -256,7 +260,7 @@ class _LaneThread(Thread):
         return None
 
     def _poll(self) -> StartTask | None:
-        """Return the task to start now, if any."""
+        """Return the task to start now, or None."""
         task = None
         answers = []
         for command in self._shared.core.poll(self._shared.clock.now(), self._gpu, self._kind):
@@ -268,7 +272,7 @@ class _LaneThread(Thread):
         return task
 
     def _take_prepared(self, task: StartTask) -> PreparedTask | None:
-        """Return the task's batch if it was assembled in advance, and let the INPUT thread assemble the next one."""
+        """Return the task's batch if it was assembled in advance. The INPUT thread may then assemble the next batch."""
         prepared, self._prepared = self._prepared, None
         if self._kind is LaneKind.EXEC and self._gpu is not None:
             inputs = self._shared.inputs[self._gpu]
@@ -277,7 +281,7 @@ class _LaneThread(Thread):
         return prepared
 
     def _unprepared(self) -> StartTask | None:
-        """Return the next task if its batch has to be prepared."""
+        """Return the next task if its batch is not prepared yet, else None."""
         if self._kind is not LaneKind.EXEC or self._gpu is None:
             return None
         task = self._shared.core.upcoming(self._gpu)
@@ -297,21 +301,21 @@ class _LaneThread(Thread):
                 self.condition.wait(left / SECOND)
 
     def _watch_clock(self) -> None:
-        """Watch the clock for the rest of the sleep, unless another thread wakes this one."""
+        """Watch the clock for the rest of the sleep, unless another thread wakes this thread."""
         until = self._until
         while self._asleep and self._watch and until is not None and self._shared.clock.now() < until:
             if until - self._shared.clock.now() > self._watch:
-                break  # a spurious wake-up, far too early
-            select.select((), (), (), 0)  # yields: the interpreter's lock is free meanwhile
+                break  # the thread woke far too early, without a reason
+            select.select((), (), (), 0)  # yields, so that other threads can take the interpreter's lock
         self._asleep = False
 
 
 class _InputThread(Thread):
     """Assembles a device's next batch while the previous one is executed.
 
-    While the device is idle, the EXEC thread does that.
+    While the device is idle, the EXEC thread assembles batches.
 
-    The input of a single request is not copied, so it is not worth a thread, unless it must be uploaded to the device.
+    A batch of one request is prepared by this thread only if its input must be copied to the device.
     """
 
     def __init__(self, shared: _SharedState, gpu: int, plan: CorePlan | None) -> None:
@@ -326,7 +330,7 @@ class _InputThread(Thread):
 
     def run(self) -> None:
         """Run until the lanes stop."""
-        with suppress(OSError):  # the EXEC thread has logged it
+        with suppress(OSError):  # the EXEC thread has already logged this error
             pin(self._cores)
         try:
             while self._turn():
@@ -341,9 +345,9 @@ class _InputThread(Thread):
             self.condition.notify_all()
 
     def take(self, task: StartTask) -> PreparedTask | None:
-        """Return the batch of a task that starts, if it was assembled here.
+        """Return the batch of a task that starts, if this thread has assembled it.
 
-        Call this under the lock, which may be released meanwhile.
+        Call this under the lock. The lock may be released meanwhile.
         """
         while self._task is not None and self._task.action is task.action and not self._shared.stopping:
             self.condition.wait()

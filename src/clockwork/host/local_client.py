@@ -1,7 +1,7 @@
-"""A client in the controller's own process, used by the front ends.
+"""Implements a client in the controller's own process. The front ends use it.
 
-For the controller it is like a connection of the native protocol, but nothing is encoded: the messages, the checks and
-the cancelling are the same.
+The controller treats it like a connection of the native protocol. Messages, checks and cancelling are the same, but
+nothing is encoded.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from clockwork.units import Nanos
 
 
 class LocalClient:
-    """Sends requests, with ids from `next_id`; use it on the controller's event loop."""
+    """Sends requests with ids from `next_id`. Call its methods on the controller's event loop."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class LocalClient:
         leave: Callable[[], None],
         check: Callable[[InferRequest], Respond | None],
     ) -> None:
-        """Called by `ControllerHost.local_client`."""
+        """`ControllerHost.local_client` calls this constructor."""
         self._send = send
         self._check = check
         self._leave = leave
@@ -42,10 +42,12 @@ class LocalClient:
         return self._last_id
 
     def refuse_early(self, request: InferRequest) -> InferResponse | None:
-        """Return the refusal of a request whose model, names, datatypes, shapes or batch are wrong, or None.
+        """Return the refusal of a request with a wrong model, name, datatype, shape or batch size.
+
+        Return None otherwise.
 
         A front end calls this before it decodes elements, so sizes in bytes need not be known yet. A request that is
-        refused here is counted, and must not be sent. Another request may still be refused later.
+        refused by this method is counted, and must not be sent. A request that passes may still be refused later.
         """
         refused = self._check(request)
         if refused is None:
@@ -58,7 +60,7 @@ class LocalClient:
 
         Cancelling the call cancels the request.
 
-        ``arrival`` is when the request reached this host; its SLO counts from then. None means now.
+        ``arrival`` is the time when the request reached this host. The SLO counts from this time. None means now.
 
         Raises:
             ConnectionLostError: the controller has shut down.
@@ -78,13 +80,13 @@ class LocalClient:
             self._waiting.pop(request.id, None)
 
     def send(self, response: Response, payload: Sequence[Any] = ()) -> None:
-        """Deliver a response; called by the controller."""
+        """Deliver a response. The controller calls this method."""
         future = self._waiting.get(response.id)
         if future is not None and not future.done():
             future.set_result((response, payload[0] if payload else None))
 
     def close(self) -> None:
-        """Accept no more requests, and fail the waiting ones with `ConnectionLostError`."""
+        """Accept no more requests. Waiting requests fail with `ConnectionLostError`."""
         if self._closed:
             return
         self._closed = True

@@ -1,7 +1,7 @@
-"""The event and the fields of a log line, for programs that read the log.
+"""Adds an event name and fields to a log line, for programs that read the log.
 
-Rules of the file: the text of a line contains the same information for people. ``event`` is one of the words in
-docs/operations.md; ``worker``, ``model``, ``stage``, ``address`` and other fields are set where they are known.
+The text of a line contains the same information for people. ``event`` is one of the names in docs/operations.md. Fields
+such as ``worker``, ``model``, ``stage`` and ``address`` are set if they are known.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
-"""Sends long responses of the native protocol, built in steps: the status of the server, and its list of models.
+"""Sends two long responses of the native protocol, the server's status and its list of models, in steps.
 
-Models are described and encoded one at a time; a response is the concatenation of these encodings.
+Each step describes and encodes one model. A response is the concatenation of these encodings.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from clockwork.steps import Steps
 from clockwork.wire.codec import encode
 
 MAX_WAITING: Final = 256
-"""Responses that may be under construction at a time; further requests are refused."""
+"""Limit of the responses that are built at the same time. Further requests are refused."""
 
 SHORT_LIST: Final = 64
-"""A list of at most this many models is sent at once, without steps."""
+"""A list with at most this many models is sent at once, without steps."""
 
 
 log = logging.getLogger("clockwork.controller")
 
 
 class LongResponses:
-    """Answers status requests and sends lists of models. Use it on one running event loop."""
+    """Answers status requests and sends lists of models. Use this object on one running event loop."""
 
     def __init__(self, describe: Callable[[], Description], stepper: Stepper) -> None:
-        """``describe`` returns the description of the server at the time of the call."""
+        """``describe`` returns a description of the server's current state."""
         self._describe = describe
         self._stepper = stepper
         self._server: SharedResult[msgspec.Raw] = SharedResult(self._encoded_server)
@@ -52,7 +52,7 @@ class LongResponses:
             self._begin(connection, response.id, self._send_models(connection, response))
 
     def close(self) -> None:
-        """Cancel the responses that are under construction."""
+        """Cancel the responses that are being built."""
         for task in self._tasks:
             task.cancel()
 
@@ -87,10 +87,10 @@ class LongResponses:
 
 
 async def _send_or_fail(connection: Connection, request_id: int, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; if it fails, send the client an error."""
+    """Do the work. If it fails, send an error to the client."""
     try:
         await work
-    except InvalidRequestError as error:  # the response does not fit into a frame
+    except InvalidRequestError as error:  # the response is too long for a frame
         connection.send(ErrorResponse(request_id, Status.ERROR, f"the response cannot be sent: {error}"))
     except Exception:
         log.exception("a status request or a list of models failed")
@@ -98,7 +98,7 @@ async def _send_or_fail(connection: Connection, request_id: int, work: Coroutine
 
 
 def _encoded(described: Iterator[Any]) -> Steps[tuple[msgspec.Raw, ...]]:
-    """Encode each object separately, one per step."""
+    """Encode each object separately, with one object per step."""
     encoded = []
     for description in described:
         encoded.append(msgspec.Raw(encode(description)))

@@ -1,10 +1,9 @@
 """Runs a machine on an asyncio event loop.
 
-It passes events to the machine, executes the machine's commands, and keeps one timer for it.
+The runner passes events to the machine, executes the machine's commands, and keeps one timer for the machine.
 
-The timer may fire early: it is set for the earliest wake-up time that the machine has asked for since the timer last
-fired, and is only ever moved to an earlier time. If it fires before the machine's wake-up time, it is set again and the
-machine is not woken.
+The timer may fire too early. A new wake-up time can only move the timer to an earlier time, never to a later one. If
+the timer fires before the machine's wake-up time, the timer is set again and the machine is not woken.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ CommandT = TypeVar("CommandT")
 
 
 class MachineRunner(Generic[EventT, CommandT]):
-    """One machine and its timer, on the event loop that is running when this object is created."""
+    """Runs one machine with a timer on the event loop that is running when this object is created."""
 
     def __init__(
         self,
@@ -29,7 +28,7 @@ class MachineRunner(Generic[EventT, CommandT]):
         clock: Clock,
         execute: Callable[[CommandT], None],
     ) -> None:
-        """``execute`` executes one command; it must not call `feed` before it returns."""
+        """``execute`` executes one command. It must not call `feed` before it returns."""
         self._machine = machine
         self._clock = clock
         self._execute = execute
@@ -38,7 +37,7 @@ class MachineRunner(Generic[EventT, CommandT]):
         self._closed = False
 
     def feed(self, event: EventT) -> None:
-        """Pass an event to the machine, with the present time."""
+        """Pass an event and the current time to the machine."""
         if self._closed:
             return
         for command in self._machine.handle(self._clock.now(), event):
@@ -46,7 +45,7 @@ class MachineRunner(Generic[EventT, CommandT]):
         self._arm()
 
     def close(self) -> None:
-        """Stop waking the machine, and ignore further events."""
+        """Stop waking the machine, and ignore later events."""
         self._closed = True
         self._alarm.close()
 

@@ -1,9 +1,10 @@
 """Returns free memory to the system.
 
-An idle process may keep little free memory; while requests are pending, it may keep more.
+An idle process may keep little free memory. While requests are pending, the process may keep more.
 
-The allocator keeps the memory that requests have freed, since the next requests need as much. Without this module it
-would keep that memory until the process ends. Finished gRPC calls leave free memory in small pieces between used ones.
+The allocator keeps the memory that requests have freed, because the next requests need as much. Without this module,
+the allocator would keep this memory until the process ends. Finished gRPC calls leave free memory in small pieces
+between pieces in use.
 """
 
 import asyncio
@@ -17,20 +18,26 @@ EVERY: Final = 1.0
 """Seconds between two checks of the heap."""
 
 MAX_FREE: Final[Bytes] = 4 * MIB
-"""Free memory, beyond the part that it cannot return, that the allocator may keep while no request is pending."""
+"""Limit of the free memory that the allocator may keep while no request is pending.
+
+Free memory that the allocator cannot return does not count.
+"""
 
 MAX_FREE_BUSY: Final[Bytes] = 64 * MIB
-"""Free memory that the allocator may keep while requests are pending."""
+"""Limit of the free memory that the allocator may keep while requests are pending."""
 
 BUSY_CHECKS: Final = 10
-"""While requests are pending, only every tenth check may trim: returning 100 MiB takes a few milliseconds."""
+"""While requests are pending, only every tenth check may return memory. Returning 100 MiB takes a few milliseconds."""
 
 
 class MemoryTrimmer:
-    """Checks the heap at intervals on one running event loop; trims it in a thread, without the interpreter lock."""
+    """Checks the heap at intervals on a running event loop. A thread returns memory, without the interpreter's lock."""
 
     def __init__(self, is_idle: Callable[[], bool], every: float = EVERY, max_free: Bytes = MAX_FREE) -> None:
-        """``is_idle`` returns whether no request is pending; ``every`` is in seconds; ``max_free`` holds while idle."""
+        """``is_idle`` returns whether no request is pending. ``every`` is in seconds.
+
+        ``max_free`` applies while idle.
+        """
         self._is_idle = is_idle
         self._every = every
         self._max_free = max_free
@@ -47,7 +54,7 @@ class MemoryTrimmer:
             self._task.cancel()
 
     async def _run(self) -> None:
-        busy = 0  #: checks since the last one that could trim
+        busy = 0  #: number of checks since the last check that could return memory
         while True:
             await asyncio.sleep(self._every)
             idle = self._is_idle()

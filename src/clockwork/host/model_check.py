@@ -1,8 +1,8 @@
 """Checks one model as a server would.
 
-The production controller and worker core run in one thread and without a network.
-The controller loads and measures the model on one device. So a model passes here if, and only if, a server of the same
-machine and options would serve it.
+The production controller and the production worker core run in one thread and without a network. The controller loads
+and measures the model on one device. So a model passes this check if, and only if, a server with the same machine and
+options would serve it.
 """
 
 from collections import deque
@@ -32,16 +32,16 @@ from clockwork.worker.events import ActionReceived, Command, StartTask
 _WORKER: Final = "check-model"
 
 MAX_PAGES: Final[Pages] = 1 << 40
-"""Pages of the device's weights cache: no model is too large for a check."""
+"""Number of pages of the device's weights cache. It is so large that no model is too large for a check."""
 
 
 class CheckedModel(Struct, frozen=True):
-    """A model that a server would serve, and its times on this machine."""
+    """A model that a server would serve, with its times on this machine."""
 
     description: HostModelInfo
     info: ModelInfo
     read_time: Nanos
-    """Time from disk to host memory, preparation included."""
+    """Time to read the model from disk into host memory and prepare it."""
     profile: ModelProfile
 
 
@@ -57,13 +57,13 @@ def check_model(
     """Load and measure a model.
 
     Args:
-        runtime: has one device.
+        runtime: a runtime with one device.
         root: the model root of the worker.
-        path: of the model, absolute and below the root.
-        name: of the model, which the runtime's batching options refer to.
-        scheduler: any; it gets no requests.
-        profiling: as that of a server.
-        page_size: as that of a worker; the weights cache is as large as the model.
+        path: absolute path of the model, which must be below the root.
+        name: name of the model. The runtime's batching options refer to models by name.
+        scheduler: any scheduler, because it gets no requests.
+        profiling: configuration of profiling, as for a server.
+        page_size: page size, as for a worker. The weights cache is as large as the model.
 
     Raises:
         InvalidModelError: a server would not serve the model.
@@ -74,7 +74,7 @@ def check_model(
 
 
 class _Recording:
-    """A runtime that keeps the model that it has loaded."""
+    """A runtime that remembers the model that it has loaded."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -103,7 +103,8 @@ class _Check:
         while self._actions and self._controller.stage is not Stage.SERVING:
             send = self._actions.popleft()
             inputs = send.action.inputs if isinstance(send.action, Infer) else ()
-            event = ActionReceived(send.action, (None,) * len(inputs))  # all inputs are generated
+            # all inputs are generated, so there are no payloads
+            event = ActionReceived(send.action, (None,) * len(inputs))
             self._carry_out(self._core.handle(now(), event))
         status = self._controller.description(now()).server()
         found = next((model for model in status.models if model.profiles), None)
@@ -114,7 +115,7 @@ class _Check:
         return CheckedModel(self._runtime.loaded.info, found.info, self._read_time, profile)
 
     def _carry_out(self, commands: Sequence[Command]) -> None:
-        """Execute tasks of the worker, and pass their results to the controller, until the worker is idle."""
+        """Execute tasks of the worker and pass their results to the controller until the worker is idle."""
         waiting = deque(commands)
         while waiting:
             command = waiting.popleft()

@@ -1,7 +1,7 @@
-"""Requests of the native protocol that wait in the inbox. They hold their payloads, so their number is limited.
+"""Keeps the requests of the native protocol that wait in the inbox, and limits their number.
 
-Rules of the file: a request that waits counts towards the limits of `Quota`, together with the pending requests. Each
-request is handled once, or withdrawn, or refused at once.
+The number is limited because a request keeps its payload in memory. Waiting requests count towards the limits of
+`Quota`, together with the pending requests. Each request is handled once, withdrawn, or refused at once.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,12 @@ from clockwork.messages.requests import InferRequest
 from clockwork.units import Bytes, Nanos
 
 RefuseFull: TypeAlias = Callable[[int, InferRequest, Bytes, Quota], Respond | None]
-"""Return and count the refusal of a client's request that exceeds the limits; None if it may wait."""
+"""Returns and counts the refusal of a client's request that exceeds the limits. Returns None if the request may wait.
+"""
 
 
 class _Entry:
-    """One request; ``waiting`` is set once it is in the inbox."""
+    """One request. ``waiting`` is set when the request is in the inbox."""
 
     __slots__ = ("arrival", "client_id", "nbytes", "payload", "request", "waiting")
 
@@ -32,7 +33,7 @@ class _Entry:
 
 
 class NativeInbox:
-    """The waiting requests of all native clients; use it on the thread of the event loop."""
+    """The waiting requests of all native clients. Call its methods on the thread of the event loop."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class NativeInbox:
         refuse_full: RefuseFull,
         handle: Callable[[int, InferRequest, Any, Nanos], None],
     ) -> None:
-        """``handle`` receives the client's id, the request, its payload and its arrival."""
+        """``handle`` gets the client's id, the request, its payload and its arrival time."""
         self._reception = reception
         self._refuse_full = refuse_full
         self._handle = handle
@@ -55,7 +56,7 @@ class NativeInbox:
     def put(
         self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos, slo: Nanos | None
     ) -> Respond | None:
-        """Handle a request now or in a later turn, or return why it is refused. ``slo``: see `Reception.put`."""
+        """Handle a request now or in a later turn, or return its refusal. ``slo`` is as for `Reception.put`."""
         entry = _Entry(client_id, request, payload, arrival)
         if self._quota.requests:
             refused = self._refuse_full(client_id, request, entry.nbytes, self._quota)
@@ -68,7 +69,7 @@ class NativeInbox:
         return None
 
     def withdraw(self, client_id: int, request_id: int | None = None) -> bool:
-        """Remove a client's requests with this id, or all of them; return whether there were any."""
+        """Remove a client's requests with this id, or all of its requests. Return whether there were any."""
         found = self._entries.find(client_id, request_id)
         for entry in found:
             self._remove(entry)

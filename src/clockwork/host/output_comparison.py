@@ -1,7 +1,7 @@
-"""Compares the outputs of a request in a batch with the outputs of the same request alone.
+"""Compares the outputs of a request in a batch with the outputs of the same request when executed alone.
 
-Rules of the file: small outputs are compared on the event loop, which takes less than a millisecond; large ones in a
-thread. No exception leaves this module: outputs that cannot be compared are reported as such.
+Small outputs are compared on the event loop, which takes less than a millisecond. Large outputs are compared in a
+thread. This module raises no exception. If outputs cannot be compared, the result states this.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from clockwork.messages.tensors import Datatype
 from clockwork.units import KIB, Bytes
 
 MAX_BYTES_ON_LOOP: Final[Bytes] = 64 * KIB
-"""Larger outputs are compared in a thread. On the loop, 16,384 FP32 elements that differ take 0.2 ms."""
+"""Larger outputs are compared in a thread. A comparison of 16,384 FP32 elements that differ takes 0.2 ms."""
 
 log = logging.getLogger("clockwork.controller")
 
 
 def compare_outputs(command: CompareOutputs, done: Callable[[OutputsCompared], None]) -> None:
-    """Compare outputs and call ``done`` with the result, on the running event loop and after this call has returned."""
+    """Compare outputs on the running event loop. Call ``done`` with the result after this call has returned."""
     loop = asyncio.get_running_loop()
     nbytes = sum(tensor.nbytes for tensor in command.in_batch)
     if nbytes <= MAX_BYTES_ON_LOOP and all(tensor.datatype != Datatype.BYTES for tensor in command.in_batch):
@@ -45,7 +45,7 @@ def compare_now(command: CompareOutputs) -> OutputsCompared:
 
 
 def _difference(command: CompareOutputs) -> str:
-    """Describe the first output that differs; empty if none does."""
+    """Describe the first output that differs. The text is empty if no output differs."""
     if [tensor.name for tensor in command.in_batch] != [tensor.name for tensor in command.alone]:
         return f"the model has {len(command.in_batch)} outputs in the batch and {len(command.alone)} alone"
     in_batch, alone = _view(command.in_batch_payload), _view(command.alone_payload)

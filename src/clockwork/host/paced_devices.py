@@ -1,7 +1,7 @@
-"""Paced devices on the real clock: ``clockwork worker --emulate`` runs them instead of threads and a runtime.
+"""Runs paced devices on the real clock, for ``clockwork worker --emulate``.
 
-Rules of the file: everything happens on the event loop, and nothing is decided here. Outputs are zeros of the right
-size.
+These devices replace the threads and the runtime of a worker. All their work happens on the event loop. Outputs are
+zeros of the right size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ from clockwork.worker.core import WorkerCore
 from clockwork.worker.events import ActionReceived, ControllerLost, Event, Leave, ResultCommand, SendOutputs
 
 FREE_DIM: Final = 1
-"""Size of each free dimension of an output except the first, which is the number of rows."""
+"""Size of the free dimensions of an output. The first dimension is an exception, because it is the number of rows."""
 
 
 class PacedDevices:
-    """Implements `clockwork.host.devices.Devices`; create and use it on one running event loop."""
+    """Implements `clockwork.host.devices.Devices`. Create and use this object on one running event loop."""
 
     def __init__(
         self,
@@ -36,7 +36,10 @@ class PacedDevices:
         clock: Clock,
         on_answers: Callable[[], None],
     ) -> None:
-        """``models`` are by path, ``durations`` by device; ``on_answers`` is called when there are results to take."""
+        """``models`` are by path, and ``durations`` by device.
+
+        ``on_answers`` is called when there are results to take.
+        """
         self.core = core
         self._clock = clock
         worker = PacedWorker(core, models, durations)
@@ -47,36 +50,36 @@ class PacedDevices:
         self._zeros = memoryview(b"")
 
     def start(self) -> None:
-        """Do nothing: there is nothing to start."""
+        """Do nothing, because these devices have no threads to start."""
 
     async def end(self) -> None:
-        """Stop; running tasks end without a result."""
+        """Stop. Running tasks end without a result."""
         self._runner.close()
 
     def act(self, action: Action, payloads: tuple[object, ...] = ()) -> Nanos | None:
-        """Accept an action. Late actions fail by themselves, so `expire` need not be called."""
+        """Accept an action. Return None, because `expire` need not be called."""
         self._runner.feed(ActionReceived(action, payloads))
         return None
 
     def expire(self) -> Nanos | None:
-        """Do nothing; see `act`."""
+        """Do nothing, because late actions fail without this call."""
         return None
 
     def controller_lost(self) -> None:
-        """Drop the results that have not been taken: the connection to the controller is lost."""
+        """Drop the results that have not been taken, because the connection to the controller is lost."""
         self._runner.feed(ControllerLost())
         self._answers.clear()
 
     def leave(self) -> None:
-        """Refuse waiting and new actions; let running tasks finish."""
+        """Refuse waiting and new actions. Running tasks continue to their ends."""
         self._runner.feed(Leave())
 
     def owes_results(self) -> bool:
-        """Return whether a task is running whose result the controller waits for."""
+        """Return whether a task is running whose result the controller expects."""
         return self.core.owes_results
 
     def take_results(self) -> list[ResultToSend]:
-        """Return the results since the last call, in order."""
+        """Return the results since the last call, in their order."""
         answers, self._answers = self._answers, []
         return [
             self._finish(answer) if isinstance(answer, SendOutputs) else ResultToSend(answer.result)
@@ -105,7 +108,7 @@ class PacedDevices:
         return ResultToSend(result, [self._zeros[:nbytes]] if nbytes else [])
 
     def _share(self, model: PacedModel, request: InferInput) -> tuple[tuple[TensorSpec, ...], Bytes]:
-        """Return the specs of one request's outputs, and their size."""
+        """Return the specs and the total size of one request's outputs."""
         if request.outputs:
             known = {info.name: info for info in model.outputs}
             return _specs([known[name] for name in request.outputs if name in known], request.batch_size)
@@ -124,6 +127,6 @@ def _specs(infos: Sequence[TensorInfo], rows: int) -> tuple[tuple[TensorSpec, ..
 def _spec(info: TensorInfo, rows: int) -> TensorSpec:
     free = [rows if place == 0 else FREE_DIM for place in range(len(info.shape))]
     shape = tuple(size if dim < 0 else dim for dim, size in zip(info.shape, free, strict=True))
-    if info.datatype == Datatype.BYTES:  # an empty string is four bytes of length
+    if info.datatype == Datatype.BYTES:  # an empty string consists of four bytes, which are its length
         return TensorSpec(info.name, info.datatype, shape, 4 * prod(shape))
     return spec(info.name, info.datatype, shape)

@@ -1,13 +1,13 @@
-"""Settings of this process: thread priorities, the interpreter, the allocator, and the limit on open files.
+"""Configures this process: thread priorities, the interpreter, the allocator, and the limit of open files.
 
-Theory of operation. The network's threads work for microseconds at a time, the loading threads for seconds. Where they
-share a core, a message that waits for the end of a loading thread's time slice is milliseconds late. So loading threads
-are *nice*: they get less time than other threads. Threads that must react promptly request short time slices
-(sched_setattr(2)): since Linux 6.12, a thread that wakes interrupts a thread with a longer slice. Neither setting needs
-a privilege, and older kernels ignore the request.
+Theory of operation. A network thread works for microseconds at a time, and a loading thread works for seconds. If both
+share a core, a message may have to wait for the end of a loading thread's time slice, and is then milliseconds late. So
+loading threads are *nice*: they get less time than other threads. Threads that must react promptly request short time
+slices (sched_setattr(2)). Since Linux 6.12, a thread that wakes interrupts a thread with a longer time slice. Neither
+setting needs a privilege. Older kernels ignore the request.
 
-Realtime priorities and SCHED_IDLE are not used: a loading thread that holds the interpreter's lock, and never gets a
-core on which to release it, would stop every inference.
+Realtime priorities and SCHED_IDLE are not used. With them, a loading thread that holds the interpreter's lock might
+never get a core on which to release the lock. This would stop every inference.
 """
 
 import ctypes
@@ -27,22 +27,26 @@ from clockwork.malloc import return_large_blocks
 from clockwork.units import MICROSECOND, Nanos
 
 NICENESS: Final = 10
-"""Nice value of low-priority threads: they get a tenth of the time of an ordinary thread."""
+"""Nice value of low-priority threads. They get a tenth of the time of an ordinary thread."""
 
 TIME_SLICE: Final[Nanos] = 100 * MICROSECOND
-"""Time slice of prompt threads; the shortest that the kernel accepts."""
+"""Time slice of threads that must react promptly. It is the shortest time slice that the kernel accepts."""
 
 SWITCH_INTERVAL: Final = 0.0005
-"""Seconds that a Python thread may make another wait for the interpreter's lock; the default is 5 ms."""
+"""Seconds for which a Python thread may keep the interpreter's lock while another thread waits. The default is 5 ms."""
 
 GC_THRESHOLD: Final = 10_000
-"""New objects after which the garbage collector examines them; the default is 700, which ten requests make."""
+"""Number of new objects after which the garbage collector examines them.
+
+The default is 700, and ten requests make as many objects.
+"""
 
 RESERVED_FILES: Final = 256
-"""Number of open files that are not connections: models, libraries, listening sockets and files of the event loop."""
+"""Number of open files that are kept for models, libraries, listening sockets and the event loop."""
 
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
-_ATTRIBUTES: Final = struct.Struct("=IIQiIQQQII")  # struct sched_attr: size, policy, flags, nice, .., runtime, ..
+# fields of struct sched_attr: size, policy, flags, nice, .., runtime, ..
+_ATTRIBUTES: Final = struct.Struct("=IIQiIQQQII")
 _LIBC: Final = ctypes.CDLL(None)
 
 log = logging.getLogger("clockwork.controller")
@@ -54,7 +58,7 @@ def lower_priority() -> None:
 
 
 def shorten_time_slice() -> None:
-    """Ask for short time slices for the calling thread. Does nothing where the kernel does not offer them."""
+    """Request short time slices for the calling thread. If the kernel does not offer them, do nothing."""
     number = _SCHED_SETATTR.get(platform.machine())
     if number is not None:
         nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
@@ -64,11 +68,11 @@ def shorten_time_slice() -> None:
 
 @contextmanager
 def steady_timing() -> Iterator[None]:
-    """Configure the process for steady times, and make the calling thread prompt; undo most of this at the end.
+    """Configure the process for steady times, and make the calling thread react promptly.
 
-    Python threads give up the interpreter's lock sooner, and the garbage collector ignores all objects that exist now.
-    The allocator keeps freed blocks that are as large as the inputs of a request: getting a new block from the system
-    costs a page fault for every 4 KiB, 0.1 ms for an image.
+    Most of this is undone at the end of the context. Python threads give up the interpreter's lock sooner. The garbage
+    collector ignores all objects that exist now. The allocator keeps freed blocks that are as large as the inputs of a
+    request. A new block from the system would cost a page fault for every 4 KiB, which is 0.1 ms for an image.
     """
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -86,7 +90,7 @@ def steady_timing() -> Iterator[None]:
 
 
 def allow_connections(wanted: int) -> None:
-    """Raise the soft limit on open files to the hard limit; warn if it is still too low for ``wanted`` connections."""
+    """Raise the soft limit of open files to the hard limit. Warn if it is still too low for ``wanted`` connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

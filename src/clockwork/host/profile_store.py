@@ -1,8 +1,9 @@
-"""Profiles on disk: one JSON file per content, runtime and kind of device, so that the next start measures nothing.
+"""Stores profiles on disk, so that the next start of the server need not measure the models again.
 
-A file is written to a temporary name and renamed, so that a crash leaves the old or the new file. A file that cannot be
-read, is not a regular file, or contains impossible times is reported and ignored; its models are measured again. A
-directory that cannot be read or written is reported and has no other effect.
+There is one JSON file per model content, runtime and kind of device. A file is written under a temporary name and then
+renamed, so that a crash leaves either the old or the new file. Some files cannot be used: they cannot be read, are not
+regular files, or contain impossible times. The log reports such a file, and its models are measured again. If the
+directory cannot be read or written, the log reports this, and the server works without it.
 """
 
 import fcntl
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class _Stored(msgspec.Struct, frozen=True):
-    """The content of a file. Unlike on the wire, fields have names, so that people can read them."""
+    """The content of a file. Its fields have names, unlike on the wire, so that people can read the file."""
 
     version: int
     key: ProfileKey
@@ -41,11 +42,11 @@ MAX_DURATION: Final[Nanos] = 3600 * SECOND
 """Longest time of one action in a file."""
 
 MAX_DIM: Final = 1 << 40
-"""Largest dimension of a measured shape, and largest batch size."""
+"""Limit of the dimensions of a measured shape, and of a batch size."""
 
 
 class ProfileStore:
-    """A directory of profiles; with None, nothing is stored."""
+    """A directory of profiles. Without a directory, nothing is stored."""
 
     def __init__(self, directory: Path | None) -> None:
         """The directory is created when the first profile is saved."""
@@ -78,7 +79,7 @@ class ProfileStore:
         return profiles
 
     def save(self, key: ProfileKey, profile: ModelProfile) -> None:
-        """Store a profile; a failure is logged and has no other effect."""
+        """Store a profile. If this fails, only the log reports it."""
         if self._directory is None:
             return
         name = hashlib.sha256(f"{key.digest}\0{key.runtime}\0{key.device_kind}".encode()).hexdigest()[:32]
@@ -88,7 +89,8 @@ class ProfileStore:
             descriptor, temporary = tempfile.mkstemp(dir=self._directory, suffix=".tmp")
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed: the file is in use
+                    # the lock marks the file as in use until the file is closed
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     file.write(data)
                 Path(temporary).replace(self._directory / f"{name}.json")
             except BaseException:
@@ -99,7 +101,7 @@ class ProfileStore:
 
 
 def check_profile(profile: ModelProfile) -> None:
-    """Check that a profile that was read has times that a device could have taken.
+    """Check that all times in a profile are possible for a device.
 
     Raises:
         InvalidModelError: a value is impossible.
@@ -122,7 +124,7 @@ def _check_measurement(measurement: Measurement) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Return the content of a regular file; a FIFO or a device does not block.
+    """Return the content of a regular file. The call never blocks, even if the file is a FIFO or a device.
 
     Raises:
         OSError: the file cannot be read, is not a regular file, or is too large.
@@ -137,7 +139,7 @@ def _read(path: Path) -> bytes:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove a temporary file unless a process holds its lock; that process is writing it."""
+    """Remove a temporary file, unless a process has locked it. Such a process is still writing the file."""
     with suppress(OSError), os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()

@@ -1,7 +1,7 @@
-"""The entry for requests of all protocols: it knows when they arrived, refuses some at once, and queues the others.
+"""Receives the requests of all protocols. It knows their arrival times, refuses some at once, and queues the others.
 
-Rules of the file: a front end calls `Reception.refuses` as soon as it knows the model, before it parses or receives
-more. A request that is refused here costs as little as possible, and is counted like any other refusal.
+A front end calls `Reception.refuses` as soon as it knows the model of a request, before it parses or receives the rest.
+So an early refusal costs as little as possible. It is counted like any other refusal.
 """
 
 import asyncio
@@ -21,32 +21,36 @@ from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
 
 REMEMBERED_SLOS: Final = 16
-"""SLOs remembered per model; the longest is used while a request's own SLO is not known."""
+"""Number of SLOs remembered per model. If a request's own SLO is not known yet, the longest of these is used."""
 
 BUSY: Final = 0.85
-"""Share of the server's processor time in use above which the server counts as the bottleneck."""
+"""If the server uses more than this share of the processor time, the server counts as the bottleneck."""
 
 LATENCY_RESERVE: Final = 1.5
-"""If a transport hides how long a request has waited, the request must have this multiple of the mean latency left."""
+"""Some transports hide how long a request has waited.
+
+A request of such a transport is refused if, after its predicted wait, less than this multiple of the mean latency is
+left.
+"""
 
 MIN_LATENCY_SHARE: Final = 0.25
-"""Share of the model's mean latency that a request needs at least after it was taken from the inbox."""
+"""Smallest time that a request needs after it is taken from the inbox, as a share of the model's mean latency."""
 
 LATENCY_WEIGHT: Final = 0.02
-"""Weight of one successful request in the mean latency."""
+"""Weight of one successful request in the moving average of the latency."""
 
 BUSY_FOR: Final[Nanos] = 100 * MILLISECOND
 """Time for which the server counts as busy after a measurement above `BUSY`."""
 
 MAX_MODELS: Final = 10_000
-"""Limit on the models whose SLOs are remembered.
+"""Limit of the number of models whose SLOs are remembered.
 
-Only models that have answered a request are remembered, so clients cannot fill the table with names.
+Only models that have answered a request are remembered. So clients cannot fill the table with names.
 """
 
 
 class _Answers:
-    """The last SLOs of a model, and its mean latency."""
+    """The recent SLOs of a model, and its mean latency."""
 
     __slots__ = ("_slos", "latency", "longest_slo")
 
@@ -66,7 +70,7 @@ class _Answers:
 
 
 class Reception:
-    """Shared by all front ends of an event loop; use it on the thread of the loop."""
+    """The reception of one event loop, which all front ends share. Call its methods on the thread of the loop."""
 
     def __init__(
         self,
@@ -83,11 +87,11 @@ class Reception:
         Args:
             loop: the running event loop.
             clock: the host's clock.
-            config: has the default SLOs.
-            on_shed: receives the number of requests refused here by model, at most once per turn of the loop.
-            on_load: receives the share of the server's processor time in use while requests arrive; see `CpuUsage`.
-            throttle: the controller's.
-            model: returns a model that is served, by name.
+            config: contains the default SLOs.
+            on_shed: gets the number of early refusals by model, at most once per turn of the loop.
+            on_load: gets the share of processor time in use (see `CpuUsage`) while requests arrive.
+            throttle: the controller's throttle.
+            model: returns the served model with a given name.
         """
         self.arrivals = Arrivals(loop, clock)
         self.inbox = Inbox(loop, clock)
@@ -102,14 +106,14 @@ class Reception:
         self._throttle = throttle
         self._model = model
         self._latency: Nanos = 0  #: moving average of the time from arrival to success
-        self._busy_until: Nanos = 0  #: the server counts as busy until then; 0: it was not busy lately
+        self._busy_until: Nanos = 0  #: time until which the server counts as busy; 0: it was not busy lately
         self._shed: dict[str, int] = {}
         self._answers: dict[str, _Answers] = {}  #: by model
 
     def is_behind(self, now: Nanos | None = None) -> bool:
-        """Return whether the server is the bottleneck; otherwise no request is refused here.
+        """Return whether the server is the bottleneck. If it is not, the reception refuses no request.
 
-        ``now``: the time, if the caller knows it.
+        ``now`` is the current time, if the caller knows it.
         """
         shedder = self._shedder
         if shedder.urgent or shedder.patient or self.backpressure.is_needed:
@@ -117,11 +121,11 @@ class Reception:
         return self._busy_until > 0 and (self.clock.now() if now is None else now) < self._busy_until
 
     def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None, *, large: bool = False) -> Shed | None:
-        """Return why a request must be refused now, or None. A refusal is counted.
+        """Return a refusal if a request must be refused now, or None. The refusal is counted.
 
-        ``slo`` is the request's own. If it is None (not known yet), the longest of the model's last SLOs is used, or
-        the default. A ``large`` request is expensive to receive, so it is refused if the scheduler is unlikely to admit
-        it.
+        ``slo`` is the request's own SLO. If it is not known yet (None), the longest of the model's recent SLOs is used,
+        or the default SLO. A ``large`` request is expensive to receive. So it is refused if the scheduler is unlikely
+        to admit it.
         """
         now = self.clock.now()
         if not self.is_behind(now):
@@ -135,7 +139,10 @@ class Reception:
         return shed
 
     def check(self, now: Nanos, model: str, arrival: Nanos, slo: Nanos | None) -> Shed | None:
-        """Like `refuses`, for a caller that knows that `is_behind` is true; counts nothing and ignores the throttle."""
+        """Return what `refuses` returns, but do not count the refusal, and ignore the throttle.
+
+        The caller must know that `is_behind` is true.
+        """
         if slo is None:
             return self._shedder.refuses(now, arrival, self._slo(model))
         answers = self._answers.get(model)
@@ -143,9 +150,10 @@ class Reception:
         return self._shedder.refuses(now, arrival, slo, least)
 
     def refuses_late(self, remaining: Nanos) -> Shed | None:
-        """Return why a request with this much time left must be refused, or None; call it while `is_behind` is true.
+        """Return a refusal if a request with this much time left must be refused, or None.
 
-        For transports that hide how long a request has waited, so that only its deadline is known.
+        This is for transports that hide how long a request has waited, so that only its deadline is known. Call it only
+        while `is_behind` is true.
         """
         wait = self._shedder.wait(remaining)
         if remaining >= wait + int(LATENCY_RESERVE * self._latency):
@@ -162,12 +170,12 @@ class Reception:
         return self.inbox.put(handle, self._slo(model) if slo is None else slo)
 
     def _slo(self, model: str) -> Nanos:
-        """Return the SLO to assume for a request: the longest of the model's last ones, or the default."""
+        """Return the SLO to assume for a request: the longest of the model's recent SLOs, or the default SLO."""
         answers = self._answers.get(model)
         return self.default_slo(model) if answers is None else answers.longest_slo
 
     def measure(self) -> None:
-        """Measure how busy the server is, and report it, if the last measurement is old enough."""
+        """Measure how busy the server is, and report it. Do nothing if the last measurement is recent."""
         now = self.clock.now()
         busy = self.cpu_usage.sample(now)
         if busy is not None:
@@ -178,15 +186,15 @@ class Reception:
             self._on_load(busy)
 
     def default_slo(self, model: str) -> Nanos:
-        """Return the SLO of requests for the model that set none."""
+        """Return the SLO for requests of the model that set none."""
         config = self._config
         slo = config.model_slos.get(model)
         if slo is None and config.model_slos and (found := self._model(model)) is not None:
-            slo = config.model_slos.get(found.info.load)  # a copy of that model
+            slo = config.model_slos.get(found.info.load)  # the model may be a copy, which has the SLO of its load
         return slo or config.default_slo
 
     def note_slo(self, model: str, slo: Nanos | None, latency: Nanos | None = None) -> None:
-        """Remember the SLO of a request that a model has answered; None if the request set none.
+        """Remember the SLO of a request that a model has answered. None means that the request set no SLO.
 
         ``latency`` is the time from its arrival to its success, if known.
         """
@@ -205,14 +213,14 @@ class Reception:
         return model in self._answers
 
     def close(self) -> None:
-        """Close the file descriptor."""
+        """Close the file descriptor that measures arrival times."""
         self.arrivals.close()
 
     def count_refused(self, model: str) -> None:
-        """Count a request that is refused before it is handled."""
+        """Count a request that was refused before it was handled."""
         if not self._shed:
             self._loop.call_soon(self._report_shed)
-        key = model if model in self._answers else ""  # unknown names are counted together
+        key = model if model in self._answers else ""  # refusals for unknown models are counted together
         self._shed[key] = self._shed.get(key, 0) + 1
 
     def _report_shed(self) -> None:

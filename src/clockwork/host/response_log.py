@@ -1,9 +1,9 @@
-"""Log lines about broken promises and overload; their number does not grow with the number of requests.
+"""Writes log lines about broken promises and overload. Their number does not grow with the number of requests.
 
-Theory of operation. Responses are counted as they leave. The first broken promise is logged at once; after that, their
-number is logged once a minute as long as there are any. Refusals are counted in *periods*; a period begins with a
-refusal. An overload begins with a period that has `MIN_OVERLOAD_REFUSALS` refusals, and ends with the third period in a
-row that has fewer.
+Theory of operation. Responses are counted when they are sent. The first broken promise is logged at once. After that,
+the number of broken promises is logged once a minute, as long as there are any. Refusals are counted in *periods*. A
+period begins with a refusal. An overload begins with a period that has `MIN_OVERLOAD_REFUSALS` refusals. It ends with
+the third period in a row that has fewer refusals.
 """
 
 import asyncio
@@ -21,19 +21,21 @@ PERIOD: Final = 10.0
 """Length of a period in seconds."""
 
 MIN_OVERLOAD_REFUSALS: Final = 10
-"""Refusals in a period that count as overload; fewer may come from one client with impossible deadlines."""
+"""Number of refusals in a period that count as overload. Fewer refusals may be due to one client with impossible
+deadlines.
+"""
 
 CALM_PERIODS: Final = 3
-"""Periods in a row without overload after which an overload is over."""
+"""Number of successive periods without overload after which an overload ends."""
 
 _REFUSED: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
 
 
 class ResponseLog:
-    """Counts responses and writes log lines about them; create and use it on one running event loop."""
+    """Counts responses and writes log lines about them. Create and use this object on one running event loop."""
 
     def __init__(self, log: logging.Logger, minute: float = MINUTE, period: float = PERIOD) -> None:
-        """``log`` receives the lines; ``minute`` and ``period`` are in seconds."""
+        """``log`` gets the lines. ``minute`` and ``period`` are in seconds."""
         self._log = log
         self._minute = minute
         self._period = period
@@ -61,7 +63,7 @@ class ResponseLog:
             self._count_refused(1)
 
     def refused(self, count: int) -> None:
-        """Count requests that were refused before they were handled; `answered` is not called for them."""
+        """Count requests that were refused before they were handled. `answered` is not called for these requests."""
         self._answered += count
         self._count_refused(count)
 

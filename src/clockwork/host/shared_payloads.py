@@ -1,7 +1,7 @@
-"""Payloads in memory that the controller shares with a worker.
+"""Keeps payloads alive in the memory that the controller shares with a worker.
 
-Rules of the file: the controller keeps a reference to a payload that a worker may read, until the worker has answered
-the action or has disconnected. So its memory is not reused meanwhile.
+The controller keeps a reference to a payload while a worker may read it. This is until the worker has answered the
+action or has disconnected. So the memory of the payload is not reused meanwhile.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ class SharedPayloads:
     """The payloads that workers may be reading, by worker and action."""
 
     def __init__(self, arena: Arena | None) -> None:
-        """``arena`` is the shared memory; None if there is none."""
+        """``arena`` is the shared memory, or None if there is none."""
         self._arena = arena
         self._in_use: dict[str, dict[int, list[Any]]] = {}
 
     def share(self, worker_id: str, action: Infer, payloads: Sequence[Any]) -> tuple[Infer, Sequence[Any]]:
-        """Return the action with the offsets of shared payloads, and the payloads that must be sent."""
+        """Return the action with the offsets of shared payloads, and the other payloads, which must be sent."""
         assert self._arena is not None
         inputs: list[InferInput] = []
         shared: list[Any] = []
@@ -37,7 +37,7 @@ class SharedPayloads:
         return action, sent
 
     def ended(self, worker_id: str, action_id: int) -> None:
-        """Release the payloads of an action that the worker has answered or never received."""
+        """Release the payloads of an action that the worker has answered or has never received."""
         if (in_use := self._in_use.get(worker_id)) is not None:
             in_use.pop(action_id, None)
 

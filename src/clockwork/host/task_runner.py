@@ -1,9 +1,8 @@
 """Executes a worker's tasks with a runtime, and measures their times.
 
-Rules of the file: the only exception that leaves it reports a lost device, after which nothing would work. Any other
-failure of a task becomes a `TaskFailed` whose status names the cause; only unexpected failures are logged, with their
-traceback. The module keeps no state: models, weights and payloads come with the task, as handles that earlier tasks
-created.
+If a device is lost, an exception leaves this module, because nothing would work afterwards. Any other failure of a task
+becomes a `TaskFailed` whose status names the cause. Only unexpected failures are logged, with their traceback. The
+module keeps no state. A task contains its models, weights and payloads as handles, which earlier tasks created.
 """
 
 import logging
@@ -41,33 +40,36 @@ log = logging.getLogger("clockwork.worker")
 
 
 class PreparedTask(Struct, frozen=True):
-    """A batch that was assembled before its Infer started; ``timing`` is None if the assembly failed."""
+    """A batch that was assembled before its Infer started. ``timing`` is None if the assembly failed."""
 
     task: StartTask
     batch: Batch = None
     timing: Timing | None = None
 
     def is_of(self, task: StartTask) -> bool:
-        """Return whether the batch is for this task, and its weights were not evicted and loaded again since."""
+        """Return whether the batch belongs to this task.
+
+        False if the weights were evicted and loaded again since then.
+        """
         return self.task.action is task.action and self.task.handles[0] is task.handles[0]
 
 
 class ResultToSend(Struct, frozen=True):
-    """A result and the buffers that are sent with it, in order."""
+    """A result, and the buffers that are sent with it in this order."""
 
     result: Result
     buffers: Sequence[Payload] = ()
 
 
 class _Share(NamedTuple):
-    """One request's part of an Infer's outputs: specs and buffers, or the failure."""
+    """One request's part of the outputs of an Infer. It contains the specs and buffers, or the failure."""
 
     specs: tuple[TensorSpec, ...] = ()
     buffers: Sequence[Payload] = ()
     failure: TaskFailed | None = None
 
     def output(self, request: InferInput) -> InferOutput:
-        """Return the message about the share of ``request``."""
+        """Return the message for the share that belongs to ``request``."""
         if self.failure is None:
             return InferOutput(request.request_id, self.specs)
         failed = self.failure.status == Status.RUNTIME_ERROR
@@ -75,14 +77,17 @@ class _Share(NamedTuple):
 
 
 class _Outputs(NamedTuple):
-    """The outputs of an Infer and their model. ``singles`` has the shares if the requests were executed separately."""
+    """The outputs of an Infer, and their model.
+
+    If the requests were executed separately, ``singles`` contains their shares.
+    """
 
     model: LoadedModel
     batch: Batch
     singles: Sequence[_Share] = ()
 
     def device_time(self) -> DeviceTime | None:
-        """Return the time that the device measured; None if the requests were executed separately."""
+        """Return the time that the device measured. Return None if the requests were executed separately."""
         return None if self.singles else self.model.device_time(self.batch)
 
     def shares(self, inputs: Sequence[InferInput]) -> Sequence[_Share]:
@@ -93,18 +98,20 @@ class _Outputs(NamedTuple):
 
 
 class TaskRunner:
-    """Executes tasks and completes their results; several threads may call it at the same time."""
+    """Executes tasks and completes their results. Several threads may call it at the same time."""
 
     def __init__(self, runtime: Runtime, model_root: Path, clock: Clock) -> None:
-        """``model_root`` is the directory below which models are read."""
+        """``model_root`` is the directory that contains all models."""
         self._runtime = runtime
         self._root = model_root
         self._clock = clock
 
     def prepare(self, task: StartTask) -> PreparedTask:
-        """Assemble the batch of an Infer that has not started. If this fails, `run` fails too and reports the error.
+        """Assemble the batch of an Infer that has not started.
 
-        The model is not in use yet, so its weights may be evicted meanwhile; then the batch is not used.
+        If this fails, `run` will fail too and report the error.
+
+        The model is not in use yet, so its weights may be evicted meanwhile. In that case, the batch is not used.
         """
         assert isinstance(task.action, Infer)
         begin = self._clock.now()
@@ -117,9 +124,10 @@ class TaskRunner:
         return PreparedTask(task, batch, self._timing(begin))
 
     def worth_preparing(self, task: StartTask) -> bool:
-        """Return whether a thread should assemble the batch.
+        """Return whether a thread should assemble the batch in advance.
 
-        The inputs of several requests are copied, those of one request are not.
+        This is worth a thread only if inputs are copied: the inputs of several requests are, but not those of one
+        request.
         """
         if isinstance(task.action, Infer) and task.action.apart:
             return False
@@ -199,9 +207,9 @@ class TaskRunner:
         return Executed(_Outputs(model, outputs), copied_in, self._timing(begin))
 
     def _one_by_one(self, action: Infer, task: StartTask, model: LoadedModel) -> Outcome:
-        """Execute each request of a batch alone, so that a request that fails alone does not fail the others.
+        """Execute each request of a batch alone, so that a request that fails does not make the others fail.
 
-        If the runtime executes none of them, the requests are not the cause: the Infer fails as a whole.
+        If the runtime can execute none of the requests, the requests are not the cause, and the whole Infer fails.
         """
         begin = self._clock.now()
         shares: list[_Share] = []
@@ -209,7 +217,7 @@ class TaskRunner:
             try:
                 outputs = model.execute(model.assemble((request,), (payload,)))
                 ((specs, buffers),) = model.split((request,), outputs)
-                # A device has few output buffers; a copy frees them for the next request.
+                # A device has few output buffers. A copy frees the buffers for the next request.
                 shares.append(_Share(specs, [bytes(buffer) for buffer in buffers]))
             except DeviceLostError:
                 raise
@@ -221,7 +229,7 @@ class TaskRunner:
         return Executed(_Outputs(model, None, shares), Timing(begin, begin, 0), self._timing(begin))
 
     def finish(self, answer: ResultCommand) -> ResultToSend:
-        """Complete the result of a task, and return it with its buffers."""
+        """Complete the result of a task. Return the result with its buffers."""
         if isinstance(answer, SendResult):
             return ResultToSend(answer.result)
         action = answer.action
@@ -273,7 +281,7 @@ def _close(handles: Sequence[object]) -> Outcome:
     return Released()
 
 
-# The core keeps handles as plain objects; these functions give them their types.
+# The core treats handles as plain objects. These functions give them their types.
 
 
 def _host_model(handle: Any) -> HostModel:

@@ -1,10 +1,11 @@
-"""The live host of a worker: a runtime, the core, a thread per lane, and a connection to the controller.
+"""Runs a worker: its core, a runtime, a thread per lane, and a connection to the controller.
 
-Rules of the file: nothing is decided here. It creates the parts, dials the controller as long as it runs, and converts
-messages to events and results to messages. Times stay on this host's clock; the controller translates them.
+This module makes no decisions. It creates the parts, connects to the controller as long as the worker runs, and
+converts messages to events and results to messages. All times are times of this host's clock. The controller translates
+them.
 
-When the connection ends, the core drops waiting actions, and running tasks end without a result. Models and weights
-stay. Results that have not been sent are dropped with the connection.
+When the connection ends, the core drops waiting actions, and running tasks end without a result. Results that have not
+been sent are dropped as well. Models and weights stay.
 """
 
 import asyncio
@@ -47,29 +48,31 @@ from clockwork.wire.frame import MAX_FRAME_BYTES
 from clockwork.worker.core import WorkerCore
 
 TIMER_RESOLUTION: Final = 0.001
-"""Seconds added to each timer: uvloop counts in milliseconds, and a timer that fires early must be set again."""
+"""Seconds added to each timer. uvloop counts in milliseconds, and a timer that fires early must be set again."""
 
 LEAVE_POLL: Final = 0.005
 """Seconds between two checks for running tasks while the worker leaves."""
 
 MAX_DEVICES: Final = 64
-"""Limit on devices of one worker; no host has that many accelerators. Each device has two threads."""
+"""Limit of the number of devices of one worker. No host has so many accelerators. Each device needs two threads."""
 
 MAX_THREADS_PER_CORE: Final = 4
-"""Limit on threads of one device, per core of the process. More threads are a mistake: with 1,024 threads on two cores,
-measuring a perceptron took two minutes."""
+"""Limit of the threads of one device, per core of the process.
+
+A larger number is a mistake. With 1,024 threads on two cores, the measurement of a perceptron took two minutes.
+"""
 
 PAGE_SIZE: Final[Bytes] = 16 * MIB
-"""Default page size of a weights cache; the paper's (section 5.1)."""
+"""Default page size of a weights cache, which is the page size in the paper (section 5.1)."""
 
 EMULATED: Final = "emulated"
-"""Device kind of emulated devices: their times depend only on the profile."""
+"""Device kind of emulated devices. Their times depend only on the profile."""
 
 log = logging.getLogger("clockwork.worker")
 
 
 def default_name() -> str:
-    """Return a name that no other worker has: the host name and the process id."""
+    """Return a name that no other worker has. It consists of the host name and the process id."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
@@ -78,10 +81,10 @@ class WorkerConfig:
     """A worker: its controller, the directory of its models, and its devices.
 
     ``name`` identifies the worker across reconnections; no two workers of a controller may have the same name.
-    ``cache_bytes`` is the weights cache of each device; None derives it from the available memory. ``tls`` encrypts the
-    connection; ``token`` is for a controller that requires one. ``arena`` is memory shared with the controller.
-    ``taken_cores`` are cores of other workers on this host, if the parent process has claimed this worker's cores; with
-    None, the worker claims them.
+    ``cache_bytes`` is the size of each device's weights cache. If it is None, the size follows from the available
+    memory. ``tls`` encrypts the connection. ``token`` is for a controller that requires a token. ``arena`` is memory
+    shared with the controller. ``taken_cores`` contains cores of other workers on this host, if the parent process has
+    claimed this worker's cores. If it is None, the worker itself claims its cores.
     """
 
     model_root: Path
@@ -101,7 +104,7 @@ class WorkerConfig:
         """Return the number of pages of each device's weights cache.
 
         Raises:
-            InvalidRequestError: there is no room for one page, or another setting is out of range.
+            InvalidRequestError: the cache is too small for one page, or another setting is out of range.
         """
         if not 1 <= self.devices <= MAX_DEVICES or self.threads_per_device < 1 or self.page_size < 1:
             raise InvalidRequestError(
@@ -126,7 +129,7 @@ class WorkerConfig:
 
 
 class WorkerHost:
-    """A running worker; create and use it on one running event loop."""
+    """A running worker. Create and use this object on one running event loop."""
 
     def __init__(
         self,
@@ -140,7 +143,7 @@ class WorkerHost:
         token: str = "",
         arena: ArenaView | None = None,
     ) -> None:
-        """``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``arena`` are as in `WorkerConfig`."""
+        """`WorkerConfig` describes ``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``arena``."""
         self._controller = controller
         self._name = name
         self._link = LinkConfig(max_frame_bytes=max_frame_bytes)
@@ -157,7 +160,7 @@ class WorkerHost:
         self._armed_for: Nanos = 0
 
     async def run(self) -> None:
-        """Connect to the controller at the address, again and again, until cancelled.
+        """Connect to the controller until this call is cancelled. Connect again after each lost connection.
 
         Raises:
             DeviceLostError: a device no longer works.
@@ -186,9 +189,11 @@ class WorkerHost:
             await asyncio.shield(asyncio.ensure_future(self._devices.end()))
 
     async def leave(self) -> None:
-        """Finish running tasks, refuse waiting and new actions, and send the results. Cancel `run` afterwards.
+        """Finish running tasks, refuse waiting and new actions, and send the results.
 
-        Returns at once if no controller is connected.
+        The caller cancels `run` afterwards.
+
+        If no controller is connected, return at once.
         """
         self._devices.leave()
         while self._connection is not None and self._devices.owes_results():  # noqa: ASYNC110 - not every task signals its end
@@ -225,7 +230,7 @@ class WorkerHost:
         log.info("worker %s is connected to the controller at %s", self._name, self._controller, extra=extra)
 
     def _not_connected(self, reason: str) -> None:
-        if reason != self._failure:  # a failure that repeats for hours is logged once
+        if reason != self._failure:  # a failure that repeats for hours is logged only once
             extra = event_fields("not_connected", worker=self._name, address=str(self._controller), reason=reason)
             log.warning("%s; retrying until it succeeds", reason, extra=extra)
         self._failure = reason
@@ -248,7 +253,7 @@ class WorkerHost:
         self._arm(self._devices.act(action, payloads))
 
     def _payload(self, request: InferInput, sent: memoryview) -> memoryview | None:
-        """Return the payload that was sent, or the one in shared memory; None for a generated input.
+        """Return the payload that was sent, or the payload in shared memory. Return None for a generated input.
 
         Raises:
             ProtocolError: the payload is outside the shared memory.
@@ -272,7 +277,7 @@ class WorkerHost:
                 _send(self._connection, sent)
 
     def _arm(self, expiry: Nanos | None) -> None:
-        """Set the timer that fails the actions that become late behind a running task."""
+        """Set the timer that fails actions when they become late behind a running task."""
         if expiry is None or (self._timer is not None and self._armed_for <= expiry):
             return
         if self._timer is not None:
@@ -287,13 +292,14 @@ class WorkerHost:
 
 
 OnHost: TypeAlias = Callable[[WorkerHost], None]
-"""Receives the worker before it runs, so that the caller can make it leave."""
+"""Gets the worker before it runs, so that the caller can later end the worker."""
 
 
 async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = lambda host: None) -> None:
-    """Run a worker in this process until cancelled; then end its threads and free its resources.
+    """Run a worker in this process until cancelled. Then end its threads and free its resources.
 
-    While it runs, the calling thread keeps off the devices' cores, and the process is set up for steady times.
+    While the worker runs, the calling thread does not use the devices' cores, and the process is configured for steady
+    times.
 
     Raises:
         InvalidRequestError: a setting is out of range, or the model root does not exist.
@@ -334,8 +340,8 @@ async def run_emulated(
     token: str = "",
     arena: ArenaView | None = None,
 ) -> None:
-    """Run a worker with emulated devices, which take the times of profiles, in this process until cancelled."""
-    noise = NoiseModel("measured")  # a profile of one sample does not vary
+    """Run a worker with emulated devices in this process until cancelled. The devices take the times of profiles."""
+    noise = NoiseModel("measured")  # with this kind, the durations of a profile with one sample do not vary
     durations = [DurationModel(noise, random.Random(f"{name}/{gpu}")) for gpu in range(devices)]
 
     def make(on_answers: Callable[[], None], on_crash: Callable[[Exception], None]) -> PacedDevices:
@@ -350,7 +356,9 @@ async def run_emulated(
 
 
 def threads(config: WorkerConfig, runtime: Runtime, clock: Clock, cores: CorePlan | None = None) -> MakeDevices:
-    """Return a function that creates real devices: a runtime and a thread per lane. ``cores`` assigns threads to cores.
+    """Return a function that creates real devices, with a runtime and a thread per lane.
+
+    ``cores`` assigns threads to cores.
 
     Raises:
         InvalidRequestError: a setting is out of range, or the model root does not exist.
@@ -372,6 +380,6 @@ def _send(connection: Connection, finished: ResultToSend) -> None:
     result = finished.result
     try:
         connection.send(result, finished.buffers)
-    except InvalidRequestError as error:  # the result does not fit into a frame
+    except InvalidRequestError as error:  # the result is too long for a frame
         action = type(result).__name__.removesuffix("Result")
         connection.send(ErrorResult(result.id, action, Status.ERROR, f"the result cannot be sent: {error}"))

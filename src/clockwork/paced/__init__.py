@@ -1,5 +1,5 @@
-"""Workers whose devices execute no model: each task takes the time given by a profile.
+"""Workers whose devices execute no models. Each task only takes the time that a profile gives for it.
 
-Rules of the package: no clock and no I/O; random generators are arguments. The simulator runs these workers in virtual
-time, and ``clockwork worker --emulate`` runs them on the real clock. Neither adds anything to their behaviour.
+The package uses no clock and no I/O. Random generators are arguments. The simulator runs these workers in virtual time,
+and ``clockwork worker --emulate`` runs them on the real clock. The workers behave alike in both.
 """

@@ -1,4 +1,4 @@
-"""Durations of the tasks of a paced device: the model's profile, with noise and the slowdown by faults."""
+"""Computes the durations of a paced device's tasks from the model's profile, noise, and the slowdown by faults."""
 
 from random import Random
 from typing import Literal
@@ -10,22 +10,23 @@ from clockwork.units import Nanos
 
 
 class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """How durations vary.
+    """Describes how durations vary.
 
-    ``kind`` is one of:
+    ``kind`` is one of these:
 
-    - "none": the median;
-    - "normal": a normal distribution whose standard deviation is ``share`` of the duration, cut off at half of it;
-    - "lognormal": a lognormal distribution with that share, which has a longer tail;
-    - "measured": the profile's samples in the order of their measurement, repeated. This preserves slow minutes of a
-      host, which random draws would not.
+    - "none": a duration is always the median
+    - "normal": a normal distribution around the median with a standard deviation of ``share`` times the median; no
+      duration is less than half of the median
+    - "lognormal": a lognormal distribution with the same ``share``, which has a longer tail
+    - "measured": the profile's samples in the order of their measurement, again and again. Slow minutes of a host are
+      thus reproduced. Random draws would not reproduce them.
     """
 
     kind: Literal["none", "normal", "lognormal", "measured"] = "none"
     share: float = 0.0
 
     def draw(self, rng: Random, measurement: Measurement) -> Nanos:
-        """Draw a duration. `DurationModel` handles the kind "measured"."""
+        """Draw a duration. `DurationModel` implements the kind "measured"."""
         if self.kind == "none":
             return measurement.median if len(measurement.samples) > 1 else measurement.samples[0]
         base = measurement.median if len(measurement.samples) > 1 else measurement.samples[0]
@@ -35,20 +36,26 @@ class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DurationModel:
-    """Durations on one device: those of the profile, with noise, times ``factor``, which faults change."""
+    """Durations on one device. They are taken from the profile, with noise, and multiplied by ``factor``.
+
+    Faults change ``factor``.
+    """
 
     __slots__ = ("_begin", "_noise", "_places", "_rng", "factor")
 
     def __init__(self, noise: NoiseModel, rng: Random) -> None:
-        """Start with a factor of 1."""
+        """Start with a ``factor`` of 1."""
         self._noise = noise
         self._rng = rng
-        self._begin = rng.random()  #: where in the samples it begins, as a share of their number
+        self._begin = rng.random()  #: place in the samples at which this device begins, as a share of their number
         self._places: dict[int, int] = {}  #: index of the next sample, by the identity of the measurement
         self.factor = 1.0
 
     def infer(self, profile: ModelProfile, rows: int) -> Nanos:
-        """Return the duration of an Infer with ``rows`` rows: that of the next larger batch size in the profile."""
+        """Return the duration of an Infer with ``rows`` rows.
+
+        It is that of the next larger batch size in the profile.
+        """
         size = next((size for size in profile.infer if size >= rows), 0)
         if not size:
             largest = max(profile.infer)

@@ -1,7 +1,7 @@
-"""Builds paced models with the measured times of a live system, from the output of ``clockwork status --json``.
+"""Builds paced models from the output of ``clockwork status --json``, with the measured times of a live system.
 
-Durations measured in service are used where there are enough of them, else the profile's. If a model was measured on
-several kinds of devices, the first kind in alphabetical order is used.
+Durations that were measured in service are used if there are enough of them. Otherwise, the profile's durations are
+used. If a model was measured on several kinds of devices, the first kind in alphabetical order is used.
 """
 
 from math import prod
@@ -13,12 +13,12 @@ from clockwork.messages.tensors import Datatype, TensorInfo
 from clockwork.paced.models import MAX_BATCH, PacedModel
 
 DAMAGED: Final = (AttributeError, KeyError, TypeError, ValueError, IndexError, StopIteration)
-"""Exceptions raised by reading a state that has another form."""
+"""Exceptions that occur if the state has an unexpected form."""
 
 PAGE = 16 << 20
 
 MAX_DIM: Final = 1 << 28
-"""Limit of a dimension, and of the elements in one row of a tensor: 1 GiB of FP32."""
+"""Limit of a dimension, and of the elements in one row of a tensor. A row of FP32 is then at most 1 GiB."""
 
 
 def models_of(state: dict[str, Any]) -> list[tuple[PacedModel, int]]:
@@ -73,7 +73,7 @@ def _measurement(times: dict[str, Any]) -> Measurement:
 
 
 def whole(value: Any) -> int:
-    """Return a number of things or of nanoseconds, from 1 to 2**50."""
+    """Check that a value is a whole number from 1 to 2**50, and return it."""
     if not _is_int(value) or not 1 <= value <= 1 << 50:
         raise ValueError(f"{value!r} is not a number from 1 to 2**50")
     return int(value)

@@ -1,9 +1,9 @@
-"""Paced models, and the profiles that come with Clockwork.
+"""Defines paced models, and contains the profiles that Clockwork provides.
 
-The profiles are of the ResNet-50 in the evaluation of the original Clockwork, in the two calibrations found in its
-source code: ``resnet50-v100`` has the times that ``check_model`` measures after warm-up (OSDI'20 artifact), and
-``resnet50-v100-startup`` those that a worker measures when it starts. Its input has 602,112 bytes, its output 4,000
-bytes, and its weights 102,160,300 bytes: 7 pages of 16 MiB.
+The profiles describe the ResNet-50 that the original Clockwork was evaluated with. Its source code contains two sets of
+measured times. ``resnet50-v100`` has the times that ``check_model`` measures after warm-up (OSDI'20 artifact).
+``resnet50-v100-startup`` has the times that a worker measures when it starts. The model's input has 602,112 bytes and
+its output has 4,000 bytes. Its weights have 102,160,300 bytes, which are 7 pages of 16 MiB.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ from clockwork.paced.durations import NoiseModel
 from clockwork.units import Bytes, Nanos, ms
 
 MAX_BATCH: Final = 4096
-"""Largest batch size of a given profile."""
+"""Largest batch size that a given profile may contain."""
 
 SAMPLES: Final = 100
-"""Number of measurements in the profile of a model whose durations vary."""
+"""Number of measurements in the profile of a model with varying durations."""
 
 
 def constant_profile(load: Nanos, infer: Mapping[int, Nanos]) -> ModelProfile:
@@ -45,7 +45,7 @@ RESNET50_BYTES: Final[Bytes] = 102_160_300
 
 
 class PacedModel(Struct, frozen=True):
-    """A model file of a simulated worker."""
+    """A model that paced devices execute, as if it was read from a file."""
 
     path: str
     digest: str
@@ -70,7 +70,7 @@ def scaled(profile: ModelProfile, factor: float) -> ModelProfile:
 
 
 def measured(profile: ModelProfile, noise: NoiseModel, rng: Random) -> ModelProfile:
-    """Return the profile that measuring the model would give, if its durations vary by ``noise``."""
+    """Return the profile that a measurement of the model would give if its durations vary by ``noise``."""
     if noise.kind in ("none", "measured"):
         return profile
 

@@ -1,8 +1,8 @@
-"""A worker on paced devices: a `clockwork.machine.Machine` around the production `WorkerCore`.
+"""A worker with paced devices. It is a `clockwork.machine.Machine` around the production `WorkerCore`.
 
-Theory of operation. A live host has a thread for each lane; this worker has a heap of moments instead: the ends of
-tasks, and the starts and expiries of lanes. If the host calls late, everything that was due is done in order, each step
-with the moment at which it was due, as a device would have done it. Only the results are late.
+Theory of operation. A live host has a thread for each lane. This worker has a heap of moments instead. A moment is the
+end of a task, or the start or expiry of an action. If the host calls late, all steps that were due are done in order.
+Each step uses the moment at which it was due, so devices behave as if the call was in time. Only the results are late.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,13 +35,13 @@ VERSION = "paced"
 """Name of the runtime in the profiles of these workers."""
 
 EVICT_TIME: Nanos = 0
-"""Unmapping pages takes microseconds; the worker needs no device time for it."""
+"""Pages are unmapped within microseconds, so an eviction takes no device time here."""
 
 _Key: TypeAlias = tuple[int | None, LaneKind]
 
 
 class PacedWorker:
-    """A worker process. A worker that is restarted is a new object."""
+    """A worker process. If a worker is restarted, a new object represents it."""
 
     def __init__(
         self,
@@ -50,19 +50,23 @@ class PacedWorker:
         durations: Sequence[DurationModel],
         started: Callable[[StartTask, Nanos], None] | None = None,
     ) -> None:
-        """``models`` by path, ``durations`` by device; ``started`` is called with each task and its start time."""
+        """``models`` are by path, and ``durations`` by device.
+
+        ``started`` is called with each task and its start time.
+        """
         self.core = core
         self.durations = durations
-        self.failing = 0.0  #: share of the Infers that fail, 0 to 1
-        self.busy: list[Nanos] = [0] * len(durations)  #: time spent in EXEC, by device
+        self.failing = 0.0  #: share of the Infers that fail, from 0 to 1
+        self.busy: list[Nanos] = [0] * len(durations)  #: time spent on executing, by device
         self._models = models
         self._started = started
         self._of_host: list[_Key] = [key for key in core.lanes if key[0] is None]
         self._of_gpu = [[key for key in core.lanes if key[0] == gpu] for gpu in range(len(durations))]
         self._moments: list[
             tuple[Nanos, int, _Key, TaskFinished | None]
-        ] = []  #: a heap: a task ends, or (None) a lane is polled
-        self._armed: dict[_Key, Nanos] = {}  #: when each lane is polled next; its other moments in the heap are void
+        ] = []  #: a heap of moments, at which a task ends or (None) a lane is polled
+        #: when each lane is polled next; earlier entries of a lane in the heap are void
+        self._armed: dict[_Key, Nanos] = {}
         self._pushed = 0
 
     def handle(self, now: Nanos, event: Event) -> list[ResultCommand]:
@@ -73,7 +77,7 @@ class PacedWorker:
         return answers
 
     def wake(self, now: Nanos) -> list[ResultCommand]:
-        """Do everything that is due, in order."""
+        """Do all steps that are due, in order."""
         answers: list[ResultCommand] = []
         moments = self._moments
         while moments and moments[0][0] <= now:
@@ -89,7 +93,7 @@ class PacedWorker:
         return answers
 
     def busy_by(self, now: Nanos) -> Nanos:
-        """Time that all devices together have spent executing, including the inferences that are running now."""
+        """Return the time that all devices together have spent on executing. This includes running inferences."""
         running = [
             finished.begin
             for _, _, key, finished in self._moments
@@ -98,14 +102,17 @@ class PacedWorker:
         return sum(self.busy) + len(running) * now - sum(running)
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake`; this may be in the past."""
+        """Return when to call `wake`. This moment may be in the past."""
         moments = self._moments
         while moments and moments[0][3] is None and self._armed.get(moments[0][2]) != moments[0][0]:
             heappop(moments)
         return moments[0][0] if moments else None
 
     def _poll_concerned(self, now: Nanos, gpu: int | None, answers: list[ResultCommand]) -> None:
-        """Poll the lanes that an event of ``gpu`` can affect: those of that device, or all for the HOST lane (None)."""
+        """Poll the lanes that an event of ``gpu`` can affect.
+
+        These are the lanes of this device, or all lanes if ``gpu`` is None (the HOST lane).
+        """
         if gpu is not None and 0 <= gpu < len(self._of_gpu):
             for key in self._of_gpu[gpu]:
                 self._poll(now, key, answers)
@@ -138,7 +145,7 @@ class PacedWorker:
         self._push(end, key, TaskFinished(task.gpu, task.lane, now, end, outcome))
 
     def _carry_out(self, task: StartTask, begin: Nanos) -> tuple[Nanos, Outcome]:
-        """Return the duration of the task, and its outcome."""
+        """Return the duration of the task and its outcome."""
         action = task.action
         if isinstance(action, Infer):
             return self._infer(task, action, begin)

@@ -1,7 +1,7 @@
-"""A whole cluster in virtual time: the production controller and workers, links between them, and faults.
+"""Simulates a whole cluster in virtual time, with the production controller and workers, links and faults.
 
-Rules of the file: the cluster carries messages and time, and decides nothing. Each part does what its live host does
-(`clockwork.host.controller`, `clockwork.host.worker`). That includes the clocks: pings on a link measure the worker's
+The cluster only delivers messages and lets time pass. Each part behaves like its live host
+(`clockwork.host.controller`, `clockwork.host.worker`). This includes the clocks: pings on a link measure the worker's
 clock, and the controller's side translates the worker's times.
 """
 
@@ -47,23 +47,23 @@ from clockwork.worker.events import ActionReceived, ControllerLost
 
 KIND: Final = "sim"
 PING_EVERY: Final[Nanos] = SECOND // 2
-"""The same interval as on a live link."""
+"""Time between two pings, as on a live link."""
 
 MAX_STARTUP: Final[Nanos] = 600 * SECOND
-"""Limit on the duration of start-up; a longer start-up has failed."""
+"""Limit of the duration of start-up. A longer start-up counts as failed."""
 
 UNLIMITED: Final = ControllerConfig(
     max_pending=1_000_000, max_pending_bytes=1 << 60, max_client_pending=1_000_000, max_client_bytes=1 << 60
 )
-"""Limits that no scenario reaches."""
+"""A configuration whose limits no scenario reaches."""
 
 
 class SimulationError(Exception):
-    """The cluster could not be simulated: start-up failed."""
+    """The cluster could not be simulated, because start-up failed."""
 
 
 class _Worker:
-    """A worker in the cluster: its process, its links, and the controller's estimate of its clock."""
+    """A worker in the cluster, with its process, its links, and the controller's estimate of its clock."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,9 +96,11 @@ class Cluster:
         config: ControllerConfig | None = None,
         costs: Costs | None = None,
     ) -> None:
-        """``models``: each file with its number of copies. ``skews``: clock offset and drift by worker number.
+        """``models`` contains each model file with its number of copies.
 
-        ``costs``: the time that the controller's work takes; None for no time.
+        ``skews`` contains clock offset and drift by worker number.
+
+        ``costs`` is the time that the controller's work takes. None means that it takes no time.
         """
         self.loop = loop
         self.watcher = watcher
@@ -125,7 +127,7 @@ class Cluster:
     # --- start-up ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Connect all workers and go through start-up.
+        """Connect all workers, and run the start-up to its end.
 
         Raises:
             SimulationError: start-up does not end.
@@ -168,7 +170,7 @@ class Cluster:
         self.feed(WorkerConnected(worker.name))
 
     def disconnect(self, number: int, why: str, dies: bool = True) -> None:
-        """End the worker process, or only its connection."""
+        """End the worker process or, if it does not die, only its connection."""
         worker = self.workers[number]
         if not worker.connected or worker.process is None:
             return
@@ -185,7 +187,7 @@ class Cluster:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def feed(self, event: Event) -> None:
-        """Give the controller an event."""
+        """Pass an event to the controller."""
         self._timed.feed(event)
 
     def request(self, client_id: int, request: InferRequest) -> None:
@@ -216,7 +218,7 @@ class Cluster:
                 action = shift_action(command.action, self._offset(worker))
                 payloads = command.payloads
                 if isinstance(action, Infer) and not payloads:
-                    payloads = (None,) * len(action.inputs)  # in PROFILING the worker generates the inputs
+                    payloads = (None,) * len(action.inputs)  # in PROFILING, the worker generates the inputs
                 worker.down.send(ActionReceived(action, payloads))
         elif isinstance(command, DropWorker):
             self.watcher.violation(f"worker {command.worker_id} was dropped: {command.reason}")
@@ -236,7 +238,7 @@ class Cluster:
     # --- clocks ------------------------------------------------------------------------------------------------------
 
     def _ping(self, worker: Any) -> None:
-        """Measure the worker's clock halfway through a round trip, as Ping and Pong do on a live link."""
+        """Measure the worker's clock halfway through a round trip, as a Ping and a Pong do on a live link."""
         process = worker.process
         if process is None or not worker.connected:
             return
@@ -254,17 +256,17 @@ class Cluster:
         return offset if offset and abs(offset) > worker.offset.error_ns(self.loop.now) else 0
 
     def busy(self) -> Nanos:
-        """Time that all devices together have spent executing so far."""
+        """Return the time that all devices together have spent on executing so far."""
         living = [worker.process for worker in self.workers if worker.process is not None and worker.process.alive]
         return self._busy_of_dead + sum(process.worker.busy_by(process.clock()) for process in living)
 
     @property
     def controller_busy(self) -> Nanos:
-        """Time that the controller has spent on its work; 0 in a scenario without costs of the controller."""
+        """Return the time that the controller has spent on its work. It is 0 if the scenario sets no costs."""
         return self._timed.busy
 
     def infer_time(self, path: str) -> Nanos:
-        """Profiled p99 of one row of a model; an ``slo_factor`` is a multiple of it."""
+        """Return the profiled p99 of one row of a model. An ``slo_factor`` multiplies this time."""
         return self._known[path].infer_estimate(1)
 
     # --- status  -----------------------------------------------------------------------------------------------------

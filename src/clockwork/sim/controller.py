@@ -1,6 +1,7 @@
-"""A controller on the loop whose work may take time: the simulator's counterpart of the live host's `MachineRunner`.
+"""Runs a controller on the simulated loop. The controller's work may take time.
 
-Rules of the file: the only decision here is which waiting event is handled next when the controller has been busy.
+This module corresponds to the live host's `MachineRunner`. It makes one decision: which waiting event is handled next
+after the controller was busy.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from clockwork.units import Nanos
 
 
 class Costs(Struct, frozen=True):
-    """Time that the controller spends on one request, one request refused at once, one result, and one Infer sent."""
+    """Time that the controller spends on a request, on an early refusal, on a result, and on sending an Infer."""
 
     request: Nanos = 0
     refusal: Nanos = 0
@@ -29,7 +30,10 @@ class Costs(Struct, frozen=True):
 
 
 class TimedController:
-    """Feeds events to the controller one at a time, and wakes it. After an event it is busy for a while."""
+    """Passes events to the controller one at a time, and wakes it.
+
+    After an event, the controller is busy for a while.
+    """
 
     def __init__(
         self,
@@ -40,7 +44,7 @@ class TimedController:
         costs: Costs,
         inbox: Inbox | None = None,
     ) -> None:
-        """``execute`` carries out a command; ``moved`` is called after each event and wake-up."""
+        """``execute`` executes a command. ``moved`` is called after each event and wake-up."""
         self._loop = loop
         self._controller = controller
         self._execute = execute
@@ -51,7 +55,7 @@ class TimedController:
         self._shedder = Shedder()
         self._timer = Timer(loop, controller.next_wakeup if self._free else self._next_wakeup, self._wake)
         self._busy_until: Nanos = 0
-        self.busy: Nanos = 0  #: time spent so far
+        self.busy: Nanos = 0  #: time spent on work so far
 
     def feed(self, event: Event) -> None:
         """Handle an event now, or queue it while the controller is busy."""
@@ -85,7 +89,7 @@ class TimedController:
         return True
 
     def handle(self, event: Event) -> None:
-        """Handle an event now, before all that wait."""
+        """Handle an event now, before all events that wait."""
         commands = self._controller.handle(self._loop.now, event)
         for command in commands:
             self._execute(command)
@@ -95,7 +99,7 @@ class TimedController:
         self._moved()
 
     def _advance(self, _: object = None) -> None:
-        """Wake the controller if that is due, and handle events until it is busy again."""
+        """Wake the controller if a wake-up is due. Then handle events until the controller is busy again."""
         self._timer.arm()
         while self._loop.now >= self._busy_until:
             due = self._controller.next_wakeup()
@@ -148,4 +152,5 @@ class TimedController:
 def _slo(event: Event) -> Nanos:
     assert isinstance(event, ClientRequest)
     assert isinstance(event.request, InferRequest)
-    return 0 if event.request.slo is None else min(MAX_URGENT_SLO, event.request.slo)  # the simulator has one queue
+    # the simulator has only one queue
+    return 0 if event.request.slo is None else min(MAX_URGENT_SLO, event.request.slo)

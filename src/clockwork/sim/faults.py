@@ -1,4 +1,4 @@
-"""Injected faults of a simulated cluster, and the broken promises that they explain."""
+"""Injects faults into a simulated cluster, and decides which broken promises these faults explain."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,21 +8,21 @@ from clockwork.sim.scenario import FaultSpec
 from clockwork.units import SECOND, Nanos, ms, seconds
 
 AFTERMATH: Final[Nanos] = 2 * SECOND
-"""A fault explains the broken promises of requests that arrived before its end or at most this long after it.
+"""A fault explains the broken promises of requests that arrive before the end of the fault plus this time.
 
-Estimates need this time to follow the devices again.
+Estimates need this time to adapt to the devices again.
 """
 
 DRIFT_STEPS: Final = 20
 
 
 def skews(faults: Sequence[FaultSpec]) -> dict[int, tuple[Nanos, float]]:
-    """Return offset and drift of the clock by worker number."""
+    """Return the offset and the drift of each worker's clock, by worker number."""
     return {f.worker: (ms(f.offset_ms), f.drift_ppm) for f in faults if f.kind == "clock-skew"}
 
 
 def explains(faults: Sequence[FaultSpec], arrival: Nanos, answered: Nanos) -> bool:
-    """Whether one of the faults may have delayed a request. Times are relative to the start of the load."""
+    """Return whether one of the faults may have delayed a request. Times are relative to the start of the load."""
     for fault in faults:
         if fault.kind == "clock-skew":
             return True
@@ -33,7 +33,7 @@ def explains(faults: Sequence[FaultSpec], arrival: Nanos, answered: Nanos) -> bo
 
 
 def arrange(cluster: Cluster, faults: Sequence[FaultSpec], start: Nanos) -> None:
-    """Schedule the faults on the loop; the load begins at ``start``."""
+    """Schedule the faults on the loop. The load begins at ``start``."""
     for fault in faults:
         begin, end = start + seconds(fault.at_s), start + seconds(fault.at_s + fault.for_s)
         if fault.kind == "slow-device":

@@ -1,8 +1,8 @@
-"""A scenario from what ``clockwork status --json`` prints of a live system.
+"""Makes a scenario from the output of ``clockwork status --json`` for a live system.
 
-Rules of the file: models, times, devices, the recent load and its SLOs are taken from the live system. Durations are
-drawn from the measurements in service if there are enough, otherwise from the profile. If a model was measured on
-several kinds of devices, the first kind stands for all.
+The scenario has the models, times and devices of the live system, and its recent load with SLOs. Durations are drawn
+from the measurements in service if there are enough of them. Otherwise, they are drawn from the profile. If a model was
+measured on several kinds of devices, the first kind is used for all devices.
 """
 
 from collections.abc import Iterator
@@ -21,16 +21,17 @@ DURATION_S: Final = 60.0
 WARMUP_S: Final = 5.0
 
 DEFAULT_SLO: Final = 100 * MILLISECOND
-"""SLO of requests if the file has none, because an older server wrote it."""
+"""SLO of requests if the file contains none, because an older server wrote it."""
 
 
 def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scenario:
     """Return a scenario with the devices and models of the state.
 
-    The workload is that of ``scenario``; without it, the recent requests of each model with their SLOs.
+    The workload is that of ``scenario``. Without ``scenario``, the workload consists of the recent requests of each
+    model with their SLOs.
 
     Raises:
-        InvalidRequestError: as `models_of`; or the server has received no requests and no scenario was given.
+        InvalidRequestError: `models_of` raises it, or the server has received no requests and no scenario was given.
     """
     models = models_of(state)
     try:
@@ -59,7 +60,10 @@ def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scen
 
 
 def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
-    """Return a stream for each model and SLO: the recent demand, or for files without it, the mean since the start."""
+    """Return a stream for each model and SLO.
+
+    The rate is the recent demand. Files without recent demand give the mean rate since the start.
+    """
     streams = [stream for model in state["models"] for stream in _recent_streams(model)]
     streams = streams or [stream for model in state["models"] for stream in _mean_stream(model, state)]
     if not streams:
@@ -69,7 +73,7 @@ def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
 
 def _recent_streams(model: dict[str, Any]) -> Iterator[StreamSpec]:
     demand = {whole(entry["slo"]) if entry["slo"] else 0: _rate(entry["rate"]) for entry in model.get("demand", ())}
-    # Requests that the server refused before it read their SLO: they count under the most frequent SLO.
+    # Some requests were refused before their SLO was read. They count under the most frequent SLO.
     unread = demand.pop(0, 0.0)
     if unread:
         usual = max(demand, key=lambda slo: demand[slo]) if demand else model.get("default_slo") or DEFAULT_SLO
@@ -98,7 +102,7 @@ def _rate(value: Any) -> float:
 
 
 def _usual_slo_ms(streams: tuple[StreamSpec, ...]) -> float:
-    """Return the SLO of most of the requests."""
+    """Return the SLO that most requests have."""
     rates: dict[float, float] = {}
     for stream in streams:
         slo = stream.slo_ms or DEFAULT_SLO / MILLISECOND

@@ -1,8 +1,9 @@
-"""Events that wait while a simulated controller is busy, ordered by kind.
+"""Queues events while a simulated controller is busy, ordered by their kind.
 
-Theory of operation. A controller whose work takes time handles one event at a time. Events of workers come
-first, because they cost little and free devices. Cancelled requests and disconnected clients come next, then all other
-requests in order of arrival. An event takes effect when its turn comes; then the controller is busy for its cost.
+Theory of operation. A controller whose work takes time handles one event at a time. Events of workers are handled
+first, because they cost little and free devices. Cancelled requests and disconnected clients are next. All other
+requests follow in order of arrival. An event takes effect when it is handled. Then the controller is busy for the cost
+of the event.
 """
 
 from collections import deque
@@ -12,7 +13,7 @@ from clockwork.controller.events import ClientLost, ClientRequest, Event, Worker
 from clockwork.messages.requests import CancelRequest, InferRequest
 
 MAX_WAITING: Final = 1_000_000
-"""Limit of waiting events: beyond it a scenario shows nothing but overload."""
+"""Limit of waiting events. Beyond this limit, a scenario shows only overload."""
 
 
 class Inbox(Protocol):
@@ -22,17 +23,17 @@ class Inbox(Protocol):
         """Add an event."""
 
     def take(self) -> Event | None:
-        """Remove and return the next event; None if the inbox is empty."""
+        """Remove and return the next event. Return None if the inbox is empty."""
 
     def __len__(self) -> int: ...
 
 
 class InboxFullError(Exception):
-    """More than `MAX_WAITING` events would wait."""
+    """More than `MAX_WAITING` events would have to wait."""
 
 
 class ByKind:
-    """An `Inbox`: first in, first out within each kind of event."""
+    """An `Inbox` that orders events by kind. Events of one kind leave in the order of their arrival."""
 
     def __init__(self) -> None:
         """Create an empty inbox."""
@@ -40,7 +41,7 @@ class ByKind:
         self._count = 0
 
     def put(self, event: Event) -> None:
-        """See `Inbox`.
+        """Add an event.
 
         Raises:
             InboxFullError: the limit is reached.
@@ -51,7 +52,7 @@ class ByKind:
         self._queues[_kind(event)].append(event)
 
     def take(self) -> Event | None:
-        """See `Inbox`."""
+        """Remove and return the next event. Return None if the inbox is empty."""
         for queue in self._queues:
             if queue:
                 self._count -= 1
@@ -71,5 +72,5 @@ def _kind(event: Event) -> int:
 
 
 def is_inference(event: Event) -> bool:
-    """Whether the event is a request to infer."""
+    """Return whether the event is an inference request."""
     return isinstance(event, ClientRequest) and isinstance(event.request, InferRequest)

@@ -1,7 +1,7 @@
-"""Links: messages arrive in order after a delay with jitter. A lost message is sent again and delays those behind it.
+"""Simulates links. Messages arrive in order after a delay with jitter.
 
-A link is one direction of a TCP connection: while the connection lives, loss only delays messages. When the connection
-ends, messages in flight are lost.
+A link is one direction of a TCP connection. While the connection lives, a lost message is sent again, so loss only
+delays this message and the messages behind it. When the connection ends, messages in flight are lost.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,10 @@ from clockwork.units import MILLISECOND, Nanos
 
 
 class LinkModel(Struct, frozen=True):
-    """Each message takes ``delay`` plus up to ``jitter``; a share of ``loss`` takes ``resend`` more."""
+    """Each message takes ``delay`` and up to ``jitter`` more.
+
+    A share ``loss`` of the messages also takes ``resend``.
+    """
 
     delay: Nanos = MILLISECOND // 10
     jitter: Nanos = 0
@@ -29,12 +32,12 @@ class Link:
     __slots__ = ("_arrival", "_deliver", "_generation", "_loop", "_model", "_rng", "_stalled_until")
 
     def __init__(self, loop: Loop, model: LinkModel, rng: Random, deliver: Callable[[Any], None]) -> None:
-        """``deliver(message)`` is called when a message arrives."""
+        """``deliver(message)`` is called whenever a message arrives."""
         self._loop = loop
         self._model = model
         self._rng = rng
         self._deliver = deliver
-        self._arrival: Nanos = 0  #: when the message sent last arrives
+        self._arrival: Nanos = 0  #: arrival of the message that was sent last
         self._stalled_until: Nanos = 0
         self._generation = 0
 
@@ -50,11 +53,11 @@ class Link:
         self._loop.at(arrival, self._arrive, (self._generation, message))
 
     def stall(self, until: Nanos) -> None:
-        """Hold messages back until ``until``; those in flight still arrive."""
+        """Hold messages back until ``until``. Messages in flight still arrive."""
         self._stalled_until = until
 
     def cut(self) -> None:
-        """End the connection: messages in flight are lost. Later messages belong to a new connection."""
+        """End the connection. Messages in flight are lost. Later messages belong to a new connection."""
         self._generation += 1
         self._arrival = 0
 

@@ -1,4 +1,7 @@
-"""Virtual time: a heap of scheduled events. Events at one moment happen in the order in which they were scheduled."""
+"""Implements virtual time with a heap of scheduled events.
+
+Events at one moment happen in the order in which they were scheduled.
+"""
 
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -7,7 +10,7 @@ from typing import Any, Final
 from clockwork.units import Nanos
 
 MAX_EVENTS: Final = 2_000_000
-"""Limit of events at one moment; more of them mean an endless cycle."""
+"""Limit of events at one moment. More events indicate an endless cycle."""
 
 
 class StandstillError(Exception):
@@ -27,12 +30,12 @@ class Loop:
         self._sequence = 0
 
     def at(self, moment: Nanos, action: Callable[[Any], None], argument: Any = None) -> None:
-        """Call ``action(argument)`` at ``moment``, or now if that has passed."""
+        """Call ``action(argument)`` at ``moment``, or now if ``moment`` has passed."""
         self._sequence += 1
         heappush(self._heap, (moment if moment > self.now else self.now, self._sequence, action, argument))
 
     def next_event(self) -> Nanos | None:
-        """Time of the next event; None if there is none."""
+        """Return the time of the next event, or None if there is none."""
         return self._heap[0][0] if self._heap else None
 
     def run(self, until: Nanos) -> None:

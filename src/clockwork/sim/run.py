@@ -1,4 +1,4 @@
-"""One simulation: runs a scenario with a seed and collects the outcomes."""
+"""Runs one simulation of a scenario with a seed, and collects the outcomes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
@@ -22,10 +22,10 @@ from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.spec import make_workload
 
 SETTLE: Final[Nanos] = 2 * SECOND
-"""Time between start-up and the load, in which the scheduler loads the weights that fit."""
+"""Time between start-up and the load. In this time, the scheduler loads the weights that fit."""
 
 DRAIN: Final[Nanos] = 60 * SECOND
-"""Limit of the time after the load in which all requests must be answered."""
+"""Limit of the time after the load. All requests must be answered within this time."""
 
 CLIENT: Final = 1
 
@@ -47,12 +47,15 @@ class Simulation:
         record: Record | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """``models`` (with the same names) and ``scheduler`` replace those of the scenario.
+        """``models`` and ``scheduler`` replace the models and the scheduler of the scenario.
 
-        ``traces``: the lines of each trace that the scenario names.
+        The models must have the same names.
 
-        ``check_every``: events between checks of the machines' invariants, 0 for none. ``record`` receives a record of
-        each request and action, ``progress`` the elapsed share of the run now and then.
+        ``traces`` contains the lines of each trace that the scenario names.
+
+        ``check_every`` is the number of events between checks of the machines' invariants, or 0 for no checks.
+        ``record`` gets a record of each request and action. ``progress`` regularly gets the share of the run that has
+        passed.
         """
         self.scenario = scenario
         self.loop = Loop()
@@ -95,10 +98,10 @@ class Simulation:
         self._last_id = 0
         self._start: Nanos = 0
         self._armed: Nanos | None = None
-        self._busy_steps: list[Nanos] = []  #: busy time of all devices together, after each hundredth of the run
+        self._busy_steps: list[Nanos] = []  #: busy time of all devices together at each hundredth of the run
 
     def run(self) -> "Simulation":
-        """Run the simulation from start-up to the last response; returns itself.
+        """Run the simulation from start-up to the last response. Return this object.
 
         Raises:
             SimulationError: start-up failed.
@@ -122,7 +125,7 @@ class Simulation:
         self._arm()
 
     def play(self) -> None:
-        """Run the load."""
+        """Run the load of the scenario."""
         for step in range(1, 101):
             self.loop.run(self._start + self._duration * step // 100)
             self._busy_steps.append(self.cluster.busy())
@@ -130,7 +133,7 @@ class Simulation:
                 self._progress(step / 100)
 
     def finish(self) -> None:
-        """Run until all requests are answered and nothing is in flight, then check the final state."""
+        """Run until all requests are answered and no message is in flight. Then check the final state."""
         end = self.loop.now + DRAIN
         while self._waiting and self.loop.now < end:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
@@ -193,7 +196,7 @@ class Simulation:
         self.loop.at(now + self._client_delay, self._back, (request, comes_back(response.status, response.retry_after)))
 
     def _back(self, answered: Any) -> None:
-        """Give the client its response."""
+        """Deliver a response to its client."""
         request, retry_after = answered
         self.workload.answered(self.loop.now - self._start, request, retry_after)
         self._arm()
@@ -220,7 +223,7 @@ class Simulation:
         return explains(self.scenario.faults, arrival - self._start, self.loop.now - self._start)
 
     def _check(self) -> None:
-        """Check that no request is lost and that the controller's picture is right."""
+        """Check that no request is lost and that the controller's view of the cluster is right."""
         for request_id in list(self._waiting)[:10]:
             self.watcher.violation(f"request {request_id} was never answered")
         truth = {
@@ -237,12 +240,12 @@ class Simulation:
     # --- results -----------------------------------------------------------------------------------------------------
 
     def utilisation(self) -> float:
-        """Share of the run in which devices executed, averaged over the devices."""
+        """Return the share of the run in which devices executed, averaged over the devices."""
         steps = self.utilisation_series()
         return sum(steps) / len(steps)
 
     def utilisation_series(self) -> list[float]:
-        """`utilisation` of each hundredth of the run."""
+        """Return `utilisation` for each hundredth of the run."""
         each = self._duration * self.scenario.devices.workers * self.scenario.devices.per_worker / 100
         steps = zip(self._busy_steps[1:], self._busy_steps, strict=False)
         return [round((after - before) / each, 4) for after, before in steps]
@@ -263,7 +266,7 @@ class Simulation:
 
 
 def workload_rng(seed: int) -> Random:
-    """Return the random generator of the workload: the same in the simulator and against a live server."""
+    """Return the random generator of the workload. It is the same in the simulator and for a live server."""
     return Random(f"workload {seed}")
 
 
@@ -286,6 +289,6 @@ def _inputs(model: PacedModel) -> tuple[TensorSpec, ...]:
 
 
 def _time_to_fill(models: list[tuple[PacedModel, int]], pages: int) -> Nanos:
-    """Upper bound of the time in which a device loads all models, or as many as fit."""
+    """Return an upper limit of the time that a device needs to load all models that fit."""
     load = max(max(model.profile.load_weights.samples) for model, _ in models)
     return load * min(sum(copies for _, copies in models), pages) * 11 // 10

@@ -1,4 +1,4 @@
-"""Scenarios in TOML: fleet, models, workload and faults of a simulation, or the workload for a live server.
+"""Reads scenarios in TOML. They define the fleet, models, workload and faults of a simulation.
 
 ::
 
@@ -30,7 +30,8 @@
     [[compare]]                # another system in plots: name, slo_ms = [10, 25], goodput_rps = [2, 545]
     [clockwork]                # constants of the scheduler: efficiency_floor = 0.9, schedule_ahead_ms = 5
 
-Rules of the file: the input is text, not a file. An error names the table and the key.
+A load test of a live server uses only the workload. The input is text, not a file. An error names the table and the
+key.
 """
 
 import tomllib
@@ -74,7 +75,10 @@ class DevicesSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One model file, or ``kinds`` of them whose times differ by factors from ``spread[0]`` to ``spread[1]``."""
+    """One model file, or ``kinds`` model files.
+
+    The times of the files differ by factors from ``spread[0]`` to ``spread[1]``.
+    """
 
     name: str
     copies: int = 1
@@ -87,7 +91,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Delays of the links to workers and clients, in milliseconds each way."""
+    """Delays of the links to workers and clients, in milliseconds for each direction."""
 
     delay_ms: float = 0.1
     jitter_ms: float = 0.0
@@ -101,10 +105,11 @@ class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Time that the controller's work takes, in milliseconds; 0 for none. Events that arrive meanwhile wait.
+    """Time that the controller's work takes, in milliseconds. Events that arrive meanwhile wait.
 
-    ``cost_per_request_ms``: a request that the scheduler decides about; ``cost_per_refusal_ms``: a request that is
-    refused as soon as it is handled; ``cost_per_result_ms``: a worker's result; ``cost_per_action_ms``: an Infer sent.
+    A request costs ``cost_per_request_ms`` if the scheduler decides about it, and ``cost_per_refusal_ms`` if it is
+    refused as soon as it is handled. A worker's result costs ``cost_per_result_ms``. Sending an Infer costs
+    ``cost_per_action_ms``.
     """
 
     cost_per_request_ms: float = 0.0
@@ -125,10 +130,10 @@ class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A fault that begins ``at_s`` seconds after the load and lasts ``for_s`` seconds.
 
-    slow-device: durations are multiplied by ``factor``. drift: durations grow to ``factor`` times over the fault.
-    stalled-link: no message arrives in either direction. worker-death: the worker dies and returns as a new process.
-    failing: a share of ``factor`` of all Infers fails. clock-skew: from the start on, the worker's clock is
-    ``offset_ms`` ahead and gains ``drift_ppm``.
+    A slow-device multiplies durations by ``factor``. A drift increases durations gradually until they are multiplied by
+    ``factor``. In a stalled-link, no message arrives in either direction. In a worker-death, the worker dies and
+    returns as a new process. In a failing, a share ``factor`` of all Infers fails. A clock-skew lasts from the start:
+    the worker's clock is ahead by ``offset_ms`` and gains ``drift_ppm``.
     """
 
     kind: Literal["slow-device", "drift", "stalled-link", "worker-death", "failing", "clock-skew"]
@@ -141,7 +146,10 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SweepSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One run for each combination of values. ``load`` multiplies the load of the workload."""
+    """Values to sweep. There is one run for each combination of values.
+
+    ``load`` multiplies the load of the workload.
+    """
 
     slo_ms: tuple[float, ...] = ()
     load: tuple[float, ...] = ()
@@ -149,7 +157,7 @@ class SweepSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ComparedSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Goodput of another system at the values of the sweep; plots show it beside the results."""
+    """Goodput of another system at the values of the sweep. Plots show it beside the simulated goodput."""
 
     name: str
     goodput_rps: tuple[float, ...]
@@ -199,7 +207,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
         return replace(default, **values)
 
     def sim_models(self) -> list[tuple[PacedModel, int]]:
-        """Return the model files with the number of copies of each."""
+        """Return the model files, each with its number of copies."""
         return [model for spec in self.models for model in _sim_models(spec)]
 
     def model_names(self) -> list[str]:
@@ -211,9 +219,9 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
         return names
 
     def ideal_rate(self) -> float | None:
-        """Return the requests/s that the devices execute at best, in batches of the best size.
+        """Return the highest number of requests/s that the devices can execute, with batches of the best size.
 
-        None if the models' times differ.
+        Return None if the models' times differ.
         """
         profiles = [model.profile for model, _ in self.sim_models()]
         if any(profile != profiles[0] for profile in profiles):
@@ -222,16 +230,16 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
         return max(rates) * self.devices.workers * self.devices.per_worker
 
     def bucket(self) -> Nanos:
-        """Return the length of a step of the time series; a run has about a thousand steps at most."""
+        """Return the length of a step of the time series. A run has at most about a thousand steps."""
         return round((self.bucket_s or max(1.0, self.duration_s / 1000)) * 1e9)
 
 
 COUNTS: Final = ("window", "choices", "evictions_considered", "loads_outstanding")
-"""Constants of the scheduler that are counts, not durations."""
+"""Constants of the scheduler that are numbers of things and not durations."""
 
 
 def _constant(name: str, value: object, known: object, duration: bool) -> object:
-    """Return a constant of the scheduler in its own type.
+    """Check a constant of the scheduler, and return it in its own type.
 
     Raises:
         InvalidRequestError: the value has another type or is out of range.
@@ -254,7 +262,7 @@ def _constant(name: str, value: object, known: object, duration: bool) -> object
 
 
 def parse_scenario(text: str, where: str = "the scenario") -> Scenario:
-    """Parse a scenario from TOML; ``where`` names the source in errors.
+    """Parse a scenario from TOML. Errors contain ``where`` as the name of the source.
 
     Raises:
         InvalidRequestError: the text is not a valid scenario.
@@ -268,7 +276,7 @@ def parse_scenario(text: str, where: str = "the scenario") -> Scenario:
 
 
 def checked(scenario: Scenario, where: str = "the scenario") -> Scenario:
-    """Return the scenario after checking it.
+    """Check a scenario, and return it.
 
     Raises:
         InvalidRequestError: a value is out of range or contradicts another one.
@@ -382,7 +390,7 @@ def _check_faults(scenario: Scenario) -> None:
 
 
 def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:
-    """Return one (load, scenario without a sweep) for each combination of the sweep's values."""
+    """Return (load, scenario without a sweep) for each combination of the sweep's values."""
     runs: list[tuple[float, Scenario]] = []
     sweep = scenario.sweep
     for load, slo_ms in product(sweep.load or (1.0,), sweep.slo_ms or (scenario.slo_ms,)):
@@ -416,7 +424,7 @@ def altered(
 ) -> Scenario:
     """Return the scenario with other numbers of devices, load, SLOs or profile.
 
-    ``devices``: several numbers give one run each. ``load`` and ``slo`` are factors. ``slo_ms`` replaces every SLO.
+    Each number in ``devices`` gives one run. ``load`` and ``slo`` are factors. ``slo_ms`` replaces every SLO.
     """
     if profile is not None:
         models = tuple(replace(model, profile=profile) if model.profile else model for model in scenario.models)

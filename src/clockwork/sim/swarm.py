@@ -1,7 +1,7 @@
-"""The swarm: random scenarios and faults, to find defects that no written test looks for.
+"""Simulates random scenarios with faults, to find defects for which nobody has written a test.
 
-Rules of the file: the seed determines everything. Each scenario stays within the limits of the system, so any violation
-is a defect of Clockwork or of the checkers.
+The seed determines each scenario completely. Scenarios stay within the limits of the system. So any violation is a
+defect of Clockwork or of the checkers.
 """
 
 from random import Random
@@ -25,25 +25,29 @@ from clockwork.sim.scenario import (
 from clockwork.workload.spec import StreamSpec
 
 CHECK_EVERY: Final = 50
-"""Events between checks of the machines' invariants."""
+"""Number of events between checks of the machines' invariants."""
 
 SCHEDULERS: Final = ("clockwork", "clockwork", "clockwork", "fifo", "edf", "simple")
 CLOSED_SHARE: Final = 0.15
 """Share of streams that are closed loops."""
 
 COSTLY_SHARE: Final = 0.2
-"""Share of seeds whose controller takes time. Their broken promises are not violations: admission ignores that time."""
+"""Share of seeds whose controller takes time for its work.
+
+Broken promises of these seeds are not violations, because admission ignores the controller's time.
+"""
 
 RESERVE: Final = 0.8
-"""Load that a controller must handle, as a share of its capacity with one request in each batch."""
+"""Load that a controller must be able to handle, as a share of its capacity with one request in each batch."""
 
 OVERLOAD: Final = 3.0
-"""Load under which goodput must not collapse, as a multiple of the capacity without the cost of batches."""
+"""Load under which goodput must not collapse, as a multiple of the controller's capacity without the cost of batches.
+"""
 
 MIN_KEPT: Final = 0.5
-"""Goodput that must be left under `OVERLOAD`, as a share of the goodput at `RESERVE`.
+"""Smallest allowed goodput under `OVERLOAD`, as a share of the goodput at `RESERVE`.
 
-A refusal costs a fifth of a request here, so at three times the capacity at most 62 % can be left.
+In these scenarios, a refusal costs a fifth of a request. So at three times the capacity, the share can be at most 62 %.
 """
 
 _FaultKind = Literal["slow-device", "drift", "stalled-link", "worker-death", "failing", "clock-skew"]
@@ -117,7 +121,7 @@ def draw_overload(seed: int) -> Scenario:
 
 
 def run_overload(seed: int) -> list[str]:
-    """Simulate `draw_overload`; returns the violations. A collapse of the goodput is one."""
+    """Simulate `draw_overload`. Return the violations, which include a collapse of the goodput."""
     goodput, problems = [], list[str]()
     for _, scenario in variants(draw_overload(seed)):
         simulation = Simulation(scenario, seed, check_every=CHECK_EVERY).run()
@@ -133,14 +137,14 @@ def run_overload(seed: int) -> list[str]:
 
 
 def run(seed: int, record: Record | None = None) -> Simulation:
-    """Simulate the scenario of a seed; ``record`` receives a record of each request and action."""
+    """Simulate the scenario of a seed. ``record`` gets a record of each request and action."""
     return Simulation(draw(seed), seed, check_every=CHECK_EVERY, record=record).run()
 
 
 def _controller(seed: int) -> ControllerSpec:
     """Return costs of the controller in one seed of five.
 
-    They come from a separate random generator, so the rest of a seed's scenario does not depend on them.
+    The costs are drawn from a separate random generator, so the rest of a seed's scenario does not depend on them.
     """
     rng = Random(f"costs {seed}")
     if rng.random() >= COSTLY_SHARE:
@@ -150,7 +154,7 @@ def _controller(seed: int) -> ControllerSpec:
 
 
 def _within(fault: FaultSpec, duration: float) -> FaultSpec:
-    """Return the fault, moved so that it begins and ends during the load."""
+    """Return the fault after moving it, so that it begins and ends during the load."""
     at = min(fault.at_s, duration / 2)
     return replace(fault, at_s=at, for_s=min(fault.for_s, duration - at))
 

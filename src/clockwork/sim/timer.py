@@ -1,4 +1,4 @@
-"""Wakes one machine when it wants to be woken: the simulator's counterpart of the live host's `MachineRunner`."""
+"""Wakes a machine at its wake-up times, as the live host's `MachineRunner` does."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -7,20 +7,20 @@ from clockwork.sim.loop import Loop
 from clockwork.units import Nanos
 
 MAX_WAKEUPS: Final = 10_000
-"""Limit of wake-ups at one moment; a machine that wants more would stop time."""
+"""Limit of wake-ups at one moment. If a machine requests more, time would stand still."""
 
 
 class EndlessWakeupsError(Exception):
-    """A machine keeps requesting a wake-up at the present moment."""
+    """A machine requests wake-ups at the present moment again and again."""
 
 
 class Timer:
-    """A timer for the earliest wake-up that a machine wants."""
+    """A timer for the next wake-up time of a machine."""
 
     __slots__ = ("_armed", "_in_a_row", "_last", "_loop", "_next", "_wake")
 
     def __init__(self, loop: Loop, next_wakeup: Callable[[], Nanos | None], wake: Callable[[], None]) -> None:
-        """``next_wakeup`` returns, on the loop's clock, when to call ``wake``."""
+        """``next_wakeup`` returns the time, on the loop's clock, at which to call ``wake``."""
         self._loop = loop
         self._next = next_wakeup
         self._wake = wake
@@ -29,7 +29,7 @@ class Timer:
         self._in_a_row = 0
 
     def arm(self) -> None:
-        """Ask the machine for its next wake-up, after each event that it handled."""
+        """Ask the machine for its next wake-up time. Call this after each event that the machine has handled."""
         moment = self._next()
         if moment is not None and (self._armed is None or moment < self._armed):
             self._armed = moment
@@ -37,7 +37,7 @@ class Timer:
 
     def _fire(self, moment: Any) -> None:
         if moment != self._armed:
-            return  # the timer was armed for an earlier moment meanwhile
+            return  # meanwhile, the timer was armed for an earlier moment
         self._armed = None
         due = self._next()
         if due is not None and due <= self._loop.now:

@@ -1,9 +1,14 @@
-"""Checks of a simulated cluster: the watcher sees every event and collects violations and records.
+"""Checks a simulated cluster. The watcher sees every event, and collects violations and records.
 
-It checks these invariants of ARCHITECTURE.md: I1, every request is answered exactly once; I2, no success after its
-deadline; I3, no action starts outside its window; I6, at rest the controller's picture of each device's memory equals
-the worker's. It also calls the invariant checks of the machines, and checks that admitted requests are in time unless
-a fault or a duration beyond its estimate explains the delay.
+The watcher checks these invariants of ARCHITECTURE.md:
+
+- I1: Every request is answered exactly once.
+- I2: No request succeeds after its deadline.
+- I3: No action starts outside its window.
+- I6: When nothing is running, the controller's view of each device's memory equals the worker's.
+
+It also calls the invariant checks of the machines. It checks that admitted requests are in time, unless a fault or a
+duration beyond its estimate explains the delay.
 """
 
 from collections.abc import Callable
@@ -18,17 +23,20 @@ from clockwork.units import FOREVER, Nanos
 from clockwork.worker.events import StartTask
 
 MAX_VIOLATIONS: Final = 100
-"""Limit of violations whose text is kept; further ones are only counted."""
+"""Limit of violations whose text is stored. Further violations are only counted."""
 
 MAX_REPORTS: Final = 100
-"""Limit of warnings whose text is kept."""
+"""Limit of warnings whose text is stored."""
 
 
 class Watcher:
     """Collects violations, warnings and action records of one simulation."""
 
     def __init__(self, *, every: int = 0, record: Callable[[dict[str, Any]], None] | None = None) -> None:
-        """``every``: events between checks of the invariants, 0 for none. ``record`` receives action records."""
+        """``every`` is the number of events between checks of the invariants, or 0 for no checks.
+
+        ``record`` gets a record of each action.
+        """
         self.violations: list[str] = []
         self.reports: list[str] = []
         self.violation_count = 0
@@ -44,20 +52,20 @@ class Watcher:
         return self._record is not None
 
     def violation(self, text: str) -> None:
-        """Note a violation."""
+        """Record a violation."""
         self.violation_count += 1
         if len(self.violations) < MAX_VIOLATIONS:
             self.violations.append(text)
 
     def reported(self, level: str, text: str) -> None:
-        """Note a log message of the controller; an error is a violation."""
+        """Record a log message of the controller. An error is a violation."""
         if level == "ERROR":
             self.violation(f"the controller reports: {text}")
         elif level == "WARNING" and len(self.reports) < MAX_REPORTS:
             self.reports.append(text)
 
     def moved(self, controller: ControllerWithStartupPhase) -> None:
-        """Check invariants after the controller has handled an event, if that is due."""
+        """Check the controller's invariants after an event, if a check is due."""
         if self._every:
             self._left -= 1
             if self._left <= 0:
@@ -77,22 +85,22 @@ class Watcher:
             )
 
     def sent(self, now: Nanos, send: SendAction, predicted_start: Nanos | None) -> None:
-        """Count an action that the controller sent, and keep its predicted start."""
+        """Count an action that the controller sent, and store its predicted start."""
         name = type(send.action).__name__
         self.actions[name] = self.actions.get(name, 0) + 1
         if self._record is not None and isinstance(send.action, Infer | LoadWeights | EvictWeights):
             self._sent[send.action.id] = (now, send, predicted_start)
 
     def ended(self, now: Nanos, worker: str, result: Result) -> None:
-        """Record the action whose result has arrived; times are the controller's."""
+        """Record the action whose result has arrived. Times are times of the controller's clock."""
         known = self._sent.pop(result.id, None)
         if known is not None and self._record is not None:
             self._record(_action_record(now, *known, result))
 
     def check_rest(self, truth: dict[str, list[tuple[int, tuple[str, ...]]]], status: ServerStatus) -> None:
-        """Compare the controller's picture with the workers' memory once nothing is in flight.
+        """Compare the controller's view with the workers' memory. No message may be in flight.
 
-        ``truth`` has the used pages and the sorted models of each device, by worker.
+        ``truth`` contains, by worker, the number of used pages and the sorted models of each device.
         """
         for worker in status.workers:
             for gpu, (used, models) in zip(worker.gpus, truth.get(worker.id, []), strict=False):

@@ -1,6 +1,6 @@
-"""The simulated host of a worker: a `PacedWorker` on the loop.
+"""Simulates the host of a worker, with a `PacedWorker` on the loop.
 
-Rules of the file: nothing is decided here. The worker sees only its own clock, which may have an offset and drift.
+This module makes no decisions. The worker sees only its own clock, which may have an offset and a drift.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from clockwork.worker.events import ActionReceived, Event, ResultCommand, SendOu
 
 
 class SimWorker:
-    """A worker process. A restart creates a new object."""
+    """A worker process. If a worker is restarted, a new object represents it."""
 
     def __init__(
         self,
@@ -34,9 +34,9 @@ class SimWorker:
         offset: Nanos = 0,
         drift_ppm: float = 0.0,
     ) -> None:
-        """``models`` by path, ``durations`` by device.
+        """``models`` are by path, and ``durations`` by device.
 
-        ``send`` receives results; ``started`` is called for each task with the worker's time.
+        ``send`` gets results. ``started`` is called for each task with the time of the worker's clock.
         """
         self.name = name
         self.core = WorkerCore(page_size, [(kind, pages)] * len(durations))
@@ -54,12 +54,12 @@ class SimWorker:
         return now + self._offset + int(now * self._drift) if self._drift else now + self._offset
 
     def receive(self, action_received: ActionReceived) -> None:
-        """Give the worker an action that has arrived."""
+        """Pass an action to the worker when it arrives."""
         if self.alive:
             self.feed(action_received)
 
     def feed(self, event: Event) -> None:
-        """Give the worker an event."""
+        """Pass an event to the worker."""
         self._answer(self.worker.handle(self.clock(), event))
         self._timer.arm()
 
@@ -83,7 +83,7 @@ class SimWorker:
 
 
 def _without_outputs(sent: SendOutputs) -> InferResult:
-    """Return the result without outputs: a simulation has none."""
+    """Return the result without outputs, because a simulation has no outputs."""
     outputs = tuple([InferOutput(share.request_id, ()) for share in sent.action.inputs])
     end = sent.exec.end
     return InferResult(sent.action.id, outputs, sent.copy_input, sent.exec, Timing(end, end, 0))

@@ -1,4 +1,4 @@
-"""Tests for schedulers of other authors, which Clockwork's own schedulers pass as well."""
+"""Contains tests for schedulers of other authors. Clockwork's own schedulers pass these tests as well."""
 
 from clockwork.testing.schedulers import check_scheduler
 

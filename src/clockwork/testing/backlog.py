@@ -1,7 +1,7 @@
-"""A controller's SERVING stage with any number of pending requests, to measure the cost of an event.
+"""Runs a controller's SERVING stage with any number of pending requests, to measure the cost of an event.
 
-Devices return results only when `Backlog.result` is called, so requests stay pending. Each method is one kind of event,
-with all work of the controller for it.
+Devices return results only when `Backlog.result` is called, so requests stay pending. Each method causes one kind of
+event and does all of the controller's work for it.
 """
 
 from typing import Final
@@ -31,7 +31,7 @@ KIND: Final = "device"
 PAGE: Final = 16 * MIB
 HOUR: Final[Nanos] = seconds(3600)
 STEP: Final[Nanos] = ms(1)
-"""Time between two events, which is longer than a scheduler waits for more requests before it decides."""
+"""Time between two events. It is longer than a scheduler waits for more requests before it decides."""
 
 _CLIENT: Final = 1
 _INPUTS: Final = (spec("x", Datatype.FP32, (1, 4)),)
@@ -40,11 +40,11 @@ _TIMES: Final = {1: ms(1), 2: ms(1.5), 4: ms(2.5), 8: ms(4.5)}
 
 
 MANY: Final = 10_000_000
-"""A limit of requests that no test reaches."""
+"""A limit of requests that is larger than any test needs."""
 
 
 class Backlog:
-    """Workers with one device each that has the weights of all models, and requests of one client."""
+    """A controller with workers and one client. Each worker has one device, which has the weights of all models."""
 
     def __init__(self, scheduler: Scheduler, *, models: int = 4, workers: int = 2) -> None:
         """Start without requests."""
@@ -68,11 +68,11 @@ class Backlog:
             ),
         )
         self._last_id = 0
-        self.pending: dict[int, None] = {}  #: ids of the requests that were not answered
+        self.pending: dict[int, None] = {}  #: ids of the requests that are not answered yet
         self._carry_out(self._serving.start(self.now))
 
     def request(self, count: int = 1, slo: Nanos = HOUR, apart: Nanos = 0) -> None:
-        """Let ``count`` requests arrive at once, each with an SLO longer by ``apart``, and the scheduler decide."""
+        """Let ``count`` requests arrive at once. Each SLO is longer by ``apart`` than the SLO before it."""
         for number in range(count):
             self._last_id += 1
             name = self._names[self._last_id % len(self._names)]
@@ -82,7 +82,7 @@ class Backlog:
         self.wait(STEP)
 
     def wait(self, duration: Nanos) -> None:
-        """Let time pass, and wake the controller whenever it is due."""
+        """Let time pass. Wake the controller whenever it is due."""
         until = self.now + duration
         while (moment := self._serving.next_wakeup()) is not None and moment <= until:
             self.now = max(self.now, moment)
@@ -95,7 +95,7 @@ class Backlog:
         self._serving.next_wakeup()
 
     def result(self) -> bool:
-        """Let a device return the result of its first outstanding action; return whether there was one."""
+        """Let a device return the result of its first outstanding action. Return whether there was one."""
         for worker in self._state.workers.values():
             for action_id, gpu in worker.routes.items():
                 action = gpu.outstanding[action_id]
@@ -116,7 +116,7 @@ class Backlog:
         return False
 
     def lose_worker(self) -> None:
-        """Lose the first worker, with everything that was sent to it or planned for it."""
+        """Lose the first worker, with all actions that were sent to it or planned for it."""
         worker = next(iter(self._state.workers.values()))
         worker.leave()
         self._carry_out(self._serving.worker_lost(self.now, worker))

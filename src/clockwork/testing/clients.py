@@ -1,7 +1,7 @@
-"""Clients like real ones: requests of different shapes and SLOs, cancels, a client that goes away, and evictions.
+"""Simulates realistic clients, which send different shapes and SLOs, cancel requests, disconnect and evict weights.
 
-The invariants of the controller and of the workers are checked after every event. At the end all requests must be
-answered, and the controller's picture of each device's memory must be right.
+The invariants of the controller and of the workers are checked after every event. At the end, all requests must be
+answered, and the controller's view of each device's memory must be right.
 """
 
 from random import Random
@@ -18,10 +18,10 @@ from clockwork.sim.watcher import Watcher
 from clockwork.units import MIB, MILLISECOND, SECOND, Nanos, ms
 
 DURATION: Final[Nanos] = 800 * MILLISECOND
-"""Time in which requests are sent."""
+"""Time during which requests are sent."""
 
 SETTLE: Final[Nanos] = 2 * SECOND
-"""Time before the first request and after the last deadline, so that everything comes to rest."""
+"""Time before the first request, and time after the last deadline until nothing is running any more."""
 
 REQUESTS: Final = 250
 CLIENTS: Final = 3
@@ -29,7 +29,7 @@ EVICTIONS: Final = 6
 CANCELLED_SHARE: Final = 0.2
 SLOS: Final[tuple[Nanos, ...]] = (ms(0.5), ms(6), ms(25), ms(100), ms(100), ms(1000))
 LENGTHS: Final = (8, 8, 16, 32)
-"""Lengths of sequences, the free dimension of some models."""
+"""Lengths of sequences. The length is the free dimension of some models."""
 
 PAGE: Final = 16 * MIB
 _PROFILE: Final = constant_profile(ms(4), {1: ms(2), 2: ms(3), 4: ms(5)})
@@ -41,16 +41,19 @@ MODELS: Final = (
     (PacedModel("whole.onnx", "whole", constant_profile(ms(4), {1: ms(7)}), 2 * PAGE, _WHOLE, _OUTPUT, False), 2),
     (PacedModel("plain.onnx", "plain", _PROFILE, PAGE, (TensorInfo("x", "FP32", (-1, 2)),), _OUTPUT), 1),
 )
-"""Models with a free dimension and batches, models without batches, and a model with batches only; with copies."""
+"""A model with a free dimension, a model without batches, and a model with neither; each with its number of copies."""
 
 NAMES: Final = ("free-1", "free-2", "free-3", "whole-1", "whole-2", "plain")
 
 
 class Clients:
-    """Clients of 2 workers with 2 devices each, which have memory for about half of the models. Use it once."""
+    """Clients of two workers with two devices each. The devices have memory for about half of the models.
+
+    Use this object once.
+    """
 
     def __init__(self, scheduler: Scheduler, seed: int) -> None:
-        """Create a cluster; ``seed`` decides everything random."""
+        """Create a cluster. ``seed`` determines all random choices."""
         self.loop = Loop()
         self.watcher = Watcher(every=1)
         self._rng = Random(f"clients {seed}")
@@ -65,11 +68,11 @@ class Clients:
             watcher=self.watcher,
             on_response=self._responded,
         )
-        self._waiting: dict[tuple[int, int], tuple[Nanos, Nanos]] = {}  #: (client, its request id) -> arrival, SLO
+        self._waiting: dict[tuple[int, int], tuple[Nanos, Nanos]] = {}  #: maps (client, request id) to (arrival, SLO)
         self._gone: dict[int, None] = {}
 
     def run(self) -> "Clients":
-        """Run start-up and the requests, until everything is at rest; return itself."""
+        """Run the start-up and all requests until nothing is running any more. Return this object."""
         self.cluster.start()
         self._run_until(self.loop.now + SETTLE)
         begin = self.loop.now

@@ -1,7 +1,7 @@
-"""A wrapper of a scheduler that records its answers and actions, and checks them against the rules.
+"""Wraps a scheduler, records its answers and actions, and checks them against the rules.
 
-The wrapper passes everything on unchanged. But a scheduler that lets no time pass is no longer woken, so that the tests
-end.
+The wrapper forwards all calls and results unchanged, with one exception: it stops waking a scheduler that lets no time
+pass. Otherwise, the tests would never end.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,23 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerStat
 from clockwork.units import Nanos
 
 MAX_WAKES_AT_ONCE: Final = 1000
-"""Limit of wakes at one time: a scheduler that requests more lets no time pass."""
+"""Limit of wakes at one time. A scheduler that requests more wakes than this lets no time pass."""
 
 MAX_WAKES: Final = 20_000
-"""Limit of wakes in a run of a few seconds; a scheduler should not request more."""
+"""Limit of wakes in a run of a few seconds. A scheduler should not request more."""
 
 MAX_PROBLEMS: Final = 100
-"""Number of problems that are kept."""
+"""Largest number of problems that are recorded."""
 
 
 class Observed(Scheduler):
-    """See the module. ``decisions`` has each answer and action with its time; ``problems`` are texts."""
+    """A scheduler that wraps another scheduler. ``problems`` are texts.
+
+    ``decisions`` contains each answer and action with its time.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
-        """Wrap ``scheduler``, which must not be started yet."""
+        """Wrap ``scheduler``. It must not be started yet."""
         self.scheduler = scheduler
         self.decisions: list[tuple[Nanos, object]] = []
         self.problems: list[str] = []
@@ -38,36 +41,36 @@ class Observed(Scheduler):
         self._restless = False
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
-        """Record the call's decisions, as all methods of `Scheduler` below do."""
+        """Start the scheduler and record its decisions. All methods below record decisions as well."""
         super().start(now, state)
         return self._record(now, self.scheduler.start(now, state))
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Call the scheduler."""
+        """Call the scheduler's `infer` and record its decisions."""
         return self._record(now, self.scheduler.infer(now, request))
 
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
-        """Call the scheduler."""
+        """Call the scheduler's `result` and record its decisions."""
         return self._record(now, self.scheduler.result(now, gpu, action, result))
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Call the scheduler."""
+        """Call the scheduler's `cancel` and record its decisions."""
         return self._record(now, self.scheduler.cancel(now, request))
 
     def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
-        """Call the scheduler."""
+        """Call the scheduler's `evicted` and record its decisions."""
         return self._record(now, self.scheduler.evicted(now, model, gpus))
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Call the scheduler."""
+        """Call the scheduler's `worker_joined` and record its decisions."""
         return self._record(now, self.scheduler.worker_joined(now, worker))
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Call the scheduler."""
+        """Call the scheduler's `worker_lost` and record its decisions."""
         return self._record(now, self.scheduler.worker_lost(now, worker))
 
     def wake(self, now: Nanos) -> list[Answer]:
-        """Call the scheduler, and count the wakes."""
+        """Call the scheduler's `wake`, record its decisions and count the wakes."""
         self._wakes += 1
         self._wakes_at_once = self._wakes_at_once + 1 if now == self._woken_at else 1
         self._woken_at = now
@@ -80,7 +83,7 @@ class Observed(Scheduler):
         return self._record(now, self.scheduler.wake(now))
 
     def next_wakeup(self) -> Nanos | None:
-        """Call the scheduler, unless it has been woken too often."""
+        """Call the scheduler's `next_wakeup`. If it was woken too often, return None instead."""
         return None if self._restless else self.scheduler.next_wakeup()
 
     def _stop_waking(self, problem: str) -> None:
@@ -101,7 +104,7 @@ class Observed(Scheduler):
         return recorded
 
     def _check_batch(self, infer: Infer) -> None:
-        """Check that an Infer is a valid batch: its inputs have the same shape, and it is not too large."""
+        """Check that an Infer is a valid batch. Its inputs must have the same shape, and it must not be too large."""
         model = self.state.models.get(infer.model)
         if model is None:
             self._problem(f"it sent an Infer of {infer.model!r}, which is not a model")

@@ -1,14 +1,15 @@
-"""The conformance suite of schedulers.
+"""Tests whether a scheduler follows the rules for schedulers.
 
 ::
 
     from clockwork.testing import check_scheduler
     check_scheduler(MyScheduler)
 
-The scheduler runs inside the production controller, with production workers, in virtual time. It must follow the rules
-of `clockwork.scheduling.base` and the invariants of ARCHITECTURE.md: it raises nothing and makes no invalid action (I7,
-I8), every request is answered exactly once (I1), no success is late (I2), and at rest the controller's picture of every
-device's memory is right (I6). It must also be deterministic, let time pass, and serve a single request on idle devices.
+The scheduler runs in virtual time inside the production controller, with production workers. It must follow the rules
+of `clockwork.scheduling.base` and these invariants of ARCHITECTURE.md. It raises no errors and makes no invalid actions
+(I7, I8). Every request is answered exactly once (I1). No success is late (I2). When nothing is running, the
+controller's view of every device's memory is right (I6). The scheduler must also be deterministic, let time pass, and
+serve a single request on idle devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +23,11 @@ from clockwork.testing.observed import Observed
 from clockwork.workload.spec import StreamSpec
 
 CHECK_EVERY: Final = 5
-"""Number of events between two checks of the invariants; `CLIENTS` checks after each event."""
+"""Number of events between two checks of the invariants. In the situation `CLIENTS`, they are checked after each event.
+"""
 
 MAX_EVENTS_PER_REQUEST: Final = 2000
-"""Limit of events per request; a scheduler that causes more requests too many wakes."""
+"""Limit of events per request. A scheduler that causes more events requests too many wakes."""
 
 _FAST: Final = {"1": 1.0, "2": 1.5, "4": 2.5, "8": 4.5}
 _ONE: Final = ModelSpec("one", 1, "", 3.0, _FAST, weights_bytes=1 << 24)
@@ -85,24 +87,26 @@ SITUATIONS: Final[Mapping[str, Scenario]] = {
         _scenario("a slow network", _POISSON, network=NetworkSpec(delay_ms=8.0)),
     )
 }
-"""The simulated situations, by name."""
+"""The simulated situations by name."""
 
 
 CLIENTS: Final = "clients with different requests that cancel and go away, and evictions"
-"""The name of the situation of `clockwork.testing.clients`."""
+"""Name of the situation that `clockwork.testing.clients` simulates."""
 
 _SERVED: Final = ("a single request", "one request after the other")
 _TWICE: Final = ("more models than memory", "a worker of two devices dies and comes back")
-"""Situations that are simulated twice, like `CLIENTS`, to check that the scheduler is deterministic."""
+"""Situations that are simulated twice to check that the scheduler is deterministic. `CLIENTS` is simulated twice as
+well.
+"""
 
 
 def check_scheduler(factory: Callable[[], Scheduler], *, seeds: int = 5, executes: bool = True) -> None:
-    """Test schedulers created by ``factory`` in every situation, with ``seeds`` seeds each.
+    """Test schedulers that ``factory`` creates. Each situation is run with ``seeds`` seeds.
 
     ``executes`` is False for a scheduler that answers requests without executing models.
 
     Raises:
-        AssertionError: the scheduler breaks a rule; the message has the rule and the situation.
+        AssertionError: the scheduler breaks a rule. The message contains the rule and the situation.
     """
     for seed in range(1, seeds + 1):
         where = f"in the situation {CLIENTS!r}, seed {seed}"

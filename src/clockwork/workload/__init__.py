@@ -1,5 +1,6 @@
-"""Workloads: which requests are sent when. They drive the simulator and a live server alike.
+"""Defines workloads, which determine which requests are sent and when.
 
-Rules of the package: it is pure. Random numbers come from a `random.Random` argument, traces come as lines, and time is
-an argument. Requests are generated when they are due, so a day takes no more memory than a second.
+The simulator and the load test of a live server use the same workloads. The package is pure. Time and a `random.Random`
+are arguments, and traces are passed as lines. Requests are generated when they are due, so a day takes no more memory
+than a second.
 """

@@ -1,6 +1,7 @@
-"""Arrival processes of open loops: the time from one request to the next.
+"""Arrival processes, which determine the times at which an open loop sends its requests.
 
-A process is a function from the time of one request to the time of the next, in nanoseconds after the stream's start.
+A process is a function. Its argument is the time of one request, and it returns the time of the next request. Both are
+nanoseconds after the start of the stream.
 """
 
 from collections.abc import Callable
@@ -13,13 +14,13 @@ Process = Callable[[Nanos], Nanos]
 
 
 def poisson(rate: float, rng: Random) -> Process:
-    """Return a Poisson process: independent arrivals, ``rate`` per second on average."""
+    """Return a Poisson process with independent arrivals and an average of ``rate`` arrivals per second."""
     draw, per_nano = rng.expovariate, rate / SECOND
     return lambda now: now + int(draw(per_nano)) + 1
 
 
 def fixed(rate: float) -> Process:
-    """Return evenly spaced arrivals. Rounding errors do not add up: the n-th request comes at n / rate."""
+    """Return evenly spaced arrivals. Rounding errors do not add up, because the n-th request arrives at n / rate."""
     count = 0
 
     def following(now: Nanos) -> Nanos:
@@ -31,18 +32,21 @@ def fixed(rate: float) -> Process:
 
 
 def gamma(rate: float, cv: float, rng: Random) -> Process:
-    """Return arrivals with gamma-distributed gaps of coefficient of variation ``cv``; above 1 they come in bursts."""
+    """Return arrivals whose gaps follow a gamma distribution with the coefficient of variation ``cv``.
+
+    With a ``cv`` above 1, arrivals come in bursts.
+    """
     shape = 1 / (cv * cv)
     scale = SECOND / rate / shape
     return lambda now: now + int(rng.gammavariate(shape, scale)) + 1
 
 
 def on_off(rate: float, on: Nanos, off: Nanos, rng: Random) -> Process:
-    """Return a Poisson process of ``rate`` that alternates ``on`` with pauses of ``off``."""
+    """Return a Poisson process that is active for ``on``, pauses for ``off``, and so on."""
     arrive, period = poisson(rate, rng), on + off
 
     def following(now: Nanos) -> Nanos:
-        # With the pauses cut out, time is a Poisson process; the last line puts the pauses back.
+        # Without the pauses, the arrivals are a Poisson process. The last line of this function inserts the pauses.
         at = arrive(now // period * on + min(now % period, on))
         return at // on * period + at % on
 
@@ -50,9 +54,9 @@ def on_off(rate: float, on: Nanos, off: Nanos, rng: Random) -> Process:
 
 
 def ramp(rate: float, rate_end: float, length: Nanos, rng: Random) -> Process:
-    """Return a Poisson process whose rate changes linearly from ``rate`` to ``rate_end`` over ``length``, by thinning.
+    """Return a Poisson process whose rate changes linearly from ``rate`` to ``rate_end`` over ``length``.
 
-    Arrivals after ``length`` are not thinned: near rate 0 thinning would not end.
+    The method is thinning. Arrivals after ``length`` are not thinned, because thinning near rate 0 would not end.
     """
     most = max(rate, rate_end)
     arrive = poisson(most, rng)
@@ -67,15 +71,15 @@ def ramp(rate: float, rate_end: float, length: Nanos, rng: Random) -> Process:
 
 
 def steps(rate: float, factor: float, step: Nanos, length: Nanos, rng: Random) -> Process:
-    """Return a Poisson process whose rate is multiplied by ``factor`` every ``step``, until ``length``."""
+    """Return a Poisson process whose rate is multiplied by ``factor`` after every ``step`` until ``length``."""
 
     def following(now: Nanos) -> Nanos:
-        # The process is memoryless, so the draw starts again at the end of each step, with the next rate.
+        # The process has no memory. So the draw can start again at the end of each step, with the next rate.
         while now < length:
             number = now // step
             end = (number + 1) * step
             per_nano = rate * factor**number / SECOND
-            gap = rng.expovariate(per_nano) if per_nano > 0 else inf  # a falling rate may underflow to 0
+            gap = rng.expovariate(per_nano) if per_nano > 0 else inf  # a falling rate may become 0 by underflow
             if gap < end - now and (at := now + int(gap) + 1) < end:
                 return at
             now = end

@@ -1,13 +1,13 @@
-"""Traces of Azure Functions in the format of the 2019 data set, and synthetic ones of the same shape.
+"""Reads traces of Azure Functions in the format of the 2019 data set, and makes similar synthetic traces.
 
-The data set (Shahrad et al., *Serverless in the Wild*, ATC 2020) has a CSV per day: HashOwner, HashApp, HashFunction,
-Trigger, and the invocations in each of the day's 1440 minutes. As in OSDI'20 (artifact of section 6.5), functions are
-sorted by their invocations per day, function i goes to model ``i * models // functions``, and each minute's count is
-replayed as a Poisson process at that rate.
+The data set (Shahrad et al., *Serverless in the Wild*, ATC 2020) contains one CSV file per day. Its columns are
+HashOwner, HashApp, HashFunction, Trigger, and the invocations in each of the day's 1440 minutes. The replay follows
+OSDI'20 (artifact of section 6.5). Functions are sorted by their invocations per day. The requests of function i use
+model ``i * models // functions``. Each minute's count is replayed as a Poisson process at that rate.
 
-`synthetic_trace` makes lines in that format for machines without the data set. The shape follows the publication: a few
-functions cause most invocations, the total rises and falls with the time of day, some functions are bursty and some are
-timers. Results from it must be reported as synthetic.
+`synthetic_trace` makes lines in this format for machines without the data set. The lines resemble the published data. A
+few functions cause most invocations, and the total depends on the time of day. Some functions are bursty, and some are
+timers. Results of a synthetic trace must be reported as synthetic.
 """
 
 from bisect import bisect_left
@@ -27,10 +27,10 @@ MAX_FUNCTIONS: Final = 200_000
 
 
 def parse_trace(lines: Iterable[str]) -> list[list[int]]:
-    """Return the counts per minute of each function, the busiest function first.
+    """Return the counts per minute of each function. The busiest function is the first.
 
     Raises:
-        InvalidRequestError: a line does not have the format.
+        InvalidRequestError: a line does not have this format.
     """
     rest = iter(lines)
     header = next(rest, "")
@@ -64,7 +64,7 @@ def parse_trace(lines: Iterable[str]) -> list[list[int]]:
 
 
 def per_model(functions: Sequence[Sequence[int]], models: int) -> list[list[int]]:
-    """Return the counts per minute of each model; function i belongs to model ``i * models // functions``."""
+    """Return the counts per minute of each model. Function i uses model ``i * models // functions``."""
     minutes = len(functions[0])
     counts_of_models = [[0] * minutes for _ in range(models)]
     for i, counts in enumerate(functions):
@@ -76,7 +76,7 @@ def per_model(functions: Sequence[Sequence[int]], models: int) -> list[list[int]
 
 
 def synthetic_trace(functions: int, total_rate: float, minutes: int, rng: Random) -> Iterator[str]:
-    """Yield the lines of a synthetic trace with about ``total_rate`` invocations per second in all."""
+    """Yield the lines of a synthetic trace. All functions together have about ``total_rate`` invocations per second."""
     yield "HashOwner,HashApp,HashFunction,Trigger," + ",".join(str(i + 1) for i in range(minutes))
     weights = [rng.lognormvariate(0.0, 2.2) for _ in range(functions)]
     scale = total_rate * 60 / sum(weights)
@@ -92,12 +92,12 @@ def synthetic_trace(functions: int, total_rate: float, minutes: int, rng: Random
 
 
 def _daytime(minute: int) -> float:
-    """Relative load of a minute of the day; the average is 1."""
+    """Return the relative load of a minute of the day. The average is 1."""
     return 1.0 - 0.3 * cos(2 * pi * minute / 1440)
 
 
 def _timer(mean: float, minutes: int, rng: Random) -> list[int]:
-    """Counts of a timer: invocations in one minute of each period, with this mean per minute."""
+    """Return the counts of a timer, which has invocations in one minute of each period. ``mean`` is per minute."""
     period = rng.choice((1, 1, 5, 10, 15, 30, 60))
     first = rng.randrange(period)
     at_once = mean * period
@@ -105,7 +105,10 @@ def _timer(mean: float, minutes: int, rng: Random) -> list[int]:
 
 
 def _bursty(mean: float, day: Sequence[float], rng: Random) -> list[int]:
-    """Counts of a bursty function: some minutes at several times the mean, then a longer pause."""
+    """Return the counts of a bursty function.
+
+    It has some minutes at several times the mean, and then a longer pause.
+    """
     duty, counts, on, left = 0.25, [], rng.random() < 0.25, rng.randint(1, 20)
     for level in day:
         if left <= 0:
@@ -117,14 +120,17 @@ def _bursty(mean: float, day: Sequence[float], rng: Random) -> list[int]:
 
 
 def _count(mean: float, rng: Random) -> int:
-    """Draw a count with this mean: Poisson for small means, rounded normal for large ones."""
+    """Draw a count with this mean.
+
+    Small means give a Poisson distribution, large means a rounded normal distribution.
+    """
     if mean > 50:
         return max(0, round(rng.gauss(mean, mean**0.5)))
     draw, least, count = (
         rng.random,
         exp(-mean),
         0,
-    )  # Knuth: count factors until the product is below
+    )  # Knuth's method counts factors until their product is below this value
     product = draw()
     while product > least:
         count += 1
@@ -133,7 +139,10 @@ def _count(mean: float, rng: Random) -> int:
 
 
 class TraceStream:
-    """Replays counts per minute: within each minute, a Poisson process at that minute's rate over all models."""
+    """Replays counts per minute.
+
+    Each minute is a Poisson process, whose rate is that minute's total over all models.
+    """
 
     __slots__ = (
         "_batch_size",
@@ -165,14 +174,17 @@ class TraceStream:
         batch_size: int,
         rng: Random,
     ) -> None:
-        """``counts`` per minute of each model; the replay starts at ``first_minute`` and lasts at most ``minutes``."""
+        """``counts`` contains the counts per minute of each model.
+
+        The replay starts at ``first_minute`` and lasts at most ``minutes``.
+        """
         self._number, self._models, self._slo, self._rng = number, models, slo, rng
         self._start, self._batch_size = start, batch_size
         minutes = min(minutes, len(counts[0]) - first_minute)
         self._stop = min(stop, start + minutes * MINUTE)
         self._counts, self._load_factor, self._first_minute = counts, load_factor, first_minute
         self._sums: list[float] = []
-        self._end: Nanos = 0  #: end of the minute that `_sums` is for
+        self._end: Nanos = 0  #: end of the minute to which `_sums` belongs
         self._next: Nanos | None = None
         self._advance(0)
 
@@ -192,11 +204,11 @@ class TraceStream:
         self._next = None
 
     def next_send(self) -> Nanos | None:
-        """Implement `Stream`."""
+        """Return the time of the next request, or None if the stream has ended."""
         return None if self._next is None else self._start + self._next
 
     def take(self) -> WorkloadRequest:
-        """Implement `Stream`."""
+        """Remove and return the request that is due at `next_send`."""
         at = self._next
         assert at is not None
         model = self._models[bisect_left(self._sums, self._rng.random() * self._sums[-1])]
@@ -206,4 +218,4 @@ class TraceStream:
         return WorkloadRequest(self._number, 0, model, self._start + at, slo[0], slo[1], self._batch_size)
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Do nothing: a trace does not depend on responses."""
+        """Do nothing, because a trace does not depend on responses."""

@@ -1,4 +1,4 @@
-"""Choice of the model of each request."""
+"""Chooses the model of each request."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -12,7 +12,9 @@ Mix = Callable[[], str]
 
 
 def chosen(patterns: Sequence[str], models: Sequence[str]) -> list[str]:
-    """Return the models that match the patterns: names, globs, ``first:N``, ``slice:A:B``. No pattern means all models.
+    """Return the models that match the patterns. Without a pattern, return all models.
+
+    A pattern is a name, a glob, ``first:N`` or ``slice:A:B``.
 
     Raises:
         InvalidRequestError: a pattern is malformed or matches no model.
@@ -45,7 +47,7 @@ def _matching(pattern: str, models: Sequence[str]) -> list[str]:
 
 
 def uniform(models: Sequence[str], rng: Random) -> Mix:
-    """Return a mix that chooses each model equally often."""
+    """Return a mix that chooses all models equally often."""
     count, draw = len(models), rng.random
     return lambda: models[int(draw() * count)]
 

@@ -1,12 +1,14 @@
-"""Outcomes of requests, counted in the same way for a simulation and for a live load test.
+"""Counts the outcomes of requests, in the same way for a simulation and for a live load test.
 
-Definitions of the OSDI'20 artifact: *goodput* counts requests that succeed within their SLO, measured by the controller
-from arrival to response. *latency* is the client's time from the intended send time to the response (no coordinated
-omission). A *cold start* is a request that arrived when no device had its model's weights. Our own definitions: a
-*refused* request got a refusal before its deadline. An *admitted_missed* request was admitted and did not succeed in
-time. *verdict* is the time from the arrival of a refused request to its refusal.
+Some definitions are those of the OSDI'20 artifact. *goodput* counts requests that succeed within their SLO, which the
+controller measures from arrival to response. *latency* is the client's time from the intended send time to the
+response, so there is no coordinated omission. A *cold start* is a request that arrived when no device had its model's
+weights.
 
-Memory does not grow with the number of requests, see `clockwork.histogram`.
+Other definitions are our own. A *refused* request got a refusal before its deadline. An *admitted_missed* request was
+admitted and did not succeed in time. *verdict* is the time from the arrival of a refused request to its refusal.
+
+Memory does not grow with the number of requests, because latencies are stored in a `clockwork.histogram`.
 """
 
 from typing import Any, Final
@@ -19,13 +21,14 @@ from clockwork.messages.status import status_name
 from clockwork.units import SECOND, Nanos
 
 MAX_REASONS: Final = 20
-"""Limit of different reasons of broken promises that are counted; further ones are dropped."""
+"""Limit of different reasons of broken promises that are counted. Further reasons are dropped."""
 
 
 class Outcome(Struct, frozen=True):
     """Outcome of one request. ``intended`` and ``answered`` are nanoseconds after the workload's start.
 
-    ``total``: from arrival at the controller to its response. ``predicted``: predicted completion, after arrival.
+    ``total`` is the time from arrival at the controller to its response. ``predicted`` is the time from arrival to
+    predicted completion.
     """
 
     intended: Nanos
@@ -41,7 +44,7 @@ class Outcome(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The outcome by the name of its counter: in_time, admitted_missed, refused, late or failed."""
+        """Name of the counter for this outcome: in_time, admitted_missed, refused, late or failed."""
         if self.status == 0 and self.total <= self.slo:
             return "in_time"
         if self.admitted:
@@ -94,10 +97,11 @@ class Counts:
         self.sent = self.in_time = self.late = self.refused = self.admitted_missed = self.failed = 0
         self.cold_starts = 0
         self.batch_rows = 0
-        self.latency = Histogram()  #: of requests in time, from the intended send time
-        self.verdict = Histogram()  #: of refused requests
+        self.latency = Histogram()  #: latency of requests in time, from the intended send time
+        self.verdict = Histogram()  #: time to the refusal of refused requests
         self.reasons: dict[str, int] = {}  #: counts of broken promises by reason
-        self.setbacks: dict[str, int] = {}  #: reasons of requests that were not in time, before the first one that was
+        #: reasons of requests that were not in time, counted until the first request is in time
+        self.setbacks: dict[str, int] = {}
         self.failure = ""  #: error message of the first failed request
 
     def add(self, outcome: Outcome) -> None:
@@ -125,7 +129,7 @@ class Counts:
             self.failure = self.failure or outcome.message
 
     def summary(self, seconds: float) -> dict[str, Any]:
-        """Return the counts for a table or JSON; ``seconds`` is the time over which the requests were sent."""
+        """Return the counts for a table or JSON. ``seconds`` is the length of time in which the requests were sent."""
         summary: dict[str, Any] = {
             "offered_rps": round(self.sent / seconds, 3),
             "goodput_rps": round(self.in_time / seconds, 3),
@@ -146,10 +150,13 @@ class Counts:
 
 
 class Outcomes:
-    """Outcomes of a workload's requests: in total, by stream, by SLO, and over time."""
+    """Outcomes of a workload's requests, in total, by stream, by SLO, and over time."""
 
     def __init__(self, *, warmup: Nanos, duration: Nanos, bucket: Nanos) -> None:
-        """Requests intended before ``warmup`` appear only in the time series, whose steps are ``bucket`` long."""
+        """Requests that are intended before ``warmup`` appear only in the time series.
+
+        The steps of the time series have the length ``bucket``.
+        """
         self._warmup, self._duration, self._bucket = warmup, duration, bucket
         self.total = Counts()
         self.by_stream: dict[int, Counts] = {}
@@ -161,7 +168,7 @@ class Outcomes:
 
     @property
     def seconds(self) -> float:
-        """Duration without the warm-up, in seconds."""
+        """Duration of the load without the warm-up, in seconds."""
         return (self._duration - self._warmup) / SECOND
 
     def add(self, stream: int, outcome: Outcome) -> None:
@@ -199,5 +206,5 @@ def _count_reason(reasons: dict[str, int], message: str) -> None:
 
 
 def _without_numbers(message: str) -> str:
-    """Replace digits, so that reasons that differ only in numbers count as one."""
+    """Replace the digits in a reason, so that reasons that differ only in numbers count as one reason."""
     return "".join("#" if letter.isdigit() else letter for letter in message)[:200]

@@ -1,4 +1,4 @@
-"""A request of a workload."""
+"""Defines a request of a workload, and when a client sends again after a failure."""
 
 from typing import Final
 
@@ -7,15 +7,15 @@ from msgspec import Struct
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
 MIN_RETRY: Final[Nanos] = 1 * MILLISECOND
-"""Shortest wait of a client after a failed request, to prevent retry storms."""
+"""Shortest wait of a client after a failed request. It prevents floods of retries."""
 
 
 class WorkloadRequest(Struct, frozen=True):
     """A request that a workload sends.
 
-    ``stream`` is the number of the workload's entry, ``client`` the number of a closed loop's client within the entry.
-    ``intended`` is the send time in nanoseconds after the workload's start; latency counts from it even if the request
-    is sent later.
+    ``stream`` is the number of the workload's entry. ``client`` is the number of a closed loop's client within the
+    entry. ``intended`` is the send time in nanoseconds after the workload's start. Latency counts from this time, even
+    if the request is sent later.
     """
 
     stream: int
@@ -28,14 +28,17 @@ class WorkloadRequest(Struct, frozen=True):
 
 
 BACK_OFF: Final[Nanos] = 0
-"""Stands for a failure without a retry time: the client chooses how long it waits (`back_off`)."""
+"""Means that a failure has no retry time, so that the client itself chooses how long it waits (`back_off`)."""
 
 FIRST_BACK_OFF: Final[Nanos] = 10 * MILLISECOND
 MAX_BACK_OFF: Final[Nanos] = 1 * SECOND
 
 
 def comes_back(status: int, retry_after: Nanos | None) -> Nanos | None:
-    """Return how long a client waits after this response: None after a success, `BACK_OFF` if it must choose itself."""
+    """Return how long a client waits after this response before it retries, or None after a success.
+
+    `BACK_OFF` means that the client must choose the time itself.
+    """
     if status == 0:
         return None
     return BACK_OFF if retry_after is None else max(MIN_RETRY, retry_after)
@@ -44,8 +47,8 @@ def comes_back(status: int, retry_after: Nanos | None) -> Nanos | None:
 def back_off(failures: int, draw: float) -> Nanos:
     """Return how long a client without a retry time waits after ``failures`` failures in a row.
 
-    The wait doubles with each failure up to a second. ``draw``, a random number from 0 to 1, spreads it over its upper
-    half, so that clients do not come back together.
+    The wait doubles with each failure, up to a second. ``draw`` is a random number from 0 to 1. It spreads the waits
+    over the upper half of this time, so that clients do not all retry at the same moment.
     """
     longest = min(MAX_BACK_OFF, FIRST_BACK_OFF << min(failures - 1, 10))
     return round(longest * (1 + draw) / 2)

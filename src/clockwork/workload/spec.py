@@ -1,4 +1,4 @@
-"""Workloads in a scenario file: one ``[[workload]]`` table for each stream.
+"""Reads workloads from a scenario file, which has one ``[[workload]]`` table for each stream.
 
 ::
 
@@ -11,8 +11,9 @@
     shuffle = true              # shuffle the models, whose order matters to zipf, activate and azure
 
 A closed loop has ``concurrency`` clients for each model. They pause for ``think_ms`` between requests, and their first
-requests are spread over ``stagger_ms``. ``slo_ladder = {start_ms = 2.9, factor = 1.5, step_s = 30, max_ms = 290}`` (or
-``start_factor`` and ``max_factor``) raises the SLO step by step; the stream ends after the last step.
+requests are spread over ``stagger_ms``. ``slo_ladder = {start_ms = 2.9, factor = 1.5, step_s = 30, max_ms = 290}``
+raises the SLO step by step. ``start_factor`` and ``max_factor`` may replace ``start_ms`` and ``max_ms``. The stream
+ends after the last step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,16 +44,16 @@ from clockwork.workload.workload import Workload
 MAX_CLIENTS: Final = 1_000_000
 MAX_RATE: Final = 1e7
 MAX_TIME: Final = 31 * 24 * 3600.0
-"""Seconds: 31 days."""
+"""Limit of a time in seconds, which is 31 days."""
 
 MAX_STEPS: Final = 1_000_000
 
 FUNCTIONS_PER_MODEL: Final = 5
-"""Default of a synthetic trace; the paper's trace had 4 to 5 functions for each of its models."""
+"""Default number of functions per model in a synthetic trace. The paper's trace had 4 to 5."""
 
 
 class LadderSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """An SLO that grows step by step, between two times or two multiples of the batch-1 time."""
+    """An SLO that grows step by step, between two times or between two multiples of the batch-1 time."""
 
     step_s: float
     factor: float = 1.5
@@ -62,7 +63,7 @@ class LadderSpec(Struct, frozen=True, forbid_unknown_fields=True):
     max_factor: float = 0.0
 
     def slo(self) -> Slo:
-        """Return the SLO as a function of time."""
+        """Return the SLO as a function of the time after the stream's start."""
         if self.start_factor:
             return ladder(self.start_factor, self.factor, seconds(self.step_s), self.max_factor, relative=True)
         return ladder(ms(self.start_ms), self.factor, seconds(self.step_s), ms(self.max_ms), relative=False)
@@ -103,7 +104,7 @@ class StreamSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def scaled(spec: StreamSpec, factor: float) -> StreamSpec:
-    """Return the stream with ``factor`` times the load; a closed loop gets ``factor`` times the clients."""
+    """Return the stream with ``factor`` times the load. A closed loop gets ``factor`` times the clients."""
     if spec.kind == "closed":
         return replace(spec, concurrency=max(1, ceil(spec.concurrency * factor - 1e-9)))
     return replace(spec, scale=spec.scale * factor)
@@ -137,7 +138,9 @@ def make_workload(
     rng: Random,
     traces: Mapping[str, Sequence[str]] | None = None,
 ) -> Workload:
-    """Create the workload of a scenario over ``models``, until ``duration``; ``traces``: the lines of each named trace.
+    """Create the workload of a scenario for ``models``. It ends after ``duration``.
+
+    ``traces`` contains the lines of each named trace.
 
     Raises:
         InvalidRequestError: a value of a stream is out of range.
@@ -224,7 +227,7 @@ def _functions(spec: StreamSpec, models: int, rng: Random, traces: Mapping[str, 
 
 
 def check_finite(value: object, where: str) -> None:
-    """Refuse ``nan`` and ``inf``, which TOML allows; ``nan`` would pass most checks of ranges.
+    """Refuse ``nan`` and ``inf``, which TOML allows. ``nan`` would pass most checks of ranges.
 
     Raises:
         InvalidRequestError: ``value`` (a number, struct, dict, list or tuple) is or contains one.

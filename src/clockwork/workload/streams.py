@@ -1,4 +1,4 @@
-"""Streams: each generates the requests of one entry of a workload, in order of time."""
+"""Defines streams. A stream generates the requests of one entry of a workload, in order of time."""
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
@@ -12,14 +12,17 @@ from clockwork.workload.mix import Mix
 from clockwork.workload.request import BACK_OFF, WorkloadRequest, back_off
 
 Slo = Callable[[Nanos], tuple[Nanos | None, float | None] | None]
-"""Maps a time after the stream's start to the SLO of a request, as a time or a factor; None ends the stream."""
+"""Function that maps a time after the stream's start to the SLO of a request.
+
+The SLO is a time or a factor. None ends the stream.
+"""
 
 
 class Stream(Protocol):
     """A source of requests."""
 
     def next_send(self) -> Nanos | None:
-        """Time of the next request; None if the stream has ended or waits for a response."""
+        """Return the time of the next request. Return None if the stream has ended or waits for a response."""
         ...
 
     def take(self) -> WorkloadRequest:
@@ -27,12 +30,12 @@ class Stream(Protocol):
         ...
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Note the response to a request; ``retry_after``: see `comes_back`."""
+        """Record the response to a request. `comes_back` returns ``retry_after``."""
         ...
 
 
 class OpenLoop:
-    """Requests at times that do not depend on responses."""
+    """Sends requests at times that do not depend on responses."""
 
     __slots__ = ("_batch_size", "_mix", "_next", "_number", "_process", "_slo", "_start", "_stop")
 
@@ -50,11 +53,11 @@ class OpenLoop:
         self._next = at if self._start + at < self._stop and self._slo(at) is not None else None
 
     def next_send(self) -> Nanos | None:
-        """Implement `Stream`."""
+        """Return the time of the next request, or None if the stream has ended."""
         return None if self._next is None else self._start + self._next
 
     def take(self) -> WorkloadRequest:
-        """Implement `Stream`."""
+        """Remove and return the request that is due at `next_send`."""
         at = self._next
         assert at is not None
         slo = self._slo(at)
@@ -63,13 +66,14 @@ class OpenLoop:
         return WorkloadRequest(self._number, 0, self._mix(), self._start + at, slo[0], slo[1], self._batch_size)
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Do nothing: an open loop does not depend on responses."""
+        """Do nothing, because an open loop does not depend on responses."""
 
 
 class ClosedLoop:
     """Clients that wait for a response before they send again.
 
-    After a failure a client waits until the retry time; without a retry time it backs off by itself.
+    After a failure, a client waits until the retry time. Without a retry time, the client itself chooses how long it
+    waits.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class ClosedLoop:
         batch_size: int,
         rng: Random,
     ) -> None:
-        """Create ``concurrency`` clients for each model; their first requests are spread over ``stagger``."""
+        """Create ``concurrency`` clients for each model. Their first requests are spread over ``stagger``."""
         self._number, self._think, self._slo = number, think, slo
         self._start, self._stop, self._batch_size = start, stop, batch_size
         self._models = [model for model in models for _ in range(concurrency)]
@@ -93,10 +97,10 @@ class ClosedLoop:
         self._due = [(start + (int(rng.random() * stagger) if stagger else 0), client) for client in range(count)]
         heapify(self._due)
         self._draw = Random(rng.getrandbits(64)).random
-        self._failures: dict[int, int] = {}  #: failures in a row without a retry time, by client
+        self._failures: dict[int, int] = {}  #: number of successive failures without a retry time, by client
 
     def next_send(self) -> Nanos | None:
-        """Implement `Stream`."""
+        """Return the time of the next request. Return None if the stream has ended or waits for a response."""
         due = self._due
         if not due or due[0][0] >= self._stop or self._slo(due[0][0] - self._start) is None:
             return None
@@ -108,14 +112,14 @@ class ClosedLoop:
         return len(self._due) < len(self._models)
 
     def take(self) -> WorkloadRequest:
-        """Implement `Stream`."""
+        """Remove and return the request that is due at `next_send`."""
         at, client = heappop(self._due)
         slo = self._slo(at - self._start)
         assert slo is not None
         return WorkloadRequest(self._number, client, self._models[client], at, slo[0], slo[1], self._batch_size)
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Schedule the client's next request, after its pause, its retry time or its back-off."""
+        """Schedule the client's next request. It follows after the client's pause, its retry time or its back-off."""
         if retry_after == BACK_OFF:
             failures = self._failures[request.client] = self._failures.get(request.client, 0) + 1
             retry_after = back_off(failures, self._draw())
@@ -126,14 +130,17 @@ class ClosedLoop:
 
 
 class GrowingMix:
-    """A set of active models that grows by one every ``step`` (OSDI'20, section 6.2, the major workload)."""
+    """A set of active models that grows by one model every ``step``.
+
+    OSDI'20 describes such a workload in section 6.2.
+    """
 
     def __init__(self, models: list[str], active: int, step: Nanos, rng: Random) -> None:
         """Begin with ``active`` models."""
         self._models, self._active, self._step, self._rng = models, active, step, rng
 
     def choose(self, at: Nanos) -> str:
-        """Choose one of the models that are active at a time, each equally often."""
+        """Choose one of the models that are active at this time. All are equally likely."""
         active = min(len(self._models), self._active + at // self._step)
         return self._models[int(self._rng.random() * active)]
 
@@ -146,12 +153,12 @@ class GrowingLoop(OpenLoop):
     def __init__(
         self, number: int, process: Process, mix: GrowingMix, slo: Slo, start: Nanos, stop: Nanos, batch_size: int
     ) -> None:
-        """As `OpenLoop`, with a growing mix."""
+        """The arguments are those of `OpenLoop`, with a growing mix."""
         self._growing = mix
         super().__init__(number, process, str, slo, start, stop, batch_size)
 
     def take(self) -> WorkloadRequest:
-        """Implement `Stream`."""
+        """Remove and return the request that is due at `next_send`."""
         at = self._next
         assert at is not None
         self._mix = lambda: self._growing.choose(at)
@@ -161,9 +168,9 @@ class GrowingLoop(OpenLoop):
 def ladder(first: float, factor: float, step: Nanos, most: float, *, relative: bool) -> Slo:
     """Return an SLO that is multiplied by ``factor`` every ``step`` until it exceeds ``most`` (OSDI'20, section 6.3).
 
-    ``first`` and ``most`` are nanoseconds, or multiples of the model's batch-1 time if ``relative``.
+    ``first`` and ``most`` are nanoseconds. If ``relative`` is true, they are multiples of the model's batch-1 time.
     """
-    last = log(most / first, factor) + 1  # a limit, so that no power overflows
+    last = log(most / first, factor) + 1  # this limit prevents an overflow of the power below
 
     def slo(at: Nanos) -> tuple[Nanos | None, float | None] | None:
         number = at // step

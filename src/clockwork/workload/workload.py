@@ -1,4 +1,4 @@
-"""A workload: the requests of several streams, merged in order of time."""
+"""Merges the requests of several streams in order of time."""
 
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
@@ -9,16 +9,16 @@ from clockwork.workload.streams import ClosedLoop, Stream
 
 
 class Workload:
-    """Several streams as one."""
+    """Several streams that act as one stream."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        """Of requests due at the same time, the one of the first stream comes first."""
+        """If several requests are due at the same time, the request of the earlier stream in the list is the first."""
         self._streams = list(streams)
         self._heap = [(at, i) for i, stream in enumerate(self._streams) if (at := stream.next_send()) is not None]
         heapify(self._heap)
 
     def next_send(self) -> Nanos | None:
-        """Time of the next request; None if all streams have ended or wait for responses."""
+        """Return the time of the next request. Return None if all streams have ended or wait for responses."""
         heap = self._heap
         while heap:
             at, number = heap[0]
@@ -38,13 +38,16 @@ class Workload:
 
     @property
     def done(self) -> bool:
-        """Whether no request will follow: nothing is due, and no client of a closed loop waits for a response."""
+        """Return whether no request will follow.
+
+        In this case, nothing is due, and no client of a closed loop waits for a response.
+        """
         return self.next_send() is None and not any(
             isinstance(stream, ClosedLoop) and stream.waiting for stream in self._streams
         )
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Note that a request was answered at ``now``; ``retry_after``: see `comes_back`."""
+        """Record that a request was answered at ``now``. `comes_back` returns ``retry_after``."""
         stream = self._streams[request.stream]
         before = stream.next_send()
         stream.answered(now, request, retry_after)

@@ -1,8 +1,7 @@
-"""The zoo: classic image networks for demonstrations, tests and benchmarks, built without downloads.
+"""Builds classic image networks for demonstrations, tests and benchmarks, without downloads.
 
-Rules of the package: `names` lists the networks, `build` builds one. The graphs ship with the package onnx as test
-data; the weights are random numbers from a seed. The networks compute as fast as trained ones, but their outputs are
-meaningless.
+`names` lists the networks, and `build` builds one of them. The graphs are test data of the package onnx. The weights
+are random numbers from a seed. The networks are as fast as trained networks, but their outputs are meaningless.
 """
 
 from clockwork.zoo.file import build, names

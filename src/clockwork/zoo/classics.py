@@ -1,8 +1,8 @@
-"""Nine image networks of 2012 to 2017, from the package onnx.
+"""Builds nine image networks from the years 2012 to 2017. Their graphs come from the package onnx.
 
-Rules of the file: a graph of onnx's test data becomes a model that can be served. In the test data most weights are
-computed by the graph itself (ConstantOfShape), the batch size is fixed at 1, weights are listed as inputs, and Dropout
-nodes remain from training. `clockwork.zoo.weights` makes the weights.
+This module changes a graph of onnx's test data into a model that can be served. In the test data, the graph itself
+computes most weights (ConstantOfShape), and weights are listed as inputs. The batch size is fixed at 1, and the graph
+still contains Dropout nodes from training. `clockwork.zoo.weights` makes the weights.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from clockwork.errors import ServerError
 from clockwork.zoo.weights import fill
 
 INPUT: Final = "data"
-"""Name of the input of every network, which is ``data (N, 3, 224, 224) float32``."""
+"""Name of the input of every network. The input is ``data (N, 3, 224, 224) float32``."""
 
 _FILES: Final = {
     "alexnet": "light_bvlc_alexnet",
@@ -81,10 +81,10 @@ def _graph_file(name: str) -> Path:
 
 
 def _remove_dropout(graph: Any) -> None:
-    """Remove Dropout nodes, which have no effect on inference."""
+    """Remove Dropout nodes. They have no effect on inference."""
     replacements: dict[str, str] = {}
     kept = []
-    for node in graph.node:  # in topological order: the inputs of a node come from earlier nodes
+    for node in graph.node:  # nodes are in topological order, so the inputs of a node come from earlier nodes
         for i, value in enumerate(node.input):
             node.input[i] = replacements.get(value, value)
         if node.op_type == "Dropout":
@@ -95,7 +95,7 @@ def _remove_dropout(graph: Any) -> None:
 
 
 def _remove_weight_nodes(graph: Any, constants: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Remove the nodes that compute weights; add the shape of each result to ``shapes``."""
+    """Remove the nodes that compute weights. Add the shape of each result to ``shapes``."""
     kept = []
     for node in graph.node:
         if node.op_type == "ConstantOfShape":
@@ -117,12 +117,12 @@ def _free_batch(graph: Any, integers: dict[str, Array]) -> None:
     for node in graph.node:
         if node.op_type == "Reshape":
             shape = integers[node.input[1]].copy()
-            shape[0] = 0  # the same as in the input of the Reshape (ONNX)
+            shape[0] = 0  # in a Reshape, 0 means the same size as in the input (ONNX)
             integers[node.input[1]] = shape
 
 
 def _rename(graph: Any) -> None:
-    """Give the input and the output short names, in place of names such as ``gpu_0/data_0``."""
+    """Give the input and the output short names instead of names such as ``gpu_0/data_0``."""
     output = "prob" if graph.node[-1].op_type == "Softmax" else "logits"
     replacements = {graph.input[0].name: INPUT, graph.output[0].name: output}
     for node in graph.node:

@@ -1,8 +1,8 @@
 """Builds a model of the zoo as a file.
 
-Rules of the file: the same name, seed and `FORMAT` give the same bytes. A model file is written as a whole or not at
-all. A model file that is up to date is not rewritten: its last bytes contain its name, seed and format, so only those
-are read.
+The same name, seed and `FORMAT` always give the same bytes. A model file is written as a whole or not at all. A model
+file that is up to date is not written again. To check this, only the last bytes of the file are read, because they
+contain its name, seed and format.
 """
 
 import os
@@ -18,22 +18,22 @@ from clockwork.units import Bytes
 from clockwork.zoo import classics, mlp
 
 FORMAT: Final = 1
-"""Increased whenever the same name and seed give a different model."""
+"""Version of the networks. It is increased when the same name and seed give a different model."""
 
 IR_VERSION: Final = 8
 """Version of the ONNX format. Since version 4, weights need not be inputs of the graph."""
 
 MAX_SEED: Final = (1 << 63) - 1
-"""The largest seed."""
+"""Largest allowed seed."""
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all networks: ``mlp``, then the classics."""
+    """Return the names of all networks. The first is ``mlp``, and the classic networks follow."""
     return ("mlp", *classics.names())
 
 
 def build(name: str, directory: Path, seed: int = 0) -> Path:
-    """Build a network as ``directory/NAME.onnx``, unless that file is up to date; return the path.
+    """Build a network as ``directory/NAME.onnx``, unless that file is up to date. Return the path.
 
     Raises:
         InvalidRequestError: the name is unknown, the seed is out of range, or the file cannot be written.
@@ -60,7 +60,8 @@ def build(name: str, directory: Path, seed: int = 0) -> Path:
 def _stamp(name: str, seed: int) -> bytes:
     """Return a serialised model with metadata only.
 
-    Appended to another serialised model, it adds its metadata to that model (Protocol Buffers merge messages).
+    If it is appended to another serialised model, that model gets this metadata, because Protocol Buffers merge
+    messages.
     """
     model: Any = onnx.ModelProto()
     for key, value in (("format", str(FORMAT)), ("name", name), ("seed", str(seed))):
@@ -74,7 +75,7 @@ def _ends_with(file: Path, stamp: bytes) -> bool:
         with file.open("rb") as content:
             content.seek(-len(stamp), os.SEEK_END)
             return content.read() == stamp
-    except OSError:  # also raised if the file is shorter than the stamp
+    except OSError:  # this error also occurs if the file is shorter than the stamp
         return False
 
 
@@ -84,7 +85,7 @@ def _write(file: Path, *parts: bytes) -> Bytes:
     try:
         with os.fdopen(handle, "wb") as target:
             written = sum(target.write(part) for part in parts)
-        Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read
+        Path(temporary).chmod(0o644)  # because mkstemp makes files that only their owner can read
         Path(temporary).replace(file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""A multilayer perceptron, 64-64-10. It is so small that a benchmark with it measures the server, not the network."""
+"""Builds a multilayer perceptron of size 64-64-10.
+
+It is so small that a benchmark with it measures the server, not the network.
+"""
 
 from itertools import pairwise
 from typing import Any, Final
@@ -7,13 +10,13 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 WIDTH: Final = 64
-"""Number of inputs, and of hidden units."""
+"""Number of inputs, and number of hidden units."""
 
 CLASSES: Final = 10
 """Number of outputs."""
 
 GAIN: Final = 3.0
-"""Scale of the last layer, so that one class has a clearly higher probability."""
+"""Scale of the last layer. It gives one class a clearly higher probability."""
 
 OPSET: Final = 17
 """Version of ONNX's operator set."""

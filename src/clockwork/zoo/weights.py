@@ -1,11 +1,13 @@
-"""Random weights for deep networks whose outputs are finite, not saturated, and depend on the input.
+"""Makes random weights for deep networks.
 
-Rules of the file: the distribution of a tensor depends on its purpose, which follows from the node that uses it.
+With these weights, outputs are finite, not saturated, and depend on the input.
+
+The distribution of a tensor depends on its purpose. The purpose follows from the node that uses the tensor.
 
 The method of He et al. (2015, "Delving Deep into Rectifiers") preserves the second moment of a rectified signal from
-layer to layer. The mean of that signal is positive and the same for all inputs. After fifty layers the mean dominates,
-so all inputs give the same output. Therefore the weights of each filter are centred here, which cancels the mean. They
-are scaled by the variance of a rectified normal variable, 1/2 - 1/(2 pi).
+layer to layer. The mean of this signal is positive and the same for all inputs. After fifty layers, the mean dominates,
+so all inputs give the same output. This module therefore centres the weights of each filter, which cancels the mean. It
+scales the weights by the variance of a rectified normal variable, which is 1/2 - 1/(2 pi).
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +22,7 @@ RECTIFIED_VARIANCE: Final = 1 / 2 - 1 / (2 * pi)
 """Variance of max(0, x), where x is a standard normal variable."""
 
 SHORTCUT: Final = 0.5
-"""Scale of the branches that are added. With 1, the variance would double in each of sixteen residual blocks."""
+"""Scale of the branches that are added. With 1, each of sixteen residual blocks would double the variance."""
 
 LOGIT_GAIN: Final[Mapping[str, float]] = {
     "alexnet": 2.0,
@@ -30,15 +32,17 @@ LOGIT_GAIN: Final[Mapping[str, float]] = {
     "squeezenet": 12.0,
     "zfnet512": 6.0,
 }
-"""Scale of the last layer by network; chosen by measurement, so that the most likely class has a probability of some
-hundredths to tenths. Without it, pooling over the whole image averages most of the signal away.
+"""Scale of the last layer by network.
+
+The numbers were found by measurement. They give the most likely class a probability between some hundredths and some
+tenths. Without them, pooling over the whole image would average out most of the signal.
 """
 
 
 def fill(
     network: str, nodes: Iterable[Any], shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator
 ) -> dict[str, Array]:
-    """Return a float32 array for each shape; ``network`` selects the scale of the last layer."""
+    """Return a float32 array for each shape. ``network`` selects the scale of the last layer."""
     nodes = list(nodes)
     users = {value: (node, i) for node in nodes for i, value in enumerate(node.input) if value in shapes}
     added = {value for node in nodes if node.op_type == "Sum" for value in node.input}
@@ -62,14 +66,15 @@ def _draw(node: Any, position: int, shape: tuple[int, ...], rng: np.random.Gener
             transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
             return _filters(shape, rng) if transposed else np.ascontiguousarray(_filters(shape[::-1], rng).T)
         case ("BatchNormalization" | "Mul", 1) | ("BatchNormalization", 4):
-            return rng.uniform(0.8, 1.2, shape).astype(np.float32)  # a scale, or a variance
+            return rng.uniform(0.8, 1.2, shape).astype(np.float32)  # this tensor is a scale or a variance
         case ("Conv" | "Gemm", 2) | ("BatchNormalization", 2 | 3) | ("Add", 1):
-            return (rng.standard_normal(shape, dtype=np.float32) * np.float32(0.1)).astype(np.float32)  # a bias
+            # this tensor is a bias
+            return (rng.standard_normal(shape, dtype=np.float32) * np.float32(0.1)).astype(np.float32)
     raise AssertionError(f"input {position} of {node.op_type} has no rule")
 
 
 def _filters(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draw filters; ``shape`` is (filters, fan-in...)."""
+    """Draw filters. ``shape`` is (filters, fan-in...)."""
     array = rng.standard_normal((shape[0], prod(shape[1:])), dtype=np.float32)
     array -= array.mean(axis=1, keepdims=True)
     array *= np.float32((1 / (RECTIFIED_VARIANCE * array.shape[1])) ** 0.5)
