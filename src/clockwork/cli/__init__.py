@@ -1,11 +1,11 @@
-"""The command line ``clockwork``: the only package that may import all others.
+"""The command line ``clockwork``. Only this package may import all other packages.
 
-Rules of the file: `run` is the only entry, and the only place where an error becomes a line of output. A command is a
-function that raises an exception for an error; nothing else ends the process or prints a traceback. Exit codes: 0
-success, 1 failure, 2 wrong usage, 130 interrupted.
+Every program starts with `run`. A command is a function that raises an exception if an error occurs. `run` prints the
+error as one line, and returns the exit code. The exit codes are 0 for success, 1 for a failure, 2 for wrong usage, and
+130 for an interrupted command.
 
-Modules with commands import heavy modules (numpy, ONNX Runtime, the network) inside functions, so that
-``clockwork --help`` is fast.
+Modules with commands import large modules (numpy, ONNX Runtime, the network) inside functions, so that
+``clockwork --help`` starts fast.
 """
 
 import os
@@ -17,11 +17,11 @@ from typing import Final
 from clockwork.log_writer import fill_standard_streams
 
 TRACEBACK_VARIABLE: Final = "CLOCKWORK_TRACEBACK"
-"""Environment variable; if it is set, internal errors are printed with their traceback."""
+"""Name of an environment variable. If it is set, internal errors are printed with their traceback."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line, given without the program's name; return the exit code."""
+    """Run a command, and return its exit code. ``arguments`` are those after the program's name."""
     import typer
 
     from clockwork.cli import logs
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         command = typer.main.get_command(app)
         code = command.main(args=list(arguments) or ["--help"], prog_name="clockwork", standalone_mode=False)
         sys.stdout.flush()
-    except typer.TyperException as error:  # wrong usage
+    except typer.TyperException as error:  # the usage is wrong
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "clockwork"
         return _fail(
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"clockwork: {_one_line(str(error))}", 1)
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except BrokenPipeError:  # the reader of stdout, for example head, has ended
+    except BrokenPipeError:  # the program that reads stdout (for example head) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """Run the program ``clockwork``."""
+    """Run the program ``clockwork`` with the arguments of this process."""
     fill_standard_streams()
     if not os.environ.get(TRACEBACK_VARIABLE):
         sys.excepthook = _unexpected
@@ -71,7 +71,7 @@ def _one_line(text: str) -> str:
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Report a defect of Clockwork in one line; Ctrl-C before a command has started is not an error."""
+    """Report a defect of Clockwork in one line. Ctrl-C before a command has started is not a defect."""
     if issubclass(kind, KeyboardInterrupt):
         return
     text = _one_line(f"{kind.__name__}: {error}")

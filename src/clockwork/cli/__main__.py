@@ -1,4 +1,4 @@
-"""Makes ``python -m clockwork.cli`` the same as ``clockwork``."""
+"""Runs the command line, so that ``python -m clockwork.cli`` does the same as ``clockwork``."""
 
 from clockwork.cli import main
 

@@ -1,4 +1,4 @@
-"""Explains why the batches of a model are not larger, or have no measured times; for ``status`` and ``check-model``."""
+"""Explains what limits the batches of a model. The commands ``status`` and ``check-model`` show these texts."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,9 +8,9 @@ from clockwork.units import show_duration
 
 
 def batch_limit(profile: ModelProfile) -> str:
-    """Return how large the batches of a measured model are and why they are not larger; empty if no size is missing.
+    """Return the largest batch size of a model, and the reason for this limit, as text.
 
-    For a model that was not measured, return why.
+    If the model was not measured, return the reason for that. If no batch size is missing, return an empty text.
     """
     if profile.unmeasured:
         return f"not measured yet: {profile.unmeasured}"
@@ -25,7 +25,7 @@ def batch_limit(profile: ModelProfile) -> str:
 
 
 def batch_limit_lines(models: Iterable[ModelStatus]) -> Iterator[str]:
-    """Yield a line for each limit, with the number of models that share it."""
+    """Yield a line for each limit, with the number of models that have this limit."""
     by_limit: dict[tuple[str, str], list[str]] = {}
     for model in models:
         if model.unbatched:

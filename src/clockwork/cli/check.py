@@ -1,4 +1,7 @@
-"""The commands that check a machine or a model without a server: ``clockwork check-env`` and ``check-model``."""
+"""The commands ``clockwork check-env``, which checks a machine, and ``clockwork check-model``, which checks a model.
+
+Both work without a server.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -41,13 +44,13 @@ CHECK_MODEL_EXAMPLES: Final = examples(
 )
 
 MIN_SAMPLES: Final = 3
-"""Fewest samples of each measurement."""
+"""Smallest number of samples of each measurement."""
 
 MAX_SAMPLES: Final = 10
-"""Most samples of each measurement."""
+"""Largest number of samples of each measurement."""
 
 BUDGET: Final = 1.0
-"""Seconds for each measurement, once it has `MIN_SAMPLES`."""
+"""Time in seconds after which a measurement ends, if it has `MIN_SAMPLES` samples."""
 
 
 # -------------------------------------------------------------------------------------------------- check-env
@@ -59,17 +62,19 @@ def check_env(
     threads_per_device: ThreadsPerDevice = 1,
     seconds: Annotated[
         float,
-        typer.Option(min=0.1, max=600, help="Duration of the measurements; a longer one finds rarer interruptions."),
+        typer.Option(
+            min=0.1, max=600, help="Duration of the measurements. A longer duration finds rarer interruptions."
+        ),
     ] = 2,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 for warnings too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there is a warning.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Check this host for causes of timing jitter: cores, clocks, memory, limits, and interruptions of a thread.
+    """Check this machine for causes of timing jitter: cores, clocks, memory, limits, and interruptions of a thread.
 
-    For each finding the output gives its cost and a fix. Run the command where the worker will run, in its container
-    and with its cores, under the usual load of the host. It changes nothing and needs no server.
+    The output shows the cost of each finding and a fix. Run the command where the worker will run: in its container,
+    with its cores, and under the usual load of the machine. The command changes nothing and needs no server.
 
-    The exit code is 1 if a finding is bad or, with --strict, if there is a warning.
+    The exit code is 1 if a finding is bad. With --strict, it is also 1 if there is a warning.
     """
     from clockwork.cli.output import show, show_json
     from clockwork.environment.checks import check
@@ -92,14 +97,14 @@ def check_env(
 
 
 def exit_code(findings: "Sequence[Finding]", strict: bool) -> int:
-    """Return 1 if a finding is bad, or, with ``strict``, a warning; else 0."""
+    """Return 1 if a finding is bad, else 0. If ``strict`` is true, also return 1 if there is a warning."""
     from clockwork.environment.findings import Level, worst
 
     return int(worst(findings).rank >= (Level.WARNING if strict else Level.BAD).rank)
 
 
 def describe_findings(findings: "Sequence[Finding]") -> "Iterable[Listing | str]":
-    """Yield a table of all findings, then costs and fixes from the worst finding on, then the number of each level."""
+    """Yield a table of all findings, the costs and fixes (worst finding first), and the number of findings by level."""
     from clockwork.cli.output import table
     from clockwork.environment.findings import UNKNOWN, Level
 
@@ -116,7 +121,7 @@ def describe_findings(findings: "Sequence[Finding]") -> "Iterable[Listing | str]
 
 
 def _count(level: "Level", count: int) -> str:
-    """Return ``2 bad``, ``1 warning`` or ``3 notes``."""
+    """Return the number of findings of a level as text: ``2 bad``, ``1 warning`` or ``3 notes``."""
     return f"{count} {level}{'s' if count > 1 and level in ('warning', 'note') else ''}"
 
 
@@ -138,10 +143,10 @@ def check_model(
     allow_links_to: AllowLinksTo = None,
     json: AsJson = False,
 ) -> None:
-    """Load a model and execute it; show its inputs, outputs, weights, load time, and the time of each batch size.
+    """Load and execute a model, and show its inputs, outputs, weights, load time, and the time of each batch size.
 
-    The command needs no server. The inputs are zeros. For --no-batching and --allow-batching the model has the name
-    that serve would give it.
+    The command needs no server. The inputs are zeros. --no-batching and --allow-batching accept the name that serve
+    would give the model.
     """
     from clockwork.cli.batch_limits import batch_limit
     from clockwork.cli.models import common_root, parse_model

@@ -1,4 +1,4 @@
-"""``clockwork config``: shows and checks the effective configuration of a command, without running the command."""
+"""The command ``clockwork config``, which shows and checks the effective configuration of another command."""
 
 import os
 from difflib import get_close_matches
@@ -51,8 +51,8 @@ def config(
 ) -> None:
     """Show the effective configuration of a command and the source of each value, and check it.
 
-    The output is itself a valid configuration file. Nothing is started. The exit code is 2 if an option is wrong, and 1
-    for other errors, as from the command itself.
+    The output is a valid configuration file. The command itself is not run. The exit code is 2 if an option is wrong,
+    and 1 for other errors.
     """
     commands = _commands(ctx)
     set_dry_run(ctx)
@@ -78,7 +78,7 @@ def config(
 
 
 _Effective = list[tuple[Parameter, Any, str]]
-"""Each parameter, its value in a file's form (None: a file cannot hold it), and its source."""
+"""For each parameter, its value as in a configuration file, and its source. The value is None if no file can set it."""
 
 
 def _commands(ctx: typer.Context) -> dict[str, ConfiguredCommand]:

@@ -1,8 +1,9 @@
-"""Options from one TOML file and from the environment: ``clockwork serve``, ``controller`` and ``worker``.
+"""Reads options from a TOML file and from the environment, for ``clockwork serve``, ``controller`` and ``worker``.
 
-Rules of the file: the code knows no option by name. Each command of the class `ConfiguredCommand` has a table named
-after it, with a key for each option and argument. So each new option gets its key and its environment variable from its
-name. Precedence is flags, environment, file, defaults; Typer does that part.
+Each command of the class `ConfiguredCommand` has a table in the file. The table's name is the name of the command. It
+has a key for each option and argument. The key and the environment variable are derived from the option's name, so a
+new option needs no code here. Flags have precedence over the environment, which has precedence over the file, which has
+precedence over defaults. Typer implements this order.
 """
 
 import json
@@ -23,13 +24,13 @@ from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Byt
 Parameter: TypeAlias = TyperOption | TyperArgument
 
 CONFIG_VARIABLE: Final = "CLOCKWORK_CONFIG"
-"""Environment variable with the path of the file, if ``--config`` is not given."""
+"""Environment variable with the path of the file. It is used if ``--config`` is not given."""
 
 MAX_FILE_BYTES: Final[Bytes] = MIB
-"""Largest configuration file."""
+"""Size in bytes of the largest configuration file."""
 
 FILE_PARAMETER: Final = "config_file"
-"""Name of the parameter of each command that holds the path of the file."""
+"""Name of the parameter that contains the path of the file, in every command."""
 
 _DURATION: Final = "DURATION"
 _SIZE: Final = "SIZE"
@@ -39,18 +40,21 @@ _DRY_RUN: Final = "clockwork.dry_run"
 
 
 class ConfiguredCommand(TyperCommand):
-    """A command that also takes its options from a file and from the environment."""
+    """A command whose options can also be set in a file and in the environment."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Set the prefix of the environment variables; the arguments are Typer's."""
+        """Create a command, and set the prefix of its environment variables.
+
+        The arguments are those of Typer's class.
+        """
         super().__init__(*args, **kwargs)
         self.context_settings["auto_envvar_prefix"] = prefix_of(self.name or "")
         for param in self.params:
             if not param.envvar:
-                param.show_envvar = False  # type: ignore[attr-defined] # the docs give one rule for all variables
+                param.show_envvar = False  # type: ignore[attr-defined] # the docs describe one rule for all variables
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; an error names the key or the environment variable that holds the wrong value."""
+        """Parse the arguments. An error names the key or the environment variable with the wrong value."""
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
@@ -79,14 +83,14 @@ def key_of(param: Parameter) -> str:
 
 
 def is_configurable(param: Parameter) -> bool:
-    """Return whether a file may set the option: neither hidden options nor the path of the file itself."""
+    """Return whether a file may set the option. It may not set hidden options and the path of the file itself."""
     return not getattr(param, "hidden", False) and param.name != FILE_PARAMETER
 
 
 def environment_of_children() -> dict[str, str]:
-    """Return the environment without the variables that configure commands.
+    """Return this process's environment without the variables that configure commands.
 
-    The worker process of ``serve`` is configured by its arguments only.
+    The worker process of ``serve`` gets this environment, because only its arguments configure it.
     """
     prefixes = tuple(f"{prefix_of(command)}_" for command in ("serve", "controller", "worker"))
     return {
@@ -98,7 +102,7 @@ def environment_of_children() -> dict[str, str]:
 
 
 def use_file(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Take defaults from the file; the callback of ``--config``, called before other options are parsed.
+    """Use the values in the file as defaults. Typer calls this for ``--config`` before it parses other options.
 
     Raises:
         typer.BadParameter: the file is not valid TOML, or has an unknown table or key.
@@ -126,10 +130,10 @@ ConfigFile: TypeAlias = Annotated[
 
 
 def read_file(path: Path, commands: Mapping[str, "Iterable[Parameter]"]) -> dict[str, dict[str, Any]]:
-    """Return the tables of a file, each as values by the names of its command's parameters.
+    """Return the tables of a file. In each table, the keys are the names of the command's parameters.
 
     Raises:
-        typer.BadParameter: the file cannot be read, or has an unknown table or key, or a value of a wrong type.
+        typer.BadParameter: the file cannot be read, a table or key is unknown, or a value has a wrong type.
     """
     tables: dict[str, dict[str, Any]] = {}
     for table, content in _read_toml(path).items():
@@ -144,7 +148,7 @@ def read_file(path: Path, commands: Mapping[str, "Iterable[Parameter]"]) -> dict
 
 
 def read_text(path: Path, max_bytes: Bytes) -> str:
-    """Return the content of a UTF-8 file; a byte order mark is skipped.
+    """Return the content of a UTF-8 file, without a byte order mark.
 
     Raises:
         InvalidRequestError: the file cannot be read, is larger than ``max_bytes``, or is not UTF-8.
@@ -162,7 +166,7 @@ def read_text(path: Path, max_bytes: Bytes) -> str:
 
 
 def file_of(ctx: typer.Context) -> Path | None:
-    """Return the path of the file that was read."""
+    """Return the path of the configuration file that was read, or None if there is no file."""
     path: Path | None = ctx.meta.get(_FILE)
     return path
 
@@ -204,7 +208,7 @@ def _file_error(text: str) -> typer.BadParameter:
 
 
 def _place(ctx: Any, param: Parameter | None) -> str:
-    """Return the key or the environment variable that set a value; empty for a flag."""
+    """Return the key or the environment variable that set a value. Return an empty text if a flag set it."""
     if param is None:
         return ""
     source = getattr(ctx.get_parameter_source(param.name), "name", "")
@@ -228,13 +232,13 @@ def _configurable_commands(ctx: typer.Context) -> dict[str, list[Parameter]]:
 
 
 def is_dry_run(ctx: typer.Context | None = None) -> bool:
-    """Whether ``clockwork config`` runs the command, which then stops after checking its options."""
+    """Return whether ``clockwork config`` runs the command. The command must then only check its options."""
     ctx = ctx or _current_context()
     return bool(ctx is not None and ctx.meta.get(_DRY_RUN))
 
 
 def set_dry_run(ctx: typer.Context) -> None:
-    """Have commands that are invoked in this context stop after checking their options."""
+    """Make commands that run in this context stop after they have checked their options."""
     ctx.meta[_DRY_RUN] = True
 
 
@@ -248,10 +252,10 @@ def _current_context() -> typer.Context | None:
 
 
 def parser_input(param: Parameter, value: Any) -> Any:
-    """Convert a value from a TOML file to the input of the parameter's own parser.
+    """Convert a value from a TOML file to the form that the parameter's own parser expects.
 
     Raises:
-        ValueError: the parameter does not take values of that type. The text names the value and the right type.
+        ValueError: the value has a wrong type. The text contains the value and the right type.
     """
     if param.nargs != 1 or getattr(param, "multiple", False):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -277,7 +281,10 @@ def parser_input(param: Parameter, value: Any) -> Any:
 
 
 def file_value(param: Parameter, value: Any, is_set: bool) -> Any:
-    """Convert an effective value to its form in a file; None if a file cannot hold it. ``is_set``: not the default."""
+    """Convert an effective value to its form in a file. Return None if a file cannot contain it.
+
+    ``is_set`` is false if the value is the default.
+    """
     match value:
         case None:
             return _NONE if is_set and param.type_descriptor.parameter_info.parser is not None else None
@@ -297,7 +304,7 @@ def file_value(param: Parameter, value: Any, is_set: bool) -> Any:
 
 
 def toml(value: Any) -> str:
-    """Return a value in TOML."""
+    """Return a value as TOML."""
     if isinstance(value, list):
         return f"[{', '.join(map(toml, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

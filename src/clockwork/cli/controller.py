@@ -1,4 +1,4 @@
-"""``clockwork controller``: runs a controller without a worker."""
+"""The command ``clockwork controller``, which runs a controller without a worker."""
 
 from typing import Annotated, Final, TypeAlias
 
@@ -51,7 +51,7 @@ EXAMPLES: Final = examples(
 )
 
 Workers: TypeAlias = Annotated[
-    int, typer.Option(min=1, max=10_000, help="Number of workers to wait for at the start; more may connect later.")
+    int, typer.Option(min=1, max=10_000, help="Number of workers to wait for at the start. More may connect later.")
 ]
 LoadTimeout: TypeAlias = Annotated[
     Nanos,
@@ -102,10 +102,10 @@ def controller(
 ) -> None:
     """Run a controller: wait for workers, let clients load models, measure the models, and serve them.
 
-    After the first load of a model, loading ends when no load has arrived for 10 s (--load-timeout).
+    Clients may load models until no load has arrived for 10 s (--load-timeout).
 
-    Without TLS and tokens every host that can reach the ports may use them; listen on loopback or in trusted networks
-    only.
+    Without TLS and tokens, every machine that can reach the ports may use them. In this case, listen on loopback or in
+    trusted networks only.
     """
     from clockwork.cli.controller_process import (
         FrontEnds,

@@ -1,4 +1,4 @@
-"""Options of a controller: its ports, its decisions and its end; for ``serve`` and ``controller``."""
+"""Options of a controller, which ``serve`` and ``controller`` share: ports, decisions and shutting down."""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -68,7 +68,7 @@ GrpcKeepAlive: TypeAlias = Annotated[
         parser=duration,
         metavar="DURATION",
         show_default="1min",
-        help="Time of silence after which the server pings a gRPC connection, and closes it if there is no reply.",
+        help="Time without traffic after which the server pings a gRPC connection. Without a reply, it closes it.",
     ),
 ]
 
@@ -78,7 +78,7 @@ IgnoreTimeout: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--ignore-timeout",
-        help="Ignore the request parameter timeout (microseconds); deadlines come from slo_ms, gRPC and --slo only.",
+        help="Ignore the request parameter timeout (microseconds). Only slo_ms, gRPC and --slo then set deadlines.",
     ),
 ]
 SchedulerName: TypeAlias = Annotated[
@@ -103,7 +103,7 @@ ModelSlos: TypeAlias = Annotated[
         "--model-slo",
         metavar="NAME=DURATION",
         show_default=False,
-        help="Default SLO of one model, or of all its copies, in place of --slo; may be repeated.",
+        help="Default SLO of one model and its copies, in place of --slo. May be repeated.",
     ),
 ]
 ProfileCache: TypeAlias = Annotated[
@@ -117,11 +117,11 @@ ProfileCache: TypeAlias = Annotated[
     ),
 ]
 NoProfileCache: TypeAlias = Annotated[
-    bool, typer.Option("--no-profile-cache", help="Store no measured times; measure at every start.")
+    bool, typer.Option("--no-profile-cache", help="Store no measured times, and measure at every start.")
 ]
 MaxBatch: TypeAlias = Annotated[
     int,
-    typer.Option("--max-batch", min=1, max=4096, help="Largest batch size; the powers of two up to it are measured."),
+    typer.Option("--max-batch", min=1, max=4096, help="Largest batch size. The powers of two up to it are measured."),
 ]
 ProfileSeconds: TypeAlias = Annotated[
     float,
@@ -129,7 +129,7 @@ ProfileSeconds: TypeAlias = Annotated[
         "--profile-seconds",
         min=0.01,
         max=3600,
-        help="Duration of each measurement; a longer one gives steadier estimates.",
+        help="Duration of each measurement. A longer duration results in steadier estimates.",
     ),
 ]
 UnmeasuredCap: TypeAlias = Annotated[
@@ -139,7 +139,7 @@ UnmeasuredCap: TypeAlias = Annotated[
         parser=duration,
         metavar="DURATION",
         show_default="50ms",
-        help="Time that the first requests of a model that could not be measured are planned with (docs/models.md).",
+        help="Assumed execution time of the first requests of a model that could not be measured (docs/models.md).",
     ),
 ]
 VerifyBatches: TypeAlias = Annotated[
@@ -149,8 +149,8 @@ VerifyBatches: TypeAlias = Annotated[
         min=0,
         max=1,
         metavar="SHARE",
-        help="Share of batches of which one request is executed again alone, in idle time, to compare the outputs. "
-        "The first batch of each size is always checked.",
+        help="Share of batches that are checked in idle time: one of their requests is executed again alone, and the "
+        "outputs are compared. The first batch of each size is always checked.",
     ),
 ]
 Strict: TypeAlias = Annotated[
@@ -166,7 +166,7 @@ MaxRestarts: TypeAlias = Annotated[
         "--max-restarts",
         min=0,
         show_default="no limit",
-        help="Number of restarts in a row after which the server ends, if the worker dies within 10 s of each restart.",
+        help="Largest number of restarts in a row. If the worker dies within 10 s of the last one, the server ends.",
     ),
 ]
 DrainLimit: TypeAlias = Annotated[

@@ -1,4 +1,7 @@
-"""A controller in this process, for ``serve`` and ``controller``: its ports, front ends and progress display."""
+"""Runs a controller in this process, with its ports, front ends and a display of its progress.
+
+The commands ``serve`` and ``controller`` use this module.
+"""
 
 import asyncio
 import logging
@@ -30,19 +33,19 @@ from clockwork.scheduling.base import Scheduler
 from clockwork.units import SECOND, Bytes, Nanos, as_seconds, seconds
 
 POLL: Final = 0.1
-"""Seconds between two updates of the progress display."""
+"""Time in seconds between two updates of the progress display."""
 
 LINE_EVERY: Final = 2.0
-"""Seconds between two log lines about the progress of a stage."""
+"""Time in seconds between two log lines about the progress of a stage."""
 
 HINT_AFTER: Final = 3.0
-"""Seconds in one state after which the log reports what the server waits for."""
+"""Time in seconds without progress after which the log reports the event for which the server waits."""
 
 log = logging.getLogger("clockwork.cli")
 
 
 def profile_directory(chosen: Path | None, no_cache: bool) -> Path | None:
-    """Return the directory for measured times; None if they are not stored."""
+    """Return the directory for measured times, or None if they are not stored."""
     if no_cache or chosen is not None:
         return None if no_cache else chosen
     try:
@@ -62,7 +65,7 @@ def controller_config(
     verify_batches: float,
     **settings: Any,
 ) -> ControllerConfig:
-    """Return the configuration of a controller; ``settings`` are other fields of `ControllerConfig`."""
+    """Return the configuration of a controller. ``settings`` are further fields of `ControllerConfig`."""
     return ControllerConfig(
         default_slo=slo,
         model_slos=model_slos,
@@ -75,11 +78,12 @@ def controller_config(
 
 
 class FrontEnds(NamedTuple):
-    """Addresses of the front ends (None: not served), and their settings.
+    """The addresses and the settings of the front ends. An address is None if the front end is disabled.
 
-    ``max_json``: largest JSON of one request or response over HTTP. ``max_body``: largest body of one request.
-    ``ignore_timeout``: ignore the request parameter ``timeout``. ``grpc_keep_alive``: time of silence after which a
-    gRPC connection is pinged.
+    - ``max_json``: largest JSON of a request or response over HTTP, in bytes
+    - ``max_body``: largest body of a request over HTTP, in bytes
+    - ``ignore_timeout``: whether to ignore the request parameter ``timeout``
+    - ``grpc_keep_alive``: time without traffic after which the server pings a gRPC connection
     """
 
     http: Address | None
@@ -99,10 +103,12 @@ def run_controller(
     drain_limit: Nanos,
     *works: Callable[[ControllerHost], Coroutine[Any, Any, None]],
 ) -> None:
-    """Run a controller, its front ends, and coroutines that need the controller, until a signal arrives; then drain.
+    """Run a controller and its front ends until a signal arrives. Then drain the controller.
+
+    ``works`` are coroutines that run at the same time and need the controller.
 
     Raises:
-        ServerError: start-up fails, an address is in use, or one of the works fails.
+        ServerError: start-up fails, an address is in use, or one of the ``works`` fails.
     """
     shutdown = Shutdown()
 
@@ -116,7 +122,7 @@ def run_controller(
 
 @asynccontextmanager
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
-    """Start a controller, and close it at the end; meanwhile garbage collection in this process is limited."""
+    """Start a controller, and close it when the context ends. Within the context, garbage collection is limited."""
     allow_connections(max(MAX_CONNECTIONS, HTTP.max_connections))
     with steady_timing():
         host = ControllerHost(config, scheduler)
@@ -129,7 +135,7 @@ async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> Async
 
 @asynccontextmanager
 async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[None]:
-    """Start the front ends that have an address; print the address of each to stdout.
+    """Start the front ends that have an address, and print their addresses to stdout.
 
     Raises:
         ServerError: an address is in use or not permitted.
@@ -149,7 +155,7 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
             where = await stack.enter_async_context(serving_http(host, ends.http, config))
             print(f"clockwork serves HTTP on {where}", flush=True)
         if ends.grpc is not None:
-            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # worker processes are started by exec
+            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # forks only start other programs
             from clockwork.grpc_frontend import serve_grpc
             from clockwork.grpc_frontend.config import GrpcConfig
 
@@ -163,9 +169,9 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
 
 
 async def show_startup(host: ControllerHost, console: Console) -> None:
-    """Show the progress of start-up, as a bar on a terminal and as log lines elsewhere.
+    """Show the progress of start-up, as a bar on a terminal, or as log lines if stderr is not a terminal.
 
-    When serving begins, print ``clockwork is serving N models on HOST:PORT`` to stdout and return.
+    When serving begins, print ``clockwork is serving N models on HOST:PORT`` to stdout, and return.
     """
     if console.is_terminal:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

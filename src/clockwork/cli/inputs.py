@@ -1,7 +1,7 @@
-"""Reads a model's inputs from files: .npy, .json, and images.
+"""Reads a model's inputs from .npy files, .json files and images.
 
-Rules of the file: the model's description of an input decides the array's type and rank. Numbers are converted if the
-conversion loses only precision. A missing batch dimension is added. Errors name the file.
+The model's description of an input defines the type and the rank of the array. Numbers are converted to this type if
+only precision is lost. A missing batch dimension is added. Errors name the file.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from clockwork.messages.requests import ModelSummary
 from clockwork.messages.tensors import Datatype, TensorInfo
 
 IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Suffixes of files that Pillow reads."""
+"""Suffixes of image files, which Pillow reads."""
 
 CHANNELS: Final = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Pillow's mode by the number of channels of the input."""
+"""Pillow's mode for each number of channels of an input."""
 
 
 def read_inputs(model: ModelSummary, files: Sequence[str]) -> dict[str, Array]:
-    """Read all inputs of a model from files, each named as ``FILE`` or ``NAME=FILE``.
+    """Read all inputs of a model from files. Each text in ``files`` is ``FILE`` or ``NAME=FILE``.
 
     Raises:
-        InvalidRequestError: a file cannot be read or does not fit, or an input is missing or given twice.
+        InvalidRequestError: a file cannot be read, its content does not fit, or an input is missing or given twice.
     """
     arrays: dict[str, Array] = {}
     for text in files:
@@ -43,7 +43,7 @@ def read_inputs(model: ModelSummary, files: Sequence[str]) -> dict[str, Array]:
 
 
 def _split(text: str, model: ModelSummary) -> tuple[str, Path]:
-    """Split ``NAME=FILE``; text that is an existing path is a path without a name."""
+    """Split ``NAME=FILE`` into name and path. If the whole text is an existing path, it has no name."""
     name, equals, rest = text.partition("=")
     if not equals or Path(text).exists():
         return "", Path(text)
@@ -102,7 +102,10 @@ def _json(path: Path) -> Any:
 
 
 def _by_name(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the data by input, from an object of lists or from an Open Inference Protocol v2 request."""
+    """Return the data of each input by its name.
+
+    ``content`` is an object with a list for each input, or a request of the Open Inference Protocol v2.
+    """
     tensors = content.get("inputs")
     if not (isinstance(tensors, list) and tensors and all(isinstance(tensor, dict) for tensor in tensors)):
         return content
@@ -121,7 +124,7 @@ def _misfit(path: Path, error: Exception) -> InvalidRequestError:
 
 
 def _fitted(info: TensorInfo, data: Any, path: Path) -> Array:
-    """Return the data as an array of the input's type, with a batch dimension."""
+    """Convert the data to an array of the input's type, and add a batch dimension if it is missing."""
     try:
         array = np.asarray(data)
     except ValueError as error:
@@ -173,7 +176,10 @@ def _image(info: TensorInfo, path: Path) -> Array:
 
 
 def _layout(info: TensorInfo, path: Path) -> tuple[int, int, int, bool]:
-    """Return channels, height, width, and whether the channels come first (N, C, H, W) or last (N, H, W, C)."""
+    """Return the number of channels, the height and the width of an image input.
+
+    The last value is true if the shape is (N, C, H, W), and false if it is (N, H, W, C).
+    """
     if len(info.shape) == 4 and info.datatype != Datatype.BYTES:
         _, first, second, third = info.shape
         if first in CHANNELS:

@@ -1,4 +1,4 @@
-"""Options that limit what clients may use; for ``serve`` and ``controller``."""
+"""Options that limit the size of clients' requests. ``serve`` and ``controller`` share them."""
 
 from typing import Annotated, TypeAlias
 
@@ -14,7 +14,7 @@ MaxJson: TypeAlias = Annotated[
         parser=size,
         metavar="SIZE",
         show_default="16MiB",
-        help="Largest JSON of one HTTP request or response; larger tensors need the binary data extension.",
+        help="Largest JSON of one HTTP request or response. Larger tensors need the binary data extension.",
     ),
 ]
 MaxBody: TypeAlias = Annotated[

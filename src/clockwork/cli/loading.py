@@ -1,4 +1,4 @@
-"""Loads a model with a time limit, and meanwhile reports what the server is doing."""
+"""Loads a model with a time limit, and reports the server's progress until the load ends."""
 
 import asyncio
 import sys
@@ -10,11 +10,11 @@ from clockwork.errors import ServerError
 from clockwork.messages.requests import ServerStatus
 
 REPORT_EVERY: Final = 2.0
-"""Seconds between two requests for the server's status."""
+"""Time in seconds between two requests for the server's status."""
 
 
 async def load_with_progress(client: AsyncClient, path: str, copies: int, name: str, timeout: float) -> list[str]:
-    """Load a model; write to stderr what the server is doing, whenever that changes.
+    """Load a model, and return the names of its copies. Write the server's progress to stderr whenever it changes.
 
     Raises:
         ServerError: the load has not ended after ``timeout`` seconds.

@@ -1,7 +1,7 @@
-"""The log on stderr: text lines for people, or JSON lines for programs.
+"""Configures the log on stderr, which has lines of text for people, or lines of JSON for programs.
 
-Rules of the file: in JSON mode every line of stderr is a JSON document. That includes warnings, uncaught errors, and
-the last line of a command that fails. It uses the logging module and one formatter.
+In JSON mode every line of stderr is a JSON document. This includes warnings, uncaught exceptions, and the last line of
+a command that fails.
 """
 
 import json
@@ -30,10 +30,13 @@ _at_start: Final[list[str]] = []
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON: ts (UTC, ISO 8601), level, logger, event, message, fields, exception."""
+    """Formats a record as a line of JSON.
+
+    Its keys are ts (UTC, ISO 8601), level, logger, event, message, fields and exception.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without a newline."""
+        """Return the line of JSON, without a newline."""
         now = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
         line: dict[str, Any] = {
             "ts": now.replace("+00:00", "Z"),
@@ -51,35 +54,35 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_format(log_format: str) -> None:
-    """Use this format for errors that `report` writes from now on."""
+    """Set the format of errors that `report` writes after this call."""
     global _format  # noqa: PLW0603 - a process has one stderr
     _format = log_format
 
 
 def is_json() -> bool:
-    """Whether stderr takes JSON only."""
+    """Return whether stderr must contain only JSON."""
     return _format == JSON
 
 
 def report(error: str) -> None:
-    """Write an error to stderr, whether or not the log has been started."""
+    """Write an error to stderr. This also works before the log is started."""
     if is_json():
         record = logging.LogRecord(log.name, logging.ERROR, "", 0, error, None, None)
         record.event = "failed"
         error = JsonFormatter().format(record)
-    with suppress(OSError):  # stderr is closed: the error cannot be reported
+    with suppress(OSError):  # if stderr is closed, the error cannot be reported
         print(error, file=sys.stderr, flush=True)
 
 
 def warn_at_start(text: str) -> None:
-    """Log a warning when the log starts; for code that runs before."""
+    """Log a warning as soon as the log is started. Code that runs before that uses this function."""
     _at_start.append(text)
 
 
 def start_log(level: str, log_format: str) -> "Console":
-    """Start the log on stderr; returns the console for progress bars, which draws nothing in JSON mode.
+    """Start the log on stderr, and return the console for progress bars. The console draws nothing in JSON mode.
 
-    On a terminal, lines for people go through the console, which keeps them clear of a progress bar.
+    On a terminal, the console also prints the lines of the log, so that they do not overwrite a progress bar.
     """
     from rich.console import Console
 
@@ -98,7 +101,7 @@ def start_log(level: str, log_format: str) -> "Console":
         else:
             handler.setFormatter(plain)
         logging.basicConfig(level=level.upper(), handlers=[handler])
-    if level == "info":  # no lines for each client that connects or disconnects
+    if level == "info":  # leaves out the lines about clients that connect and disconnect
         for name in ("asyncio", "clockwork.link"):
             logging.getLogger(name).setLevel(logging.WARNING)
     log.info("clockwork %s begins", __version__, extra=event_fields("start", version=__version__, pid=os.getpid()))
@@ -109,21 +112,21 @@ def start_log(level: str, log_format: str) -> "Console":
 
 
 def _start_json(level: str) -> None:
-    """Log JSON, and turn everything else that Python writes to stderr into JSON."""
+    """Start a log of JSON. All other text that Python writes to stderr is turned into JSON too."""
     formatter = JsonFormatter()
     _write_from_threads(formatter)
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would write lines of text
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable
 
 
 def _write_from_threads(formatter: logging.Formatter) -> None:
-    """Write stdout and stderr from threads from now on, so that a slow reader blocks nothing."""
+    """Make threads write the text of stdout and stderr, so that a slow reader does not block this process."""
 
     def dropped_line(count: int) -> str:
         text = f"{count} log lines were dropped because nothing read the log"

@@ -38,7 +38,8 @@ def export(
         str,
         typer.Argument(
             metavar="MODULE:FACTORY",
-            help="A Python module or .py file, and in it a torch.nn.Module, or a function or class that makes one.",
+            help="A Python module or .py file, and the name of a torch.nn.Module in it, or of a function or class that "
+            "creates one.",
             show_default=False,
         ),
     ],
@@ -47,8 +48,8 @@ def export(
         typer.Option(
             "--input",
             metavar="[NAME=]DIMS[:DTYPE]",
-            help="Example of an input, one option per input, in order: 1x3x224x224, tokens=1x64:int64. The default "
-            "type is float32.",
+            help="Shape and type of an input, such as 1x3x224x224 or tokens=1x64:int64. Repeat the option for each "
+            "input, in order. The default type is float32.",
             show_default=False,
         ),
     ],
@@ -61,7 +62,7 @@ def export(
         typer.Option(
             "--batch/--no-batch",
             show_default="if the module allows it",
-            help="Make the first dimension free, so that requests can be batched, or keep it fixed.",
+            help="Make the first dimension free so that requests can be batched, or keep it fixed.",
         ),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Convert weights, inputs and outputs to 16 bits.")] = False,
@@ -69,14 +70,14 @@ def export(
         bool,
         typer.Option(
             "--compile",
-            help="Add compiled code for CPUs like this machine's; needs a C++ compiler and takes a while.",
+            help="Add compiled code for CPUs like this machine's. This needs a C++ compiler and takes minutes.",
         ),
     ] = False,
 ) -> None:
     """Export a PyTorch module to a file that clockwork serve and clockwork worker can load.
 
-    FACTORY is called without arguments. The module is put into eval mode and traced by torch.export. The outputs of the
-    file are compared with those of the module.
+    FACTORY is called without arguments. torch.export traces the module in eval mode. The outputs of the file are then
+    compared with the outputs of the module.
     """
     check_torch()
     from clockwork.runtimes.torch.exporting import export as export_module
@@ -99,7 +100,7 @@ def export(
 
 
 def parse_example(text: str) -> "Example":
-    """Parse ``1x3x224x224``, ``1x64:int64`` or ``tokens=1x64:int64``.
+    """Parse the description of an input: ``1x3x224x224``, ``1x64:int64`` or ``tokens=1x64:int64``.
 
     Raises:
         typer.BadParameter: the text has another form, or an unknown type.
@@ -122,10 +123,10 @@ def parse_example(text: str) -> "Example":
 
 
 def load_module(text: str) -> Any:
-    """Return the ``torch.nn.Module`` that ``MODULE:FACTORY`` names; the current directory is searched first.
+    """Return the ``torch.nn.Module`` that ``MODULE:FACTORY`` names. The current directory is searched first.
 
     Raises:
-        InvalidRequestError: the module or the factory does not exist, or fails.
+        InvalidRequestError: the module or the factory does not exist, or raises an exception.
     """
     from importlib import import_module
 
@@ -190,9 +191,9 @@ def zoo_build(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
 ) -> None:
-    """Build networks as DIR/NAME.onnx, with random weights. Files that are up to date stay as they are.
+    """Build networks with random weights as DIR/NAME.onnx. Files that are up to date are not changed.
 
-    The networks compute as fast as trained ones; their outputs are meaningless.
+    The networks compute as fast as trained networks, but their outputs have no meaning.
     """
     from clockwork import zoo
     from clockwork.errors import InvalidRequestError

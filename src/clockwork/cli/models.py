@@ -1,7 +1,7 @@
-"""The models that a command line names, and their SLOs: model files, or profiles for emulated devices.
+"""Parses the models on a command line, and options for single models.
 
-Rules of the file: a model is ``PATH``, ``NAME=PATH``, ``PATH:COPIES`` or ``NAME=PATH:COPIES``. Text that is an existing
-path is that path, whatever characters it contains.
+A model on a command line is ``PATH``, ``NAME=PATH``, ``PATH:COPIES`` or ``NAME=PATH:COPIES``. If the whole text is an
+existing path, it is treated as a path only. For emulated devices, a model is the name of a profile.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import Bytes, Nanos, Pages, show_bytes
 
 EMULATED_CACHE_BYTES: Final[Bytes] = 1376 * PAGE_SIZE
-"""Default weights cache of an emulated device: 1,376 pages, as on the GPUs of the Clockwork paper."""
+"""Default size of an emulated device's weights cache. It has 1,376 pages, like the GPUs in the Clockwork paper."""
 
 _MODEL: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]*)=)?(.+?)(?::(\d{1,9}))?")
 
@@ -40,7 +40,7 @@ _MODEL: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]*)=)?(.+?)(?::(\d{1,9}
 
 
 class NamedModel(Struct, frozen=True):
-    """One model of the command line; ``path`` is absolute and exists."""
+    """A model on the command line. ``path`` is absolute, and the file or directory exists."""
 
     path: Path
     name: str
@@ -48,7 +48,7 @@ class NamedModel(Struct, frozen=True):
 
 
 def parse_model(text: str, copies: int = 1) -> NamedModel:
-    """Parse one model; ``copies`` is the number of copies if the text states none.
+    """Parse one model. ``copies`` is the number of copies if the text contains no number.
 
     Raises:
         typer.BadParameter: the file or directory does not exist.
@@ -61,28 +61,29 @@ def parse_model(text: str, copies: int = 1) -> NamedModel:
             f"model file {path!r} does not exist; give a .onnx or .pt2 file, or a directory that contains one",
             param_hint="MODELS",
         )
-    absolute = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
+    absolute = os.path.abspath(path)  # noqa: PTH100 - Path.resolve() would follow links
     return NamedModel(Path(absolute), name or model_name_from_path(absolute), copies if number is None else int(number))
 
 
 def common_root(models: Sequence[NamedModel]) -> Path:
-    """Return the innermost directory that contains all models and the targets of links among them."""
+    """Return the innermost directory that contains all models. If a model is a link, its target must be inside too."""
     parents = [str(parent) for model in models for parent in (model.path.parent, model.path.resolve().parent)]
     return Path(os.path.commonpath(parents))
 
 
 def link_policy(root: Path, specs: Iterable[LoadSpec], targets: Iterable[Path]) -> LinkPolicy:
-    """Return the policy for models that a command names; ``targets``: values of ``--allow-links-to``."""
+    """Return the policy on links for the models of a command. ``targets`` are the values of ``--allow-links-to``."""
     paths = (root / spec.path for spec in specs)
     named = sorted({path if path.is_dir() else path.parent for path in paths})
     return LinkPolicy(tuple(named), tuple(target.absolute() for target in targets))
 
 
 def load_specs(models: Sequence[NamedModel], root: Path) -> tuple[LoadSpec, ...]:
-    """Return the models as a controller loads them from workers whose model root is ``root``.
+    """Return the load specs for models, with paths relative to the model root ``root``.
 
     Raises:
-        typer.BadParameter: a model is outside of the root, two have the same name, or one has too many copies.
+        typer.BadParameter: a model is outside of the root, two models have the same name, or a model has too many
+            copies.
     """
     outside = [str(model.path) for model in models if not model.path.is_relative_to(root)]
     if outside:
@@ -95,10 +96,10 @@ def load_specs(models: Sequence[NamedModel], root: Path) -> tuple[LoadSpec, ...]
 
 
 def check_specs(specs: Sequence[LoadSpec]) -> tuple[LoadSpec, ...]:
-    """Return the specs, if they can be loaded together.
+    """Return the specs if they can all be loaded on one server.
 
     Raises:
-        typer.BadParameter: two models have the same name, or one has too many copies.
+        typer.BadParameter: two models have the same name, or a model has too many copies.
     """
     max_copies = ControllerConfig().max_copies
     for spec in specs:
@@ -120,7 +121,7 @@ def check_specs(specs: Sequence[LoadSpec]) -> tuple[LoadSpec, ...]:
 
 
 def model_slos(texts: Iterable[str] | None, specs: Iterable[LoadSpec] | None = None) -> dict[str, Nanos]:
-    """Parse the values of ``--model-slo``; ``specs`` are the models that will be loaded, if that is known.
+    """Parse the values of ``--model-slo``. ``specs`` are the models that will be loaded, or None if they are unknown.
 
     Raises:
         typer.BadParameter: a value is not ``NAME=DURATION``, a name is repeated, or no model has the name.
@@ -141,7 +142,7 @@ def model_slos(texts: Iterable[str] | None, specs: Iterable[LoadSpec] | None = N
 
 
 def batching_names(names: list[str] | None, specs: tuple[LoadSpec, ...], option: str) -> tuple[str, ...]:
-    """Return the values of ``--no-batching`` or ``--allow-batching``, which name models.
+    """Check and return the names of models that ``--no-batching`` or ``--allow-batching`` has as values.
 
     Raises:
         typer.BadParameter: no model has the name.
@@ -175,10 +176,10 @@ def check_emulated(devices: int | None, profiles: Sequence[str] | None) -> None:
 
 
 def emulated_models(profiles: Sequence[str] | None) -> dict[str, PacedModel]:
-    """Return the models that emulated devices can load, by path, which is also the model's name.
+    """Return the models that emulated devices can load. The key is the model's path, which is also its name.
 
     Raises:
-        typer.BadParameter: a profile is neither built in nor a file, or two have the same name.
+        typer.BadParameter: a profile is neither built in nor a file, or two profiles have the same name.
     """
     models: dict[str, PacedModel] = {}
     for profile in profiles or ():
@@ -205,10 +206,10 @@ def emulated_pages(cache_size: Bytes | None) -> Pages:
 
 
 def emulated_specs(texts: Sequence[str], copies: int, profiles: Sequence[str]) -> tuple[LoadSpec, ...]:
-    """Parse models that name one of the ``profiles`` in place of a path; without ``texts`` load each profile.
+    """Parse models that have the name of a profile in place of a path. If ``texts`` is empty, load every profile.
 
     Raises:
-        typer.BadParameter: a profile is unknown, two models have the same name, or one has too many copies.
+        typer.BadParameter: a profile is unknown, two models have the same name, or a model has too many copies.
     """
     if not texts:
         return check_specs([LoadSpec(path, path, copies) for path in profiles])
@@ -246,6 +247,6 @@ def _read_profile(profile: str) -> list[PacedModel]:
 
 
 def _with_path(path: str, model: PacedModel) -> PacedModel:
-    """Return the model with another path, and a digest of its times."""
+    """Return the model with another path, and with a digest of its times."""
     content = msgspec.json.encode((model.digest, model.profile))
     return replace(model, path=path, digest=hashlib.sha256(content).hexdigest())

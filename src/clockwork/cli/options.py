@@ -1,7 +1,7 @@
-"""Options that all kinds of commands share: the server's address, the format of the output, and the log.
+"""Options that many commands share: the server's address, the format of the output, and the log.
 
-Rules of the file: each shared option is declared once: here, in `controller_options`, `limit_options` and
-`worker_options`, or, for TLS and tokens, in `security`.
+The modules `controller_options`, `limit_options` and `worker_options` contain further shared options. The options for
+TLS and tokens are in `security`. Each option is declared only once.
 """
 
 from typing import Annotated, Final, TypeAlias
@@ -18,12 +18,15 @@ LOG_FORMATS: Final = (logs.HUMAN, logs.JSON)
 
 
 def examples(*lines: str) -> str:
-    """Return the epilog of a command's help: examples of its use, one per line."""
+    """Return the last part of a command's help, which has an example of the command's use on each line."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 def use_log_format(ctx: typer.Context, value: str) -> str:
-    """Report errors in that format from now on, except under ``clockwork config``. A callback of the option."""
+    """Set the format in which errors are reported. Typer calls this function for the option ``--log-format``.
+
+    It does nothing if ``clockwork config`` checks the options.
+    """
     if not is_dry_run(ctx):
         logs.set_format(value)
     return value

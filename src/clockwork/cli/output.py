@@ -1,4 +1,4 @@
-"""Output on stdout: tables for people, JSON for programs, and the prediction errors of a server in either form."""
+"""Prints results on stdout, as tables for people or as JSON for programs."""
 
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -17,16 +17,16 @@ from clockwork.state import Predictions
 from clockwork.units import show_duration
 
 Summaries = dict[str, PredictionSummary]
-"""Prediction errors by kind of action."""
+"""A summary of prediction errors for each kind of action."""
 
 PIPED_WIDTH: Final = 120
-"""Width of tables with many columns if stdout is no terminal."""
+"""Width of tables with many columns, in characters, if stdout is not a terminal."""
 
 MAX_WIDTH: Final = 10_000
-"""Width that stands for no limit."""
+"""Width that means that there is no limit."""
 
 PIPED_HEIGHT: Final = 50
-"""Lines of one screen if stdout is no terminal."""
+"""Number of lines of a screen if stdout is not a terminal."""
 
 Row = TypeVar("Row")
 
@@ -52,13 +52,13 @@ PREDICTION_DROP: Final = (
     "failed",
     "began later",
 )
-"""Columns that a narrow screen leaves out, the least important first."""
+"""Columns that are left out on a narrow screen. The least important column is the first."""
 
 PREDICTION_TITLE: Final = "Prediction errors: share of the actions, and the error at p99"
 
 
 class Listing(Struct, frozen=True):
-    """A table that adapts to the width of the screen; see `table`."""
+    """A table that adapts to the width of the screen. `table` creates it."""
 
     title: str
     columns: tuple[str, ...]
@@ -66,7 +66,7 @@ class Listing(Struct, frozen=True):
     drop: tuple[str, ...] = ()
 
     def fitted(self, console: Console) -> Table:
-        """Return the table for the width of a console, with a caption that names the columns left out."""
+        """Return the table for the width of a console. Its caption names the columns that are left out."""
         kept = [
             (number, header)
             for number, header in enumerate(self.columns)
@@ -111,10 +111,11 @@ class Listing(Struct, frozen=True):
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], drop: Sequence[str] = ()) -> Listing:
-    """Return a table; columns whose header begins with ``>`` are aligned to the right.
+    """Return a table. A column whose header begins with ``>`` is aligned to the right.
 
-    If the table is wider than the screen, it loses the columns ``drop``, in this order, until it fits; those with
-    nothing but zeros go first. The first column is never cut. Columns without any entry are not shown.
+    If the table is wider than the screen, the columns in ``drop`` are left out in this order until the table fits.
+    Columns that contain only zeros are left out before the others. The first column is never cut. Empty columns are not
+    shown.
     """
     return Listing(title, tuple(columns), tuple(tuple(map(str, row)) for row in rows), tuple(drop))
 
@@ -124,10 +125,10 @@ def _header(column: str) -> str:
 
 
 def show(*items: Listing | str) -> None:
-    """Print tables and lines.
+    """Print tables and lines of text.
 
-    A terminal has its own width. Elsewhere a table that can drop columns is `PIPED_WIDTH` wide at most, or as wide as
-    the variable COLUMNS says, and other tables have no limit.
+    On a terminal, tables are at most as wide as the terminal. If stdout is not a terminal, tables that can leave out
+    columns are at most `PIPED_WIDTH` wide, unless the variable COLUMNS sets another width. Other tables have no limit.
     """
     console = Console(highlight=False, markup=False)
     for number, item in enumerate(items):
@@ -147,21 +148,24 @@ def _piped_width() -> int:
 
 
 def screen_height() -> int:
-    """Return the lines of the terminal; `PIPED_HEIGHT` if stdout is no terminal."""
+    """Return the number of lines of the terminal, or `PIPED_HEIGHT` if stdout is not a terminal."""
     console = Console()
     return console.height if console.is_terminal else PIPED_HEIGHT
 
 
 def limited(rows: Sequence[Row], limit: int) -> Sequence[Row]:
-    """Return all rows if there are at most ``limit``; else the first ``limit - 1``, and a line counts the rest."""
+    """Return all rows if there are at most ``limit`` rows. Otherwise return the first ``limit - 1`` rows.
+
+    The last line of the screen then remains free for the number of rows that are not shown.
+    """
     return rows if len(rows) <= limit else rows[: max(1, limit - 1)]
 
 
 def fold_copies(names: Iterable[tuple[str, Hashable]]) -> list[tuple[str, list[str]]]:
-    """Fold copies of a model, ``NAME-1`` to ``NAME-N``, into one entry.
+    """Combine the copies of a model, ``NAME-1`` to ``NAME-N``, into one entry.
 
-    Each name comes with a key; only names with equal keys are folded. The result has a label for each entry, such as
-    ``NAME-1..15``, and the names that it stands for, in the order of the first name of each entry.
+    ``names`` are pairs of a name and a key. Only names with equal keys are combined. The result has a label for each
+    entry, such as ``NAME-1..15``, and the names of the entry. The entries have the order of their first names.
     """
     groups: dict[Hashable, list[str]] = {}
     for name, key in names:
@@ -181,14 +185,14 @@ def _folded_label(names: Sequence[str]) -> str:
 
 
 def show_json(value: Any) -> None:
-    """Print one JSON document. Structs become objects with their fields' names."""
+    """Print a value as a JSON document. A struct becomes an object whose keys are the names of its fields."""
     print(msgspec.json.encode(plain(value)).decode())
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` with dicts in place of structs; a `Measurement` becomes its percentiles and samples.
+    """Return ``value`` with dicts in place of structs. A `Measurement` becomes its percentiles and samples.
 
-    Without this conversion msgspec would write structs as arrays, because that is their format on the wire.
+    Without this conversion, msgspec would write these structs as arrays, because the native protocol has arrays.
     """
     match value:
         case Measurement():
@@ -206,10 +210,10 @@ def plain(value: Any) -> Any:
 
 
 def device_predictions(server: ServerStatus) -> dict[str, Summaries]:
-    """Return the prediction errors by device.
+    """Return the prediction errors of each device.
 
-    The first entry, ``all``, is the whole server. It is left out if there is only one device and its errors are the
-    same.
+    The first entry, ``all``, contains the errors of the whole server. It is missing if there is only one device with
+    the same errors.
     """
     by_device = {
         f"{worker.id}/gpu{device.gpu.id}": device.predictions
@@ -223,12 +227,12 @@ def device_predictions(server: ServerStatus) -> dict[str, Summaries]:
 
 
 def model_predictions(server: ServerStatus) -> dict[str, Summaries]:
-    """Return the prediction errors by model, for models that have executed."""
+    """Return the prediction errors of each model that devices have executed."""
     return {model.info.name: model.predictions for model in server.models if model.predictions}
 
 
 def prediction_section(server: ServerStatus) -> dict[str, Any]:
-    """Return the section ``prediction`` of JSON results."""
+    """Return the section ``prediction`` of a JSON document with results."""
     return {
         "all": server.predictions,
         "devices": device_predictions(server),
@@ -237,9 +241,9 @@ def prediction_section(server: ServerStatus) -> dict[str, Any]:
 
 
 def prediction_curves(predictions: Predictions) -> dict[str, dict[str, dict[str, list[tuple[float, float]]]]]:
-    """Return the distributions of prediction errors as points (milliseconds, share).
+    """Return the distributions of prediction errors. A point of a distribution is a pair of milliseconds and share.
 
-    The keys are the kind of action, the predicted quantity, and ``over`` or ``under``.
+    The keys of the three levels are the kind of action, the predicted quantity, and ``over`` or ``under``.
     """
     return {
         kind: {
@@ -259,7 +263,7 @@ def _rounded(steps: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def prediction_table(first_column: str, summaries: dict[str, Summaries]) -> Listing | None:
-    """Return a table with a row for each entry and kind of action; None if it would have no rows."""
+    """Return a table with a row for each entry and kind of action, or None if there are no rows."""
     rows = [
         (name, kind, *_prediction_cells(summary))
         for name, by_kind in summaries.items()

@@ -1,7 +1,6 @@
-"""Parsers of durations, sizes, factors and addresses.
+"""Parses durations, sizes, factors and addresses on the command line.
 
-Rules of the file: a parser accepts the typed text, or a default that is already parsed. Its error gives examples of
-correct values.
+A parser accepts text, or a default value that is already parsed. The error messages contain examples of correct values.
 """
 
 import re
@@ -22,7 +21,10 @@ _QUANTITY: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?|\.\d{1,9})\s*([a-z]*)", 
 
 
 def duration(value: str | int) -> Nanos:
-    """Parse ``250ms``, ``0.1s`` or ``2min``. A number without a unit is in seconds. Zero is refused."""
+    """Parse a duration such as ``250ms``, ``0.1s`` or ``2min``. A number without a unit is in seconds.
+
+    Zero is an error.
+    """
     if isinstance(value, int):
         return value
     found = _QUANTITY.fullmatch(value.strip())
@@ -32,7 +34,10 @@ def duration(value: str | int) -> Nanos:
 
 
 def size(value: str | int) -> Bytes:
-    """Parse ``2GiB``, ``512M`` (powers of 1024) or ``2GB`` (powers of 1000). Without a unit: bytes. Zero is refused."""
+    """Parse a size such as ``2GiB`` or ``512M`` (powers of 1024), or ``2GB`` (powers of 1000).
+
+    A number without a unit is in bytes. Zero is an error.
+    """
     if isinstance(value, int):
         return value
     found = _QUANTITY.fullmatch(value.strip())
@@ -42,7 +47,7 @@ def size(value: str | int) -> Bytes:
 
 
 def size_or_none(value: str | int) -> Bytes:
-    """Parse a size, or ``none``, which is 0."""
+    """Parse a size, or the word ``none``, which means 0."""
     return 0 if value == "none" else size(value)
 
 
@@ -52,7 +57,7 @@ def size_or_zero(value: str | int) -> Bytes:
 
 
 def factor(text: str) -> float:
-    """Parse ``2x``, ``0.5x`` or ``2``."""
+    """Parse a factor such as ``2x``, ``0.5x`` or ``2``."""
     try:
         value = float(text.strip().lower().removesuffix("x"))
     except ValueError:
@@ -63,22 +68,22 @@ def factor(text: str) -> float:
 
 
 def client_address(value: str | Address) -> Address:
-    """Parse ``HOST:PORT``; the default port is the one for clients of the native protocol."""
+    """Parse ``HOST:PORT``. The default port is the port for clients of the native protocol."""
     return _address(value, CLIENT_PORT)
 
 
 def worker_address(value: str | Address) -> Address:
-    """Parse ``HOST:PORT``; the default port is the one for workers."""
+    """Parse ``HOST:PORT``. The default port is the port for workers."""
     return _address(value, WORKER_PORT)
 
 
 def grpc_address(value: str | Address) -> Address | None:
-    """Parse ``HOST:PORT`` or ``none``; the default port is the one for gRPC, as in Triton."""
+    """Parse ``HOST:PORT`` or ``none``. The default port is the port for gRPC."""
     return None if value == "none" else _address(value, GRPC_PORT)
 
 
 def http_address(value: str | Address) -> Address | None:
-    """Parse ``HOST:PORT`` or ``none``; the default port is the one for HTTP."""
+    """Parse ``HOST:PORT`` or ``none``. The default port is the port for HTTP."""
     return None if value == "none" else _address(value, HTTP_PORT)
 
 

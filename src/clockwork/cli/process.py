@@ -1,7 +1,7 @@
-"""The process of a long-running command: its signals, its parent, its tasks and its cache directory.
+"""Runs the process of a command that serves until it is stopped: its signals, its tasks and its parent process.
 
-Rules of the file: SIGINT, SIGTERM and SIGHUP shut the command down. It finishes the work it has begun, and exits with
-code 0. A second signal is not caught, so it ends the process at once.
+SIGINT, SIGTERM and SIGHUP shut the command down. The command finishes the work that it has begun, and exits with code
+0. A second signal ends the process at once, because it is not handled.
 """
 
 import asyncio
@@ -18,43 +18,44 @@ from clockwork.cli import logs
 from clockwork.host.log_events import event_fields
 
 GRACE: Final = 5.0
-"""Seconds that a process may take to end after a request to end; then it is killed."""
+"""Time in seconds in which a process must end after a request to end. After that, it is killed."""
 
 LIBRARY_CACHES: Final = {"CUDA_CACHE_PATH": "cuda", "MPLCONFIGDIR": "matplotlib"}
-"""Environment variable of a library -> its subdirectory of Clockwork's cache.
+"""Environment variables of libraries, and the subdirectories of Clockwork's cache to which they are set.
 
-Without the variables these libraries write to ``~/.nv`` and to ``~/.config``.
+If the variables are not set, these libraries write to ``~/.nv`` and to ``~/.config``.
 """
 
 log = logging.getLogger("clockwork.cli")
 
 
 class Shutdown:
-    """Holds the function to call before a signal ends the work; initially none."""
+    """The function that is called after a signal, before the work of the process is ended. It may be missing."""
 
     def __init__(self) -> None:
-        """Start without a function."""
+        """Create the object without a function."""
         self._finish: Callable[[], Awaitable[None]] | None = None
 
     def before_end(self, finish: Callable[[], Awaitable[None]]) -> None:
-        """Have ``finish`` called and awaited once, when a signal arrives."""
+        """Set the function. It is called and awaited once, when a signal arrives."""
         self._finish = finish
 
     async def finish(self) -> None:
-        """Call the function, if there is one."""
+        """Call the function if it is set."""
         if self._finish is not None:
             await self._finish()
 
 
 async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) -> None:
-    """Run ``work`` until it is done or a signal arrives.
+    """Run ``work`` until it has ended or a signal arrives.
 
-    After a signal ``shutdown`` finishes while the work goes on. Then the work is cancelled and awaited.
+    After a signal, the function of ``shutdown`` is called, and ``work`` continues until this function returns. Then
+    ``work`` is cancelled and awaited.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the program nohup ignores SIGHUP
         signals.append(signal.SIGHUP)
 
     def on_signal(number: signal.Signals) -> None:
@@ -78,7 +79,7 @@ async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) 
         await asyncio.wait((finishing,))
         if not finishing.cancelled():
             finishing.result()
-        logging.getLogger("clockwork").setLevel(logging.ERROR)  # lost connections are expected from here on
+        logging.getLogger("clockwork").setLevel(logging.ERROR)  # connections are lost during the shutdown
     working.cancel()
     await asyncio.wait((working,))
     if not (interrupted and working.cancelled()):
@@ -86,7 +87,7 @@ async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) 
 
 
 async def run_together(*works: Coroutine[Any, Any, None]) -> None:
-    """Run all coroutines until all are done or one fails; then cancel and await the others."""
+    """Run all coroutines until all have ended or one of them fails. Then cancel and await the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -99,12 +100,12 @@ async def run_together(*works: Coroutine[Any, Any, None]) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when its stdin is closed.
+    """End this process when its parent process ends.
 
-    The parent holds the other end of stdin; the system closes it however the parent dies. This process then gets
-    SIGTERM; if it has not ended after `GRACE` seconds, it exits at once.
+    Stdin is a pipe from the parent. When the parent ends for any reason, the system closes the pipe. This process then
+    sends itself SIGTERM. If it has not ended after `GRACE` seconds, it exits at once.
     """
-    stdin = os.dup(0)  # other code may close or reuse descriptor 0
+    stdin = os.dup(0)  # other code may close descriptor 0
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
     def watch() -> None:
@@ -120,19 +121,22 @@ def end_with_parent() -> None:
 
 
 def cache_directory() -> Path:
-    """Return the directory for files that Clockwork can make again (XDG Base Directory Specification).
+    """Return the cache directory, for files that Clockwork can create again (XDG Base Directory Specification).
 
     Raises:
-        RuntimeError: this user has no home directory.
+        RuntimeError: the user has no home directory.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clockwork"
 
 
 def set_library_caches() -> None:
-    """Have libraries that are loaded from now on cache below Clockwork's directory, unless the environment differs."""
+    """Make libraries store their caches in Clockwork's cache directory, unless the environment sets another directory.
+
+    This has an effect only on libraries that are loaded later.
+    """
     try:
         parent = cache_directory()
-    except RuntimeError:  # the libraries cannot write to a home directory either
+    except RuntimeError:  # there is no home directory to which the libraries could write
         return
     for variable, name in LIBRARY_CACHES.items():
         os.environ.setdefault(variable, str(parent / name))

@@ -34,10 +34,10 @@ STATUS_EXAMPLES: Final = examples(
 )
 
 MAX_ELEMENTS: Final = 5
-"""Number of elements of a vector that ``infer`` prints."""
+"""Largest number of elements that ``infer`` prints of a vector."""
 
 MAX_ROWS: Final = 8
-"""Rows of a batch that ``infer`` prints."""
+"""Largest number of rows that ``infer`` prints of a batch."""
 
 Everything: TypeAlias = Annotated[bool, typer.Option("--all", help="Show every model and device, one per line.")]
 Errors: TypeAlias = Annotated[bool, typer.Option("--errors", help="Show the prediction errors of each device.")]
@@ -64,9 +64,9 @@ def load(
 ) -> None:
     """Load a model on every worker, and print the names under which it will be served.
 
-    Models are loaded before serving begins. Loading ends when no load has arrived for 10 s.
+    Models can only be loaded before serving begins. Serving begins when no load has arrived for 10 s.
 
-    While the command waits, it prints what the server is doing to stderr.
+    While the command waits, it prints the server's progress to stderr.
     """
     import asyncio
 
@@ -119,7 +119,7 @@ def infer(
             "--input",
             "-i",
             metavar="[NAME=]FILE",
-            help="File with an input: .npy, .json or an image; one option per input.",
+            help="File with an input: .npy, .json or an image. Repeat the option for each input.",
             show_default=False,
         ),
     ],
@@ -139,7 +139,7 @@ def infer(
     token_file: ClientTokenFile = None,
     json: AsJson = False,
 ) -> None:
-    """Send one request to a model; print its outputs and its timing.
+    """Send one request to a model, and print its outputs and its timing.
 
     Numbers are converted to the input's type, and a missing batch dimension is added. Images are resized to the
     input's height and width. For inputs of floats the pixel values are scaled to the range 0 to 1.
@@ -177,13 +177,13 @@ def status(
 ) -> None:
     """Show the server's stage, workers, devices, models with their measured times, and request counts.
 
-    The output fits on one screen: copies of a model share a line, and if there are too many models, only those with the
-    most requests are shown. --all shows all.
+    The output fits on one screen. Copies of a model share a line. If there are too many models, only the models with
+    the most requests are shown. With --all, every model and device has a line.
 
-    The server answers in every stage. Times are p99 of one request, except where a batch size is given.
+    The server answers in every stage. A time is the p99 for one request, unless a batch size is shown.
 
     The prediction errors (--errors, --by-model) compare the predicted start, duration and end of each load and infer
-    action with the measured ones.
+    action with the measured values.
     """
     from clockwork.cli.output import screen_height, show, show_json
     from clockwork.cli.status_report import describe_server
@@ -209,7 +209,7 @@ def _connect(
 
 
 def _result_json(model: "ModelSummary", result: "InferenceResult", round_trip: Nanos) -> dict[str, Any]:
-    """Return the outputs as in the Open Inference Protocol v2, and the timing in nanoseconds."""
+    """Return the outputs in the format of the Open Inference Protocol v2, and the timing in nanoseconds."""
     datatypes = {info.name: info.datatype for info in model.outputs}
     outputs = [
         {"name": name, "shape": array.shape, "datatype": datatypes[name], "data": _elements(array)}
@@ -222,7 +222,7 @@ def _elements(array: "Array") -> list[Any]:
     flat = array.ravel()
     if array.dtype.kind == "O":
         return [element.decode(errors="replace") for element in flat.tolist()]
-    if array.dtype.isbuiltin != 1:  # bfloat16
+    if array.dtype.isbuiltin != 1:  # the type is bfloat16
         flat = flat.astype("float32")
     elements: list[Any] = flat.tolist()
     return elements
@@ -242,7 +242,7 @@ def _result_lines(result: "InferenceResult", round_trip: Nanos) -> Iterable[str]
 
 
 def _array_lines(array: "Array") -> Iterable[str]:
-    """Yield the largest elements of each row of a batch of vectors, or the first elements of another array."""
+    """Yield the largest elements of each row if the array is a batch of vectors, else its first elements."""
     rows = array.reshape(len(array), -1) if array.ndim >= 2 and len(array) else array
     if rows.ndim != 2 or not 2 <= rows.shape[1] == max(array.shape[1:]) or array.dtype.kind == "O":
         first = ", ".join(map(_show_element, _elements(array.ravel()[:MAX_ELEMENTS])))

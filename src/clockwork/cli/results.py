@@ -1,4 +1,4 @@
-"""Results of ``clockwork sim`` and ``clockwork load-test`` as tables for people."""
+"""Prints the results of ``clockwork sim`` and ``clockwork load-test`` as tables for people."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -6,7 +6,7 @@ from typing import Any, Final
 from clockwork.cli.output import Listing, limited, prediction_table, show, table
 
 MAX_STREAM_ROWS: Final = 12
-"""Streams of one run that are shown; the JSON has all."""
+"""Largest number of streams of one run that are shown. The JSON contains all streams."""
 
 Format = Callable[[Any], str]
 
@@ -16,7 +16,7 @@ def _rate(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    """Return a share as a percentage; ``100%`` means exactly all."""
+    """Return a share as a percentage. The text is ``100%`` only if the share is exactly 1."""
     shown = f"{value:.2%}"
     return shown if shown != "100.00%" else "100%" if value == 1 else f"{value:.4%}"
 
@@ -41,7 +41,7 @@ COLUMNS: Final[tuple[tuple[str, str, Format], ...]] = (
     ("utilisation", ">busy", "{:.0%}".format),
     ("requests_per_wall_s", ">simulated/s", _rate),
 )
-"""Columns of the table: the key of a row in the JSON, the header, and how a value is shown. The JSON has more."""
+"""The columns of the table. Each has a key of a row in the JSON, a header, and a function that formats a value."""
 
 OTHER_OUTCOMES: Final = (
     ("admitted_missed", "broken promises"),
@@ -49,7 +49,7 @@ OTHER_OUTCOMES: Final = (
     ("late", "late"),
     ("failed", "failed"),
 )
-"""Outcomes of requests that were not in time: the key of a row, and its name for people."""
+"""The outcomes of requests that were not in time. Each has a key of a row in the JSON, and a name for people."""
 
 DROP: Final = (
     "simulated/s",
@@ -63,13 +63,13 @@ DROP: Final = (
     "broken promises",
     "refused",
 )
-"""Columns that a narrow screen leaves out, the least important first."""
+"""Columns that are left out on a narrow screen. The least important column is the first."""
 
 
 def show_results(results: dict[str, Any], details: bool = False) -> None:
-    """Print the rows, the errors of failed requests, and why nothing was in time.
+    """Print the table of results, the errors of failed requests, and a warning if no request was in time.
 
-    With ``details``, print the cold starts over time and the prediction errors too.
+    If ``details`` is true, also print the cold starts over time and the prediction errors.
     """
     rows, left_out = _shown_rows(results["rows"])
     cells = [[_shown(row.get(key), form) for key, _, form in COLUMNS] for row in rows]
@@ -108,10 +108,10 @@ def _warnings(results: dict[str, Any]) -> Iterator[str]:
 
 
 def show_needed_devices(results: dict[str, Any], target: float) -> None:
-    """If the runs differ in the number of devices, print the smallest number that suffices.
+    """Print the smallest number of devices that suffices, if the runs have different numbers of devices.
 
-    A number suffices if, with that number and with every larger one, at least the share ``target`` of the requests is
-    in time.
+    A number suffices if at least the share ``target`` of the requests is in time, with this number of devices and with
+    every larger number.
     """
     runs: dict[tuple[float | None, float], list[dict[str, Any]]] = {}
     for row in results["rows"]:
@@ -135,9 +135,10 @@ def show_needed_devices(results: dict[str, Any], target: float) -> None:
 
 
 def _shown_rows(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows to show, and the number of those left out.
+    """Return the rows that are shown, and the number of the other rows.
 
-    Several runs of many streams have one row each. A single run shows the streams with the most requests.
+    If there are several runs with many streams, each run has one row. If there is one run, its streams with the most
+    requests are shown.
     """
     runs = [number for number, row in enumerate(rows) if row["stream"] == "all"]
     if len({rows[number].get("devices") for number in runs}) > 1:
@@ -171,7 +172,7 @@ def _run_name(detail: dict[str, Any]) -> str:
 
 
 def _cold_starts(detail: dict[str, Any]) -> Listing:
-    """Return a table of cold starts over time, in at most ten steps, including the warm-up."""
+    """Return a table of the cold starts over time. It has at most ten steps, and includes the warm-up."""
     series, step = detail["series"], -(-len(detail["series"]["sent"]) // 10)
     rows = []
     for begin in range(0, len(series["sent"]), step):

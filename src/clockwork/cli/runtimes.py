@@ -1,8 +1,8 @@
-"""The runtimes and devices that ``--runtime`` and ``--device`` choose.
+"""Creates the runtimes and devices that ``--runtime`` and ``--device`` choose.
 
-Rules of the file: PyTorch and NVIDIA's libraries are extras. They are imported only when a runtime that needs them is
-made; `check_torch` looks for PyTorch without importing it. All memory of a GPU goes to one runtime, because one weights
-cache counts all of that memory. So the runtime of a worker on GPUs must be known before the worker starts.
+PyTorch and NVIDIA's libraries are optional dependencies. They are imported only when a runtime needs them.
+`check_torch` looks for PyTorch without importing it. One runtime gets all memory of a GPU, because a weights cache
+counts all of this memory. The runtime of a worker with GPUs must therefore be known before the worker starts.
 """
 
 from collections.abc import Iterable
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 HOW_TO_INSTALL: Final = "pip install 'torch>=2.9'"
 
 PINNED_SHARE: Final = 0.5
-"""Default share of the available host memory that may be pinned for weights."""
+"""Default for the share of the free host memory that may be pinned for weights."""
 
 
 class DeviceOptions(Struct, frozen=True):
-    """Kind of the devices, and sizes that apply only to GPUs; a size is None if its option is not given."""
+    """The kind of the devices, and sizes that apply only to GPUs. A size is None if its option is not given."""
 
     kind: str = "cpu"
     pinned: Bytes | None = None
@@ -35,11 +35,11 @@ class DeviceOptions(Struct, frozen=True):
 
     @property
     def on_gpus(self) -> bool:
-        """Whether the devices are GPUs."""
+        """Whether the devices are GPUs instead of CPU cores."""
         return self.kind == "cuda"
 
     def check(self, threads_per_device: int = 1, emulated: bool = False) -> None:
-        """Check that the options fit together.
+        """Check that no two options contradict each other.
 
         Raises:
             typer.BadParameter: two options contradict each other.
@@ -60,10 +60,10 @@ class DeviceOptions(Struct, frozen=True):
             )
 
     def check_runtime(self, name: str) -> None:
-        """Check that a runtime uses all sizes that are given.
+        """Check that a runtime uses all sizes that the command line sets.
 
         Raises:
-            typer.BadParameter: the runtime ignores one of them.
+            typer.BadParameter: the runtime would ignore one of the sizes.
         """
         for option in self._sizes():
             if name == "onnx" and option != "--workspace-size":
@@ -76,7 +76,7 @@ class DeviceOptions(Struct, frozen=True):
         return [f"--device={self.kind}", *(f"{name}={value}" for name, value in self._sizes().items())]
 
     def _sizes(self) -> dict[str, Bytes]:
-        """Return the sizes that are given, by option."""
+        """Return the sizes that the command line sets, by the option's name."""
         sizes = {"--pinned-size": self.pinned, "--workspace-size": self.workspace, "--io-size": self.io}
         return {name: value for name, value in sizes.items() if value is not None}
 
@@ -102,10 +102,10 @@ def make_runtime(
     allow_compiled: bool = False,
     batching: "BatchingOptions | None" = None,
 ) -> "Runtime":
-    """Return the runtime for CPU devices that ``--runtime`` names.
+    """Return the runtime for CPU devices whose name is the value of ``--runtime``.
 
-    ``model_cache`` is the directory for ONNX Runtime's optimised models. With ``allow_compiled`` PyTorch programs may
-    contain compiled code.
+    ``model_cache`` is the directory for ONNX Runtime's optimised models. If ``allow_compiled`` is true, PyTorch
+    programs may contain compiled code.
 
     Raises:
         InvalidRequestError: the runtime is not installed.
@@ -135,10 +135,12 @@ def make_runtime(
 
 
 def runtime_on_gpus(name: str, paths: Iterable[Path]) -> str:
-    """Return the runtime for models on GPUs; for ``auto``, the one that executes all models at ``paths``.
+    """Return the name of the runtime for models on GPUs.
+
+    If ``name`` is ``auto``, this is the runtime that can execute all models at ``paths``.
 
     Raises:
-        typer.BadParameter: the models need two runtimes, or there are no paths to choose by.
+        typer.BadParameter: the models need two runtimes, or ``paths`` is empty and ``name`` is ``auto``.
     """
     from clockwork.runtimes.by_file import is_program
 
@@ -166,7 +168,7 @@ def make_runtime_on_gpus(
     model_cache_size: Bytes | None = None,
     batching: "BatchingOptions | None" = None,
 ) -> "tuple[Runtime, Bytes]":
-    """Return the runtime for GPUs, which takes all of their memory, and the size of each GPU's weights cache.
+    """Return the runtime for GPUs, and the size of each GPU's weights cache. The runtime uses all memory of the GPUs.
 
     Raises:
         InvalidRequestError: the runtime is not installed, or the GPUs do not exist.

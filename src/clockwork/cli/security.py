@@ -1,7 +1,7 @@
-"""Options for TLS and tokens, and the settings that they stand for.
+"""Options for TLS and tokens, and functions that read the files that they name.
 
-Rules of the file: a secret is in a file or in the environment. It is never on a command line, which every user of the
-host can read, and never in a message.
+Secrets are read from files and from the environment. They are never part of a command line, because every user of the
+machine can read command lines. They are never part of a message.
 """
 
 import os
@@ -18,13 +18,13 @@ from clockwork.net.tls import ServerTls, all_or_none, client_tls, server_tls
 from clockwork.units import MIB, Bytes
 
 TOKEN_VARIABLE: Final = "CLOCKWORK_TOKEN"
-"""Environment variable with a client's token, if ``--token-file`` is not given."""
+"""Environment variable with a client's token. It is used if ``--token-file`` is not given."""
 
 WORKER_TOKEN_VARIABLE: Final = "CLOCKWORK_WORKER_TOKEN"
-"""Environment variable with a worker's token; ``serve`` passes a token to its worker process in it."""
+"""Environment variable with a worker's token. ``serve`` uses it to pass a token to its worker process."""
 
 MAX_TOKEN_FILE_BYTES: Final[Bytes] = 16 * MIB
-"""Largest file of tokens."""
+"""Size in bytes of the largest file of tokens."""
 
 
 def _file(name: str, help: str, variable: str = "") -> typer.models.OptionInfo:
@@ -34,7 +34,7 @@ def _file(name: str, help: str, variable: str = "") -> typer.models.OptionInfo:
     return option
 
 
-# Ports of a controller for clients: serve and controller.
+# Options of serve and controller for the ports for clients.
 TlsCert: TypeAlias = Annotated[
     Path | None, _file("--tls-cert", "Certificate (PEM, with its chain) of the ports for clients.")
 ]
@@ -51,7 +51,7 @@ AdminTokenFile: TypeAlias = Annotated[
     Path | None, _file("--admin-token-file", "File of tokens, one per line, that permit everything.")
 ]
 
-# The port of a controller for workers: controller.
+# Options of controller for the port for workers.
 WorkerPortTlsCert: TypeAlias = Annotated[
     Path | None, _file("--worker-tls-cert", "Certificate (PEM) of the port for workers.")
 ]
@@ -64,7 +64,7 @@ WorkerPortTokenFile: TypeAlias = Annotated[
     Path | None, _file("--worker-token-file", "File of tokens, one per line; a worker must present one of them.")
 ]
 
-# The connection of a worker to its controller: worker.
+# Options of worker for its connection to the controller.
 WorkerTlsCert: TypeAlias = Annotated[
     Path | None, _file("--tls-cert", "Certificate (PEM) to present to the controller.")
 ]
@@ -78,7 +78,7 @@ WorkerTokenFile: TypeAlias = Annotated[
     _file("--token-file", f"File with the token that the controller requires; or set ${WORKER_TOKEN_VARIABLE}."),
 ]
 
-# The connection of a client: load, ls, infer, status, load-test.
+# Options of load, ls, infer, status and load-test for their connection to the controller.
 ClientTlsCa: TypeAlias = Annotated[
     Path | None,
     _file(
@@ -97,7 +97,7 @@ ClientTokenFile: TypeAlias = Annotated[
 
 
 class Credentials(NamedTuple):
-    """The files by which a client identifies itself and the controller, as the options name them."""
+    """The files that the options for TLS and tokens name. They authenticate a client and the controller."""
 
     tls_ca: Path | None = None
     tls_cert: Path | None = None
@@ -118,7 +118,7 @@ class Credentials(NamedTuple):
         return {"tls": tls, "token": self.token()}
 
     def token(self) -> str:
-        """Return the token from the file or the environment; empty if there is none.
+        """Return the token from the file or the environment, or an empty text if there is no token.
 
         Raises:
             InvalidRequestError: the file cannot be read, or does not have exactly one token.
@@ -132,7 +132,7 @@ class Credentials(NamedTuple):
 
 
 class ClientPorts(TypedDict):
-    """Fields of a `ControllerHostConfig` that secure the ports for clients."""
+    """The fields of `ControllerHostConfig` with the TLS settings and the tokens of the ports for clients."""
 
     tls: ServerTls | None
     access: Access
@@ -145,7 +145,7 @@ def client_ports(
     inference_token_file: Path | None,
     admin_token_file: Path | None,
 ) -> ClientPorts:
-    """Read the files that secure the ports for clients.
+    """Read the files with the TLS settings and the tokens of the ports for clients.
 
     Raises:
         InvalidRequestError: an option or a file is missing, or a file has wrong content.
@@ -159,7 +159,7 @@ def client_ports(
 
 
 def worker_port(cert: Path | None, key: Path | None, ca: Path | None) -> ServerTls | None:
-    """Read the files that secure the port for workers; None if it is not secured.
+    """Read the files with the TLS settings of the port for workers. Return None if the port does not use TLS.
 
     Raises:
         InvalidRequestError: an option or a file is missing, or a file has wrong content.
@@ -173,7 +173,7 @@ def worker_port(cert: Path | None, key: Path | None, ca: Path | None) -> ServerT
 def worker_link(
     cert: Path | None, key: Path | None, ca: Path | None, token_file: Path | None
 ) -> tuple[ssl.SSLContext | None, str]:
-    """Return the TLS context and the token of a worker; with TLS both ends of its link present a certificate.
+    """Return the TLS context and the token of a worker. With TLS, the worker and the controller need certificates.
 
     Raises:
         InvalidRequestError: an option or a file is missing, or a file has wrong content.
@@ -185,7 +185,7 @@ def worker_link(
 
 
 def read_tokens(path: Path | None) -> Tokens:
-    """Return the tokens in a file; no tokens without a file.
+    """Return the tokens in a file. If ``path`` is None, there are no tokens.
 
     Raises:
         InvalidRequestError: the file cannot be read, is readable by all users, or has no tokens or an invalid one.

@@ -1,4 +1,4 @@
-"""``clockwork serve``: runs a controller, and a worker on this machine, in one command."""
+"""The command ``clockwork serve``, which runs a controller and a worker on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -77,8 +77,7 @@ Models: TypeAlias = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="MODELS...",
-        help="Models, each as PATH, NAME=PATH, PATH:COPIES or NAME=PATH:COPIES; with --emulate, a profile in place of "
-        "a path.",
+        help="Models, each as PATH, NAME=PATH, PATH:COPIES or NAME=PATH:COPIES. With --emulate, PATH is a profile.",
         show_default=False,
         envvar="CLOCKWORK_SERVE_MODELS",
         show_envvar=False,
@@ -93,7 +92,7 @@ ModelRoot: TypeAlias = Annotated[
         exists=True,
         file_okay=False,
         show_default="the innermost directory that contains all models",
-        help="Directory of the models; the worker reads nothing outside.",
+        help="Directory of the models. The worker reads only files inside it.",
     ),
 ]
 
@@ -152,10 +151,10 @@ def serve(
 ) -> None:
     """Serve models from this machine: a controller and a worker in one command.
 
-    The models may be in any directory. They are loaded, measured unless their times are cached, and served until Ctrl-C
-    or SIGTERM. When serving begins, "clockwork is serving N models on HOST:PORT" is printed.
+    The models may be in any directory. The command loads the models, measures them unless their times are cached, and
+    serves them until Ctrl-C or SIGTERM. When serving begins, it prints "clockwork is serving N models on HOST:PORT".
 
-    On Ctrl-C or SIGTERM the command answers all accepted requests, within --drain-limit, and ends; a second Ctrl-C ends
+    On Ctrl-C or SIGTERM, the command answers all accepted requests within --drain-limit, and ends. A second Ctrl-C ends
     it at once. The worker is a separate process. It is restarted whenever it dies, and ends when this command ends.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
@@ -215,7 +214,7 @@ def serve(
 def _choices(
     specs: "tuple[LoadSpec, ...]", no_batching: list[str] | None, allow_batching: list[str] | None
 ) -> dict[str, Any]:
-    """Return the options of the worker that name models, after a check of the names."""
+    """Check the options that name models, and return them for the worker."""
     from clockwork.cli.models import batching_names
 
     return {
@@ -227,17 +226,17 @@ def _choices(
 def _emulated(
     models: list[str], copies: int, devices: int, profiles: list[str], cache_size: Bytes | None
 ) -> "tuple[tuple[LoadSpec, ...], WorkerOptions]":
-    """Return the profiles to load as models, and the worker that emulates them."""
+    """Return the profiles that are loaded as models, and the options of the worker that emulates them."""
     from clockwork.cli.models import emulated_models, emulated_pages, emulated_specs
     from clockwork.cli.worker_process import EmulatedWorker
 
     specs = emulated_specs(models, copies, list(emulated_models(profiles)))
-    emulated_pages(cache_size)  # an error is reported here rather than by the worker process
+    emulated_pages(cache_size)  # reports a wrong size before the worker process starts
     return specs, EmulatedWorker(devices, profiles, cache_size)
 
 
 def _runtime_name(name: str, options: DeviceOptions, root: Path, specs: "tuple[LoadSpec, ...]") -> str:
-    """Return the runtime of the worker; on GPUs ``auto`` becomes the runtime that executes all models."""
+    """Return the name of the worker's runtime. On GPUs, ``auto`` becomes the runtime that can execute all models."""
     if options.on_gpus:
         name = runtime_on_gpus(name, [root / spec.path for spec in specs])
         options.check_runtime(name)
@@ -245,7 +244,7 @@ def _runtime_name(name: str, options: DeviceOptions, root: Path, specs: "tuple[L
 
 
 def _from_files(models: list[str], copies: int, model_root: Path | None) -> "tuple[Path, tuple[LoadSpec, ...]]":
-    """Return the worker's model root and the models to load from there."""
+    """Return the worker's model root, and the models that are loaded from this directory."""
     from clockwork.cli.models import common_root, load_specs, parse_model
 
     if not models:

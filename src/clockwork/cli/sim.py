@@ -1,4 +1,4 @@
-"""The commands that run a scenario: ``clockwork sim`` in virtual time, ``clockwork load-test`` on a live server."""
+"""The commands ``clockwork sim``, which simulates a scenario, and ``clockwork load-test``, which needs a server."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from clockwork.net.address import Address
 from clockwork.units import Nanos
 
 MAX_RUNS: Final = 100
-"""Limit of the numbers of devices in one command."""
+"""Largest number of different device counts in one command."""
 
 SIM_EXAMPLES: Final = examples(
     "clockwork sim experiments/osdi20/fig5.toml --seed 1 --json fig5.json --plots plots",
@@ -32,15 +32,15 @@ OptionalScenario: TypeAlias = Annotated[
         exists=True, dir_okay=False, metavar="[SCENARIO.toml]", help="File with the scenario.", show_default=False
     ),
 ]
-Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same run.")]
+Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed. The same seed results in the same run.")]
 JsonFile: TypeAlias = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="File for the results, as JSON.")
 ]
 Records: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="File for one JSON document per line about each request and action.")
+    Path | None, typer.Option(metavar="FILE", help="File for records of all requests and actions, as lines of JSON.")
 ]
 Details: TypeAlias = Annotated[
-    bool, typer.Option("--details", help="Show cold starts over time and prediction errors, too.")
+    bool, typer.Option("--details", help="Also show cold starts over time and prediction errors.")
 ]
 Plots: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="DIR", file_okay=False, help="Directory for plots, as PNG files.")
@@ -51,7 +51,7 @@ FromState: TypeAlias = Annotated[
         exists=True,
         dir_okay=False,
         metavar="FILE",
-        help="Take models, times, devices, recent rates and SLOs from a file of clockwork status --json.",
+        help="Read models, times, devices, recent rates and SLOs from a file that clockwork status --json printed.",
     ),
 ]
 DeviceCounts: TypeAlias = Annotated[
@@ -59,12 +59,12 @@ DeviceCounts: TypeAlias = Annotated[
     typer.Option(
         "--devices",
         metavar="COUNTS",
-        help="Number of devices, in place of the scenario's. Several numbers (1..8 or 1,2,4) give one run each and "
-        "the smallest number that suffices.",
+        help="Number of devices, in place of the scenario's. With several numbers (1..8 or 1,2,4), there is a run for "
+        "each, and the output shows the smallest number that suffices.",
     ),
 ]
 Target: TypeAlias = Annotated[
-    str, typer.Option("--target", metavar="PERCENT", help="Share of requests in time that suffices, for --devices.")
+    str, typer.Option("--target", metavar="PERCENT", help="For --devices: the share of requests that must be in time.")
 ]
 LoadFactor: TypeAlias = Annotated[
     str, typer.Option("--load", metavar="FACTOR", help="Multiply the request rates, for example by 2x.")
@@ -72,7 +72,7 @@ LoadFactor: TypeAlias = Annotated[
 SloChange: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--slo", metavar="DURATION|FACTOR", help="SLO of all requests, such as 50ms; or a factor, such as 0.5x."
+        "--slo", metavar="DURATION|FACTOR", help="SLO of all requests, such as 50ms, or a factor, such as 0.5x."
     ),
 ]
 OtherScheduler: TypeAlias = Annotated[
@@ -80,11 +80,11 @@ OtherScheduler: TypeAlias = Annotated[
 ]
 OtherProfile: TypeAlias = Annotated[
     str | None,
-    typer.Option("--profile", metavar="NAME", help="Profile for all models that have a profile by name."),
+    typer.Option("--profile", metavar="NAME", help="Profile for all models whose profile the scenario names."),
 ]
 Trace: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=FILE", help="CSV file of a trace that the workload names; may be repeated."),
+    typer.Option(metavar="NAME=FILE", help="CSV file of a trace that the workload names. May be repeated."),
 ]
 Swarm: TypeAlias = Annotated[
     bool, typer.Option("--swarm", help="Simulate random scenarios and faults, and look for defects.")
@@ -93,7 +93,10 @@ Seeds: TypeAlias = Annotated[
     int, typer.Option(min=1, max=1_000_000, help="Number of seeds for --swarm, starting at --seed.")
 ]
 Overload: TypeAlias = Annotated[
-    bool, typer.Option("--overload", help="With --swarm: simulate overloaded controllers, and look for collapse.")
+    bool,
+    typer.Option(
+        "--overload", help="With --swarm: simulate overloaded controllers, and check that throughput does not collapse."
+    ),
 ]
 
 ServerArgument: TypeAlias = Annotated[
@@ -112,7 +115,7 @@ Scenario: TypeAlias = Annotated[
     ),
 ]
 Generated: TypeAlias = Annotated[
-    bool, typer.Option("--generated", help="Send no input data; the worker generates zeros.")
+    bool, typer.Option("--generated", help="Send no input data. The worker generates zeros.")
 ]
 Connections: TypeAlias = Annotated[int, typer.Option(min=1, max=256, help="Number of connections to the server.")]
 
@@ -136,9 +139,10 @@ def sim(
     seeds: Seeds = 1,
     overload: Overload = False,
 ) -> None:
-    """Simulate a scenario in virtual time, with the same controller, scheduler and worker code as in production.
+    """Simulate a scenario in virtual time, with the code of the real controller, scheduler and worker.
 
-    Prints a table. The same seed gives the same results. If an invariant is violated, the exit code is 1.
+    The command prints a table. The same seed always has the same results. If an invariant is violated, the exit code is
+    1.
     """
     from clockwork.cli import simulation
     from clockwork.cli.results import show_needed_devices, show_results
@@ -198,8 +202,8 @@ def load_test(
 ) -> None:
     """Run the workload of a scenario against a live server, in real time, and print the results.
 
-    The server must serve the scenario's models under their names. The scenario's devices, network, noise and faults are
-    used by the simulator only. The latency of a request counts from the time at which it was due.
+    The server must serve models with the names in the scenario. Only the simulator uses the scenario's devices,
+    network, noise and faults. The latency of a request counts from the time at which it was due.
     """
     from clockwork.cli import simulation
     from clockwork.cli.results import show_results
@@ -217,7 +221,10 @@ def load_test(
 
 
 def factor_or_duration(text: str) -> tuple[float, Nanos | None]:
-    """Parse ``0.5x`` or ``0.5`` as a factor, ``50ms`` as a duration; returns the factor and the duration, if any."""
+    """Parse a factor (``0.5x`` or ``0.5``) or a duration (``50ms``), and return the factor and the duration.
+
+    A duration has the factor 1. The duration of a factor is None.
+    """
     if re.fullmatch(r"[0-9.eE+-]+x?", text.strip(), re.IGNORECASE):
         return factor(text), None
     try:
@@ -227,7 +234,7 @@ def factor_or_duration(text: str) -> tuple[float, Nanos | None]:
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Parse ``4``, ``1..8`` or ``1,2,4`` as numbers of at least 1."""
+    """Parse one or more numbers, such as ``4``, ``1..8`` or ``1,2,4``. Each number must be at least 1."""
     numbers: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d{1,6})(?:\.\.(\d{1,6}))?\s*", part)
@@ -242,7 +249,7 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def share(text: str) -> float:
-    """Parse ``99.9%`` or ``99.9`` as a share."""
+    """Parse a percentage such as ``99.9%`` or ``99.9``, and return the share from 0 to 1."""
     try:
         value = float(text.strip().removesuffix("%"))
     except ValueError:

@@ -32,7 +32,7 @@ from clockwork.workload.outcomes import Outcomes
 from clockwork.workload.spec import make_workload
 
 REPORT_EVERY: Final = seconds(10)
-"""Time between lines of progress if stderr is no terminal."""
+"""Time between two lines about the progress, if stderr is not a terminal."""
 
 MAX_SCENARIO_BYTES: Final = 1 << 20
 MAX_TRACE_BYTES: Final = 1 << 31
@@ -41,15 +41,18 @@ Record = Callable[[dict[str, Any]], None]
 
 
 class Experiment(Struct, frozen=True):
-    """A scenario with the models of a live system (None: the scenario's own) and the lines of its traces."""
+    """A scenario, the models of a live system, and the lines of the scenario's traces.
+
+    ``models`` is None if the scenario itself defines its models.
+    """
 
     scenario: Scenario
     models: list[tuple[PacedModel, int]] | None
     traces: dict[str, list[str]]
-    load: float = 1.0  #: factor by which the load is multiplied already
+    load: float = 1.0  #: factor by which the scenario's load has already been multiplied
 
     def runs(self) -> list[tuple[float, Scenario]]:
-        """Return each run of the sweep, with its load as a factor of the original load."""
+        """Return the runs of the sweep. The load of each run is a factor of the original load."""
         return [(load * self.load, variant) for load, variant in variants(self.scenario)]
 
 
@@ -65,9 +68,9 @@ def read_experiment(
     traces: Sequence[str] = (),
     profile: str | None = None,
 ) -> Experiment:
-    """Read a scenario, a state of a live system, or both.
+    """Read a scenario, the state of a live system, or both.
 
-    ``load`` and ``slo`` are factors, ``slo_ns`` replaces all SLOs.
+    ``load`` and ``slo`` are factors. ``slo_ns`` replaces all SLOs.
 
     Raises:
         InvalidRequestError: a file cannot be read or has wrong content.
@@ -94,7 +97,7 @@ def read_experiment(
 
 
 def run(experiment: Experiment, seed: int, records: Path | None) -> dict[str, Any]:
-    """Simulate all variants of a scenario; return the results in the form of their JSON."""
+    """Simulate all variants of a scenario, and return the content of the JSON with the results."""
     rows, details, violations = [], [], list[str]()
     chosen, clock = experiment.runs(), MonotonicClock()
     with _recorder(records) as record, _bar() as bar:
@@ -146,7 +149,11 @@ def _rows(simulation: Simulation, load: float, variant: Scenario, wall: float) -
 
 
 def outcome_rows(outcomes: Outcomes, load: float, variant: Scenario) -> list[dict[str, Any]]:
-    """Return a row for all streams, one for each of several streams, and one for each step of an SLO ladder."""
+    """Return the rows of the table for a run.
+
+    There is a row for all streams together, a row for each stream if there are several, and a row for each step of an
+    SLO ladder.
+    """
     common = {"slo_ms": variant.slo_ms, "load": load}
     own = {spec.slo_ms for spec in variant.workload}
     all_streams = {"stream": "all"} | ({} if len(own) == 1 or None in own else {"slo_ms": None})
@@ -177,7 +184,7 @@ def _detail(simulation: Simulation, load: float, variant: Scenario) -> dict[str,
 
 
 def outcome_detail(outcomes: Outcomes, load: float, variant: Scenario) -> dict[str, Any]:
-    """Return the data of the plots, and the reasons of broken promises."""
+    """Return the data for the plots, and the reasons for which promises were broken."""
     return {
         "slo_ms": variant.slo_ms,
         "load": load,
@@ -199,9 +206,9 @@ def run_live(
     credentials: Credentials = Credentials(),
     records: Path | None = None,
 ) -> dict[str, Any]:
-    """Run all variants of a scenario against a live server.
+    """Run the workload of all variants of a scenario against a live server.
 
-    The results have the same form as those of `run`, but lack the entries that only a simulation can have.
+    The results have the same form as the results of `run`. They lack entries that only a simulation has.
     """
     from clockwork.client import AsyncClient
     from clockwork.client.load import LoadTest
@@ -244,7 +251,7 @@ def run_live(
 
 
 def fail_on_violations(results: dict[str, Any]) -> None:
-    """Print the first violations of invariants, if there are any.
+    """Print the first violations of invariants, and fail if there are any.
 
     Raises:
         ServerError: an invariant was violated.
@@ -256,7 +263,7 @@ def fail_on_violations(results: dict[str, Any]) -> None:
 
 
 def check_writable(*files: Path | None) -> None:
-    """Check before a long run that its results can be written.
+    """Check that files can be written. A command calls this before a long run.
 
     Raises:
         InvalidRequestError: one of the files cannot be written.
@@ -273,13 +280,13 @@ def check_writable(*files: Path | None) -> None:
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Write the results as JSON."""
+    """Write the results to a file as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(plain(results)), indent=1) + b"\n")
 
 
 def draw(directory: Path, results: dict[str, Any]) -> None:
-    """Draw the results as PNG files.
+    """Draw plots of the results as PNG files.
 
     Raises:
         InvalidRequestError: matplotlib is not installed.
@@ -295,10 +302,10 @@ def draw(directory: Path, results: dict[str, Any]) -> None:
 
 
 def run_swarm(first: int, count: int, records: Path | None, *, overload: bool = False) -> None:
-    """Simulate the random scenario of each seed, or (``overload``) its random overloaded controller.
+    """Simulate a random scenario for each seed. If ``overload`` is true, simulate an overloaded controller instead.
 
     Raises:
-        ServerError: an invariant was violated; the message contains the command that replays the run.
+        ServerError: an invariant was violated. The message contains a command that repeats the run.
     """
     requests = 0
     with _recorder(records) as record, _bar() as bar:
@@ -327,7 +334,7 @@ def run_swarm(first: int, count: int, records: Path | None, *, overload: bool = 
 
 
 def _numbered(record: Record, run: int, load: float, variant: Scenario, seed: int) -> Record:
-    """Record the start of a run, and return a function that adds the run's number to each record."""
+    """Write a record of the start of a run. Return a function that adds the number of the run to each record."""
     head = {"record": "run", "run": run, "name": variant.name, "scheduler": variant.scheduler, "seed": seed}
     record(head | {"slo_ms": variant.slo_ms, "load": load, "devices": variant.devices.count})
     return lambda entry: record({"run": run} | entry)
@@ -349,7 +356,7 @@ def _recorder(path: Path | None) -> Iterator[Record | None]:
 
 
 def _completed(bar: Progress, task: TaskID) -> Callable[[float], None]:
-    """Return a callback that updates the bar; if stderr is no terminal, it prints a line every 10 s instead."""
+    """Return a function that updates the progress bar. If stderr is not a terminal, it prints a line every 10 s."""
     if not bar.disable:
         return lambda completed: bar.update(task, completed=completed)
     name, total = next((known.description, known.total) for known in bar.tasks if known.id == task)

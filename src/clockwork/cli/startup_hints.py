@@ -1,11 +1,11 @@
-"""What a server waits for before it serves, and what the operator can do; for the log, ``status`` and ``load``."""
+"""Texts about the event for which a server waits during start-up. The log, ``status`` and ``load`` show them."""
 
 from clockwork.controller.stage import Stage
 from clockwork.messages.requests import Progress
 
 
 def waits_for(stage: str, progress: Progress) -> str:
-    """Return what the server waits for in a stage; empty if it waits for nothing."""
+    """Return a text about the event for which the server waits in a stage. It is empty if the server does not wait."""
     if stage == Stage.QUERYING.value:
         return "waits until as many workers as configured (--workers) are connected and have reported their state"
     if stage == Stage.LOADING.value and progress.done == progress.total:

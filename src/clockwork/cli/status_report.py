@@ -1,4 +1,4 @@
-"""The output of ``clockwork status`` for people: one screen by default, whatever the number of models and devices."""
+"""Prints the status of a server for people. By default, it fits on one screen even if there are many models."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -23,16 +23,19 @@ from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
 from clockwork.units import as_seconds, show_bytes, show_duration
 
 LINES_PER_TABLE: Final = 5
-"""Number of a table's lines that are not rows: blank line, title, header, its rule, and the line about more rows."""
+"""Number of lines of a table that are not rows.
+
+They are a blank line, the title, the header, the line under the header, and the line about further rows.
+"""
 
 MIN_ROWS: Final = 3
-"""Rows that each table may have on the smallest screen."""
+"""Number of rows that each table may have, even on the smallest screen."""
 
 MAX_DEVICE_ROWS: Final = 8
-"""Rows of devices on one screen."""
+"""Largest number of rows of the table of devices on one screen."""
 
 MAX_REASONS: Final = 3
-"""Models on one screen whose reason for not being served, or not being batched, is shown."""
+"""Largest number of reasons of one kind on one screen, such as reasons for which a model is not served."""
 
 DEVICE_COLUMNS: Final = ("worker", ">device", "kind", ">cache", ">models in cache", ">outstanding", "state")
 DEVICE_DROP: Final = ("outstanding", "models in cache", "kind", "cache")
@@ -51,7 +54,7 @@ REQUEST_DROP: Final = ("cold starts", "failed", "late")
 
 
 class _Group(Struct, frozen=True):
-    """Models that share a line: the copies of one model, or a single model."""
+    """Models that share a line of a table. They are the copies of one model, or a single model."""
 
     label: str
     models: list[ModelStatus]
@@ -66,9 +69,9 @@ class _Group(Struct, frozen=True):
 def describe_server(
     server: ServerStatus, *, height: int | None = None, errors: bool = False, by_model: bool = False
 ) -> Iterable[Listing | str]:
-    """Yield a headline, then tables of devices, models and requests, then prediction errors and warnings.
+    """Yield a headline, tables of devices, models and requests, prediction errors, and warnings.
 
-    ``height``: lines of the screen that the output must fit on; None shows every model and device on its own line.
+    ``height`` is the number of lines of the screen. If it is None, the output has a line for every model and device.
     """
     yield _headline(server)
     if hint := waits_for(server.stage, server.progress):
@@ -194,7 +197,7 @@ def _checks(server: ServerStatus, height: int | None) -> Iterator[Listing | str]
     checked = [model for model in server.models if model.counts.checks]
     if not checked:
         return
-    # Models whose outputs differed are the ones to look at.
+    # Models whose outputs differed come first, because they are important.
     checked.sort(key=lambda model: -model.counts.checks.get("differed", 0))
     shown = checked if height is None else limited(checked, MIN_ROWS)
     rows = [(model.info.name, *(model.counts.checks.get(outcome, 0) for outcome in CHECK_OUTCOMES)) for model in shown]

@@ -1,4 +1,4 @@
-"""``clockwork worker``: runs a worker without a controller."""
+"""The command ``clockwork worker``, which runs a worker without a controller."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -63,7 +63,8 @@ Name: TypeAlias = Annotated[
     typer.Option(show_default="host name and process id", help="Name of this worker, unique among all workers."),
 ]
 ModelRoot: TypeAlias = Annotated[
-    Path, typer.Option(exists=True, file_okay=False, help="Directory of the models; the worker reads nothing outside.")
+    Path,
+    typer.Option(exists=True, file_okay=False, help="Directory of the models. The worker reads only files inside it."),
 ]
 
 
@@ -101,9 +102,9 @@ def worker(
     payload_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
     taken_core: Annotated[list[int] | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run a worker: execute the actions that the controller sends, and reconnect when the controller restarts.
+    """Run a worker, which executes the actions of a controller. It connects again when the controller restarts.
 
-    Ctrl-C or SIGTERM ends the worker as soon as the running actions are done.
+    Ctrl-C or SIGTERM ends the worker as soon as the running actions have ended.
     """
     from clockwork.cli.logs import start_log
     from clockwork.cli.models import check_emulated, emulated_models, emulated_pages
@@ -166,7 +167,7 @@ def worker(
 def _make_runtime(
     name: str, config: "WorkerConfig", options: DeviceOptions, max_batch: int, allow_compiled: bool, **settings: Any
 ) -> "tuple[Runtime, WorkerConfig]":
-    """Return the runtime for the devices, and the configuration with the size of the weights cache on GPUs."""
+    """Return the runtime for the devices, and the configuration, which has the size of the weights cache on GPUs."""
     if not options.on_gpus:
         return make_runtime(name, config.threads_per_device, allow_compiled=allow_compiled, **settings), config
     runtime, cache_bytes = make_runtime_on_gpus(
@@ -182,7 +183,7 @@ def _make_runtime(
 
 
 def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]") -> None:
-    """Run a worker until a signal arrives; then the worker finishes its actions and disconnects."""
+    """Run a worker until a signal arrives. The worker then finishes its actions and disconnects."""
     import uvloop
 
     from clockwork.cli.process import Shutdown, run_until_signal
@@ -194,7 +195,7 @@ def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]") -> None:
 def check_worker(
     emulate: int | None, profile: list[str] | None, cache_size: Bytes | None, config: "WorkerConfig"
 ) -> None:
-    """Check the options of a worker as far as possible without starting it.
+    """Check the options of a worker as far as this is possible without starting the worker.
 
     Raises:
         InvalidRequestError, typer.BadParameter: an option is wrong.

@@ -1,4 +1,4 @@
-"""Options of a worker: its devices and how it executes models; for ``serve``, ``worker`` and ``check-model``."""
+"""Options of a worker, which ``serve``, ``worker`` and ``check-model`` share: devices, runtimes and models."""
 
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
@@ -51,7 +51,8 @@ PinnedSize: TypeAlias = Annotated[
         parser=size_or_zero,
         metavar="SIZE",
         show_default="half of the free memory",
-        help="Limit on host memory for pinned weights, which are copied faster; 0 pins none (--device cuda, PyTorch).",
+        help="Limit on host memory for pinned weights, which are copied faster. With 0, no memory is pinned (--device "
+        "cuda, PyTorch).",
     ),
 ]
 WorkspaceSize: TypeAlias = Annotated[
@@ -81,7 +82,7 @@ PayloadMemory: TypeAlias = Annotated[
         parser=size_or_none,
         metavar="SIZE",
         show_default="64MiB",
-        help="Memory shared with the worker for large requests; none sends every request through a socket.",
+        help="Size of the memory shared with the worker for large requests. With none, all requests use a socket.",
     ),
 ]
 Emulate: TypeAlias = Annotated[
@@ -91,7 +92,7 @@ Emulate: TypeAlias = Annotated[
         min=1,
         max=1024,
         show_default=False,
-        help="Number of devices to emulate; they take their times from --profile and execute nothing.",
+        help="Number of devices to emulate. They take the times of --profile and execute no models.",
     ),
 ]
 Profile: TypeAlias = Annotated[
@@ -100,7 +101,7 @@ Profile: TypeAlias = Annotated[
         "--profile",
         metavar="PROFILE",
         show_default=False,
-        help="Profile for --emulate: resnet50-v100, resnet50-v100-startup, or a file from clockwork status --json; may "
+        help="Profile for --emulate: resnet50-v100, resnet50-v100-startup, or a file from clockwork status --json. May "
         "be repeated.",
     ),
 ]
@@ -129,7 +130,7 @@ NoBatching: TypeAlias = Annotated[
         "--no-batching",
         metavar="NAME",
         show_default=False,
-        help="Name of a model whose requests are never batched; may be repeated.",
+        help="Name of a model whose requests are never batched. May be repeated.",
     ),
 ]
 AllowLinksTo: TypeAlias = Annotated[
@@ -138,8 +139,8 @@ AllowLinksTo: TypeAlias = Annotated[
         "--allow-links-to",
         metavar="DIR",
         show_default=False,
-        help="Directory that links in a model's directory may lead to; may be repeated. Links in directories that the "
-        "command line names may lead anywhere.",
+        help="Directory to which links in a model's directory may point. May be repeated. Links in directories that "
+        "the command line names may point anywhere.",
     ),
 ]
 AllowBatching: TypeAlias = Annotated[
@@ -148,8 +149,8 @@ AllowBatching: TypeAlias = Annotated[
         "--allow-batching",
         metavar="NAME",
         show_default=False,
-        help="Name of a model to batch if a trial passes, even without a proof from its graph (docs/batching.md); may "
-        "be repeated.",
+        help="Name of a model to batch if a trial passes, even if its graph does not prove that this is correct "
+        "(docs/batching.md). May be repeated.",
     ),
 ]
 ModelCache: TypeAlias = Annotated[
@@ -159,7 +160,7 @@ ModelCache: TypeAlias = Annotated[
         file_okay=False,
         metavar="DIR",
         show_default="none",
-        help="Directory for optimised models, each about as large as its file; later starts are faster.",
+        help="Directory for optimised models, each about as large as its file. They make later starts faster.",
     ),
 ]
 ModelCacheSize: TypeAlias = Annotated[
@@ -169,6 +170,6 @@ ModelCacheSize: TypeAlias = Annotated[
         parser=size,
         metavar="SIZE",
         show_default="32GiB",
-        help="Limit of --model-cache; the least recently used models are deleted first.",
+        help="Largest size of --model-cache. The least recently used models are deleted first.",
     ),
 ]

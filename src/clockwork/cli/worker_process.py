@@ -1,9 +1,9 @@
-"""The worker process of ``clockwork serve``: it is restarted when it dies, and never outlives its parent.
+"""Runs the worker process of ``clockwork serve``. It restarts the process when it dies, and ends it with ``serve``.
 
-Rules of the file: if the first child exits with an error soon after its start, it has logged the reason, and ``serve``
-ends. Any other child that dies is restarted. The wait before a restart doubles with each quick death in a row, up to
-`MAX_BACKOFF`. The server is not ready meanwhile. If the operator set ``max_restarts``, ``serve`` ends after as many
-restarts in a row.
+If the first process exits with an error soon after its start, it has logged the reason, and ``serve`` ends too. If a
+process dies in any other case, it is restarted, and the server is not ready until then. A death soon after a restart is
+called quick. The wait before a restart doubles with each quick death in a row, up to `MAX_BACKOFF`. If the operator set
+``max_restarts``, ``serve`` ends after that number of restarts in a row.
 """
 
 import asyncio
@@ -35,10 +35,10 @@ from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes, Nanos
 
 QUICK: Final = 10.0
-"""Run time in seconds below which a child's death counts as quick."""
+"""Run time in seconds below which a process's death counts as quick."""
 
 FIRST_BACKOFF: Final = 0.1
-"""Seconds before the first restart; doubles with each quick death."""
+"""Wait in seconds before the first restart. It doubles with each quick death."""
 
 MAX_BACKOFF: Final = 30.0
 """Longest wait before a restart, in seconds."""
@@ -47,15 +47,15 @@ log = logging.getLogger("clockwork.cli")
 
 
 def this_program(*arguments: str) -> list[str]:
-    """Return the command line of another ``clockwork`` with the same interpreter and the same modules."""
+    """Return a command line that runs ``clockwork`` with the same interpreter and modules as this process."""
     here = Path.cwd()
-    # -P: without the current directory, unless this process imports from there as well
+    # The option -P prevents imports from the current directory, unless this process imports from it too.
     safe = [] if any(Path(entry).absolute() == here for entry in sys.path) else ["-P"]
     return [sys.executable, *safe, "-m", "clockwork.cli", *arguments]
 
 
 class Child:
-    """A process that runs ``command`` and ends when its stdin is closed."""
+    """A child process that runs ``command``. It ends when its stdin is closed."""
 
     def __init__(
         self,
@@ -66,10 +66,16 @@ class Child:
         on_start: Callable[[int], None] = lambda pid: None,
         max_restarts: int | None = None,
     ) -> None:
-        """Confine the child to ``cores``, whatever cores this process has; add ``environment`` to this process's.
+        """Create the object; `keep_running` starts the process.
 
-        The child inherits the open files ``descriptors``. ``on_start`` receives the id of each process.
-        ``max_restarts``: restarts in a row, each after a quick death, before `keep_running` fails; None: no limit.
+        Args:
+            command: the command line.
+            cores: the cores on which the process may run. This process may have other cores.
+            environment: variables that are added to this process's environment.
+            descriptors: open files that the process inherits.
+            on_start: called with the id of each process.
+            max_restarts: number of restarts in a row, each after a quick death, before `keep_running` fails; None: no
+                limit.
         """
         self._command = tuple(command)
         self._cores = cores
@@ -80,10 +86,10 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
 
     async def keep_running(self) -> None:
-        """Run the process, and restart it when it dies, until cancelled; then end it.
+        """Run the process, and restart it when it dies. When this coroutine is cancelled, end the process.
 
         Raises:
-            ServerError: the first process fails at its start, or ``max_restarts`` is exceeded.
+            ServerError: the first process fails when it starts, or ``max_restarts`` is exceeded.
         """
         loop = asyncio.get_running_loop()
         quick_deaths = 0
@@ -115,7 +121,7 @@ class Child:
                 stdin=asyncio.subprocess.PIPE,
                 env={**environment_of_children(), **self._environment},
                 pass_fds=self._descriptors,
-                start_new_session=True,  # Ctrl-C in the terminal signals the parent only
+                start_new_session=True,  # Ctrl-C in a terminal must only reach this process
             )
         self._on_start(self._process.pid)
         return await self._process.wait()
@@ -148,19 +154,22 @@ def _show_exit(code: int) -> str:
 
 
 class WorkerOptions(Protocol):
-    """Options of the worker of ``clockwork serve``."""
+    """The interface of the options for the worker of ``clockwork serve``."""
 
     def arguments(self) -> list[str]:
-        """Return the arguments of ``clockwork worker``, without the controller's address and the log options."""
+        """Return the arguments of ``clockwork worker``, except the controller's address and the log options."""
         ...
 
     def claimed_cores(self, cores: Collection[int]) -> AbstractContextManager[CorePlan]:
-        """Return a context with a plan of ``cores`` in which no other worker claims the devices' cores."""
+        """Return a context that claims cores for the devices, so that no other worker uses them.
+
+        Its value is a plan that divides ``cores`` among the devices and other threads.
+        """
         ...
 
 
 class LocalWorker(Struct, frozen=True, kw_only=True):
-    """Options of a worker that executes models; ``max_batch`` is used on GPUs only."""
+    """Options of a worker that executes models. ``max_batch`` is only used on GPUs."""
 
     model_root: Path
     links: LinkPolicy = NO_LINKS
@@ -202,7 +211,7 @@ class LocalWorker(Struct, frozen=True, kw_only=True):
         return arguments
 
     def claimed_cores(self, cores: Collection[int]) -> AbstractContextManager[CorePlan]:
-        """Return a context with a plan in which each device has cores."""
+        """Return a context that claims cores for each device. Its value is the plan of the cores."""
         return claimed_cores(cores, self.devices, self.threads_per_device)
 
 
@@ -219,7 +228,7 @@ class EmulatedWorker(Struct, frozen=True):
         return arguments if self.cache_size is None else [*arguments, f"--cache-size={self.cache_size}"]
 
     def claimed_cores(self, cores: Collection[int]) -> AbstractContextManager[CorePlan]:
-        """Return a context that claims nothing; emulated devices execute nothing."""
+        """Return a context that claims no cores, because emulated devices execute no models."""
         return claimed_cores(cores, 0, 1)
 
 
@@ -235,10 +244,10 @@ def run_with_worker(
 ) -> None:
     """Run a controller in this process and a worker in a child process, until a signal arrives.
 
-    ``log_options`` are the level and the format of the log. ``max_restarts``: see `Child`.
+    ``log_options`` are the level and the format of the log. `Child` describes ``max_restarts``.
 
-    The worker lives until the controller has drained. This process claims the devices' cores and stays off them, as the
-    worker's own other threads do.
+    The worker runs until the controller has drained. This process claims the cores of the devices. Only the threads
+    that execute models use these cores.
 
     Raises:
         ServerError: no model can be served, an address is in use, or the worker process cannot be kept running.
@@ -247,7 +256,7 @@ def run_with_worker(
     console = start_log(log_level, log_format)
     cores = allowed_cores()
 
-    # Every user of this host can reach the port for workers, and a worker receives the data of clients.
+    # Every user of this machine can connect to the port for workers, and a worker receives the data of clients.
     token = secrets.token_urlsafe()
     config = replace(config, worker_tokens=Tokens([token]))
 
