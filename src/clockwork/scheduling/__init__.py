@@ -1,8 +1,8 @@
-"""Schedulers: which action goes to which device, and when.
+"""Schedulers decide which device executes which action, and when.
 
-This is the public API for authors of schedulers. A scheduler derives from `Scheduler`, whose module has the rules;
-`clockwork.testing.check_scheduler` tests it. The policies of Clockwork do not import each other; `registry` has their
-names.
+This package is the public API for authors of schedulers. A scheduler is a subclass of `Scheduler`. The module of
+`Scheduler` contains the rules, and `clockwork.testing.check_scheduler` tests them. The policies of Clockwork do not
+import each other. `registry` contains their names.
 """
 
 from clockwork.messages.actions import DeviceAction, EvictWeights, Infer, LoadWeights

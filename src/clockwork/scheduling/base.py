@@ -1,21 +1,24 @@
-"""The interface of schedulers.
+"""Defines the interface of schedulers.
 
-A scheduler starts when start-up is over: every model is loaded and measured, and no model is added any more. The
-controller calls it with requests and results. It makes actions, and returns answers. Rules:
+A scheduler starts when the controller's start-up is over. By then, every model is loaded and measured, and no model is
+added later. The controller calls the scheduler with requests and results. The scheduler makes actions and returns
+answers. These are the rules:
 
-- It is a machine: no clock, no I/O, no thread, no global randomness. ``now`` comes with every call and never decreases.
-- Only `GPUState` makes actions, with `load_weights`, `evict_weights` and `infer`. Each call changes the controller's
-  picture of the device and queues the action; the controller sends all queued actions, in order, when the scheduler's
-  method has returned. The method returns only answers.
+- A scheduler uses no clock, no I/O, no thread and no global randomness. ``now`` is an argument of every call, and never
+  decreases.
+- Only `GPUState` makes actions, with `load_weights`, `evict_weights` and `infer`. Each call updates the `GPUState` and
+  queues the action. When the scheduler's method has returned, the controller sends all queued actions in their order.
+  The method itself returns only answers.
 - `result` is called for every action that has ended, including an EvictWeights that an operator requested.
-- Only `GPUState` knows where weights are. An operator may evict them at any time, even while requests wait for them,
-  and a LoadWeights may fail: the picture changes before `evicted` or `result` is called.
-- A request is over when the scheduler answers it (`Answer`), when an Infer that contains it succeeds (the controller
-  answers it before it calls `result`), or when `cancel` is called. The requests of a failed Infer are not over: the
-  scheduler answers them or tries again.
-- A request with the ``client_id`` -1 is a check of a batch by the controller. It is treated like any other request.
-- The controller answers a request that the scheduler has not answered by its deadline. It reports an exception of the
-  scheduler, and answers the requests that the call was about.
+- Only `GPUState` knows where weights are. An operator may evict weights at any time, even while requests wait for them.
+  A LoadWeights may fail. In both cases, the `GPUState` is updated before `evicted` or `result` is called.
+- A request ends in one of three ways: the scheduler answers it (`Answer`), an Infer that contains it succeeds, or
+  `cancel` is called. After a successful Infer, the controller answers the requests before it calls `result`. The
+  requests of a failed Infer have not ended. The scheduler must answer them or try again.
+- If the ``client_id`` of a request is -1, the controller checks a batch with it. The scheduler treats it like any other
+  request.
+- If the scheduler has not answered a request by its deadline, the controller answers it. If the scheduler raises an
+  exception, the controller reports the exception and answers the requests that the call was about.
 """
 
 from abc import ABC, abstractmethod
@@ -33,42 +36,51 @@ from clockwork.units import Nanos
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler(ABC):
-    """Base class of schedulers; only `infer` and `result` must be defined."""
+    """Base class of schedulers. Only `infer` and `result` must be defined."""
 
     name: ClassVar[str] = ""
-    """The value of ``--scheduler`` for a built-in scheduler."""
+    """Value of the option ``--scheduler`` that selects this scheduler, if it is a built-in one."""
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
-        """Begin to serve. ``state`` is kept, and the controller keeps it up to date."""
+        """Begin to serve. The scheduler may keep ``state``, because the controller keeps it up to date."""
         self.state = state
         return []
 
     @abstractmethod
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Handle a new request. Its model is known, its inputs fit the model, and its deadline has not passed."""
+        """Handle a new request. The model is known, the inputs fit the model, and the deadline has not passed."""
 
     @abstractmethod
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
-        """Handle the end of an action. If it was an Infer and succeeded, its requests have been answered."""
+        """Handle the end of an action. If the action is an Infer that succeeded, its requests have been answered."""
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Forget a request whose client went away or whose deadline passed; it must not be answered."""
+        """Forget a request whose client cancelled or disconnected, or whose deadline passed.
+
+        It must not be answered.
+        """
         return []
 
     def explain(self, now: Nanos, request: PendingRequest) -> str:
-        """Return why an admitted request has no answer at its deadline; an empty text if the reason is unknown."""
+        """Return why an admitted request has no answer at its deadline.
+
+        Return an empty text if the reason is unknown.
+        """
         return ""
 
     def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
-        """Handle an operator's eviction of a model from these devices. `result` is called later for its actions."""
+        """Handle an operator's eviction of a model from these devices.
+
+        `result` is later called for the EvictWeights actions.
+        """
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Handle a worker that has connected and holds the models; it is in ``state.workers`` from now on."""
+        """Handle a worker that has connected and has all models. From now on, it is in ``state.workers``."""
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Handle the loss of a worker and of all its actions; it is no longer in ``state.workers``."""
+        """Handle the loss of a worker and of all its actions. The worker is no longer in ``state.workers``."""
         return []
 
     def wake(self, now: Nanos) -> list[Answer]:
@@ -76,5 +88,5 @@ class Scheduler(ABC):
         return []
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake`, or None for never. The controller asks after each call of another method."""
+        """Return when to call `wake`, or None for never. The controller calls this method after each other method."""
         return None

@@ -11,11 +11,14 @@ from clockwork.scheduling.shapes import shape_key
 from clockwork.state import GPUState, ModelState, PendingRequest
 
 NO_DEVICE: Final = "no device can serve {model} now: a worker is missing or hangs, or the model is too large"
-"""Message of a refusal; the controller adds the retry time."""
+"""Message of a refusal. The controller appends the retry time."""
 
 
 def load_evicting_lru(gpu: GPUState, model: ModelState) -> bool:
-    """Load the model and evict others for it, least recently used first; return False if models in use prevent that."""
+    """Load the model, and evict the least recently used models to make room.
+
+    Return False if models in use prevent this.
+    """
     needed = gpu.models[model.name].weights_pages - gpu.cache.free
     victims = []
     for name in gpu.cache:
@@ -43,9 +46,9 @@ def failed_answer(request: PendingRequest, result: ErrorResult) -> Answer:
 
 
 def batch_from(requests: Iterable[PendingRequest], max_rows: int) -> list[PendingRequest]:
-    """Return the first request, and those after it that fit into one Infer of ``max_rows`` rows with it.
+    """Return the first request, and later requests that fit with it into one Infer of ``max_rows`` rows.
 
-    They are requests for the same model whose inputs have the same shape.
+    All requests must be for the same model and have inputs of the same shape.
 
     Raises:
         StopIteration: there is no request.

@@ -1,4 +1,4 @@
-"""Answers every request at once with its own inputs, to measure the cost of everything but the execution."""
+"""Answers every request at once with its own inputs. This measures the cost of everything except the execution."""
 
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from clockwork.units import Nanos
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class EchoScheduler(Scheduler):
-    """Makes no actions. The outputs are the inputs; a request with generated inputs gets no outputs."""
+    """Makes no actions. The outputs are the inputs. If inputs are generated, there are no outputs."""
 
     name: ClassVar[str] = "echo"
 
@@ -26,5 +26,5 @@ class EchoScheduler(Scheduler):
         return [Answer(request.id, Status.SUCCESS, outputs=request.input.tensors, payload=request.payload)]
 
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
-        """Do nothing: the scheduler makes no actions."""
+        """Do nothing, because the scheduler makes no actions."""
         return []

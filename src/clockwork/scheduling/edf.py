@@ -1,9 +1,9 @@
-"""Earliest deadline first, with drop: a device executes the most urgent request that can still be in time.
+"""Executes the request with the earliest deadline first, and drops requests that can no longer be in time.
 
-There is one queue for all devices, in order of deadlines. The most urgent request whose weights are on an idle device
-is sent there. If no device has the weights, they are loaded on a device with free memory. Requests for the same model
-join a batch as long as its most urgent request can still be in time. A request that can no longer be in time, by the
-measured times, is refused at that moment.
+There is one queue for all devices, in order of deadlines. An idle device gets the most urgent request whose weights it
+has. If no device has the weights, they are loaded on a device with free memory. Requests for the same model join a
+batch as long as the most urgent request of the batch can still be in time. When a request can no longer be in time
+according to the measured times, it is refused at once.
 """
 
 from heapq import heappop, heappush
@@ -27,17 +27,17 @@ MARGIN: Final[Nanos] = 1 * MILLISECOND
 """Time reserved for the network delay to the worker and back."""
 
 MAX_CONSIDERED: Final = 64
-"""Number of urgent requests that are searched for one that an idle device can execute, or that needs a load."""
+"""Number of urgent requests that are searched for a request to execute or load at once."""
 
 MAX_SEARCHED: Final = 1024
-"""Number of requests that are searched for some that can share a batch with an urgent one."""
+"""Number of requests that are searched for requests that can share a batch with an urgent request."""
 
 _Entry: TypeAlias = tuple[Nanos, int, PendingRequest]
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class EdfScheduler(Scheduler):
-    """Earliest deadline first, with drop; see the module."""
+    """Executes the earliest deadline first, and drops late requests; see the module's docstring."""
 
     name: ClassVar[str] = "edf"
 
@@ -45,13 +45,13 @@ class EdfScheduler(Scheduler):
         """Create a scheduler without devices."""
         self._devices: dict[GPUState, list[PendingRequest]] = {}  #: device -> the batch that it executes
         self._idle: dict[GPUState, None] = {}
-        self._loading: dict[str, GPUState] = {}  #: model -> device; a device loads at most one
-        self._queue: Ordered[_Entry] = Ordered()  #: by deadline
-        self._starts: list[_Entry] = []  #: heap of the requests, by the last start in time; some have left
+        self._loading: dict[str, GPUState] = {}  #: model -> device; a device loads at most one model at a time
+        self._queue: Ordered[_Entry] = Ordered()  #: the requests by deadline
+        self._starts: list[_Entry] = []  #: heap of requests by their last start in time; some have left the queue
         self._last_start: dict[int, Nanos] = {}  #: request id -> the last start that is in time
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
-        """Take all devices into service."""
+        """Begin to use all devices."""
         super().start(now, state)
         self._devices = {gpu: [] for gpu in state.gpus()}
         self._idle = dict.fromkeys(self._devices)
@@ -66,7 +66,7 @@ class EdfScheduler(Scheduler):
         return self._advance(now)
 
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
-        """Answer requests that failed; then send the device its next batch."""
+        """Answer requests that failed. Then send the device its next batch."""
         ended: list[PendingRequest] = []
         if isinstance(action, Infer):
             ended, self._devices[gpu] = self._devices[gpu], []
@@ -82,12 +82,12 @@ class EdfScheduler(Scheduler):
         return answers + self._advance(now)
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Take the request out of the queue."""
+        """Remove the request from the queue."""
         self._remove([request])
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Take the worker's devices into service."""
+        """Begin to use the worker's devices."""
         for gpu in worker.gpus:
             self._devices[gpu] = []
             self._idle[gpu] = None
@@ -126,7 +126,10 @@ class EdfScheduler(Scheduler):
                 self._queue.remove((request.deadline, request.id, request))
 
     def _tidy_starts(self) -> None:
-        """Remove entries of requests that left the queue: those in front, and all if they are the majority."""
+        """Remove entries of requests that left the queue.
+
+        Remove those at the front, or all if they are the majority.
+        """
         while self._starts and self._starts[0][1] not in self._last_start:
             heappop(self._starts)
         if len(self._starts) > 2 * len(self._last_start) + MAX_SEARCHED:
@@ -137,7 +140,7 @@ class EdfScheduler(Scheduler):
         for _, _, request in list(islice(self._queue, MAX_CONSIDERED)) if self._idle else ():
             if not self._idle:
                 break
-            if request.id in self._last_start:  # else it has joined the batch of a request before it
+            if request.id in self._last_start:  # otherwise, it has joined the batch of an earlier request
                 self._send(now, request)
         self._load()
         return answers
@@ -167,7 +170,7 @@ class EdfScheduler(Scheduler):
         return answers
 
     def _send(self, now: Nanos, first: PendingRequest) -> None:
-        """Send the request, and those that fit, to an idle device that has the weights and is fast enough."""
+        """Send the request to an idle device that has the weights and is fast enough, with other requests that fit."""
         model, slack = first.model, first.deadline - MARGIN - now
         for gpu in self.state.holders.get(model.name, ()):
             if gpu in self._idle and model.infer_estimate(first.batch_size, gpu.kind) <= slack:
@@ -182,7 +185,7 @@ class EdfScheduler(Scheduler):
                 return
 
     def _load(self) -> None:
-        """Load the most urgent model that no device has, on a device that is not loading."""
+        """Load the most urgent model that is on no device. The device must not be loading another model."""
         busy = dict.fromkeys(self._loading.values())
         seen: dict[str, None] = {}
         for _, _, request in islice(self._queue, MAX_CONSIDERED):

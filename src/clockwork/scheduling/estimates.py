@@ -1,17 +1,17 @@
-"""Estimates of durations from the last measurements; before the first measurement, from the profile.
+"""Estimates durations from the last measurements. Before the first measurement, the profile is used.
 
-The original takes the p99 of a sliding window of ten measurements, which is their maximum. A new measurement is below
-it in ten of eleven cases, and one outlier makes it useless for ten measurements. This module keeps the window, and
-takes the second largest measurement. It also adds a *margin* to the median. The margin follows the history of the
-device, so that the share `WITHIN` of its actions is within the estimate: each miss raises the margin, each hit lowers
-it a little (adaptive conformal inference, Gibbs and Candes 2021). So one outlier raises the estimate by a few per cent,
-and still has an effect later.
+The original takes the p99 of a sliding window of ten measurements, which is their maximum. This has two disadvantages.
+A new measurement is below the maximum in only ten of eleven cases. And one outlier makes the estimate useless for ten
+measurements. This module also has a window, but takes the second largest measurement. In addition, it adds a *margin*
+to the median. The margin depends on the history of the device, so that a share `WITHIN` of its actions is within the
+estimate. Each miss raises the margin, and each hit lowers it a little (adaptive conformal inference, Gibbs and Candes
+2021). So one outlier raises the estimate by only a few per cent, and its effect lasts longer.
 
-Two more rules. If a device becomes slow (its clock is throttled, its core is shared), all its actions become slow,
-but most models and batch sizes are not measured every second. So when half of the last measurements on a device took
-far longer than usual, all its estimates grow. And without new measurements an estimate *relaxes*: after a while it
-falls to the median, and later to the seed. Otherwise an action whose estimate is too long would never be tried again,
-and so never be measured again.
+There are two more rules. First, a device may become slow, for example because its clock is throttled or its core is
+shared. Then all its actions become slow, but most models and batch sizes are not measured every second. So when half of
+the last measurements on a device took far longer than usual, all its estimates grow. Second, an estimate *relaxes*
+without new measurements. After a while it falls to the median, and later to the seed. Otherwise, an action whose
+estimate is too long would never be tried again, and would never be measured again.
 """
 
 from collections import deque
@@ -21,46 +21,56 @@ from typing import Final
 from clockwork.units import SECOND, Nanos
 
 OUTLIER: Final = 3
-"""A window does not raise the estimate beyond this many times the median."""
+"""A window does not raise the estimate above this multiple of the median."""
 
 STALE: Final[Nanos] = 1 * SECOND
 """Time without a measurement after which an estimate relaxes to the median of its window."""
 
 FORGOTTEN: Final[Nanos] = 10 * SECOND
-"""Time without a measurement after which an estimate relaxes to the seed, if that is less."""
+"""Time without a measurement after which an estimate relaxes to the seed, if the seed is shorter."""
 
 WITHIN: Final = 0.985
 """Share of a device's actions that should be within the estimate."""
 
 MARGIN_STEP: Final = 0.03
-"""Approximate increase of the margin by a miss, as a share of the median. The hits expected between two misses
-decrease the margin by as much."""
+"""Approximate increase of the margin after a miss, as a share of the median.
+
+The hits that are expected between two misses decrease the margin by the same amount.
+"""
 
 MAX_MARGIN: Final = 0.5
-"""Limit of the margin: more would refuse too many requests, so a device with more jitter has more misses."""
+"""Limit of the margin. A larger margin would refuse too many requests. So a device with more jitter has more misses."""
 
 SLOW: Final = 1.25
-"""A device is slow if half of its actions take this many times their usual duration. Below that, windows and the
-margin follow without this rule."""
+"""A device is slow if half of its actions take this many times their usual duration.
+
+Below this factor, the windows and the margin adapt without this rule.
+"""
 
 COMPARED: Final = 10
 """Number of measurements on a device that are compared with the usual duration."""
 
 
 class Pace:
-    """How slow a device is (``factor``, 1.0: as usual), and how much its durations vary (``margin``)."""
+    """How slow a device is, and how much its durations vary.
+
+    ``factor`` is 1.0 at the usual speed. ``margin`` is a share of the median.
+    """
 
     __slots__ = ("_ratios", "factor", "margin", "since")
 
     def __init__(self) -> None:
         """Start with the usual speed and no margin."""
         self.factor = 1.0
-        self.since: Nanos = 0  #: when the device became slow
+        self.since: Nanos = 0  #: time when the device became slow
         self.margin = 0.0
         self._ratios: deque[float] = deque([1.0] * COMPARED, maxlen=COMPARED)
 
     def add(self, ratio: float, within: bool, now: Nanos = 0) -> None:
-        """Add an action that took ``ratio`` times its usual duration, within its estimate or not."""
+        """Add an action that took ``ratio`` times its usual duration.
+
+        ``within`` states whether it was within its estimate.
+        """
         if not within:
             self.margin = min(MAX_MARGIN, self.margin + MARGIN_STEP * WITHIN)
         elif self.margin > 0.0:
@@ -68,42 +78,47 @@ class Pace:
         self._ratios.append(ratio)
         if ratio < SLOW and self.factor == 1.0:
             return
-        median = sorted(self._ratios)[COMPARED // 2]  # slow after five of ten, before the median of a window has moved
+        # the device counts as slow after five of ten, before the median of a window has moved
+        median = sorted(self._ratios)[COMPARED // 2]
         if self.factor == 1.0:
             self.since = now
         self.factor = median if median > SLOW else 1.0
 
 
 class SlidingEstimate:
-    """Estimate of one duration: by the rules of the module with a `Pace`, else the maximum of the window."""
+    """Estimate of one duration.
+
+    With a `Pace`, the rules of the module's docstring apply. Otherwise, the estimate is the maximum of the window.
+    """
 
     __slots__ = ("_at", "_last", "_median", "_pace", "_samples", "_usual", "_window", "seed")
 
     def __init__(self, seed: Nanos, window: int, pace: Pace | None = None) -> None:
-        """Start without measurements: ``seed`` is the estimate until the first one."""
+        """Start without measurements. Until the first measurement, the estimate is ``seed``."""
         self.seed: Nanos = seed
         self._pace = pace
         self._samples: deque[Nanos] = deque((seed,), maxlen=window)
         self._median: Nanos = seed
-        self._usual: Nanos = max(1, seed)  #: the last median while the device was not slow
+        self._usual: Nanos = max(1, seed)  #: the last median at a time when the device was not slow
         self._window: Nanos = seed  #: the estimate from the window alone
         self._at: Nanos = 0
-        self._last: Nanos = 0  #: the last measurement, if it was made since the device became slow; else 0
+        self._last: Nanos = 0  #: the last measurement, if the device was already slow then; otherwise 0
 
     @property
     def value(self) -> Nanos:
-        """The estimate, without regard to its age."""
+        """The estimate without regard to its age."""
         pace = self._pace
         if pace is None:
             return self._window
         value = max(self._window, round(self._median * (1 + pace.margin)))
         if pace.factor == 1.0:
             return value
-        # A measurement made since the device became slow is better than the factor, which is from other actions.
+        # If there is a measurement since the device became slow, it is better than the factor, which comes from other
+        # actions.
         return max(value, round(self._last * (1 + pace.margin) if self._last else self._usual * pace.factor))
 
     def add(self, measured: Nanos, now: Nanos = 0) -> None:
-        """Add a measurement made at ``now``."""
+        """Add a measurement that was made at ``now``."""
         pace = self._pace
         if pace is not None:
             pace.add(measured / self._usual, measured <= self.value, now)
@@ -118,7 +133,7 @@ class SlidingEstimate:
             self._usual = max(1, self._median)
 
     def at(self, now: Nanos) -> Nanos:
-        """Return the estimate, relaxed according to its age."""
+        """Return the estimate after relaxing it according to its age."""
         value = self.value
         at, stale = self._at, STALE
         if self._pace is not None and self._pace.factor > 1.0:
@@ -130,7 +145,7 @@ class SlidingEstimate:
 
     @property
     def measured_at(self) -> Nanos:
-        """Time of the last measurement; 0 if there is none."""
+        """Time of the last measurement, or 0 if there is none."""
         return self._at
 
 
@@ -138,13 +153,13 @@ class Estimates:
     """Estimates by key, created when they are first needed."""
 
     def __init__(self, window: int, pace: Pace | None = None) -> None:
-        """``window`` is the number of measurements of each estimate, ``pace`` that of the device."""
+        """``window`` is the number of measurements of each estimate. ``pace`` is the pace of the device."""
         self._window = window
         self._pace = pace
         self._by_key: dict[object, SlidingEstimate] = {}
 
     def of(self, key: object, seed: Callable[[], Nanos]) -> SlidingEstimate:
-        """Return the estimate for ``key``; ``seed`` is called if it is new."""
+        """Return the estimate for ``key``. If it is new, ``seed`` is called to get the first value."""
         estimate = self._by_key.get(key)
         if estimate is None:
             estimate = self._by_key[key] = SlidingEstimate(seed(), self._window, self._pace)

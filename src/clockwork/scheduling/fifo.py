@@ -1,9 +1,9 @@
-"""First in, first out, in batches, like a server without deadlines.
+"""Executes requests in batches, first in, first out, like a server without deadlines.
 
-Each device has a queue. A request goes to the shortest queue of the devices that have its model, else to the shortest
-queue of a few devices. A device takes the first request of its queue, with those behind it that fit into one batch. No
-request is refused for being late: the worker drops a batch that cannot start by its deadline, and the controller
-answers a request at its deadline.
+Each device has a queue. A request joins the shortest queue of the devices that have its model. If no device has the
+model, it joins the shortest queue of a few devices. A device executes the first request of its queue, together with
+later requests that fit into one batch. The scheduler refuses no late requests. Instead, the worker drops a batch that
+cannot start by its deadline, and the controller answers a request at its deadline.
 """
 
 from typing import ClassVar, Final
@@ -22,7 +22,7 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency,
 from clockwork.units import Nanos
 
 MAX_OUTSTANDING: Final = 2
-"""Limit of outstanding Infers on one device: one runs, one waits."""
+"""Limit of outstanding Infers on one device. One of them runs, and one waits."""
 
 CHOICES: Final = 8
 """Number of devices considered for a request whose model no device has."""
@@ -37,7 +37,7 @@ class _Device:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class FifoScheduler(Scheduler):
-    """First in, first out, in batches; see the module."""
+    """Executes requests in batches, first in, first out; see the module's docstring."""
 
     name: ClassVar[str] = "fifo"
 
@@ -46,10 +46,10 @@ class FifoScheduler(Scheduler):
         self._devices: dict[GPUState, _Device] = {}
         self._order: list[_Device] = []
         self._turn = 0
-        self._device_of: dict[int, _Device] = {}  #: request id -> the device in whose queue it is
+        self._device_of: dict[int, _Device] = {}  #: request id -> the device in whose queue the request is
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
-        """Take all devices into service."""
+        """Begin to use all devices."""
         super().start(now, state)
         self._add(list(state.gpus()))
         return []
@@ -66,7 +66,7 @@ class FifoScheduler(Scheduler):
         return []
 
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
-        """Answer requests that failed; then send the device its next batch."""
+        """Answer requests that failed. Then send the device its next batch."""
         device = self._devices[gpu]
         failed: list[PendingRequest] = []
         if isinstance(action, Infer):
@@ -81,17 +81,17 @@ class FifoScheduler(Scheduler):
         return [failed_answer(request, result) for request in failed if not request.over]
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Take the request out of its queue."""
+        """Remove the request from its queue."""
         self._forget(request)
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Take the worker's devices into service."""
+        """Begin to use the worker's devices."""
         self._add(worker.gpus)
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Queue the worker's requests at other devices, those that were sent first."""
+        """Queue the worker's requests at other devices. Requests that were already sent are queued first."""
         lost: list[PendingRequest] = []
         for gpu in worker.gpus:
             device = self._devices.pop(gpu)

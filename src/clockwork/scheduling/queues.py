@@ -1,6 +1,6 @@
-"""Queues whose cost per request does not grow with their length.
+"""Implements queues whose cost per request does not grow with their length.
 
-`Waiting` keeps requests in order of arrival and by group; `Ordered` keeps tuples sorted.
+`Waiting` keeps requests in order of arrival and by group. `Ordered` keeps tuples sorted.
 """
 
 from bisect import bisect_left, insort
@@ -15,17 +15,17 @@ from clockwork.state import PendingRequest
 T = TypeVar("T", bound="tuple[object, ...]")
 
 MAX_CHUNK: Final = 512
-"""Limit of the entries in one list of an `Ordered`; a longer list is cut in two."""
+"""Limit of the entries in one list of an `Ordered`. A longer list is divided into two."""
 
 MAX_CONSIDERED: Final = 256
-"""Number of requests of a group considered for a batch: those too large for the rows left are passed over."""
+"""Number of requests of a group that are considered for a batch. Requests with too many rows are skipped."""
 
 
 class Waiting:
-    """Requests in order of arrival; those that can share an Infer are found without searching through the others.
+    """Requests in order of arrival. Requests that can share an Infer are found without a search through the others.
 
-    It uses `OrderedDict`, which finds its first entry at once. A plain dict would search through the places of deleted
-    entries.
+    The class uses `OrderedDict`, which finds its first entry at once. A plain dict would search through the places of
+    deleted entries.
     """
 
     def __init__(self) -> None:
@@ -57,17 +57,17 @@ class Waiting:
 
     @property
     def first(self) -> PendingRequest:
-        """The request that has waited longest; the queue must not be empty."""
+        """The request that has waited longest. The queue must not be empty."""
         return next(iter(self._requests.values()))
 
     def like_first(self) -> Iterable[PendingRequest]:
-        """Return the first request and those of its group behind it, in order, at most `MAX_CONSIDERED`."""
+        """Return the first request and later requests of its group, in order. The limit is `MAX_CONSIDERED`."""
         first = self.first
         return islice(self._groups[first.model.name, shape_key(first)].values(), MAX_CONSIDERED)
 
 
 class Ordered(Generic[T]):
-    """Distinct tuples in ascending order: a list of short sorted lists."""
+    """Distinct tuples in ascending order, stored as a list of short sorted lists."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -79,7 +79,7 @@ class Ordered(Generic[T]):
             yield from chunk
 
     def add(self, entry: T) -> None:
-        """Add an entry that is not in yet."""
+        """Add an entry that is not in the queue yet."""
         if not self._chunks:
             self._chunks.append([entry])
             self._lasts.append(entry)
@@ -95,7 +95,7 @@ class Ordered(Generic[T]):
         self._lasts[place] = chunk[-1]
 
     def remove(self, entry: T) -> None:
-        """Remove an entry that is in."""
+        """Remove an entry that is in the queue."""
         place = bisect_left(self._lasts, entry)
         chunk = self._chunks[place]
         del chunk[bisect_left(chunk, entry)]
@@ -105,7 +105,7 @@ class Ordered(Generic[T]):
             del self._chunks[place], self._lasts[place]
 
     def since(self, entry: T, limit: int) -> Iterator[T]:
-        """Iterate over at most ``limit`` entries in order, from ``entry`` on."""
+        """Iterate over at most ``limit`` entries in order, beginning at ``entry``."""
         place = bisect_left(self._lasts, entry)
         found = 0
         for chunk in islice(self._chunks, place, None):

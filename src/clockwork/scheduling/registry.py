@@ -1,4 +1,4 @@
-"""Schedulers by name: the built-in ones, and a user's own as ``package.module:Class``."""
+"""Finds schedulers by name. A name is that of a built-in scheduler, or ``package.module:Class``."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -19,11 +19,11 @@ BUILT_IN: Final[Mapping[str, type[Scheduler]]] = {
 """The schedulers that come with Clockwork."""
 
 REQUIRED: Final = ("infer", "result")
-"""Methods that a scheduler must define. Python itself checks this only if `Scheduler` is not compiled."""
+"""Methods that a scheduler must define. Python itself checks this only if `Scheduler` is not a compiled class."""
 
 
 def make_scheduler(name: str) -> Scheduler:
-    """Return a new scheduler: a built-in one, or the class ``package.module:Class``, called without arguments.
+    """Return a new scheduler of the given name. A class ``package.module:Class`` is called without arguments.
 
     Raises:
         InvalidRequestError: no scheduler has that name, or the object is not a scheduler.
@@ -42,7 +42,7 @@ def make_scheduler(name: str) -> Scheduler:
     except ModuleNotFoundError as error:
         reason = f"{error}; add its directory to PYTHONPATH"
         raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {reason}") from error
-    except (Exception, SystemExit) as error:  # the code of another author runs here
+    except (Exception, SystemExit) as error:  # code of another author runs here
         reason = f"{type(error).__name__}: {error}"
         raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {reason}") from error
     if not (isinstance(factory, type) and issubclass(factory, Scheduler)):

@@ -1,10 +1,10 @@
-"""Which requests can share a batch: all inputs of an Infer agree in every dimension but the first."""
+"""Decides which requests can share a batch. Their inputs must agree in every dimension except the first."""
 
 from clockwork.messages.actions import InferInput
 from clockwork.state import ModelState, PendingRequest
 
 ShapeKey = tuple[tuple[str, tuple[int, ...]], ...]
-"""Names and shapes, without the batch dimension, of a request's inputs; empty if the model allows one shape only."""
+"""Names and shapes of a request's inputs, without the batch dimension. Empty if the model allows only one shape."""
 
 
 def shape_key(request: PendingRequest) -> ShapeKey:

@@ -1,9 +1,9 @@
-"""First in, first out, one request at a time; a model is loaded when it is requested.
+"""Executes one request at a time, first in, first out. A model is loaded when it is requested.
 
-Devices that have the same model serve its requests in turn. A model that no device has is loaded on the next device in
-turn. A device without free memory evicts its least recently used model. At most `MAX_OUTSTANDING` requests are sent to
-a device at a time, enough to hide the network delay. No request is refused for being late: the worker drops an Infer
-that cannot start by its deadline.
+Devices that have the same model serve its requests in turn. A model that is on no device is loaded on the next device
+in turn. A device without free memory evicts its least recently used model. At most `MAX_OUTSTANDING` requests are sent
+to a device at a time. This is enough to hide the network delay. The scheduler refuses no late requests. Instead, the
+worker drops an Infer that cannot start by its deadline.
 """
 
 from collections import OrderedDict
@@ -30,13 +30,13 @@ class _Device:
 
     def __init__(self, gpu: GPUState) -> None:
         self.gpu = gpu
-        self.waiting: OrderedDict[int, PendingRequest] = OrderedDict()  #: by request id
+        self.waiting: OrderedDict[int, PendingRequest] = OrderedDict()  #: requests by id
         self.sent: dict[int, PendingRequest] = {}  #: action id -> request
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class SimpleScheduler(Scheduler):
-    """First in, first out, one request at a time; see the module."""
+    """Executes one request at a time, first in, first out; see the module's docstring."""
 
     name: ClassVar[str] = "simple"
 
@@ -45,10 +45,10 @@ class SimpleScheduler(Scheduler):
         self._devices: dict[GPUState, _Device] = {}
         self._next_device = -1
         self._next_holder: dict[str, int] = {}
-        self._device_of: dict[int, _Device] = {}  #: request id -> the device in whose queue it is
+        self._device_of: dict[int, _Device] = {}  #: request id -> the device in whose queue the request is
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
-        """Take all devices into service."""
+        """Begin to use all devices."""
         super().start(now, state)
         self._devices = {gpu: _Device(gpu) for gpu in state.gpus()}
         return []
@@ -65,7 +65,7 @@ class SimpleScheduler(Scheduler):
         return []
 
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
-        """Answer a request that failed; then send the device its next one."""
+        """Answer a request that failed. Then send the device its next request."""
         device = self._devices[gpu]
         answers: list[Answer] = []
         if isinstance(action, Infer):
@@ -81,18 +81,18 @@ class SimpleScheduler(Scheduler):
         return answers
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Take the request out of its queue."""
+        """Remove the request from its queue."""
         self._forget(request)
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Take the worker's devices into service."""
+        """Begin to use the worker's devices."""
         for gpu in worker.gpus:
             self._devices[gpu] = _Device(gpu)
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Queue the worker's requests at other devices; requests that were already sent come first."""
+        """Queue the worker's requests at other devices. Requests that were already sent are queued first."""
         lost: list[PendingRequest] = []
         for gpu in worker.gpus:
             device = self._devices.pop(gpu)
@@ -119,7 +119,7 @@ class SimpleScheduler(Scheduler):
         return holders[turn % len(holders)]
 
     def _send_next(self, now: Nanos, device: _Device) -> None:
-        """Send requests of the device's queue, and load the weights that the next one needs."""
+        """Send requests of the device's queue, and load the weights that the next request needs."""
         gpu = device.gpu
         while device.waiting and len(device.sent) < MAX_OUTSTANDING:
             request = next(iter(device.waiting.values()))

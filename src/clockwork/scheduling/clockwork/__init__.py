@@ -1,4 +1,4 @@
-"""The Clockwork scheduler: plans every device from measured times, and admits or refuses each request at arrival.
+"""Plans every device from measured times, and admits or refuses each request when it arrives.
 
 | module | contents |
 |---|---|

@@ -1,18 +1,19 @@
-"""How long an idle device waits for more requests of a model before it starts.
+"""Decides how long an idle device waits for more requests of a model before it starts a batch.
 
-A batch of any size costs the server as much time as one request: about 0.3 ms in the controller and as much in the
-worker. While the server has time to spare, an idle device starts at once, because waiting would only add latency. When
-the server is the bottleneck, starting at once makes every batch a batch of one, and the server spends its time on
-actions instead of requests. (Measured over gRPC on one core: 1,000 requests/s with batches of one, 3,000 with a wait of
-2 ms.)
+A batch of any size costs the server as much time as one request. This is about 0.3 ms in the controller and 0.3 ms in
+the worker. While the server has time to spare, an idle device starts at once, because waiting would only add latency.
+If the server is the bottleneck, an immediate start makes every batch a batch of one. The server then spends its time on
+actions instead of requests. A measurement over gRPC on one core gave 1,000 requests/s with batches of one, and 3,000
+requests/s with a wait of 2 ms.
 
-Theory of operation. The controller reports how busy the server is. While that is more than `BUSY`, the *level* rises:
-the number of rows that an idle device should wait for. While it is less than `CALM`, the level falls. The number of
-rows to wait for also follows recent waits: a wait in which the rows arrived doubles it, and a wait that ended without
-them halves it. So for a single client that sends one request at a time, the device waits only once in `PROBE`.
+Theory of operation. The controller reports which share of its time the server uses. The *level* is the number of rows
+that an idle device should wait for. It rises while this share is above `BUSY`, and falls while the share is below
+`CALM`. The number of rows to wait for also depends on recent waits. If the rows arrived during a wait, the number
+doubles. If the wait ended without them, the number is halved. So if a single client sends one request at a time, the
+device waits only once in `PROBE`.
 
-The wait is limited by a constant, by the arrival rate, and by the slack of the request's deadline. There is no wait for
-a model whose inference takes much longer than an action costs.
+A constant, the arrival rate, and the slack of the request's deadline limit the wait. If a model's inference takes much
+longer than an action costs, there is no wait.
 """
 
 from typing import Final
@@ -42,20 +43,20 @@ ACTION_COST: Final[Nanos] = 500 * MICROSECOND
 """Time that an Infer of any size costs the controller and the worker together."""
 
 PROBE: Final[Nanos] = 100 * MILLISECOND
-"""Time after which a device waits again for requests of a model whose last wait was in vain."""
+"""If a device has waited for requests of a model in vain, it does not wait for that model again for this time."""
 
 
 class BatchingDelay:
-    """How many rows of each model an idle device waits for."""
+    """Decides how many rows of each model an idle device waits for."""
 
     def __init__(self) -> None:
         """Start without waits."""
         self._level = 1.0
-        self._seen: Nanos = -1  #: time of the last measurement that was taken into account
-        self._expected: dict[str, tuple[int, Nanos]] = {}  #: model -> rows to expect, and since when
+        self._seen: Nanos = -1  #: time of the last measurement that was used
+        self._expected: dict[str, tuple[int, Nanos]] = {}  #: model -> number of rows to expect, and since when
 
     def note_load(self, busy: float, at: Nanos) -> None:
-        """Adjust the level to ``busy``, the share of the server's time in use at ``at``; ignore a repeated ``at``."""
+        """Adjust the level to ``busy``, the share of the server's time in use at ``at``. Ignore a repeated ``at``."""
         if at == self._seen:
             return
         self._seen = at
@@ -65,7 +66,10 @@ class BatchingDelay:
             self._level = max(1.0, self._level * 0.8)
 
     def wanted(self, now: Nanos, model: str, time: Nanos) -> int:
-        """Return how many rows are worth waiting for; 1: start at once. ``time`` is how long one row takes."""
+        """Return how many rows are worth waiting for, where 1 means a start at once.
+
+        ``time`` is the time of one row.
+        """
         if self._level < 2.0 or now - self._seen > STALE or time > 2 * ACTION_COST:
             return 1
         expected, at = self._expected.get(model, (2, now))
@@ -74,7 +78,7 @@ class BatchingDelay:
         return max(1, min(int(self._level), expected))
 
     def begin(self, now: Nanos, plan: Plan, wanted: int, rate: float) -> None:
-        """Let the only batch of an idle device wait for ``wanted`` rows, which arrive at ``rate`` per nanosecond."""
+        """Let the only batch of an idle device wait for ``wanted`` rows. They arrive at ``rate`` per nanosecond."""
         batch = plan.batches.first
         missing = min(wanted, batch.capacity) - batch.rows
         slack = batch.due - plan.device.first_start(now) - batch.reserved
@@ -83,7 +87,7 @@ class BatchingDelay:
             batch.wanted, batch.wait_until = batch.rows + missing, now + wait
 
     def end(self, now: Nanos, batch: PlannedBatch) -> None:
-        """End the batch's wait, if there was one; the rows that arrived decide how many to expect next time."""
+        """End the batch's wait, if it waited. The rows that arrived decide how many rows to expect next time."""
         if batch.wanted:
             enough = batch.rows >= batch.wanted
             self._expected[batch.model.name] = (min(int(MAX_LEVEL), 2 * batch.rows) if enough else batch.rows, now)

@@ -1,4 +1,4 @@
-"""Request rates: a decaying count of requests for each model, including refused ones."""
+"""Measures request rates with a decaying count of each model's requests, including refused requests."""
 
 from math import exp
 
@@ -9,7 +9,7 @@ class Demand:
     """Request rates of models, in requests per nanosecond."""
 
     def __init__(self, window: Nanos) -> None:
-        """Start without requests; ``window`` is the time constant of the decay."""
+        """Start without requests. ``window`` is the time constant of the decay."""
         self._window = window
         self._counts: dict[str, tuple[float, Nanos]] = {}  #: model -> count, and the time of that count
 

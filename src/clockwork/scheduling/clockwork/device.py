@@ -1,6 +1,6 @@
-"""One device as the scheduler knows it: what was sent to it, how long that takes, and when the device will be free.
+"""Tracks the actions that were sent to one device, and predicts when the device will be free.
 
-A `Plan` is made on top of it. All times are on the controller's clock.
+A `Plan` uses these predictions. All times are times of the controller's clock.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ from clockwork.state import GPUState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, Nanos
 
 MAX_DELAY: Final[Nanos] = 20 * MILLISECOND
-"""Limit of an estimated network delay: a longer measurement counts as this."""
+"""Limit of an estimated network delay. A longer measurement counts as this delay."""
 
 
 class SentInfer:
@@ -33,7 +33,7 @@ class SentInfer:
         expected: Nanos,
         earliest: Nanos,
     ) -> None:
-        """``expected`` is its estimated duration; ``earliest`` is the action's."""
+        """``expected`` is the estimated duration of the Infer. ``earliest`` is the ``earliest`` of its action."""
         self.model = model
         self.key = key
         self.requests = requests
@@ -41,7 +41,7 @@ class SentInfer:
         self.expected = expected
         self.earliest = earliest
         self.sent_at: Nanos = 0
-        self.not_before: Nanos = 0  #: it cannot start before this
+        self.not_before: Nanos = 0  #: the Infer cannot start before this time
 
 
 class Device:
@@ -54,14 +54,14 @@ class Device:
         self._load_times = Estimates(config.window, Pace())
         self.sent: dict[int, SentInfer] = {}  #: by action id, in the order of sending
         self._sent_of: dict[str, int] = {}  #: model -> number of its Infers in `sent`, if there are any
-        self.free: Nanos = 0  #: when the device will have executed everything that was sent
+        self.free: Nanos = 0  #: time at which the device will have executed everything that was sent
         self._last_end: Nanos = 0  #: end of the last Infer whose result is known
-        self.ready: dict[str, Nanos] = {}  #: models whose weights are being loaded -> when they will be loaded
+        self.ready: dict[str, Nanos] = {}  #: models whose weights are being loaded -> time at which they will be loaded
         self._last_load_end: Nanos = 0
-        self.load_free: Nanos = 0  #: when all loads that were sent will have ended
+        self.load_free: Nanos = 0  #: time at which all loads that were sent will have ended
         one_way = min(max(one_way, config.network_delay), MAX_DELAY)
         self.send_delay: Nanos = one_way  #: estimated delay of a message to the worker
-        self.return_delay: Nanos = one_way  #: estimated delay of a result
+        self.return_delay: Nanos = one_way  #: estimated delay of a result on its way back
         self._send_delays = SlidingEstimate(one_way, config.window)
         self._return_delays = SlidingEstimate(one_way, config.window)
         self.problem = ""  #: the last event that delayed the plan
@@ -80,7 +80,7 @@ class Device:
     def first_start(self, now: Nanos) -> Nanos:
         """Return when an Infer that is sent now could start.
 
-        An overdue Infer is assumed to need as long again as it is overdue, because its end is unknown.
+        The end of an overdue Infer is unknown. It is assumed to need as much more time as it is already overdue.
         """
         free = self.free
         if self.sent:
@@ -90,24 +90,26 @@ class Device:
         return max(free, now + self.send_delay)
 
     def ready_at(self, now: Nanos, model: ModelState) -> Nanos:
-        """Return when the model's weights would be loaded if the load is sent now."""
+        """Return when the model's weights would be loaded if the load was sent now."""
         return max(self.load_free, now + self.send_delay) + self.load_time(now, model)
 
     def earliest_for(self, now: Nanos, start: Nanos) -> Nanos:
         """Return the ``earliest`` of an Infer that is sent now, so that the device keeps the order of the plan.
 
-        A worker orders Infers by ``earliest``, and lets others pass an Infer whose weights are still being loaded.
+        A worker orders Infers by ``earliest``. If the weights of an Infer are still being loaded, other Infers may pass
+        it.
         """
         if not self.sent:
             return now
         if any(name in self._sent_of for name in self.ready):
             return max(now, start)
-        return max(now, next(reversed(self.sent.values())).earliest)  # never before that of an Infer sent sooner
+        # it is never before that of an Infer that was sent earlier
+        return max(now, next(reversed(self.sent.values())).earliest)
 
     # --- events ------------------------------------------------------------------------------------------------------
 
     def note_sent(self, now: Nanos, action_id: int, infer: SentInfer) -> None:
-        """Record that an Infer is on its way."""
+        """Record that an Infer was sent."""
         name = infer.model.name
         start = max(self.first_start(now), self.ready.get(name, 0))
         infer.sent_at, infer.not_before = now, max(infer.earliest, now + self.send_delay)
@@ -116,7 +118,10 @@ class Device:
         self.free = start + infer.expected
 
     def note_ended(self, now: Nanos, action_id: int, begin: Nanos, end: Nanos) -> SentInfer | None:
-        """Record an Infer that was executed, with its duration; return it, or None if the scheduler did not send it."""
+        """Record an Infer that was executed, with its duration.
+
+        Return the Infer, or None if the scheduler did not send it.
+        """
         sent = self._take_sent(action_id)
         if sent is None:
             return None
@@ -134,7 +139,10 @@ class Device:
         return sent
 
     def note_failed(self, now: Nanos, action_id: int, reason: str) -> SentInfer | None:
-        """Record that an Infer failed or was not executed; return it, or None if the scheduler did not send it."""
+        """Record that an Infer failed or was not executed.
+
+        Return the Infer, or None if the scheduler did not send it.
+        """
         sent = self._take_sent(action_id)
         if sent is not None:
             self.problem = f"Infer {action_id} of {sent.model.name} failed on {self.gpu}: {reason}"
@@ -142,7 +150,7 @@ class Device:
         return sent
 
     def note_load_sent(self, model: str, ready: Nanos) -> None:
-        """Record that a LoadWeights is on its way, which will have ended at ``ready``."""
+        """Record that a LoadWeights was sent. Its predicted end is ``ready``."""
         self.ready[model] = self.load_free = ready
 
     def note_loaded(self, now: Nanos, action: LoadWeights, model: ModelState, timing: Timing) -> None:
@@ -160,7 +168,10 @@ class Device:
             self.load_free = timing.end
 
     def reason_for_delay(self, now: Nanos) -> str:
-        """Return which action of the device is late, or what delayed the device last; empty if nothing did."""
+        """Return which action of the device is late, or what delayed the device last.
+
+        The text is empty if nothing delayed the device.
+        """
         for action_id, sent in self.sent.items():
             late = now - max(sent.not_before, self._last_end) - sent.expected
             if late > 0:
@@ -175,7 +186,7 @@ class Device:
         return self.problem
 
     def _note_delays(self, now: Nanos, sent_at: Nanos | None, begin: Nanos, end: Nanos) -> None:
-        """Measure the network delays. ``sent_at`` is None if the action had to wait for others on the device."""
+        """Measure the network delays. ``sent_at`` is None if the action had to wait for other actions on the device."""
         if sent_at is not None:
             self._send_delays.add(min(max(begin - sent_at, 0), MAX_DELAY))
             self.send_delay = self._send_delays.value
@@ -194,7 +205,7 @@ class Device:
         return sent
 
     def _update_free(self, end: Nanos) -> None:
-        """Compute `free` anew, now that an Infer has ended at ``end``."""
+        """Compute `free` again after an Infer has ended at ``end``."""
         self._last_end = at = max(end, self._last_end)
         for sent in self.sent.values():
             at = max(at, sent.not_before, self.ready.get(sent.model.name, 0)) + sent.expected

@@ -1,4 +1,4 @@
-"""Planned batches that more requests of the same group can join."""
+"""Finds planned batches that more requests of the same group can join."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -9,10 +9,13 @@ from clockwork.scheduling.clockwork.plan import PlannedBatch
 from clockwork.scheduling.shapes import ShapeKey
 
 MAX_CONSIDERED: Final = 32
-"""Number of batches of one group that are considered for a request: the oldest and the newest, half of each."""
+"""Limit of the batches of one group that are considered for a request.
+
+Half of them are the oldest batches, and the other half are the newest.
+"""
 
 GroupKey = tuple[str, ShapeKey]
-"""Requests of one group can share a batch: the model's name, and the shape of the inputs."""
+"""Name of the model and shape of the inputs. Requests of one group can share a batch."""
 
 
 class OpenBatches:
@@ -23,7 +26,10 @@ class OpenBatches:
         self._batches: dict[GroupKey, OrderedDict[PlannedBatch, None]] = {}
 
     def of(self, group: GroupKey) -> Iterable[PlannedBatch]:
-        """Return batches of the group, at most `MAX_CONSIDERED`. No batch may be added while they are iterated."""
+        """Return at most `MAX_CONSIDERED` batches of the group.
+
+        The caller must not add a batch while it iterates over them.
+        """
         batches = self._batches.get(group)
         if batches is None:
             return ()
@@ -32,14 +38,14 @@ class OpenBatches:
         return chain(islice(batches, MAX_CONSIDERED // 2), islice(reversed(batches), MAX_CONSIDERED // 2))
 
     def update(self, batch: PlannedBatch) -> None:
-        """Add or drop a batch that was planned or whose rows have changed."""
+        """Add or drop a batch after it was planned or after its rows have changed."""
         if batch.plan.is_full(batch):
             self.drop(batch)
         else:
             self._batches.setdefault((batch.model.name, batch.key), OrderedDict())[batch] = None
 
     def drop(self, batch: PlannedBatch) -> None:
-        """Drop a batch that is full or no longer planned."""
+        """Drop a batch that is full or is no longer planned."""
         group = (batch.model.name, batch.key)
         batches = self._batches.get(group)
         if batches is not None:

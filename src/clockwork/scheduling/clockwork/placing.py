@@ -1,7 +1,8 @@
-"""Which device and which batch a request is planned for.
+"""Chooses the device and the batch for each request.
 
-Where several places are possible, an idle device comes first, then the place that uses its device best, then the one
-that ends first. A model that no device has is loaded where its batch would end first.
+If several places are possible, an idle device is preferred. The next criterion is how efficiently the device is used,
+and the last is which batch ends first. A model that is on no device is loaded on the device where its batch would end
+first.
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,14 @@ from clockwork.state import PendingRequest
 from clockwork.units import Nanos
 
 MAX_TRIED: Final = 16
-"""Number of a group's requests that are refused one by one before a binary search finds the first possible request."""
+"""Number of requests of a group that are refused one by one.
+
+After these, a binary search finds the first request that can be planned.
+"""
 
 
 class Placing:
-    """Plans requests in batches of devices, and knows where each one is planned."""
+    """Plans requests in batches of devices, and records where each request is planned."""
 
     def __init__(self, weights: Weights, demand: Demand, delay: BatchingDelay) -> None:
         """Start without requests."""
@@ -29,8 +33,9 @@ class Placing:
         self._demand = demand
         self._delay = delay
         self._open = OpenBatches()
-        self._batch_of: dict[int, PlannedBatch] = {}  #: request id -> its batch, while it is planned
-        self._plan_of: dict[int, Plan] = {}  #: request id -> the device where it is planned or was sent
+        self._batch_of: dict[int, PlannedBatch] = {}  #: id of a planned request -> its batch
+        #: request id -> the plan of the device to which the request was assigned or sent
+        self._plan_of: dict[int, Plan] = {}
 
     def __len__(self) -> int:
         """Return the number of requests that are planned."""
@@ -43,7 +48,10 @@ class Placing:
     # --- planning ----------------------------------------------------------------------------------------------------
 
     def place_at_once(self, now: Nanos, group: GroupKey, request: PendingRequest) -> Plan | None:
-        """Add the request to a batch with room, or begin a batch on an idle device; None if neither is possible."""
+        """Add the request to a batch with room, or begin a batch on an idle device.
+
+        Return the plan that has changed, or None if neither is possible.
+        """
         for batch in self._open.of(group):
             if batch.capacity - batch.rows >= request.batch_size:
                 offer = batch.plan.offer_to_join(now, batch, request.batch_size, request, 0.0)
@@ -63,7 +71,10 @@ class Placing:
     def place(
         self, now: Nanos, group: GroupKey, requests: list[PendingRequest]
     ) -> tuple[list[Plan], list[PendingRequest]]:
-        """Plan the requests of a group; return the plans that have changed, and the requests that have no place."""
+        """Plan the requests of a group.
+
+        Return the plans that have changed, and the requests that could not be planned.
+        """
         changed: list[Plan] = []
         refused: list[PendingRequest] = []
         left = sorted(requests, key=lambda request: request.deadline)
@@ -92,7 +103,10 @@ class Placing:
         return changed, refused
 
     def _hopeless(self, now: Nanos, group: GroupKey, rows: int, left: Sequence[PendingRequest], place: int) -> int:
-        """Return how many requests from ``place`` on come before the first request that a device can serve."""
+        """Return how many requests, beginning at ``place``, cannot be served by any device.
+
+        The next request after them can be served.
+        """
         low, high = place + 1, len(left)
         while low < high:
             middle = (low + high) // 2
@@ -103,7 +117,7 @@ class Placing:
         return low - place
 
     def _best(self, now: Nanos, group: GroupKey, rows: int, first: PendingRequest) -> tuple[Offer | None, bool]:
-        """Return the best offer for a group, and whether the device has the weights or is loading them."""
+        """Return the best offer for a group, and whether the device of the offer has or is loading the weights."""
         model, key = first.model, group[1]
         rate = self._demand.rate(now, model.name)
         best: Offer | None = None
@@ -132,11 +146,11 @@ class Placing:
     # --- what leaves the plans ---------------------------------------------------------------------------------------
 
     def forget(self, request: PendingRequest) -> None:
-        """Forget a request that is over or about to be planned anew; it is in no planned batch."""
+        """Forget a request that has ended or is about to be planned again. It must not be in a planned batch."""
         self._plan_of.pop(request.id, None)
 
     def cancel(self, request: PendingRequest) -> Plan | None:
-        """Take the request out of its batch; return the plan, or None if the request is not planned."""
+        """Remove the request from its batch. Return the plan, or None if the request is not planned."""
         self._plan_of.pop(request.id, None)
         batch = self._batch_of.pop(request.id, None)
         if batch is None:
@@ -148,19 +162,19 @@ class Placing:
         return batch.plan
 
     def close(self, batch: PlannedBatch) -> None:
-        """The batch is sent or dropped: no request can join it any more."""
+        """Record that a batch is sent or dropped, so that no request can join it any more."""
         self._open.drop(batch)
         for request in batch.requests:
             self._batch_of.pop(request.id, None)
 
     def close_part(self, part: PlannedBatch, rest: PlannedBatch) -> None:
-        """A part of a batch is sent, and the rest of it stays planned."""
+        """Record that a part of a batch is sent, and that the rest of it stays planned."""
         self._open.update(rest)
         for request in part.requests:
             self._batch_of.pop(request.id, None)
 
     def drop_all(self, plan: Plan) -> list[PendingRequest]:
-        """Close all batches of a plan whose device is lost; return their requests."""
+        """Close all batches of a plan whose device is lost. Return their requests."""
         requests: list[PendingRequest] = []
         for batch in list(plan.batches):
             requests += batch.requests
@@ -168,7 +182,7 @@ class Placing:
         return requests
 
     def drop_model(self, plan: Plan, model: str) -> list[PendingRequest]:
-        """Drop the batches that need weights which the device no longer has; return their requests."""
+        """Drop the batches whose weights the device no longer has. Return their requests."""
         self._weights.note_gone(plan, model)
         requests: list[PendingRequest] = []
         for batch in list(plan.batches_of.get(model, ())):
@@ -179,7 +193,7 @@ class Placing:
 
 
 def _better(one: Offer | None, other: Offer | None) -> Offer | None:
-    """Return the better offer: an idle device first, then the better use of a device, then the earlier end."""
+    """Return the better offer. An idle device is preferred, then the better use of a device, then the earlier end."""
     if one is None or other is None:
         return one or other
     if one.at_once != other.at_once:
@@ -190,7 +204,7 @@ def _better(one: Offer | None, other: Offer | None) -> Offer | None:
 
 
 def _same_deadline(requests: Sequence[PendingRequest], place: int) -> int:
-    """Return how many requests from ``place`` on have the same deadline."""
+    """Return how many requests, beginning at ``place``, have the same deadline."""
     end = place + 1
     while end < len(requests) and requests[end].deadline == requests[place].deadline:
         end += 1
@@ -198,7 +212,7 @@ def _same_deadline(requests: Sequence[PendingRequest], place: int) -> int:
 
 
 def _fitting(requests: Sequence[PendingRequest], place: int, room: int) -> list[PendingRequest]:
-    """Return the requests from ``place`` on that fit into ``room`` rows."""
+    """Return the requests, beginning at ``place``, that fit into ``room`` rows."""
     taken, rows = list[PendingRequest](), 0
     for request in islice(requests, place, place + room):
         rows += request.batch_size

@@ -1,11 +1,12 @@
-"""The batches planned for one device after what was sent to it, and where more requests would fit in.
+"""Plans the next batches of one device, and finds places where more requests fit into this plan.
 
-Theory of operation. A *batch* is requests of one model that will be one Infer. The plan reserves the estimated time of
-its *capacity*, a number of rows that may be larger than the rows in it: more requests are expected before it is sent.
-A batch begins when the one before it ends and its weights are loaded. ``due`` is when the device must have executed
-the batch, so that every deadline in it is met with all margins. The *slack* of a batch is the time by which it and all
-batches after it may be delayed without breaking a promise. So the plan knows whether a batch may be begun or grown
-without trying. A promise that was given is only moved within the slack.
+Theory of operation. A *batch* consists of requests of one model that will be one Infer. Its *capacity* is the number of
+rows for which the plan reserves time. It may be larger than the present number of rows, because more requests are
+expected before the batch is sent. A batch begins when the batch before it has ended and its weights are loaded. The
+device must have executed the batch by its time ``due``, so that every deadline in the batch is met with all margins.
+The *slack* of a batch is the time by which this batch and all later batches may be delayed without breaking a promise.
+So the plan knows from the slack whether a batch may be begun or grown. A given promise is delayed only within the
+slack.
 
 Planning a request takes O(log n) time for n planned batches, because the `Timeline` finds in O(log n) when a batch
 would begin and how much slack the plan has at that point.
@@ -22,10 +23,11 @@ from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_OVERTAKING: Final = 16
-"""If the first batch is not full, number of batches that are searched for a full one to send before it."""
+"""If the first batch is not full, a full batch may be sent before it. This is the number of batches that are searched.
+"""
 
 MAX_SENT: Final = 512
-"""Limit of outstanding Infers on one device; a silent device would otherwise get ever more of them."""
+"""Limit of outstanding Infers on one device. Without it, a silent device would get more and more of them."""
 
 MAX_PASSED: Final = 64
 """Number of batches that are searched for one with loaded weights, if the first batch waits for its weights."""
@@ -37,25 +39,25 @@ class PlannedBatch(TimelineEntry):
     __slots__ = ("capacity", "key", "model", "plan", "requests", "rows", "wait_until", "wanted")
 
     def __init__(self, plan: "Plan", model: ModelState, key: ShapeKey, capacity: int, reserved: Nanos) -> None:
-        """Create a batch without requests that is in no plan yet."""
+        """Create a batch without requests. It is not in a plan yet."""
         super().__init__(reserved)
         self.plan = plan
         self.model = model
         self.key = key
         self.capacity = capacity
         self.rows = 0
-        self.wanted = 0  #: rows for which an idle device waits until `wait_until`; 0: it does not wait
+        self.wanted = 0  #: number of rows for which an idle device waits until `wait_until`; 0: it does not wait
         self.wait_until: Nanos = 0
         self.requests: list[PendingRequest] = []
 
 
 class Offer(NamedTuple):
-    """What a device can do for some requests: begin a batch for them, or add them to ``batch``.
+    """An offer of a device to some requests. The device can begin a batch for them, or add them to ``batch``.
 
-    ``before`` is the batch that a new one is put in front of; None puts it at the end. ``room`` is the number of rows
-    that the batch can take, those of the requests included. ``cost`` is the additional time that the device would be
-    busy, and ``efficiency`` the expected rows per nanosecond of it. ``at_once`` means that the device has nothing else
-    to do.
+    A new batch is inserted in front of the batch ``before``, or at the end if ``before`` is None. ``room`` is the
+    number of rows that the batch has room for, including the rows of the requests. ``cost`` is the additional time that
+    the device would be busy. ``efficiency`` is the expected number of rows per nanosecond of this time. ``at_once``
+    means that the device is idle.
     """
 
     plan: "Plan"
@@ -70,35 +72,36 @@ class Offer(NamedTuple):
 
 
 class Plan:
-    """The planned batches of one device, in order; see the module."""
+    """The planned batches of one device in order; see the module's docstring."""
 
     def __init__(self, device: Device, config: ClockworkConfig, number: int) -> None:
-        """Create an empty plan; ``number`` is unique and orders plans."""
+        """Create an empty plan. ``number`` is unique, and orders the plans."""
         self.device = device
         self.gpu = device.gpu
         self.number = number
         self.config = config
         self.batches: Timeline[PlannedBatch] = Timeline()
-        self.batches_of: dict[str, dict[PlannedBatch, None]] = {}  #: by model, only models that have some
-        self.booked: Nanos = 0  #: the last retry time given to refused clients, and the time of their batch
-        self.wake_at: Nanos = FAR  #: when `next_batch` has to be called again
-        self._unplaced: tuple[float, Nanos] = (0.0, 0)  #: efficiency and time of the last batch that had no place
+        #: batches by model; contains only models with batches
+        self.batches_of: dict[str, dict[PlannedBatch, None]] = {}
+        self.booked: Nanos = 0  #: the last retry time given to refused clients, plus the time of their batch
+        self.wake_at: Nanos = FAR  #: time at which `next_batch` has to be called again
+        self._unplaced: tuple[float, Nanos] = (0.0, 0)  #: efficiency and time of the last batch that found no place
         self._claim: float = 0.0  #: efficiency of a batch for which the plan keeps time free
         self._claim_until: Nanos = 0
-        self._claim_after: Nanos = 0  #: no new claim before
+        self._claim_after: Nanos = 0  #: time before which no new claim is made
 
     def tail(self, now: Nanos) -> Nanos:
-        """Return when everything that is planned will have ended."""
+        """Return when all planned batches will have ended."""
         return self.batches.end(self.device.first_start(now))
 
     def due(self, request: PendingRequest, end: Nanos, now: Nanos) -> Nanos:
-        """Return when the device must have executed the request, given that it is planned to do so at ``end``."""
+        """Return when the device must have executed the request, if the request is planned to end at ``end``."""
         config = self.config
         margin = config.safety_margin + int(config.safety_share * (end - now))
         return request.deadline - self.device.return_delay - margin
 
     def end_load(self, model: str) -> None:
-        """Note that the load of a model has ended: its batches no longer wait for the load."""
+        """Record that the load of a model has ended. The model's batches no longer wait for it."""
         self.device.ready.pop(model, None)
         for batch in self.batches_of.get(model, ()):
             batch.ready = 0
@@ -111,7 +114,8 @@ class Plan:
     ) -> Offer | None:
         """Return the best batch that can be begun for ``rows`` rows, of which ``first`` has the earliest deadline.
 
-        ``rate`` is the model's demand in requests per nanosecond; ``ready`` is when its weights will be loaded, or 0.
+        ``rate`` is the model's demand in requests per nanosecond. ``ready`` is the time when its weights will be
+        loaded, or 0.
         """
         if self.gpu.silent:
             return None
@@ -124,7 +128,10 @@ class Plan:
         return best
 
     def _places(self, deadline: Nanos, ready: Nanos, origin: Nanos) -> list[PlannedBatch | None]:
-        """Return where a batch might go: by its deadline, at the end (None), or first, while one waits for weights."""
+        """Return the places at which a batch might be inserted.
+
+        These are the place by its deadline, the end (None) and, if a batch waits for its weights, the place before it.
+        """
         batches = self.batches
         if not batches:
             return [None]
@@ -179,10 +186,10 @@ class Plan:
         return Offer(self, None, before, best_size, best_time, best_time, start + best_time, best_value, at_once)
 
     def claim_room(self, now: Nanos) -> None:
-        """Keep time free for the batch that refused requests would have made.
+        """Keep time free for a batch of the requests that were refused.
 
-        Until that time is free, no batch is begun that makes much worse use of the device. Without this rule, a full
-        plan would only ever have room for the smallest batches. For the same time afterwards nothing can be claimed,
+        Until this time is free, the device begins no batch that is much less efficient. Without this rule, a full plan
+        would only ever have room for the smallest batches. After that, no claims are made for the same length of time,
         so that other models get their turn.
         """
         value, time = self._unplaced
@@ -194,7 +201,10 @@ class Plan:
     def offer_to_join(
         self, now: Nanos, batch: PlannedBatch, rows: int, first: PendingRequest, rate: float
     ) -> Offer | None:
-        """Return the best way to add ``rows`` rows to a planned batch: within its capacity, or with a larger one."""
+        """Return the best way to add ``rows`` rows to a planned batch, or None.
+
+        The rows may fit within the batch's capacity, or the capacity may be increased.
+        """
         if self.gpu.silent or batch.model.unbatched:
             return None
         at = self.batches.free_at(batch, self.device.first_start(now))
@@ -228,7 +238,7 @@ class Plan:
     def accept(
         self, now: Nanos, offer: Offer, model: ModelState, key: ShapeKey, requests: list[PendingRequest]
     ) -> PlannedBatch:
-        """Plan the requests as offered, and set the promised time of each; return their batch."""
+        """Plan the requests as offered, and set the promised time of each request. Return their batch."""
         batch = offer.batch
         if batch is None:
             batch = PlannedBatch(self, model, key, offer.room, offer.reserved)
@@ -251,7 +261,7 @@ class Plan:
         return batch
 
     def is_full(self, batch: PlannedBatch) -> bool:
-        """Return whether no request can join the batch, whatever its size."""
+        """Return whether no request of any size can join the batch."""
         times, model = self.device.times, batch.model
         return batch.rows >= max(batch.capacity, min(times.worthwhile_size(model), times.sizes(model)[-1]))
 
@@ -260,7 +270,7 @@ class Plan:
         self.batches_of.setdefault(batch.model.name, {})[batch] = None
 
     def remove(self, batch: PlannedBatch, request: PendingRequest) -> bool:
-        """Take a request out of its batch; return whether the batch was dropped because it is empty."""
+        """Remove a request from its batch. Return whether the batch was dropped because it became empty."""
         batch.requests.remove(request)
         batch.rows -= request.batch_size
         if batch.requests:
@@ -269,7 +279,7 @@ class Plan:
         return True
 
     def drop(self, batch: PlannedBatch) -> None:
-        """Take the batch out of the plan."""
+        """Remove the batch from the plan."""
         self.batches.remove(batch)
         name = batch.model.name
         batches = self.batches_of[name]
@@ -280,7 +290,10 @@ class Plan:
     # --- sending -----------------------------------------------------------------------------------------------------
 
     def next_batch(self, now: Nanos) -> PlannedBatch | None:
-        """Return the batch to send now; or return None, and set `wake_at` to when to try again."""
+        """Return the batch to send now.
+
+        If there is none, return None and set `wake_at` to the time of the next attempt.
+        """
         self.wake_at = FAR
         device = self.device
         if not self.batches or len(device.sent) >= MAX_SENT:
@@ -294,7 +307,7 @@ class Plan:
         ready = device.ready.get(head.model.name, 0)
         if max(start, ready) - now <= lead:
             return head if head.rows >= head.capacity else self._full_batch(now) or head
-        if start - now <= lead:  # the first batch waits for its weights: another may use the time
+        if start - now <= lead:  # the first batch waits for its weights, so another batch may use the time
             for batch in islice(self.batches, MAX_PASSED):
                 if batch.model.name not in device.ready and start + batch.reserved <= ready:
                     return batch
@@ -304,7 +317,10 @@ class Plan:
         return None
 
     def _full_batch(self, now: Nanos) -> PlannedBatch | None:
-        """Return a full batch that can go before the first one, which has room, without breaking a promise."""
+        """Return a full batch that can be sent before the first batch without breaking a promise, or None.
+
+        The first batch still has room for more requests.
+        """
         room = FAR
         end = self.device.first_start(now)
         for batch in islice(self.batches, MAX_OVERTAKING):
@@ -317,10 +333,10 @@ class Plan:
         return None
 
     def split(self, now: Nanos, batch: PlannedBatch) -> PlannedBatch | None:
-        """Split the batch if two Infers take less time than one; return the part to send first, or None.
+        """Split the batch if two Infers take less time than one. Return the part to send first, or None.
 
-        A batch takes as long as the next batch size that was measured: if five rows take as long as eight, four rows
-        and one row may take less time.
+        A batch takes as long as the next larger batch size that was measured. If five rows take as long as eight rows,
+        an Infer of four rows and an Infer of one row may take less time.
         """
         rows, key, model, device = batch.rows, batch.key, batch.model, self.device
         sizes = device.times.sizes(model)
@@ -338,7 +354,7 @@ class Plan:
         part.rows, batch.rows, part.due = size, rows - size, batch.due
         room = min(size for size in sizes if size >= batch.rows)
         time = device.infer_time(now, model, room, key)
-        fits = first + time <= batch.reserved  # else the rest gets no room for more requests
+        fits = first + time <= batch.reserved  # otherwise, the rest has no room for more requests
         batch.capacity, batch.reserved = (room, time) if fits else (batch.rows, rest)
         part.ready = batch.ready
         self.batches.update(batch)
@@ -346,7 +362,7 @@ class Plan:
         return part
 
     def note_sent(self, now: Nanos, action_id: int, batch: PlannedBatch, expected: Nanos, earliest: Nanos) -> None:
-        """Take a batch whose Infer was sent out of the plan, and add the Infer to what the device has to do."""
+        """Remove a batch whose Infer was sent from the plan. Add the Infer to the work of the device."""
         infer = SentInfer(batch.model, batch.key, batch.requests, rows=batch.rows, expected=expected, earliest=earliest)
         self.device.note_sent(now, action_id, infer)
         self.drop(batch)

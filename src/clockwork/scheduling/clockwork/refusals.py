@@ -1,9 +1,9 @@
-"""The answers to requests that cannot be in time: the reason, the predicted completion, and a retry time.
+"""Answers requests that cannot be in time, with the reason, the predicted completion and a retry time.
 
-Theory of operation. A refused group is cut into batches of the size that an idle device could execute within the
-request's SLO. All requests of a batch get the same retry time: when the plan will have room for that batch. The retry
-times of a device's batches follow each other, so that each batch has time to execute: `Plan.booked` is when the last of
-these batches would end. Nothing is reserved, so a client that does not come back costs nothing.
+Theory of operation. A refused group is divided into batches that an idle device could execute within the request's SLO.
+All requests of a batch get the same retry time, which is the time when the plan will have room for that batch. The
+retry times of a device's batches follow each other, so that each batch has time to execute. `Plan.booked` is the time
+when the last of these batches would end. Nothing is reserved, so a client that does not retry costs nothing.
 """
 
 from typing import Final
@@ -20,17 +20,17 @@ from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos, show_duration
 
 MAX_RETRY_TIMES: Final = 4096
-"""Number of groups whose last retry time is kept; the group whose last refusal is oldest is forgotten first."""
+"""Number of groups whose last retry time is stored. The group with the oldest refusal is forgotten first."""
 
 ADMITTED: Final = "admitted, but will miss its deadline"
-"""Beginning of the answer to a request whose promise is broken; no refusal at arrival begins like this."""
+"""Beginning of the answer to a request whose promise is broken. No refusal at arrival begins with these words."""
 
 ASSUMED: Final = " (assumed, because the model was not measured; lower it with --unmeasured-cap, or set a longer SLO)"
 """Added to a refusal because of the time of a model that was not measured."""
 
 
 class _RetryTime:
-    """When refused clients should come back, and how many more rows the device has room for at that time."""
+    """Time at which refused clients should retry, and number of rows for which the device has room at that time."""
 
     __slots__ = ("at", "room")
 
@@ -40,15 +40,15 @@ class _RetryTime:
 
 
 class Refusals:
-    """Makes the answers to refused requests, and keeps the last retry time of each group."""
+    """Answers refused requests, and stores the last retry time of each group."""
 
     def __init__(self, config: ClockworkConfig) -> None:
         """Start without retry times."""
         self._config = config
-        self._retry_times: dict[GroupKey, _RetryTime] = {}  #: the last one of each group
+        self._retry_times: dict[GroupKey, _RetryTime] = {}  #: the last retry time of each group
 
     def answers(self, now: Nanos, plans: list[Plan], key: ShapeKey, requests: list[PendingRequest]) -> list[Answer]:
-        """Refuse requests of one group; ``plans`` are the plans of the devices that might have served them."""
+        """Refuse requests of one group. ``plans`` are the plans of the devices that might have served them."""
         model = requests[0].model
         plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
         if not plans:
@@ -93,7 +93,7 @@ class Refusals:
 
     @property
     def kept(self) -> int:
-        """Number of groups whose last retry time is kept."""
+        """Number of groups whose last retry time is stored."""
         return len(self._retry_times)
 
     def _keep(self, group: GroupKey, retry: _RetryTime) -> None:
@@ -103,7 +103,7 @@ class Refusals:
         known[group] = retry
 
     def _time_alone(self, now: Nanos, plan: Plan, key: ShapeKey, request: PendingRequest) -> Nanos:
-        """Return the SLO that an idle device could meet."""
+        """Return the shortest SLO that an idle device could meet."""
         slo = request.deadline - request.arrival
         margin = self._config.safety_margin + int(self._config.safety_share * slo)
         device = plan.device
@@ -113,7 +113,7 @@ class Refusals:
     def _next_retry_time(
         self, now: Nanos, plan: Plan, model: ModelState, key: ShapeKey, request: PendingRequest, start: Nanos
     ) -> _RetryTime | None:
-        """Return the retry time for a batch with this request; None if even an idle device would be too slow."""
+        """Return the retry time for a batch with this request, or None if even an idle device would be too slow."""
         slo = request.deadline - request.arrival
         device = plan.device
         margin = self._config.safety_margin + int(self._config.safety_share * slo)
@@ -134,7 +134,7 @@ class Refusals:
 
 
 def _ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
-    """Return when the model's weights could be on the device; 0 if they are there."""
+    """Return when the model's weights could be on the device. Return 0 if they are on it now."""
     device = plan.device
     if model.name in device.ready:
         return device.ready[model.name]
@@ -144,12 +144,12 @@ def _ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
 
 
 def _reason(request: PendingRequest, reason: RefusalReason) -> RefusalReason:
-    """Return the reason of a refusal; a broken promise is one, whatever the request lacks now."""
+    """Return the reason of a refusal. If a promise was given, the reason is the broken promise."""
     return RefusalReason.PROMISE_BROKEN if request.reason else reason
 
 
 def _text(request: PendingRequest, end: Nanos) -> str:
-    """Return why a request is refused that would be answered at ``end``."""
+    """Return the text for the refusal of a request whose predicted completion is ``end``."""
     text = f"predicted completion is {show_duration(end - request.deadline)} past the deadline"
     if end <= request.deadline:
         text = "admitting it would make an admitted request late"

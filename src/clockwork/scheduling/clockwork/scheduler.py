@@ -1,15 +1,15 @@
-"""The scheduler of Clockwork (Gujarati et al., OSDI 2020, section 5), with a promise at arrival.
+"""Implements the scheduler of Clockwork (Gujarati et al., OSDI 2020, section 5), with a promise at arrival.
 
-Theory of operation. Every device has a `Plan`. A request that arrives is placed in one so that its own deadline and all
-promises given before are met, by measured times and named margins; otherwise it is refused. So an admitted request is
+Theory of operation. Every device has a `Plan`. A new request is added to a plan if its deadline and all earlier
+promises are met, according to measured times and margins. Otherwise, the request is refused. So an admitted request is
 late only if an event broke the plan.
 
-A request is placed at once if it can join a batch with room or start on an idle device. Otherwise it waits, at most
-``verdict_delay``, for more requests of its group, and the scheduler decides about the whole group, so that a burst is
-planned as batches. The largest group is placed first.
+A request is planned at once if it can join a batch with room, or if a device is idle. Otherwise, it waits at most
+``verdict_delay`` for more requests of its group. Then the scheduler decides about the whole group, so that a burst is
+planned as batches. The largest group is planned first.
 
-Refused clients of one group get the same retry time, and different groups get different ones, so that each group comes
-back as a batch. ARCHITECTURE.md lists the differences from the original.
+Refused clients of one group get the same retry time. Different groups get different retry times. So the requests of a
+group return together and can be a batch. ARCHITECTURE.md lists the differences from the original.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,21 +39,23 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerStat
 from clockwork.units import Nanos
 
 MAX_ATTEMPTS: Final = 2
-"""Number of times that a request is sent to a device if the action fails."""
+"""Number of times that a request is sent to a device if its actions fail."""
 
 MAX_LATE_ATTEMPTS: Final = 8
-"""Number of times that a request is sent to a device if the action does not start in time. That is not a failure; the
-request's deadline usually ends the attempts earlier."""
+"""Number of times that a request is sent to a device if its actions do not start in time.
+
+A late start is not a failure. The request's deadline usually ends the attempts earlier.
+"""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class ClockworkScheduler(Scheduler):
-    """Plans every device, and admits or refuses each request when it arrives; see the module."""
+    """Plans every device, and admits or refuses each request when it arrives; see the module's docstring."""
 
     name: ClassVar[str] = "clockwork"
 
     def __init__(self, config: ClockworkConfig | None = None) -> None:
-        """Create a scheduler without devices; ``config`` sets its constants."""
+        """Create a scheduler without devices. ``config`` contains its constants."""
         self._config = config or ClockworkConfig()
         self._plans: dict[GPUState, Plan] = {}
         self._demand = Demand(self._config.demand_window)
@@ -61,23 +63,27 @@ class ClockworkScheduler(Scheduler):
         self._delay = BatchingDelay()
         self._placing = Placing(self._weights, self._demand, self._delay)
         self._refusals = Refusals(self._config)
-        self._groups: dict[GroupKey, list[PendingRequest]] = {}  #: requests that wait for a verdict
+        self._groups: dict[GroupKey, list[PendingRequest]] = {}  #: requests that wait for a decision
         self._verdict_at: Nanos = FAR
         self._failures: dict[int, int] = {}  #: request id -> number of failed attempts
         self._late_starts: dict[int, int] = {}  #: request id -> number of attempts that did not start in time
-        self._wakes: list[tuple[Nanos, int, Plan]] = []  #: heap of (time, the plan's number, plan); may be outdated
+        #: heap of (time, number of the plan, plan); entries may be outdated
+        self._wakes: list[tuple[Nanos, int, Plan]] = []
         self._last_number = 0
 
     # --- Scheduler ---------------------------------------------------------------------------------------------------
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
-        """Take all devices into service, and fill their memory."""
+        """Begin to use all devices, and fill their memory with weights."""
         super().start(now, state)
         self._add(now, state.gpus())
         return []
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Place the request at once if possible, else after the verdict delay, together with others of its group."""
+        """Plan the request at once if possible.
+
+        Otherwise, decide about it after the verdict delay, with others of its group.
+        """
         model = request.model
         self._demand.add(now, model.name)
         self._delay.note_load(*self.state.load)
@@ -105,7 +111,7 @@ class ClockworkScheduler(Scheduler):
         return answers
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Take the request out of the plan."""
+        """Remove the request from the plan."""
         self._failures.pop(request.id, None)
         self._late_starts.pop(request.id, None)
         plan = self._placing.cancel(request)
@@ -117,18 +123,18 @@ class ClockworkScheduler(Scheduler):
         return "" if plan is None else plan.device.reason_for_delay(now)
 
     def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
-        """Plan the requests that need the weights anew, behind a load if no other device has them."""
+        """Plan the affected requests again. If no device has the weights, load the weights first."""
         requests = [request for gpu in gpus for request in self._placing.drop_model(self._plans[gpu], model)]
         answers = self._place_again(now, requests, f"an operator evicted {model}", late=True)
         return answers + [answer for gpu in gpus for answer in self._send_due(now, self._plans[gpu])]
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Take the worker's devices into service."""
+        """Begin to use the worker's devices."""
         self._add(now, worker.gpus)
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Plan anew the requests that were planned for the worker or sent to it, if their deadlines allow."""
+        """Plan the requests again that were planned for the worker or sent to it, if their deadlines allow this."""
         requests: list[PendingRequest] = []
         for gpu in worker.gpus:
             plan = self._plans.pop(gpu)
@@ -151,7 +157,7 @@ class ClockworkScheduler(Scheduler):
         return answers
 
     def next_wakeup(self) -> Nanos | None:
-        """Return the time of the next verdict or of the next batch to send."""
+        """Return when to decide about a group or send a batch next."""
         wakes = self._wakes
         while wakes and wakes[0][2].wake_at != wakes[0][0]:
             heappop(wakes)
@@ -161,7 +167,7 @@ class ClockworkScheduler(Scheduler):
     # --- verdicts ----------------------------------------------------------------------------------------------------
 
     def _decide(self, now: Nanos) -> list[Answer]:
-        """Place the groups that wait, largest first, and refuse the requests that have no place."""
+        """Plan the waiting groups, with the largest first. Refuse the requests that cannot be planned."""
         groups, self._groups, self._verdict_at = self._groups, {}, FAR
         answers: list[Answer] = []
         changed: dict[Plan, None] = {}
@@ -174,7 +180,7 @@ class ClockworkScheduler(Scheduler):
         return answers
 
     def _refuse(self, now: Nanos, group: GroupKey, requests: list[PendingRequest], reason: str = "") -> list[Answer]:
-        """Refuse requests; ``reason`` is why their promise is broken, if they had a promise."""
+        """Refuse requests. If they had a promise, ``reason`` is why it is broken."""
         if not requests:
             return []
         model = requests[0].model
@@ -191,9 +197,9 @@ class ClockworkScheduler(Scheduler):
     def _place_again(
         self, now: Nanos, requests: Iterable[PendingRequest], reason: str, *, late: bool = False
     ) -> list[Answer]:
-        """Plan requests anew that were planned or sent before, and answer the requests that have no attempt left.
+        """Plan requests again that were planned or sent before. Answer the requests that have no attempt left.
 
-        ``late``: the requests did not fail; their action could not start in time.
+        ``late`` means that the requests did not fail, but that their action could not start in time.
         """
         answers: list[Answer] = []
         counts, limit = (self._late_starts, MAX_LATE_ATTEMPTS) if late else (self._failures, MAX_ATTEMPTS)
@@ -232,7 +238,7 @@ class ClockworkScheduler(Scheduler):
         self._weights.add(now, plans, self.state.models)
 
     def _send_due(self, now: Nanos, plan: Plan) -> list[Answer]:
-        """Send the batches of a device that are due, and note when the next one will be."""
+        """Send the batches of a device that are due, and record when the next batch is due."""
         answers: list[Answer] = []
         while (batch := plan.next_batch(now)) is not None:
             self._delay.end(now, batch)
@@ -247,7 +253,7 @@ class ClockworkScheduler(Scheduler):
         return answers
 
     def _send(self, now: Nanos, plan: Plan, batch: PlannedBatch) -> list[Answer]:
-        """Send a batch, without the requests that cannot be in time any more because a promise was broken."""
+        """Send a batch, except for requests that can no longer be in time because a promise was broken."""
         model, device, answers = batch.model, plan.device, list[Answer]()
         start = max(device.first_start(now), device.ready.get(model.name, 0))
         while True:

@@ -1,14 +1,15 @@
-"""The batches planned for one device, in order, and the times that follow from their order.
+"""Stores the planned batches of one device in order, and computes their times.
 
-Theory of operation. A batch for which the device is free ``at`` some time ends at ``max(at, ready) + reserved``, where
-``ready`` is when its weights are loaded. So a run of batches is described by two functions of ``at``:
+Theory of operation. Let ``at`` be the time when the device is free for a batch, and ``ready`` the time when the batch's
+weights are loaded. The batch then ends at ``max(at, ready) + reserved``. So a run of consecutive batches is described
+by two functions of ``at``:
 
-    end(at)   = max(at + length, floor)          when the run ends; it takes at least ``length``
-    slack(at) = min(reach - at, spare)           how much the run may be delayed so that each batch meets its ``due``
+    end(at)   = max(at + length, floor)          the time when the run ends; it takes at least ``length``
+    slack(at) = min(reach - at, spare)           the longest delay of the run with which each batch meets its ``due``
 
-Two runs one after the other are again of this form. The batches are the nodes of a balanced binary tree (a treap,
-with priorities from a fixed sequence, so that a simulation can be repeated), and each node keeps the four numbers of
-the run that is its subtree. Every query and every change takes O(log n) time for n batches.
+Two such runs, one after the other, are described by functions of the same form. The batches are the nodes of a balanced
+binary tree. It is a treap whose priorities are a fixed sequence, so that a simulation can be repeated. Each node stores
+the four numbers of the run that is its subtree. Every query and every change takes O(log n) time for n batches.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ FAR: Final[Nanos] = 1 << 62
 
 
 class TimelineEntry:
-    """A batch in a `Timeline`. Only the timeline sets the attributes from ``left`` on, which are its tree."""
+    """A batch in a `Timeline`. The attributes from ``left`` on form the timeline's tree.
+
+    Only the timeline sets them.
+    """
 
     __slots__ = (
         "due",
@@ -39,7 +43,7 @@ class TimelineEntry:
     )
 
     def __init__(self, reserved: Nanos) -> None:
-        """Create an entry that has to end by ``due`` and cannot begin before ``ready`` (0: at any time)."""
+        """Create an entry. It has to end by ``due``, and cannot begin before ``ready`` (0 means at any time)."""
         self.reserved = reserved
         self.due: Nanos = FAR
         self.ready: Nanos = 0
@@ -54,7 +58,7 @@ class TimelineEntry:
         self.least_due: Nanos = FAR
 
     def pull(self) -> None:
-        """Compute the run of the subtree from its parts: the left subtree, the batch itself, the right subtree."""
+        """Compute the run of the subtree from the left subtree, the batch itself and the right subtree."""
         length, due = self.reserved, self.due
         floor = self.ready + length
         reach, spare = due - length, due - floor
@@ -80,7 +84,7 @@ T = TypeVar("T", bound=TimelineEntry)
 
 
 class Timeline(Generic[T]):
-    """The batches of one plan. ``origin`` is when the device is free for the first of them."""
+    """The batches of one plan. ``origin`` is the time when the device is free for the first batch."""
 
     def __init__(self) -> None:
         """Create an empty timeline."""
@@ -95,7 +99,7 @@ class Timeline(Generic[T]):
         return self._root is not None
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate over the batches in order; the timeline must not be changed meanwhile."""
+        """Iterate over the batches in order. The timeline must not be changed meanwhile."""
         path: list[T] = []
         node = self._root
         while node is not None or path:
@@ -108,20 +112,20 @@ class Timeline(Generic[T]):
 
     @property
     def first(self) -> T:
-        """The first batch; there must be one."""
+        """The first batch. The timeline must not be empty."""
         assert self._root is not None
         return _leftmost(self._root)
 
     # --- times -----------------------------------------------------------------------------------------------------
 
     def end(self, origin: Nanos) -> Nanos:
-        """Return when the last batch ends; ``origin`` if there is none."""
+        """Return when the last batch ends. Return ``origin`` if there is no batch."""
         root = self._root
         return origin if root is None else max(origin + root.length, root.floor)
 
     def free_at(self, batch: T, origin: Nanos) -> Nanos:
-        """Return when the device is free for the batch: the end of the batch before it, or ``origin``."""
-        path: list[tuple[T, bool]] = []  #: from the batch upwards: nodes, and whether the batch is to their right
+        """Return when the device is free for the batch, which is the end of the batch before it or ``origin``."""
+        path: list[tuple[T, bool]] = []  #: nodes from the batch upwards, and whether the batch is to their right
         node, parent = batch, batch.parent
         while parent is not None:
             path.append((parent, parent.right is node))
@@ -136,7 +140,10 @@ class Timeline(Generic[T]):
         return at if left is None else max(at + left.length, left.floor)
 
     def slack(self, batch: T, at: Nanos) -> Nanos:
-        """Return how much the batch and all after it may be delayed if the device is free for the batch ``at``."""
+        """Return the slack of a batch, if the device is free for it at the time ``at``.
+
+        The batch and all later batches may be delayed by this time without breaking a promise.
+        """
         slack = FAR
         node: T | None = batch
         came_from: T | None = None
@@ -151,9 +158,9 @@ class Timeline(Generic[T]):
         return slack
 
     def place_for(self, due: Nanos) -> T | None:
-        """Return the batch in front of which one with this ``due`` belongs; None: the end.
+        """Return the batch in front of which a batch with this ``due`` belongs. None means the end.
 
-        It goes behind all batches that are not due later.
+        Its place is behind all batches that are not due later.
         """
         node, after = self._root, None
         while node is not None:
@@ -169,8 +176,8 @@ class Timeline(Generic[T]):
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def insert(self, batch: T, before: T | None = None) -> None:
-        """Insert the batch in front of another, or at the end."""
-        self._chance = self._chance * 48271 % 0x7FFFFFFF  # the minimal standard generator of Park and Miller
+        """Insert the batch in front of another batch, or at the end."""
+        self._chance = self._chance * 48271 % 0x7FFFFFFF  # this is the minimal standard generator of Park and Miller
         batch.priority = self._chance
         batch.left = batch.right = batch.parent = None
         self._count += 1
@@ -206,7 +213,7 @@ class Timeline(Generic[T]):
         self.update(parent)
 
     def update(self, batch: T | None) -> None:
-        """Note that ``reserved``, ``due`` or ``ready`` of the batch has changed."""
+        """Update the tree after ``reserved``, ``due`` or ``ready`` of the batch has changed."""
         while batch is not None:
             batch.pull()
             batch = batch.parent
@@ -220,7 +227,7 @@ class Timeline(Generic[T]):
             parent.right = new
 
     def _rotate_up(self, batch: T) -> None:
-        """Put the batch in the place of its parent, which becomes its child."""
+        """Exchange the batch with its parent in the tree. The parent becomes its child."""
         parent = batch.parent
         assert parent is not None
         above = parent.parent

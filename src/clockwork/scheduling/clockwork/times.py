@@ -1,23 +1,25 @@
-"""Estimated durations of Infers on one device, consistent among the batch sizes of a model.
+"""Estimates the durations of Infers on one device. The estimates of a model's batch sizes are consistent.
 
 Theory of operation. Each number of rows of a model has its own estimate (`scheduling.estimates`), and only executed
-batches are measured. Without more rules the estimates would contradict each other: after a device was slow for a while,
-the estimate of one row may be ten times that of two rows, which were not tried meanwhile. A batch that is planned with
-two rows and sent with one would then need more time than was reserved for it, and a promise would be broken although no
-action was late. So the times of this module follow two rules:
+batches are measured. Without more rules, the estimates would contradict each other. Suppose that a device was slow for
+a while and executed only single rows. The estimate of one row may then be ten times the estimate of two rows. A batch
+that is planned with two rows and sent with one row would then need more time than was reserved. A promise would be
+broken although no action was late. So the times of this module follow two rules:
 
 1. Fewer rows take no longer than more rows that were measured more recently.
 2. More rows take at least as long as fewer rows. A contradicting estimate is raised, not lowered, because a wrong
    refusal costs less than a broken promise.
 
-The passing of time lowers a time of this module (estimates relax) and never raises it.
+Estimates relax: without new measurements, they become shorter with time, but never longer.
 
 Input shapes. A profile has times for one shape of each input. A request with a larger shape takes longer, by an unknown
-factor. Its estimates start from the profile's times in proportion to the number of elements, times `UNKNOWN_MARGIN`.
-The first measurement of the shape replaces this guess for all rows. Without a measurement the guess may be so long that
-every request is refused, so it relaxes: without the margin after `FORGOTTEN`, and to the profile's times after twice
-that. A model that was not measured at all starts from the assumed time of its profile, for every shape, without a
-margin; the first measurement replaces it, too.
+factor. Its first estimate is a guess: the profile's time, in proportion to the number of elements, times
+`UNKNOWN_MARGIN`. The first measurement of the shape replaces this guess for all numbers of rows. The guess may be so
+long that every request is refused and the shape is never measured. So the guess relaxes as well. After `FORGOTTEN`, the
+margin is dropped. After twice that time, the profile's times are used.
+
+Some models were not measured at all. For every shape, their estimates start from the assumed time of the profile,
+without a margin. The first measurement replaces this guess, too.
 """
 
 from bisect import bisect_left
@@ -31,29 +33,31 @@ from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
 
 MAX_TABLES: Final = 4096
-"""Limit of input shapes whose measurements are kept for a device; the least recently used are forgotten. It does not
-count models with fixed shapes, whose number clients cannot raise."""
+"""Limit of the input shapes whose measurements are stored for a device. The least recently used shapes are forgotten.
+
+Models with fixed shapes do not count, because clients cannot increase their number.
+"""
 
 MAX_AGE: Final[Nanos] = 10 * MILLISECOND
-"""Times are computed again after this time, because estimates relax, and after each measurement."""
+"""Time after which times are computed again, because estimates relax. Each measurement also causes this."""
 
 
 UNKNOWN_MARGIN: Final = 2
-"""Factor on the estimate of a shape that was not measured: work may grow faster than the number of elements."""
+"""Factor for the estimate of a shape that was not measured. Work may grow faster than the number of elements."""
 
 
 class _Table:
-    """The estimates of one model and shape by rows, and the times computed from them."""
+    """The estimates of one model and shape by number of rows, and the times that were computed from them."""
 
     __slots__ = ("computed_for", "estimates", "guessed_at", "rows", "scale", "times", "until")
 
     def __init__(self, scale: float, guessed_at: Nanos | None) -> None:
-        self.scale = scale  #: of the seeds, relative to the profile's times
-        self.guessed_at = guessed_at  #: when the seeds were guessed; None: the shape was measured, or is not larger
+        self.scale = scale  #: factor of the seeds, relative to the profile's times
+        self.guessed_at = guessed_at  #: when the seeds were guessed; None: the shape was measured or is not larger
         self.estimates: dict[int, SlidingEstimate] = {}
-        self.rows: list[int] = []  #: the keys of `estimates`, ascending
+        self.rows: list[int] = []  #: the keys of `estimates` in ascending order
         self.times: dict[int, Nanos] = {}
-        self.computed_for = -1  #: the number of measurements when `times` were computed; -1: never
+        self.computed_for = -1  #: number of measurements when `times` were computed; -1: they were never computed
         self.until: Nanos = 0
 
 
@@ -61,19 +65,20 @@ class InferTimes:
     """The durations of Infers on one device, by content, shape and rows."""
 
     def __init__(self, kind: str, window: int, max_tables: int = MAX_TABLES) -> None:
-        """Start from the profiles for ``kind``; ``window`` is the number of measurements of an estimate."""
+        """Start from the profiles for ``kind``. ``window`` is the number of measurements of an estimate."""
         self._max_tables = max_tables
         self._kind = kind
         self._window = window
         self._pace = Pace()
         self._tables: dict[str, _Table] = {}  #: by content
-        self._shaped: dict[tuple[str, ShapeKey], _Table] = {}  #: the least recently used first
-        self._measured = 0  #: measurements so far
+        #: by content and shape, with the least recently used first
+        self._shaped: dict[tuple[str, ShapeKey], _Table] = {}
+        self._measured = 0  #: number of measurements so far
         self._sizes: dict[str, tuple[int, ...]] = {}  #: by content, as are the worthwhile sizes
         self._worthwhile: dict[str, int] = {}
 
     def sizes(self, model: ModelState) -> tuple[int, ...]:
-        """Return the batch sizes that a plan may reserve time for, ascending."""
+        """Return the batch sizes for which a plan may reserve time, in ascending order."""
         sizes = self._sizes.get(model.info.digest)
         if sizes is None:
             largest = model.max_rows
@@ -82,7 +87,7 @@ class InferTimes:
         return sizes
 
     def worthwhile_size(self, model: ModelState) -> int:
-        """Return the largest batch size up to which a larger batch takes less time per row."""
+        """Return the batch size up to which larger batches take less time per row."""
         if model.unbatched:
             return 1
         size = self._worthwhile.get(model.info.digest)
@@ -91,7 +96,7 @@ class InferTimes:
         return size
 
     def by_size(self, now: Nanos, model: ModelState, key: ShapeKey) -> Mapping[int, Nanos]:
-        """Return the time of an Infer for each batch size of the profile, and for other rows that were measured."""
+        """Return the time of an Infer for each batch size of the profile and each other measured number of rows."""
         return self._table(now, model, key).times
 
     def of(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
@@ -122,7 +127,7 @@ class InferTimes:
 
     @property
     def shapes(self) -> int:
-        """Number of input shapes whose measurements are kept, without models with fixed shapes."""
+        """Number of input shapes whose measurements are stored. Models with fixed shapes do not count."""
         return len(self._shaped)
 
     def _find(self, now: Nanos, model: ModelState, key: ShapeKey) -> _Table:
@@ -141,7 +146,10 @@ class InferTimes:
         return table
 
     def _scale(self, model: ModelState, key: ShapeKey) -> float:
-        """Return the factor by which a shape exceeds the profile's; 1.0 if it is not larger or that is unknown."""
+        """Return the factor by which a shape exceeds the profile's shape.
+
+        The factor is 1.0 if the shape is not larger, or if this is unknown.
+        """
         measured = sum([prod(shape) for shape in model.profiles[self._kind].input_shapes])
         return max(1.0, sum([prod(shape) for _, shape in key]) / measured) if measured else 1.0
 
@@ -164,9 +172,9 @@ class InferTimes:
         return estimate
 
     def _compute(self, now: Nanos, table: _Table) -> None:
-        """Compute the times from the estimates, by the rules of the module."""
+        """Compute the times from the estimates by the rules of the module's docstring."""
         estimates, times = table.estimates, table.times
-        bounds: list[tuple[Nanos, Nanos]] = []  #: (time of measurement, duration) of more rows
+        bounds: list[tuple[Nanos, Nanos]] = []  #: (time of measurement, duration) of larger numbers of rows
         for rows in reversed(table.rows):
             estimate = estimates[rows]
             time, at = estimate.at(now), estimate.measured_at
@@ -187,7 +195,10 @@ class InferTimes:
         table.computed_for, table.until = self._measured, now + MAX_AGE
 
     def _between(self, table: _Table, model: ModelState, rows: int) -> Nanos:
-        """Return the time of the next larger number of rows that was measured; beyond the largest, in proportion."""
+        """Return the time of the next larger number of rows that was measured.
+
+        Beyond the largest measured number, times are in proportion to the rows.
+        """
         place = bisect_left(table.rows, rows)
         if place < len(table.rows):
             return table.times[table.rows[place]]

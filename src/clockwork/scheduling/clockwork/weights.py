@@ -1,7 +1,7 @@
-"""Which devices have a model's weights, and which weights are loaded and evicted.
+"""Records which devices have a model's weights, and decides which weights to load and to evict.
 
-Weights are never evicted while they are being loaded, planned for, or needed by an outstanding action. Among the least
-recently used models the one with the least demand is evicted.
+Weights are never evicted while they are being loaded, or while a planned batch or an outstanding action needs them.
+Among the least recently used models, the model with the least demand is evicted.
 """
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
@@ -18,14 +18,14 @@ class Weights:
         """Start without devices."""
         self._config = config
         self._demand = demand
-        self.plans: list[Plan] = []  #: of all devices
+        self.plans: list[Plan] = []  #: plans of all devices
         self._holders: dict[str, list[Plan]] = {}  #: model -> devices that have its weights or are loading them
         self._turn = 0
         self._models: dict[str, ModelState] = {}
-        self._to_preload: list[str] = []  #: models that no device has, the next one last
+        self._to_preload: list[str] = []  #: models that are on no device; the last one is loaded next
 
     def add(self, now: Nanos, plans: list[Plan], models: dict[str, ModelState]) -> None:
-        """Take devices into service with the weights that they have, and begin to fill all free memory."""
+        """Begin to use devices with the weights that they have, and begin to fill all free memory."""
         for plan in plans:
             self.plans.append(plan)
             for model in plan.gpu.cache:
@@ -43,7 +43,7 @@ class Weights:
             self.note_gone(plan, model)
 
     def note_gone(self, plan: Plan, model: str) -> None:
-        """Note that the device no longer has the weights."""
+        """Record that the device no longer has the weights."""
         plans = self._holders.get(model, [])
         if plan in plans:
             plans.remove(plan)
@@ -51,12 +51,15 @@ class Weights:
             self._holders.pop(model, None)
 
     def some_holders(self, model: str) -> list[Plan]:
-        """Return devices that have the weights or are loading them: `choices` of them in turn, if there are more."""
+        """Return devices that have the weights or are loading them.
+
+        If there are many, choose `choices` of them in turn.
+        """
         plans = self._holders.get(model)
         return [] if plans is None else self.some(plans)
 
     def some(self, plans: list[Plan]) -> list[Plan]:
-        """Return ``choices`` of the plans in turn, or all if there are no more."""
+        """Return ``choices`` of the plans in turn. If there are not more than that, return all plans."""
         count, choices = len(plans), self._config.choices
         if count <= choices:
             return plans
@@ -67,14 +70,17 @@ class Weights:
     # --- loads and evictions -----------------------------------------------------------------------------------------
 
     def can_load(self, plan: Plan, model: ModelState) -> bool:
-        """Return whether the device can take one more load of the model, if memory allows."""
+        """Return whether the device can accept one more load of the model, without regard to memory."""
         gpu = plan.gpu
         if len(plan.device.ready) >= self._config.loads_outstanding or not gpu.can_hold(model.name):
             return False
         return gpu.residency(model.name) is Residency.COLD and gpu.kind in model.profiles
 
     def victims(self, now: Nanos, plan: Plan, model: ModelState) -> list[str] | None:
-        """Return the models to evict in order, so that ``model`` fits; None if too much of the memory is needed."""
+        """Return the models to evict, in order, so that ``model`` fits.
+
+        Return None if too much of the memory is needed.
+        """
         gpu = plan.gpu
         needed = gpu.models[model.name].weights_pages - gpu.cache.free
         if needed <= 0:
@@ -101,7 +107,7 @@ class Weights:
         return None
 
     def load(self, now: Nanos, plan: Plan, model: ModelState, evicted: list[str]) -> None:
-        """Load the model on the device, after evicting the models ``evicted``."""
+        """Load the model on the device after evicting the models in ``evicted``."""
         device = plan.device
         expected = device.load_time(now, model)
         ready = device.ready_at(now, model)
@@ -115,8 +121,8 @@ class Weights:
     def load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState) -> None:
         """Load a model that no device has, although the request at hand cannot wait for the load.
 
-        The demand for the models that are evicted must be less than half as high, unless none of them was requested
-        lately. Otherwise models would evict each other in turn.
+        The demand for the evicted models must be less than half of the model's demand, unless none of them was
+        requested recently. Otherwise, models would evict each other in turn.
         """
         wanted = self._demand.rate(now, model.name)
         able = [plan for plan in plans if self.can_load(plan, model) and not plan.device.ready]
@@ -131,7 +137,10 @@ class Weights:
                 return
 
     def preload(self, now: Nanos, plan: Plan) -> None:
-        """Load the next model that no device has into free memory of the device, unless it is loading already."""
+        """Load the next model that is on no device into free memory of the device.
+
+        Skip models that are already being loaded.
+        """
         waiting = self._to_preload
         while waiting and waiting[-1] in self._holders:
             waiting.pop()
