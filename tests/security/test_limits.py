@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from client.live import LOOPBACK, run, serving
 from clockwork.grpc_frontend import serve_grpc
-from clockwork.grpc_frontend import server as grpc_server
+from clockwork.grpc_frontend.config import GrpcConfig
 from clockwork.http.config import HttpConfig
 from clockwork.messages.requests import EvictRequest, EvictResponse
 from clockwork.net.connection import LinkConfig
@@ -247,13 +247,11 @@ def test_impossible_shapes_are_refused_over_grpc(shape: list[int], raw: bool) ->
     run(test())
 
 
-def test_grpc_closes_connections_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = "grpc.max_allowed_incoming_connections"
-    options = [(name, 2 if name == limit else value) for name, value in grpc_server._OPTIONS]
-    monkeypatch.setattr(grpc_server, "_OPTIONS", tuple(options))
+def test_grpc_closes_connections_over_the_limit() -> None:
+    config = GrpcConfig(max_connections=2)
 
     async def test() -> None:
-        async with serving() as (host, _), serve_grpc(host, LOOPBACK) as server, AsyncExitStack() as stack:
+        async with serving() as (host, _), serve_grpc(host, LOOPBACK, config) as server, AsyncExitStack() as stack:
             peers = []
             for _ in range(5):
                 reader, writer = await asyncio.open_connection(*server.address)

@@ -25,7 +25,21 @@ from clockwork.cli.controller_options import (
     VerifyBatches,
     WorkerListen,
 )
-from clockwork.cli.limit_options import MaxBody, MaxJson
+from clockwork.cli.limit_options import (
+    HttpKeepAlive,
+    MaxBody,
+    MaxClientPending,
+    MaxClientSize,
+    MaxConnections,
+    MaxHead,
+    MaxJson,
+    MaxLoads,
+    MaxPending,
+    MaxPendingSize,
+    MaxSlo,
+    client_limits,
+    http_config,
+)
 from clockwork.cli.options import LogFormat, LogLevel, examples
 from clockwork.cli.parsers import duration
 from clockwork.cli.security import (
@@ -39,11 +53,11 @@ from clockwork.cli.security import (
     WorkerPortTlsKey,
     WorkerPortTokenFile,
 )
-from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
+from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN
-from clockwork.units import MIB, MILLISECOND, SECOND, Nanos
+from clockwork.units import MILLISECOND, SECOND, Nanos
 
 EXAMPLES: Final = examples(
     "clockwork controller --workers 2 --listen 0.0.0.0:12346 --worker-listen 0.0.0.0:12345",
@@ -70,9 +84,18 @@ def controller(
     grpc: Grpc = None,
     metrics: ServeMetrics = True,
     model_histograms: ModelHistograms = True,
-    max_json: MaxJson = 16 * MIB,
+    max_json: MaxJson = DEFAULT_LIMITS.max_json,
     max_body: MaxBody = DEFAULT_LIMITS.max_body,
+    max_head: MaxHead = DEFAULT_LIMITS.max_head,
+    max_connections: MaxConnections = None,
+    max_pending: MaxPending = DEFAULT.max_pending,
+    max_pending_size: MaxPendingSize = DEFAULT.max_pending_bytes,
+    max_client_pending: MaxClientPending = DEFAULT.max_client_pending,
+    max_client_size: MaxClientSize = DEFAULT.max_client_bytes,
+    max_loads: MaxLoads = DEFAULT.max_loads,
+    max_slo: MaxSlo = DEFAULT.max_slo,
     ignore_timeout: IgnoreTimeout = False,
+    http_keep_alive: HttpKeepAlive = DEFAULT_LIMITS.keep_alive * SECOND,
     grpc_keep_alive: GrpcKeepAlive = 60 * SECOND,
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
@@ -132,13 +155,24 @@ def controller(
             profile_seconds=profile_seconds,
             unmeasured_cap=unmeasured_cap,
             verify_batches=verify_batches,
+            **client_limits(max_pending, max_pending_size, max_client_pending, max_client_size, max_loads, max_slo),
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),
+        max_connections=max_connections,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=read_tokens(worker_token_file),
     )
-    ends = FrontEnds(http, grpc, metrics, model_histograms, max_json, max_body, ignore_timeout, grpc_keep_alive)
+    limits = http_config(
+        metrics,
+        model_histograms,
+        ignore_timeout,
+        http_keep_alive,
+        max_json=max_json,
+        max_body=max_body,
+        max_head=max_head,
+    )
+    ends = FrontEnds(http, grpc, limits, grpc_keep_alive, max_connections)
     policy = make_scheduler(scheduler)
     if is_dry_run():
         return

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import uvloop
+from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -25,12 +26,13 @@ from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.host.log_events import event_fields
 from clockwork.host.process_tuning import allow_connections, steady_timing
 from clockwork.http.config import DEFAULT as HTTP
+from clockwork.http.config import HttpConfig
 from clockwork.messages.requests import ListModelsRequest, ListModelsResponse
 from clockwork.messages.requests import Progress as StageProgress
 from clockwork.net.address import Address
 from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.scheduling.base import Scheduler
-from clockwork.units import SECOND, Bytes, Nanos, as_seconds, seconds
+from clockwork.units import SECOND, Nanos, as_seconds, seconds
 
 POLL: Final = 0.1
 """Time in seconds between two updates of the progress display."""
@@ -80,20 +82,16 @@ def controller_config(
 class FrontEnds(NamedTuple):
     """The addresses and the settings of the front ends. An address is None if the front end is disabled.
 
-    - ``max_json``: largest JSON of a request or response over HTTP, in bytes
-    - ``max_body``: largest body of a request over HTTP, in bytes
-    - ``ignore_timeout``: whether to ignore the request parameter ``timeout``
+    - ``http_config``: settings of the HTTP front end, some of which apply to gRPC too
     - ``grpc_keep_alive``: time without traffic after which the server pings a gRPC connection
+    - ``max_connections``: limit of each port for clients; None: each port has its default limit
     """
 
     http: Address | None
     grpc: Address | None
-    metrics: bool = True
-    model_histograms: bool = True
-    max_json: Bytes = HTTP.max_json
-    max_body: Bytes = HTTP.max_body
-    ignore_timeout: bool = False
+    http_config: HttpConfig = HTTP
     grpc_keep_alive: Nanos = 60 * SECOND
+    max_connections: int | None = None
 
 
 def run_controller(
@@ -123,7 +121,7 @@ def run_controller(
 @asynccontextmanager
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
     """Start a controller, and close it when the context ends. Within the context, garbage collection is limited."""
-    allow_connections(max(MAX_CONNECTIONS, HTTP.max_connections))
+    allow_connections(config.max_connections or max(MAX_CONNECTIONS, HTTP.max_connections))
     with steady_timing():
         host = ControllerHost(config, scheduler)
         try:
@@ -142,24 +140,23 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
     """
     async with AsyncExitStack() as stack:
         if ends.http is not None:
-            from clockwork.http.config import HttpConfig
             from clockwork.http.server import serving_http
 
-            config = HttpConfig(
-                metrics=ends.metrics,
-                model_histograms=ends.model_histograms,
-                max_json=ends.max_json,
-                max_body=ends.max_body,
-                ignore_timeout=ends.ignore_timeout,
+            http_config = structs.replace(
+                ends.http_config, max_connections=ends.max_connections or HTTP.max_connections
             )
-            where = await stack.enter_async_context(serving_http(host, ends.http, config))
+            where = await stack.enter_async_context(serving_http(host, ends.http, http_config))
             print(f"clockwork serves HTTP on {where}", flush=True)
         if ends.grpc is not None:
             os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # forks only start other programs
             from clockwork.grpc_frontend import serve_grpc
-            from clockwork.grpc_frontend.config import GrpcConfig
+            from clockwork.grpc_frontend.config import DEFAULT, GrpcConfig
 
-            settings = GrpcConfig(keep_alive=ends.grpc_keep_alive, ignore_timeout=ends.ignore_timeout)
+            settings = GrpcConfig(
+                keep_alive=ends.grpc_keep_alive,
+                ignore_timeout=ends.http_config.ignore_timeout,
+                max_connections=ends.max_connections or DEFAULT.max_connections,
+            )
             server = await stack.enter_async_context(serve_grpc(host, ends.grpc, settings))
             print(f"clockwork serves gRPC on {server.address}", flush=True)
         yield

@@ -1,7 +1,7 @@
 """The command ``clockwork serve``, which runs a controller and a worker on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
@@ -27,7 +27,21 @@ from clockwork.cli.controller_options import (
     UnmeasuredCap,
     VerifyBatches,
 )
-from clockwork.cli.limit_options import MaxBody, MaxJson
+from clockwork.cli.limit_options import (
+    HttpKeepAlive,
+    MaxBody,
+    MaxClientPending,
+    MaxClientSize,
+    MaxConnections,
+    MaxHead,
+    MaxJson,
+    MaxLoads,
+    MaxPending,
+    MaxPendingSize,
+    MaxSlo,
+    client_limits,
+    http_config,
+)
 from clockwork.cli.options import LogFormat, LogLevel, examples
 from clockwork.cli.runtimes import DeviceOptions, runtime_on_gpus
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
@@ -51,7 +65,7 @@ from clockwork.cli.worker_options import (
     ThreadsPerDevice,
     WorkspaceSize,
 )
-from clockwork.controller.config import DEFAULT_VERIFIED_SHARE
+from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
@@ -104,9 +118,18 @@ def serve(
     grpc: Grpc = None,
     metrics: ServeMetrics = True,
     model_histograms: ModelHistograms = True,
-    max_json: MaxJson = 16 * MIB,
+    max_json: MaxJson = DEFAULT_LIMITS.max_json,
     max_body: MaxBody = DEFAULT_LIMITS.max_body,
+    max_head: MaxHead = DEFAULT_LIMITS.max_head,
+    max_connections: MaxConnections = None,
+    max_pending: MaxPending = DEFAULT.max_pending,
+    max_pending_size: MaxPendingSize = DEFAULT.max_pending_bytes,
+    max_client_pending: MaxClientPending = DEFAULT.max_client_pending,
+    max_client_size: MaxClientSize = DEFAULT.max_client_bytes,
+    max_loads: MaxLoads = DEFAULT.max_loads,
+    max_slo: MaxSlo = DEFAULT.max_slo,
     ignore_timeout: IgnoreTimeout = False,
+    http_keep_alive: HttpKeepAlive = DEFAULT_LIMITS.keep_alive * SECOND,
     grpc_keep_alive: GrpcKeepAlive = 60 * SECOND,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
@@ -158,9 +181,9 @@ def serve(
     it at once. The worker is a separate process. It is restarted whenever it dies, and ends when this command ends.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
-    from clockwork.cli.models import check_emulated, link_policy, model_slos
+    from clockwork.cli.models import check_emulated, model_slos
     from clockwork.cli.security import client_ports
-    from clockwork.cli.worker_process import LocalWorker, run_with_worker
+    from clockwork.cli.worker_process import run_with_worker
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
@@ -170,21 +193,10 @@ def serve(
     if emulate:
         specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
-        root, specs = _from_files(models or [], copies, model_root)
-        worker = LocalWorker(
-            model_root=root,
-            links=link_policy(root, specs, allow_links_to or ()),
-            devices=devices,
-            threads_per_device=threads_per_device,
-            runtime=_runtime_name(runtime, options, root, specs),
-            cache_size=cache_size,
-            page_size=page_size,
-            model_cache=model_cache,
-            model_cache_size=model_cache_size,
-            device=options,
-            max_batch=max_batch,
-            allow_compiled=allow_compiled,
-            **_choices(specs, no_batching, allow_batching),
+        specs, worker = _local_worker(
+            files=(models or [], copies, model_root, allow_links_to or [], no_batching, allow_batching),
+            execution=(runtime, options, devices, threads_per_device, max_batch, allow_compiled),
+            memory=(cache_size, page_size, model_cache, model_cache_size),
         )
     config = ControllerHostConfig(
         listen=listen,
@@ -198,29 +210,28 @@ def serve(
             profile_seconds=profile_seconds,
             unmeasured_cap=unmeasured_cap,
             verify_batches=verify_batches,
+            **client_limits(max_pending, max_pending_size, max_client_pending, max_client_size, max_loads, max_slo),
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),
+        max_connections=max_connections,
         payload_bytes=payload_memory,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
     )
     policy = make_scheduler(scheduler)
     if not is_dry_run():
-        ends = FrontEnds(http, grpc, metrics, model_histograms, max_json, max_body, ignore_timeout, grpc_keep_alive)
+        limits = http_config(
+            metrics,
+            model_histograms,
+            ignore_timeout,
+            http_keep_alive,
+            max_json=max_json,
+            max_body=max_body,
+            max_head=max_head,
+        )
+        ends = FrontEnds(http, grpc, limits, grpc_keep_alive, max_connections)
         run_with_worker(
             config, policy, worker, ends, drain_limit, log_options=(log_level, log_format), max_restarts=max_restarts
         )
-
-
-def _choices(
-    specs: "tuple[LoadSpec, ...]", no_batching: list[str] | None, allow_batching: list[str] | None
-) -> dict[str, Any]:
-    """Check the options that name models, and return them for the worker."""
-    from clockwork.cli.models import batching_names
-
-    return {
-        "no_batching": batching_names(no_batching, specs, "--no-batching"),
-        "allow_batching": batching_names(allow_batching, specs, "--allow-batching"),
-    }
 
 
 def _emulated(
@@ -233,6 +244,37 @@ def _emulated(
     specs = emulated_specs(models, copies, list(emulated_models(profiles)))
     emulated_pages(cache_size)  # reports a wrong size before the worker process starts
     return specs, EmulatedWorker(devices, profiles, cache_size)
+
+
+def _local_worker(
+    files: tuple[list[str], int, Path | None, list[Path], list[str] | None, list[str] | None],
+    execution: tuple[str, DeviceOptions, int, int, int, bool],
+    memory: tuple[Bytes | None, Bytes, Path | None, Bytes],
+) -> "tuple[tuple[LoadSpec, ...], WorkerOptions]":
+    """Return the models to load from files, and the worker that executes them."""
+    from clockwork.cli.models import batching_names, link_policy
+    from clockwork.cli.worker_process import LocalWorker
+
+    models, copies, model_root, links, no_batching, allow_batching = files
+    root, specs = _from_files(models, copies, model_root)
+    runtime, options, devices, threads_per_device, max_batch, allow_compiled = execution
+    cache_size, page_size, model_cache, model_cache_size = memory
+    return specs, LocalWorker(
+        model_root=root,
+        links=link_policy(root, specs, links),
+        devices=devices,
+        threads_per_device=threads_per_device,
+        runtime=_runtime_name(runtime, options, root, specs),
+        cache_size=cache_size,
+        page_size=page_size,
+        model_cache=model_cache,
+        model_cache_size=model_cache_size,
+        device=options,
+        max_batch=max_batch,
+        allow_compiled=allow_compiled,
+        no_batching=batching_names(no_batching, specs, "--no-batching"),
+        allow_batching=batching_names(allow_batching, specs, "--allow-batching"),
+    )
 
 
 def _runtime_name(name: str, options: DeviceOptions, root: Path, specs: "tuple[LoadSpec, ...]") -> str:

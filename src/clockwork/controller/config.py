@@ -98,3 +98,7 @@ class ControllerConfig(Struct, frozen=True):
     max_loads: int = 10_000
     profiling: ProfilingConfig = ProfilingConfig()
     verifying: VerifyingConfig | None = VerifyingConfig()
+
+
+DEFAULT: Final = ControllerConfig()
+"""The default configuration."""

@@ -10,16 +10,21 @@ KEEP_ALIVE: Final[Nanos] = 60 * SECOND
 """Default time without traffic after which the server pings a connection. It closes the connection if no reply arrives.
 """
 
+MAX_CONNECTIONS: Final = 4096
+"""Default limit on open connections; further ones are closed at once."""
+
 
 class GrpcConfig(Struct, frozen=True):
     """Settings of the gRPC front end.
 
     - ``keep_alive``: time without traffic after which the server pings a connection
     - ``ignore_timeout``: whether the server ignores the request parameter ``timeout``
+    - ``max_connections``: limit on open connections
     """
 
     keep_alive: Nanos = KEEP_ALIVE
     ignore_timeout: bool = False
+    max_connections: int = MAX_CONNECTIONS
 
 
 DEFAULT: Final = GrpcConfig()

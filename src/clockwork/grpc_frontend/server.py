@@ -58,9 +58,6 @@ On one processor core, this number of small requests takes a quarter of a second
 CANCELLED, and does not allow another status code.
 """
 
-MAX_CONNECTIONS: Final = 4096
-"""Largest number of connections to the port. Further connections are closed at once."""
-
 MAX_STREAMS: Final = 256
 """Largest number of calls at a time on one connection. The client queues further calls.
 
@@ -95,7 +92,6 @@ GRACE: Final = 1.0
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
-    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.http.overload_protection", 0),  # otherwise ended calls would count towards MAX_STREAMS for a while
     ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
@@ -174,6 +170,7 @@ async def serve_grpc(host: ControllerHost, address: Address, config: GrpcConfig 
 def _options(config: GrpcConfig) -> tuple[tuple[str, int], ...]:
     return (
         *_OPTIONS,
+        ("grpc.max_allowed_incoming_connections", config.max_connections),
         ("grpc.keepalive_time_ms", max(1, config.keep_alive // MILLISECOND)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),

@@ -71,7 +71,7 @@ from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN, Address
 from clockwork.net.connection import Connection, LinkConfig
-from clockwork.net.server import Server, listen
+from clockwork.net.server import MAX_CONNECTIONS, Server, listen
 from clockwork.net.tls import ServerTls
 from clockwork.scheduling.base import Scheduler
 from clockwork.stepping import Stepper
@@ -101,7 +101,8 @@ class ControllerHostConfig:
     ``tls`` and ``access`` apply to clients, including the clients of front ends. ``worker_tls`` and ``worker_tokens``
     apply to workers. Without these fields, connections are not encrypted and every peer is admitted. ``payload_bytes``
     is the size of the memory for payloads that the controller shares with a worker on this host
-    (`ControllerHost.arena`).
+    (`ControllerHost.arena`). ``max_connections`` is the limit of the port for clients; None stands for
+    the default limit.
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -114,6 +115,7 @@ class ControllerHostConfig:
     worker_tls: ServerTls | None = None
     worker_tokens: Tokens = field(default_factory=Tokens)
     payload_bytes: Bytes = 0
+    max_connections: int | None = None
 
 
 class ControllerHost:
@@ -207,6 +209,7 @@ class ControllerHost:
             on_message=self._client_message,
             on_closed=self._client_closed,
             admits=self._admits_client,
+            max_connections=self._config.max_connections or MAX_CONNECTIONS,
             tls=_context(self._config.tls),
         )
         self._servers.append(clients)

@@ -14,6 +14,10 @@ class BadHeadError(Exception):
     """The head of a request breaks a rule of HTTP. The exception's text names the rule."""
 
 
+class LargeHeadError(Exception):
+    """A head exceeds the limit; the text names the limit."""
+
+
 def check_head(headers: Head, version: str, checked_host: bytes | None) -> bytes | None:
     """Check the headers Host and Transfer-Encoding, and return the value of Host.
 

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from clockwork.host.reception import Reception
 from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence, Reply, error_reply
 from clockwork.http.config import DEFAULT, HttpConfig
-from clockwork.http.heads import BadHeadError, check_head
+from clockwork.http.heads import BadHeadError, LargeHeadError, check_head
 from clockwork.http.receiving import LARGE_BODY, MIN_LARGE, BodyQuota, LargeBody, Parsing
 from clockwork.http.responding import keeps_alive, respond, write
 from clockwork.http.shedding import (
@@ -36,6 +36,9 @@ from clockwork.wire.frame import Allocate, uninitialised
 
 BAD_BYTES: Final = "the bytes are not an HTTP/1.1 request"
 BAD_BODY: Final = "the chunks of the body are malformed (RFC 9112, section 7.1)"
+
+LARGE_HEAD: Final = "the head of the request exceeds the limit of {limit} bytes (raise it with --max-head)"
+"""Error message for a head that is too large."""
 
 FULL: Final = "connection limit reached ({limit}); retry later, or use fewer connections"
 """Error message when too many connections are open."""
@@ -64,6 +67,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._after_upgrade: Bytes | None = 0  #: length of a body that the parser mistakes for another protocol
         self._ignore_rest = False  #: the connection will end, so all further bytes are ignored
         self._last_reply: Reply | None = None  #: an error that is sent after the replies to earlier requests
+        self._head_may_be_large = False  #: the last read may have ended a head that exceeds the limit
         self._host: bytes | None = None  #: value of the header Host in the last request, which was valid
         self._arrived: Nanos = 0  #: earliest time at which the bytes of the last read may have arrived
         self._unread = False  #: the last read left bytes of the same message in the kernel
@@ -107,6 +111,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._checked = False
         if reception.is_behind(now) and self._shed(data, now):
             return
+        self._head_may_be_large = self._head_bytes + len(data) > self.limits.max_head
         self._feed(data)
         if self._announced:
             self._receive_large()
@@ -114,8 +119,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return
         self._head_bytes += len(data)
         if self._head_bytes > self.limits.max_head:
-            text = f"the head of the request exceeds the limit of {self.limits.max_head} bytes"
-            self._refuse(431, text, Status.INVALID_REQUEST)
+            self._refuse(431, LARGE_HEAD.format(limit=self.limits.max_head), Status.INVALID_REQUEST)
         elif self._head_timer is None:
             self._await_head()
 
@@ -162,6 +166,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._pass_over_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__
+            if isinstance(cause, LargeHeadError):
+                self._refuse(431, str(cause), Status.INVALID_REQUEST)
+                return
             cycle: Any = self.cycle
             in_body = not self._in_head and cycle is not None and cycle.more_body
             text = BAD_BODY if in_body else BAD_BYTES
@@ -205,6 +212,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     def on_headers_complete(self) -> None:
         """Check the head, and record the length of the body that it announces."""
+        if self._head_may_be_large and self._length_of_head() > self.limits.max_head:
+            raise LargeHeadError(LARGE_HEAD.format(limit=self.limits.max_head))
         self._host = check_head(self.headers, self.parser.get_http_version(), self._host)
         self._in_head = False
         self._head_bytes = 0
@@ -215,6 +224,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if self.parser.should_upgrade():
             chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
             self._after_upgrade = None if chunked else self._number(b"content-length")
+
+    def _length_of_head(self) -> Bytes:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def on_message_complete(self) -> None:
         """End a request. The parser calls this method when it has read the last byte of a body."""
