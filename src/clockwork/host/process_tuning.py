@@ -20,7 +20,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from clockwork.malloc import return_large_blocks
@@ -55,6 +55,12 @@ log = logging.getLogger("clockwork.controller")
 def lower_priority() -> None:
     """Let threads of ordinary priority run before the calling thread."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def begin_background_thread() -> None:
+    """Lower the priority of the calling thread if possible; for the ``initializer`` of a pool of threads."""
+    with suppress(OSError):  # raised if the process already has a lower priority than this thread would get
+        lower_priority()
 
 
 def shorten_time_slice() -> None:

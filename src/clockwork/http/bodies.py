@@ -8,12 +8,11 @@ import asyncio
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
 from clockwork.errors import InvalidRequestError
-from clockwork.host.process_tuning import lower_priority
+from clockwork.host.process_tuning import begin_background_thread
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, BodyQuota, LargeBody, too_slow
@@ -62,12 +61,7 @@ All HTTP servers of the process share them. They have a lower priority than the 
 """
 
 
-def _begin_thread() -> None:
-    with suppress(OSError):  # raised if the process already has a lower priority than this thread would get
-        lower_priority()
-
-
-_zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", _begin_thread)
+_zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", begin_background_thread)
 
 MAX_REPOSITORY_BODY: Final = 64 * KIB
 """Largest size in bytes of the body of a repository request (an index or a load)."""

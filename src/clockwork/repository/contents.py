@@ -66,7 +66,6 @@ class _Walk:
     def __init__(self, path: Path, links: LinkPolicy) -> None:
         self._path = path
         self._links = links
-        self._home = path.resolve()
         self._left = MAX_FILES
         self._newest: Nanos = 0
 
@@ -78,8 +77,9 @@ class _Walk:
             digest = hashlib.blake2b(_line(self._path.name, top), digest_size=16)
             return Contents(digest.hexdigest(), inode, self._newest)
         entries = self._entries(str(self._path))
-        directories = {entry.name for entry in entries if entry.name.isascii() and entry.name.isdigit()}
-        directories = {name for name in directories if (self._path / name).is_dir()}
+        directories = {
+            entry.name for entry in entries if entry.name.isascii() and entry.name.isdigit() and entry.is_dir()
+        }
         named = {name for name in directories if _is_version(name)}
         digest = hashlib.blake2b(digest_size=16)
         versions: dict[int, str] = {}
@@ -120,7 +120,7 @@ class _Walk:
         if not entry.is_symlink():
             return False
         link = Path(entry.path)
-        return not self._links.allows(link, link.resolve(), self._home)
+        return not self._links.allows(link, link.resolve(), self._path.resolve())
 
     def _entries(self, directory: str) -> "list[os.DirEntry[str]]":
         """Return the entries of a directory in the order of their names."""

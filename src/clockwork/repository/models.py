@@ -79,7 +79,7 @@ def find_model(root: Path, name: str, links: LinkPolicy = NO_LINKS, config: Fiel
         raise InvalidModelError(
             f"model {quoted(name)} is not in the model repository: add {name[:80]}/1/model.onnx, or check the name"
         )
-    return _described(root, name, found, links, config)
+    return _described(root.resolve(), name, found, links, config)
 
 
 def list_models(root: Path, links: LinkPolicy = NO_LINKS) -> list[RepositoryModel]:
@@ -94,10 +94,32 @@ def list_models(root: Path, links: LinkPolicy = NO_LINKS) -> list[RepositoryMode
 def list_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[list[RepositoryModel]]:
     """Do the work of `list_models` in steps of one model each."""
     models = []
-    for name, entries in entries_by_name(root).items():
-        models.append(_described(root, name, entries, links, None))
+    home = root.resolve()
+    for name, entries in entries_by_name(home).items():
+        models.append(_described(home, name, entries, links, None))
         yield
     return models
+
+
+def scan_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[dict[str, Contents | str]]:
+    """Return the contents of every model, or why they cannot be read, by name; in steps of one model each.
+
+    This is a small part of the work of `list_in_steps`, for polls.
+
+    Raises:
+        InvalidRequestError: the repository cannot be read, or has more than `MAX_ENTRIES` entries.
+    """
+    found: dict[str, Contents | str] = {}
+    home = root.resolve()
+    for name, entries in entries_by_name(home).items():
+        try:
+            found[name] = contents_of(_located(home, name, entries, links), links)
+        except InvalidRequestError as error:
+            found[name] = str(error)
+        except OSError as error:
+            found[name] = _unreadable(name, error)
+        yield
+    return found
 
 
 def entries_by_name(root: Path) -> dict[str, list[str]]:
@@ -155,25 +177,35 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
         return True  # `_described` gives the reason
 
 
-def _described(root: Path, name: str, entries: list[str], links: LinkPolicy, config: Fields | None) -> RepositoryModel:
-    path = root / entries[0]
+def _described(home: Path, name: str, entries: list[str], links: LinkPolicy, config: Fields | None) -> RepositoryModel:
+    path = home / entries[0]
     try:
-        load_spec(name, name, 1, 1)  # checks the name
-        if len(entries) > 1:
-            raise InvalidModelError(f"model {name!r} exists as {' and as '.join(entries)}: remove or rename one")
-        path = resolve(root, entries[0], links, KIND)
-        return _Reader(root, name, path, links).model(config)
-    except (InvalidRequestError, ValueError) as error:
+        path = _located(home, name, entries, links)
+        return _Reader(home, name, path, links).model(config)
+    except InvalidRequestError as error:
         return RepositoryModel(name, path, problems=(str(error),))
     except OSError as error:
-        return RepositoryModel(name, path, problems=(f"model {name!r} cannot be read: {error.strerror}",))
+        return RepositoryModel(name, path, problems=(_unreadable(name, error),))
+
+
+def _located(home: Path, name: str, entries: list[str], links: LinkPolicy) -> Path:
+    """Return the path of a model whose name and path are allowed; ``home`` is the repository, resolved."""
+    load_spec(name, name, 1, 1)  # checks the name
+    if len(entries) > 1:
+        raise InvalidModelError(f"model {name!r} exists as {' and as '.join(entries)}: remove or rename one")
+    path = home / entries[0]
+    return resolve(home, entries[0], links, KIND) if path.is_symlink() else path  # resolving is slow
+
+
+def _unreadable(name: str, error: OSError) -> str:
+    return f"model {name!r} cannot be read: {error.strerror}"
 
 
 class _Reader:
-    """Reads one model. ``path`` was resolved below ``root``."""
+    """Reads one model. ``home`` is the repository, resolved; ``path`` was resolved below it."""
 
-    def __init__(self, root: Path, name: str, path: Path, links: LinkPolicy) -> None:
-        self._root, self._name, self._path, self._links = root, name, path, links
+    def __init__(self, home: Path, name: str, path: Path, links: LinkPolicy) -> None:
+        self._home, self._name, self._path, self._links = home, name, path, links
 
     def model(self, config: Fields | None) -> RepositoryModel:
         contents = contents_of(self._path, self._links)
@@ -207,7 +239,9 @@ class _Reader:
         incomplete: dict[int, str] = {}
         for version in sorted(contents.versions):
             try:
-                path = resolve(self._root, f"{self._name}/{version}", self._links, KIND)
+                path = self._path / str(version)
+                if path.is_symlink() or self._path.is_symlink():
+                    path = resolve(self._home, f"{self._name}/{version}", self._links, KIND)
                 self._check(path)
                 versions[version] = path
             except (InvalidModelError, OSError) as error:

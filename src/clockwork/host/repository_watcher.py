@@ -1,0 +1,214 @@
+"""Reads a model repository in threads of low priority, and polls it for changes.
+
+File systems may be slow or stop answering, so no call to them runs on the event loop. A thread that computes holds the
+interpreter's lock, so it pauses after each burst of work. One thread polls and lists the repository; another finds
+single models, so that a load does not wait for the end of a poll.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from msgspec import Struct
+
+from clockwork.clock import Clock, MonotonicClock, monotonic_epoch
+from clockwork.errors import ClockworkError, InvalidRequestError, RequestRefusedError
+from clockwork.host.process_tuning import begin_background_thread
+from clockwork.repository.contents import Contents
+from clockwork.repository.models import RepositoryModel, entries_by_name, find_model, list_in_steps, scan_in_steps
+from clockwork.repository.polling import PollActions, Poller, Seen
+from clockwork.runtimes.links import NO_LINKS, LinkPolicy
+from clockwork.runtimes.text_format import Fields
+from clockwork.stepping import SharedResult
+from clockwork.steps import Steps
+from clockwork.units import MILLISECOND, Nanos, seconds
+
+MAX_FINDS: Final = 64
+"""Calls of `RepositoryWatcher.find` that may wait at a time; further calls are refused."""
+
+MAX_BURST: Final[Nanos] = 2 * MILLISECOND
+"""Time after which a thread pauses; a step that has begun is finished."""
+
+PAUSE: Final = 0.001
+"""Pause in seconds between two bursts."""
+
+T = TypeVar("T")
+
+log = logging.getLogger("clockwork.controller")
+
+
+class RepositoryChanges(Struct, frozen=True):
+    """What a poll found, as the models to load and reload and the names of the models to unload.
+
+    - A model may have problems; then its load fails, and the problems say why
+    - ``problems``: why directories cannot be read, by the names of their models. These models stay as they are
+    - ``error``: why the repository cannot be read; empty if it can. Then nothing changes
+    """
+
+    load: tuple[RepositoryModel, ...] = ()
+    reload: tuple[RepositoryModel, ...] = ()
+    unload: tuple[str, ...] = ()
+    problems: dict[str, str] = {}
+    error: str = ""
+
+
+class RepositoryWatcher:
+    """Reads one repository. Use it on one running event loop."""
+
+    def __init__(self, root: Path, interval: float, links: LinkPolicy = NO_LINKS) -> None:
+        """``interval`` is in seconds: between two polls, and until an unchanged directory counts as complete."""
+        self._root = root
+        self._interval = interval
+        self._links = links
+        self._clock: Clock = MonotonicClock()
+        self._poller = Poller(seconds(interval))
+        self._scans = ThreadPoolExecutor(1, "clockwork-repository", begin_background_thread)
+        self._finds = ThreadPoolExecutor(1, "clockwork-model", begin_background_thread)
+        self._waiting = 0
+        self._listed = SharedResult(self._list)
+        self._names = SharedResult(self._list_names)
+        self._closing = threading.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, on_changes: Callable[[RepositoryChanges], None]) -> None:
+        """Poll from now on, and call ``on_changes`` on the loop after each poll.
+
+        The caller reports the end of each action with `finished`; until then, the poller chooses no other action of
+        that model.
+        """
+        self._task = asyncio.ensure_future(self._run(on_changes))
+
+    def close(self) -> None:
+        """Stop polling. Calls that wait are cancelled; a thread that reads is not waited for."""
+        self._closing.set()
+        if self._task is not None:
+            self._task.cancel()
+        for executor in (self._scans, self._finds):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    async def find(self, name: str, config: Fields | None = None) -> RepositoryModel:
+        """Return a model; see `clockwork.repository.models.find_model`.
+
+        Raises:
+            InvalidRequestError: the name is wrong, or the repository has no such model.
+            RequestRefusedError: too many calls wait.
+        """
+        if self._waiting >= MAX_FINDS:
+            raise RequestRefusedError(f"{MAX_FINDS} models are being looked up, which is the limit; retry later")
+        self._waiting += 1
+        try:
+            find = partial(find_model, self._root, name, self._links, config)
+            return await asyncio.get_running_loop().run_in_executor(self._finds, find)
+        finally:
+            self._waiting -= 1
+
+    async def names(self) -> list[str]:
+        """Return the names of all models in their order, without reading the models.
+
+        Raises:
+            InvalidRequestError: the repository cannot be read, or has too many entries.
+        """
+        return await self._names.get()
+
+    async def models(self) -> list[RepositoryModel]:
+        """Return all models, ordered by name. Concurrent callers share one reading of the repository.
+
+        This takes about 0.5 ms per model; `names` takes a hundredth of that.
+
+        Raises:
+            InvalidRequestError: the repository cannot be read, or has too many entries.
+        """
+        return await self._listed.get()
+
+    async def poll(self) -> RepositoryChanges:
+        """Poll the repository once; `start` does this at intervals."""
+        began = self._clock.now()
+        try:
+            found = await self._in_steps(scan_in_steps(self._root, self._links))
+        except InvalidRequestError as error:
+            return RepositoryChanges(error=str(error))
+        age_of = partial(_seen, monotonic_epoch() + self._clock.now())
+        actions = self._poller.poll(began, {name: age_of(contents) for name, contents in found.items()})
+        problems = {name: text for name, text in found.items() if isinstance(text, str)}
+        return await self._read(actions, found, problems)
+
+    def finished(self, name: str, succeeded: bool) -> None:
+        """Note the end of a load, reload or unload that a poll chose.
+
+        Raises:
+            ValueError: no action of the model is outstanding.
+        """
+        self._poller.finished(name, succeeded)
+
+    async def _run(self, on_changes: Callable[[RepositoryChanges], None]) -> None:
+        while True:
+            try:
+                on_changes(await self.poll())
+            except Exception:
+                log.exception("a poll of the model repository failed")
+            await asyncio.sleep(self._interval)
+
+    async def _read(
+        self, actions: PollActions, found: dict[str, Contents | str], problems: dict[str, str]
+    ) -> RepositoryChanges:
+        """Return the models of a poll's actions; postpone those that have changed since they were scanned."""
+        read: dict[str, RepositoryModel] = {}
+        for name in (*actions.load, *actions.reload):
+            try:
+                model = await self._in_steps(_one_step(partial(find_model, self._root, name, self._links)))
+            except ClockworkError:  # it has vanished
+                self._poller.postponed(name)
+                continue
+            if _differ(found[name], model.contents):
+                self._poller.postponed(name)
+            else:
+                read[name] = model
+        return RepositoryChanges(
+            tuple(read[name] for name in actions.load if name in read),
+            tuple(read[name] for name in actions.reload if name in read),
+            actions.unload,
+            problems,
+        )
+
+    async def _list(self) -> list[RepositoryModel]:
+        return await self._in_steps(list_in_steps(self._root, self._links))
+
+    async def _list_names(self) -> list[str]:
+        return list(await self._in_steps(_one_step(partial(entries_by_name, self._root))))
+
+    async def _in_steps(self, steps: Steps[T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._scans, self._work, steps)
+
+    def _work(self, steps: Steps[T]) -> T:
+        """Run all steps in the calling thread, with pauses."""
+        end = self._clock.now() + MAX_BURST
+        while not self._closing.is_set():
+            try:
+                next(steps)
+            except StopIteration as end_of_steps:
+                result: T = end_of_steps.value
+                return result
+            if self._clock.now() >= end:
+                self._closing.wait(PAUSE)
+                end = self._clock.now() + MAX_BURST
+        raise RequestRefusedError("the server is shutting down")
+
+
+def _seen(now: Nanos, contents: Contents | str) -> Seen | None:
+    """Return what the poller needs of a model; ``now`` is the time of day, as of its files."""
+    return None if isinstance(contents, str) else Seen(contents.fingerprint, contents.inode, now - contents.newest)
+
+
+def _differ(scanned: Contents | str, read: Contents | None) -> bool:
+    """Return whether both are known and different."""
+    return isinstance(scanned, Contents) and read is not None and scanned.fingerprint != read.fingerprint
+
+
+def _one_step(work: Callable[[], T]) -> Steps[T]:
+    yield
+    return work()
