@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final
 
+from clockwork.cli.init_process import leave_process_one
 from clockwork.log_writer import fill_standard_streams
 
 TRACEBACK_VARIABLE: Final = "CLOCKWORK_TRACEBACK"
@@ -54,6 +55,7 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Run the program ``clockwork`` with the arguments of this process."""
     fill_standard_streams()
+    leave_process_one()
     if not os.environ.get(TRACEBACK_VARIABLE):
         sys.excepthook = _unexpected
     sys.exit(run(sys.argv[1:]))

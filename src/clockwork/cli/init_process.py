@@ -1,0 +1,62 @@
+"""The duties of process 1 of a container.
+
+The kernel makes process 1 the parent of every orphan, so process 1 must reap orphans. The kernel also ignores a signal
+that process 1 does not handle, so a second Ctrl-C would not end it. If this program is process 1, it therefore
+continues in a child process. Process 1 only forwards signals to the child, reaps the processes that end, and ends with
+the child.
+"""
+
+import os
+import signal
+from typing import Final
+
+_FAULTS: Final = {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGSYS,
+    signal.SIGTRAP,
+}
+_JOB_CONTROL: Final = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+_NOT_FORWARDED: Final = _FAULTS | _JOB_CONTROL | {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}
+
+
+def leave_process_one() -> None:
+    """Continue in a child process if this is process 1; then process 1 never returns from this function."""
+    if os.getpid() != 1:
+        return
+    signals = signal.valid_signals() - _NOT_FORWARDED
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it were ignored, the kernel would discard exit codes
+    child = os.fork()
+    if child:
+        os._exit(_forward_and_reap(child, signals))
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _forward_and_reap(child: int, signals: set[signal.Signals]) -> int:
+    """Return the exit code of the child when it has ended; a signal's number plus 128 if a signal ended it."""
+    while True:
+        info = signal.sigwaitinfo(signals)
+        if info.si_signo == signal.SIGCHLD:
+            code = _reap(child)
+            if code is not None:
+                return code if code >= 0 else 128 - code
+        elif info.si_code <= 0:  # sent by a process; a signal from the terminal reaches the child as well
+            os.kill(child, info.si_signo)
+
+
+def _reap(child: int) -> int | None:
+    """Reap all processes that have ended; return the child's exit code if it was among them."""
+    code = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return code
+        if pid == 0:
+            return code
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
