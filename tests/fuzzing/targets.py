@@ -21,6 +21,9 @@ from clockwork.oip.binary import inputs_of, parse_infer
 from clockwork.oip.failures import Failure, RequestFailedError
 from clockwork.oip.parameters import requested_slo
 from clockwork.oip.rest import repository_head, route
+from clockwork.repository.overrides import OverrideLimits, config_from_json, load_override
+from clockwork.repository.policy import policy_of
+from clockwork.runtimes.text_format import parse_text
 from clockwork.steps import at_once
 from clockwork.wire.codec import decode_action, decode_request, decode_response, decode_result, encode
 from clockwork.wire.frame import FrameReader, encode_frame, preamble
@@ -138,12 +141,24 @@ def _known(data: bytes) -> pb.ModelInferRequest | None:
     return None
 
 
+def configuration(data: bytes) -> None:
+    """Read a model's configuration in JSON, as a load request brings it, and in protobuf's text format."""
+    text = data.decode("utf-8", "surrogateescape")
+    with suppress(InvalidRequestError, ValueError):
+        policy_of(config_from_json(text))
+    with suppress(ValueError):
+        policy_of(parse_text(text))
+    with suppress(InvalidRequestError):
+        load_override({"config": "{}", f"file:{text}": text}, OverrideLimits())
+
+
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "frames": frames,
     "messages": messages,
     "infer_body": infer_body,
     "repository": repository,
     "paths": paths,
+    "configuration": configuration,
     "grpc_message": grpc_message,
     "grpc_fields": grpc_fields,
 }
@@ -181,6 +196,11 @@ SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
     "infer_body": ((len(_JSON) + 1).to_bytes(2, "little") + _JSON + b"\x01\x02", b"\x00\x00" + _JSON),
     "repository": (b'{"parameters": {"path": "m.onnx"}, "ready": true}',),
     "paths": (b"/v2/models/m/versions/1/infer", b"/v2/cudasharedmemory/region/r/register"),
+    "configuration": (
+        b'{"maxBatchSize": 8, "version_policy": {"specific": {"versions": ["1", 3]}}}',
+        b"max_batch_size: 8 version_policy { latest { num_versions: 2 } } input [ { dims: [ -1, 3 ] } ] # end",
+        b"1/model.onnx",
+    ),
     "grpc_message": (
         _grpc(inputs=[_TENSOR], raw_input_contents=[bytes(8)]),
         _grpc(inputs=[{**_TENSOR, "contents": {"fp32_contents": [1, 2]}}], outputs=[{"name": "y"}]),

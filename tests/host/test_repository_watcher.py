@@ -1,6 +1,7 @@
 """A repository is polled in a thread; its changes arrive on the loop, once, and models are read on demand."""
 
 import asyncio
+import os
 import shutil
 import threading
 from collections.abc import Coroutine
@@ -72,6 +73,33 @@ def test_models_that_appear_change_and_vanish_are_reported_once(tmp_path: Path) 
         assert await observer.until("unload", "two") == "two"
         await observer.poll()
         assert [observer.count(kind) for kind in ("load", "reload", "unload")] == [2, 1, 1]
+        watcher.close()
+
+    run(test())
+
+
+def test_a_directory_that_was_renamed_into_place_is_loaded_by_the_next_poll(tmp_path: Path) -> None:
+    async def test() -> None:
+        root = write(tmp_path / "models")
+        interval = 0.05
+        watcher = RepositoryWatcher(root, interval)
+        write(tmp_path, "net/1/model.onnx")
+        await asyncio.sleep(2 * interval)
+        assert (await watcher.poll()).load == ()
+        (tmp_path / "net").rename(root / "net")
+        assert [model.name for model in (await watcher.poll()).load] == ["net"]
+        watcher.close()
+
+    run(test())
+
+
+def test_a_directory_that_is_being_copied_waits_although_its_files_have_old_times(tmp_path: Path) -> None:
+    async def test() -> None:
+        root = write(tmp_path, "net/1/model.onnx")
+        for path in ("net/1/model.onnx", "net/1", "net"):
+            os.utime(root / path, (0, 0))  # as rsync -a and tar do
+        watcher = RepositoryWatcher(root, 3600)
+        assert (await watcher.poll()).load == ()
         watcher.close()
 
     run(test())

@@ -63,6 +63,16 @@ def test_a_kubernetes_volume_is_read_through_its_links(tmp_path: Path) -> None:
     assert before.fingerprint != after.contents.fingerprint
 
 
+def test_a_whole_repository_may_be_a_kubernetes_volume(tmp_path: Path) -> None:
+    root = write(tmp_path, "..2026_01_01/net/1/model.onnx")
+    configure(root / "..2026_01_01", "net", "max_batch_size: 4")
+    (root / "..data").symlink_to("..2026_01_01")
+    (root / "net").symlink_to("..data/net")
+    (model,) = list_models(root)
+    assert (model.versions, model.max_batch_size) == ({1: root / "net/1"}, 4)
+    assert not model.problems
+
+
 def test_only_numbers_without_leading_zeros_are_versions(tmp_path: Path) -> None:
     root = write(tmp_path, "net/1/model.onnx", "net/02/model.onnx", f"net/{'9' * 19}/model.onnx", "net/v3/model.onnx")
     model = find_model(root, "net")
