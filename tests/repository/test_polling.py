@@ -24,7 +24,7 @@ def old(fingerprint: str, inode: int = 1) -> Seen:
 def serving(*names: str) -> Poller:
     """Return a poller at time 0 that has loaded these models."""
     poller = Poller(INTERVAL)
-    assert poller.poll(0, {name: old("a") for name in names}) == PollActions(load=names)
+    assert poller.poll(0, 0, {name: old("a") for name in names}) == PollActions(load=names)
     for name in names:
         poller.finished(name, True)
     return poller
@@ -35,63 +35,70 @@ def serving(*names: str) -> Poller:
 
 def test_a_directory_is_loaded_when_it_has_been_unchanged_for_an_interval() -> None:
     poller = Poller(INTERVAL)
-    assert poller.poll(0, {"net": fresh("a")}) == NOTHING
-    assert poller.poll(INTERVAL, {"net": fresh("b")}) == NOTHING, "still being written"
-    assert poller.poll(2 * INTERVAL - 1, {"net": fresh("b")}) == NOTHING
-    assert poller.poll(2 * INTERVAL, {"net": fresh("b")}) == PollActions(load=("net",))
+    assert poller.poll(0, 0, {"net": fresh("a")}) == NOTHING
+    assert poller.poll(INTERVAL, INTERVAL, {"net": fresh("b")}) == NOTHING, "still being written"
+    assert poller.poll(2 * INTERVAL - 1, 2 * INTERVAL - 1, {"net": fresh("b")}) == NOTHING
+    assert poller.poll(2 * INTERVAL, 2 * INTERVAL, {"net": fresh("b")}) == PollActions(load=("net",))
     poller.finished("net", True)
-    assert poller.poll(3 * INTERVAL, {"net": fresh("b")}) == NOTHING
+    assert poller.poll(3 * INTERVAL, 3 * INTERVAL, {"net": fresh("b")}) == NOTHING
 
 
 def test_a_directory_that_was_renamed_into_place_is_loaded_at_once() -> None:
     poller = Poller(INTERVAL)
-    assert poller.poll(0, {"net": old("a", 1)}) == PollActions(load=("net",))
+    assert poller.poll(0, 0, {"net": old("a", 1)}) == PollActions(load=("net",))
     poller.finished("net", True)
-    assert poller.poll(INTERVAL, {"net": old("b", 2)}) == PollActions(reload=("net",))
+    assert poller.poll(INTERVAL, INTERVAL, {"net": old("b", 2)}) == PollActions(reload=("net",))
 
 
 def test_a_changed_directory_of_the_same_inode_waits_even_if_its_files_are_old() -> None:
     poller = serving("net")
-    assert poller.poll(INTERVAL, {"net": old("b")}) == NOTHING
-    assert poller.poll(2 * INTERVAL, {"net": old("b")}) == PollActions(reload=("net",))
+    assert poller.poll(INTERVAL, INTERVAL, {"net": old("b")}) == NOTHING
+    assert poller.poll(2 * INTERVAL, 2 * INTERVAL, {"net": old("b")}) == PollActions(reload=("net",))
+
+
+def test_polls_that_take_longer_than_an_interval_confirm_nothing_about_their_end() -> None:
+    poller = Poller(INTERVAL)
+    assert poller.poll(0, 10 * INTERVAL, {"net": fresh("a")}) == NOTHING
+    assert poller.poll(10 * INTERVAL, 10 * INTERVAL, {"net": fresh("a")}) == NOTHING
+    assert poller.poll(11 * INTERVAL, 11 * INTERVAL, {"net": fresh("a")}) == PollActions(load=("net",))
 
 
 def test_a_file_system_whose_clock_is_ahead_delays_a_load_by_an_interval() -> None:
     poller = Poller(INTERVAL)
     ahead = Seen("a", (0, 1), -seconds(3600))
-    assert poller.poll(0, {"net": ahead}) == NOTHING
-    assert poller.poll(INTERVAL, {"net": ahead}) == PollActions(load=("net",))
+    assert poller.poll(0, 0, {"net": ahead}) == NOTHING
+    assert poller.poll(INTERVAL, INTERVAL, {"net": ahead}) == PollActions(load=("net",))
 
 
 def test_a_failed_load_is_repeated_only_when_the_directory_changes() -> None:
     poller = Poller(INTERVAL)
-    poller.poll(0, {"net": old("a")})
+    poller.poll(0, 0, {"net": old("a")})
     poller.finished("net", False)
-    assert poller.poll(INTERVAL, {"net": old("a")}) == NOTHING
-    assert poller.poll(2 * INTERVAL, {"net": old("b", 2)}) == PollActions(load=("net",)), "not a reload"
+    assert poller.poll(INTERVAL, INTERVAL, {"net": old("a")}) == NOTHING
+    assert poller.poll(2 * INTERVAL, 2 * INTERVAL, {"net": old("b", 2)}) == PollActions(load=("net",)), "not a reload"
 
 
 def test_a_failed_reload_leaves_the_model_served() -> None:
     poller = serving("net")
-    assert poller.poll(INTERVAL, {"net": old("b", 2)}) == PollActions(reload=("net",))
+    assert poller.poll(INTERVAL, INTERVAL, {"net": old("b", 2)}) == PollActions(reload=("net",))
     poller.finished("net", False)
-    assert poller.poll(2 * INTERVAL, {"net": old("b", 2)}) == NOTHING
-    assert poller.poll(3 * INTERVAL, {"net": old("c", 3)}) == PollActions(reload=("net",))
+    assert poller.poll(2 * INTERVAL, 2 * INTERVAL, {"net": old("b", 2)}) == NOTHING
+    assert poller.poll(3 * INTERVAL, 3 * INTERVAL, {"net": old("c", 3)}) == PollActions(reload=("net",))
 
 
 def test_a_change_during_an_action_waits_for_its_end() -> None:
     poller = Poller(INTERVAL)
-    poller.poll(0, {"net": old("a")})
-    assert poller.poll(INTERVAL, {"net": old("b", 2)}) == NOTHING
+    poller.poll(0, 0, {"net": old("a")})
+    assert poller.poll(INTERVAL, INTERVAL, {"net": old("b", 2)}) == NOTHING
     poller.finished("net", True)
-    assert poller.poll(2 * INTERVAL, {"net": old("b", 2)}) == PollActions(reload=("net",))
+    assert poller.poll(2 * INTERVAL, 2 * INTERVAL, {"net": old("b", 2)}) == PollActions(reload=("net",))
 
 
 def test_a_postponed_action_is_chosen_again() -> None:
     poller = Poller(INTERVAL)
-    poller.poll(0, {"net": old("a")})
+    poller.poll(0, 0, {"net": old("a")})
     poller.postponed("net")
-    assert poller.poll(INTERVAL, {"net": old("a")}) == PollActions(load=("net",))
+    assert poller.poll(INTERVAL, INTERVAL, {"net": old("a")}) == PollActions(load=("net",))
 
 
 # -------------------------------------------------------------------------------------------------------- unloads
@@ -99,31 +106,31 @@ def test_a_postponed_action_is_chosen_again() -> None:
 
 def test_a_directory_that_vanished_is_unloaded_after_an_interval() -> None:
     poller = serving("net", "other")
-    assert poller.poll(INTERVAL, {"other": old("a")}) == NOTHING
-    assert poller.poll(2 * INTERVAL, {"other": old("a")}) == PollActions(unload=("net",))
+    assert poller.poll(INTERVAL, INTERVAL, {"other": old("a")}) == NOTHING
+    assert poller.poll(2 * INTERVAL, 2 * INTERVAL, {"other": old("a")}) == PollActions(unload=("net",))
     poller.finished("net", True)
-    assert poller.poll(3 * INTERVAL, {"net": old("a"), "other": old("a")}) == PollActions(load=("net",))
+    assert poller.poll(3 * INTERVAL, 3 * INTERVAL, {"net": old("a"), "other": old("a")}) == PollActions(load=("net",))
 
 
 def test_a_directory_that_is_replaced_by_two_renames_is_not_unloaded() -> None:
     poller = serving("net")
-    assert poller.poll(INTERVAL, {}) == NOTHING, "between the renames"
-    assert poller.poll(2 * INTERVAL, {"net": old("b", 2)}) == PollActions(reload=("net",))
+    assert poller.poll(INTERVAL, INTERVAL, {}) == NOTHING, "between the renames"
+    assert poller.poll(2 * INTERVAL, 2 * INTERVAL, {"net": old("b", 2)}) == PollActions(reload=("net",))
 
 
 def test_a_directory_that_comes_back_unchanged_stays_served() -> None:
     poller = serving("net")
-    assert poller.poll(INTERVAL, {}) == NOTHING
+    assert poller.poll(INTERVAL, INTERVAL, {}) == NOTHING
     for poll in (2, 3, 4):
-        assert poller.poll(poll * INTERVAL, {"net": old("a")}) == NOTHING
+        assert poller.poll(poll * INTERVAL, poll * INTERVAL, {"net": old("a")}) == NOTHING
 
 
 def test_a_directory_that_cannot_be_read_changes_nothing() -> None:
     poller = serving("net")
     for poll in (1, 2, 3):
-        assert poller.poll(poll * INTERVAL, {"net": None, "new": None}) == NOTHING
-    assert poller.poll(4 * INTERVAL, {"net": old("b")}) == NOTHING
-    assert poller.poll(5 * INTERVAL, {"net": old("b")}) == PollActions(reload=("net",))
+        assert poller.poll(poll * INTERVAL, poll * INTERVAL, {"net": None, "new": None}) == NOTHING
+    assert poller.poll(4 * INTERVAL, 4 * INTERVAL, {"net": old("b")}) == NOTHING
+    assert poller.poll(5 * INTERVAL, 5 * INTERVAL, {"net": old("b")}) == PollActions(reload=("net",))
 
 
 def test_the_end_of_an_action_that_was_not_chosen_is_an_error() -> None:
@@ -175,7 +182,7 @@ class Disk:
             for name, (fingerprint, inode, changed) in self.directories.items()
         }
         self.history.append((self.now, seen))
-        actions = self.poller.poll(self.now, seen)
+        actions = self.poller.poll(self.now, self.now, seen)
         self.poller.check_invariants()
         for kind in ("load", "reload", "unload"):
             for name in getattr(actions, kind):

@@ -37,6 +37,9 @@ MAX_BURST: Final[Nanos] = 2 * MILLISECOND
 PAUSE: Final = 0.001
 """Pause in seconds between two bursts."""
 
+TIMER_ERROR: Final = 0.002
+"""Seconds by which an event loop's timer may be early. A poll that begins too early confirms nothing."""
+
 T = TypeVar("T")
 
 log = logging.getLogger("clockwork.controller")
@@ -127,13 +130,13 @@ class RepositoryWatcher:
 
     async def poll(self) -> RepositoryChanges:
         """Poll the repository once; `start` does this at intervals."""
-        began = self._clock.now()
+        began, epoch = self._clock.now(), monotonic_epoch()
         try:
             found = await self._in_steps(scan_in_steps(self._root, self._links))
         except InvalidRequestError as error:
             return RepositoryChanges(error=str(error))
-        age_of = partial(_seen, monotonic_epoch() + self._clock.now())
-        actions = self._poller.poll(began, {name: age_of(contents) for name, contents in found.items()})
+        seen = {name: _seen(epoch + began, contents) for name, contents in found.items()}
+        actions = self._poller.poll(began, self._clock.now(), seen)
         problems = {name: text for name, text in found.items() if isinstance(text, str)}
         return await self._read(actions, found, problems)
 
@@ -151,7 +154,7 @@ class RepositoryWatcher:
                 on_changes(await self.poll())
             except Exception:
                 log.exception("a poll of the model repository failed")
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(self._interval + TIMER_ERROR)
 
     async def _read(
         self, actions: PollActions, found: dict[str, Contents | str], problems: dict[str, str]
@@ -199,9 +202,9 @@ class RepositoryWatcher:
         raise RequestRefusedError("the server is shutting down")
 
 
-def _seen(now: Nanos, contents: Contents | str) -> Seen | None:
-    """Return what the poller needs of a model; ``now`` is the time of day, as of its files."""
-    return None if isinstance(contents, str) else Seen(contents.fingerprint, contents.inode, now - contents.newest)
+def _seen(began: Nanos, contents: Contents | str) -> Seen | None:
+    """Return what the poller needs of a model; ``began`` is a time of day, like the times of files."""
+    return None if isinstance(contents, str) else Seen(contents.fingerprint, contents.inode, began - contents.newest)
 
 
 def _differ(scanned: Contents | str, read: Contents | None) -> bool:

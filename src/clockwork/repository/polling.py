@@ -3,7 +3,7 @@
 Theory of operation. Each poll reports what it saw of every model's directory. A directory may be half-written, so the
 poller acts on it only when one of these holds:
 
-- it is unchanged since a poll that was at least one interval ago
+- it is unchanged since a poll that ended at least one interval before this poll began
 - it appeared by a rename: the previous poll saw no directory or another inode, and nothing in the directory has changed
   for an interval. Programs that copy a directory change something in it all the time; a rename changes nothing in it
 
@@ -24,8 +24,8 @@ from clockwork.units import Nanos
 class Seen(Struct, frozen=True):
     """What a poll saw of a model's directory; see `clockwork.repository.contents.Contents`.
 
-    ``age`` is the time since the latest change within the directory, by the clock of the file system; it is negative if
-    that clock is ahead.
+    ``age`` is the time from the latest change within the directory to the beginning of the poll, by the file system's
+    clock. It is negative if the change is later or that clock is ahead.
     """
 
     fingerprint: str
@@ -66,25 +66,26 @@ class Poller:
     """Remembers the models of one repository between polls."""
 
     def __init__(self, interval: Nanos) -> None:
-        """``interval`` is the time for which a directory must be unchanged; polls are at least as far apart."""
+        """``interval`` is the time for which a directory must be unchanged."""
         self._interval = interval
         self._models: dict[str, _Model] = {}
 
-    def poll(self, now: Nanos, seen: Mapping[str, Seen | None]) -> PollActions:
+    def poll(self, began: Nanos, ended: Nanos, seen: Mapping[str, Seen | None]) -> PollActions:
         """Return what to do after a poll.
 
         Args:
-            now: when the poll began. The previous poll must have ended an interval before a directory that both saw
-                counts as unchanged, so begin a poll an interval after the previous one ended.
+            began: when the poll began. If that is less than an interval after the previous poll ended, the poll finds
+                changes, but confirms none.
+            ended: when the poll ended.
             seen: all models in the repository; None for a model whose directory could not be read.
         """
         chosen: dict[_Action, list[str]] = {action: [] for action in _Action}
         for name in sorted(self._models.keys() | seen.keys()):
             if name in seen:
-                self._see(now, name, seen[name])
+                self._see(began, ended, name, seen[name])
             else:
-                self._miss(now, name)
-            action = self._next_action(now, name, name in seen and seen[name] is None)
+                self._miss(ended, name)
+            action = self._next_action(began, name, name in seen and seen[name] is None)
             if action is not None:
                 chosen[action].append(name)
         return PollActions(*(tuple(chosen[action]) for action in _Action))
@@ -123,33 +124,33 @@ class Poller:
             raise ValueError(f"no action of model {name!r} is outstanding")
         return model
 
-    def _see(self, now: Nanos, name: str, seen: Seen | None) -> None:
+    def _see(self, began: Nanos, ended: Nanos, name: str, seen: Seen | None) -> None:
         model = self._models.get(name)
         if seen is None:
             if model is not None:
-                model.present, model.since = True, now
+                model.present, model.since = True, ended
             return
         if model is None:
-            self._models[name] = _Model(seen, self._settling(now, seen, None))
+            self._models[name] = _Model(seen, self._since(began, ended, seen, None))
             return
         if not model.present or seen.fingerprint != model.seen.fingerprint or seen.inode != model.seen.inode:
-            model.since = self._settling(now, seen, model.seen if model.present else None)
+            model.since = self._since(began, ended, seen, model.seen if model.present else None)
         model.seen, model.present = seen, True
 
-    def _settling(self, now: Nanos, seen: Seen, before: Seen | None) -> Nanos:
+    def _since(self, began: Nanos, ended: Nanos, seen: Seen, before: Seen | None) -> Nanos:
         """Return since when a directory that has changed counts as unchanged."""
         renamed = (before is None or seen.inode != before.inode) and seen.age >= self._interval
-        return now - self._interval if renamed else now
+        return began - self._interval if renamed else ended
 
-    def _miss(self, now: Nanos, name: str) -> None:
+    def _miss(self, ended: Nanos, name: str) -> None:
         model = self._models[name]
         if model.present:
-            model.present, model.since = False, now
+            model.present, model.since = False, ended
 
-    def _next_action(self, now: Nanos, name: str, unreadable: bool) -> _Action | None:
-        """Return the action that begins now, and note it."""
+    def _next_action(self, began: Nanos, name: str, unreadable: bool) -> _Action | None:
+        """Return the action that the model needs, and note it."""
         model = self._models.get(name)
-        if model is None or unreadable or model.outstanding is not None or now - model.since < self._interval:
+        if model is None or unreadable or model.outstanding is not None or began - model.since < self._interval:
             return None
         if not model.present:
             if not model.serving:
