@@ -8,9 +8,12 @@ import pytest
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
 from clockwork.repository import contents, models
+from clockwork.repository.model_root import resolve
 from clockwork.repository.models import find_model, list_models, wanted_versions
 from clockwork.repository.policy import All, Latest, Specific
 from clockwork.runtimes.links import LinkPolicy
+from clockwork.runtimes.locating import version_of
+from clockwork.runtimes.onnx import OnnxRuntime
 from repository.layouts import configure, write
 
 
@@ -46,6 +49,26 @@ def test_models_in_the_layouts_of_triton_and_kserve_are_found(tmp_path: Path) ->
     assert (triton.policy, triton.max_batch_size, triton.versions[3]) == (All(), 4, root / "triton/3")
     assert find_model(root, "flat").versions == {1: root / "flat.onnx"}
     assert find_model(root, "mounted").versions == {7: root / "mounted"}
+
+
+def test_a_worker_finds_every_version_under_the_path_and_number_of_the_repository(tmp_path: Path) -> None:
+    files = (
+        "triton/1/model.onnx",
+        "triton/3/net.onnx",
+        "kserve/model.onnx",
+        "volume/net.onnx",
+        "mounted/net/7/model.onnx",
+    )
+    write(tmp_path, *files, "flat.onnx")
+    found = {}
+    for described in list_models(tmp_path):
+        for version, path in described.versions.items():
+            below_root = resolve(tmp_path, path.relative_to(tmp_path).as_posix())
+            file = OnnxRuntime().locate(below_root, described.name)
+            assert version_of(below_root, file) == str(version)
+            found[f"{described.name} {version}"] = file.relative_to(tmp_path).as_posix()
+    assert sorted(found.values()) == sorted((*files, "flat.onnx"))
+    assert found["mounted 7"] == "mounted/net/7/model.onnx"
 
 
 def test_a_kubernetes_volume_is_read_through_its_links(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clockwork.errors import InvalidModelError
-from clockwork.repository.policy import All, Latest, Specific, VersionPolicy, choose, policy_of
+from clockwork.errors import InvalidModelError, InvalidRequestError
+from clockwork.repository.policy import All, Latest, Specific, VersionPolicy, choose, parse_policies, policy_of
 from clockwork.runtimes.text_format import parse_text
 
 
@@ -49,6 +49,29 @@ def test_a_policy_is_read(text: str, policy: VersionPolicy) -> None:
 def test_a_wrong_policy_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         policy_of(parse_text(text))
+
+
+def test_an_operators_policies_are_parsed_by_name() -> None:
+    texts = ["a=latest", "b=latest:2", "c=all", "d=specific:3,1,3"]
+    assert parse_policies(texts) == {"a": Latest(1), "b": Latest(2), "c": All(), "d": Specific((1, 3))}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("net", "=all", "net=", "net=newest", "net=latest:0", "net=latest:1,2", "net=latest:", "net=latest:x"),
+        *("net=all:1", "net=specific", "net=specific:", "net=specific:1,", "net=specific:-1"),
+        f"net=specific:{'1,' * 1000}1",
+    ],
+)
+def test_a_wrong_policy_of_an_operator_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"invalid NAME=POLICY .*; examples: net=latest:2"):
+        parse_policies([text])
+
+
+def test_two_policies_for_one_model_are_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="model 'net' has two version policies; give one"):
+        parse_policies(["net=all", "net=latest"])
 
 
 def test_a_model_without_versions_is_refused() -> None:

@@ -4,13 +4,13 @@ A configuration sets ``version_policy { latest { num_versions: 2 } }``, ``{ all 
 ``{ specific { versions: [1, 3] } }``. Without a policy, the highest version is served.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from clockwork.errors import InvalidModelError
-from clockwork.messages.faults import MAX_LISTED
+from clockwork.errors import InvalidModelError, InvalidRequestError
+from clockwork.messages.faults import MAX_LISTED, quoted
 from clockwork.runtimes.text_format import Fields, Value
 
 KEY: Final = "version_policy"
@@ -66,6 +66,38 @@ def policy_of(fields: Fields) -> VersionPolicy:
         case "specific":
             return Specific(_specific(choice))
     raise ValueError(f"{KEY} has the unknown policy {name[:40]!r}; expected one of: latest, all, specific")
+
+
+def parse_policies(texts: Iterable[str]) -> dict[str, VersionPolicy]:
+    """Parse values of the form ``NAME=POLICY`` by name: ``latest``, ``latest:2``, ``all`` or ``specific:1,3``.
+
+    Raises:
+        InvalidRequestError: a value has another form, or a name is repeated.
+    """
+    policies: dict[str, VersionPolicy] = {}
+    for text in texts:
+        name, equals, policy = text.rpartition("=")
+        word, _, argument = policy.partition(":")
+        numbers = [_whole(number) for number in argument.split(",")] if argument else []
+        found = _policy(word, [number for number in numbers if number is not None])
+        if not equals or not name or found is None or None in numbers or policy.endswith(":"):
+            raise InvalidRequestError(
+                f"invalid NAME=POLICY {quoted(text)}; examples: net=latest:2, net=all, net=specific:1,3"
+            )
+        if name in policies:
+            raise InvalidRequestError(f"model {quoted(name)} has two version policies; give one")
+        policies[name] = found
+    return policies
+
+
+def _policy(word: str, numbers: list[int]) -> VersionPolicy | None:
+    if word == "latest" and len(numbers) <= 1 and 0 not in numbers:
+        return Latest(*numbers)
+    if word == "all" and not numbers:
+        return All()
+    if word == "specific" and 1 <= len(numbers) <= MAX_SPECIFIC:
+        return Specific(tuple(sorted(set(numbers))))
+    return None
 
 
 def choose(policy: VersionPolicy, there: Collection[int], model: str) -> tuple[int, ...]:
