@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, cast
 
-from clockwork.controller.config import ControllerConfig, LoadSpec, ProfilingConfig
+from clockwork.controller.config import ControllerConfig, ControlMode, LoadSpec, ProfilingConfig
 from clockwork.controller.controller import ControllerWithStartupPhase
 from clockwork.controller.events import (
     ClientLost,
@@ -68,6 +68,7 @@ def quick_config(
     max_pending: int = 10_000,
     profiling: ProfilingConfig = QUICK,
     strict: bool = False,
+    control: ControlMode = ControlMode.NONE,
 ) -> ControllerConfig:
     """The default configuration with few measurements."""
     return ControllerConfig(
@@ -78,6 +79,7 @@ def quick_config(
         max_pending=max_pending,
         profiling=profiling,
         strict=strict,
+        control=control,
     )
 
 
@@ -90,7 +92,8 @@ class Cluster:
         config: ControllerConfig | None = None,
         profiles: dict[ProfileKey, ModelProfile] | None = None,
     ) -> None:
-        self.controller = ControllerWithStartupPhase(scheduler, config or quick_config(), profiles)
+        self.config = config or quick_config()
+        self.controller = ControllerWithStartupPhase(scheduler, self.config, profiles)
         self.now: Nanos = 0
         self.workers: dict[str, FakeWorker] = {}  #: the connected workers
         self.said: list[tuple[Nanos, ControllerCommand]] = []
@@ -249,7 +252,8 @@ class Cluster:
         self.check_invariants()
 
     def _check_action(self, send: SendAction) -> None:
-        if self.stage is Stage.SERVING and isinstance(send.action, LoadModelFromDisk):
+        fixed = self.config.control is ControlMode.NONE
+        if fixed and self.stage is Stage.SERVING and isinstance(send.action, LoadModelFromDisk):
             served = {state.info.load for state in self.state.models.values()}
             assert send.action.name in served, f"a new model is loaded after the hand-over: {send.action}"
 

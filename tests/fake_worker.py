@@ -40,7 +40,7 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorInfo
 from clockwork.units import Nanos, ms
 
-LOADS_OUTSTANDING = 4
+LOADS_OUTSTANDING = 5  #: four restorations, and one change
 
 #: Statuses that a worker returns only to a controller with a wrong picture of it.
 CONTRADICTIONS = {
@@ -69,6 +69,7 @@ class File:
     """If set, why the model rejects all inputs."""
     largest_batch: int = 1 << 30
     """Larger batches fail."""
+    version: str = "1"
 
     def info(self, path: str, name: str, load: str, copies: int) -> ModelInfo:
         """The model of the file."""
@@ -87,6 +88,7 @@ class File:
             load,
             copies,
             example=self.example,
+            version=self.version,
         )
 
 

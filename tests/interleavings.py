@@ -13,13 +13,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from msgspec.structs import replace
 
 from builders import infer_request, tensors
-from clockwork.controller.config import LoadSpec, VerifyingConfig
+from clockwork.controller.config import ControlMode, LoadSpec, VerifyingConfig
 from clockwork.controller.events import Drain, Drained, WorkerResult
-from clockwork.messages.requests import CancelRequest, EvictRequest, ListModelsRequest, StatusRequest
+from clockwork.messages.requests import (
+    CancelRequest,
+    EvictRequest,
+    ListModelsRequest,
+    LoadModelRequest,
+    ModelVersion,
+    PromoteRequest,
+    StatusRequest,
+    UnloadModelRequest,
+)
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec, spec
-from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.base import Scheduler, changes_models
 from clockwork.units import Nanos, ms, seconds
 from cluster import Cluster, quick_config
 from fake_worker import FakeWorker, File
@@ -74,6 +83,7 @@ class Interleavings(RuleBasedStateMachine):
         drain=st.sampled_from([None, None, ms(5), seconds(5)]),
         share=st.sampled_from([0.0, 1.0]),
         difference=st.sampled_from(["", "", "it differs", None]),
+        control=st.sampled_from([ControlMode.NONE, ControlMode.EXPLICIT]),
     )
     def begin(
         self,
@@ -85,13 +95,22 @@ class Interleavings(RuleBasedStateMachine):
         drain: Nanos | None,
         share: float,
         difference: str | None,
+        control: ControlMode,
     ) -> None:
         self.drain = drain
+        scheduler = type(self).scheduler()
+        if not changes_models(scheduler):
+            control = ControlMode.NONE
         config = quick_config(
-            workers=workers, models=named, load_timeout=seconds(1), initializing_timeout=seconds(2), max_pending=8
+            workers=workers,
+            models=named,
+            load_timeout=seconds(1),
+            initializing_timeout=seconds(2),
+            max_pending=8,
+            control=control,
         )
         config = replace(config, verifying=VerifyingConfig(share, max_waiting=3, slo=ms(200)))
-        self.cluster = Cluster(type(self).scheduler(), config)
+        self.cluster = Cluster(scheduler, config)
         self.cluster.differs = lambda command: difference
         self.away = [FakeWorker(f"w{i}", FILES, gpus=gpus, pages=pages) for i in range(3)]
         self.gpus, self.pages = gpus, pages
@@ -137,6 +156,21 @@ class Interleavings(RuleBasedStateMachine):
     @rule(path=PATHS, copies=st.sampled_from([1, 1, 2, 0, 1 << 40]))
     def load(self, path: str, copies: int) -> None:
         self.cluster.load(path, self.new_id(), copies=copies)
+
+    @rule(
+        name=MODELS, paths=st.lists(PATHS, min_size=1, max_size=2, unique=True), keep=st.booleans(), wait=st.booleans()
+    )
+    def load_versions(self, name: str, paths: list[str], keep: bool, wait: bool) -> None:
+        versions = tuple(ModelVersion(str(number), path) for number, path in enumerate(paths, 1))
+        self.cluster.ask(LoadModelRequest(self.new_id(), paths[0], name, versions=versions, keep=keep, wait=wait))
+
+    @rule(name=MODELS, version=st.sampled_from(["", "", "1", "2"]), wait=st.booleans())
+    def unload(self, name: str, version: str, wait: bool) -> None:
+        self.cluster.ask(UnloadModelRequest(self.new_id(), name, version, wait))
+
+    @rule(name=MODELS, version=st.sampled_from(["1", "2"]), label=st.sampled_from(["", "canary"]))
+    def promote(self, name: str, version: str, label: str) -> None:
+        self.cluster.ask(PromoteRequest(self.new_id(), name, version, label))
 
     @rule(model=MODELS, client=st.integers(1, 2), rows=st.sampled_from([1, 1, 2, 0, 1 << 40]), slo=SLOS)
     def infer(self, model: str, client: int, rows: int, slo: Nanos | None) -> None:

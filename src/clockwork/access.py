@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from clockwork.errors import InvalidRequestError, NotPermittedError
-from clockwork.messages.requests import EvictRequest, LoadModelRequest
+from clockwork.messages.requests import EvictRequest, LoadModelRequest, PromoteRequest, UnloadModelRequest
 from clockwork.messages.status import Status
 
 MIN_TOKEN_CHARACTERS: Final = 16
@@ -37,7 +37,7 @@ class Right(IntEnum):
     ADMIN = 2
 
 
-_ADMINISTRATIVE: Final = frozenset({LoadModelRequest, EvictRequest})
+_ADMINISTRATIVE: Final = frozenset({LoadModelRequest, UnloadModelRequest, PromoteRequest, EvictRequest})
 
 
 def needed_for(request: Any) -> Right:

@@ -17,6 +17,7 @@ def early(request: InferRequest, *, measured: bool = True) -> tuple[Serving, Inf
     for model in state.models.values():
         model.profiles = dict(model.profiles) if measured else {}
     serving = Serving(state, EchoScheduler(), ControllerConfig())
+    serving.start(0)
     refused = serving.refuse_early(1, request)
     if refused is None:
         return serving, None

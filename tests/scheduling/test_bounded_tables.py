@@ -118,6 +118,7 @@ def test_the_controller_s_memory_does_not_grow_with_unknown_model_names() -> Non
 
 def test_the_controller_s_memory_does_not_grow_with_invalid_inputs() -> None:
     serving = Serving(a_state([FREE]), ClockworkScheduler(), ControllerConfig())
+    serving.start(0)
 
     def once(number: int) -> None:
         request = infer_request(number, "a", inputs=(spec(f"x{number}", "FP32", (1, number + 1)),))

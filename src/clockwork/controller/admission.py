@@ -31,7 +31,9 @@ class Admission:
             known = [info.name for info in model.info.outputs]
             for name in request.outputs:
                 if name not in known:
-                    raise InvalidRequestError(f"output {name!r} is unknown; model {model.name} has {', '.join(known)}")
+                    raise InvalidRequestError(
+                        f"output {name!r} is unknown; model {model.served_as} has {', '.join(known)}"
+                    )
         key = (model.name, request.inputs)
         batch_size = self._batch_sizes.get(key)
         if batch_size is None:
@@ -40,6 +42,11 @@ class Admission:
                 self._batch_sizes.clear()
             self._batch_sizes[key] = batch_size
         return batch_size
+
+    def forget(self, model: str) -> None:
+        """Check requests for the model anew: it was removed, or other batch sizes are measured now."""
+        for key in [key for key in self._batch_sizes if key[0] == model]:
+            del self._batch_sizes[key]
 
     def slo(self, model: ModelState, request: InferRequest) -> Nanos:
         """Return the request's SLO: its own, or the default for the model.
@@ -66,12 +73,13 @@ class Admission:
     def default_slo(self, model: ModelState) -> Nanos:
         """Return the SLO of requests for the model that set no SLO."""
         known = self._config.model_slos
-        return known.get(model.name) or known.get(model.info.load) or self._config.default_slo
+        names = (model.served_as, model.name, model.info.load)
+        return next((known[name] for name in names if name in known), self._config.default_slo)
 
 
 def _check_inputs(model: ModelState, inputs: tuple[TensorSpec, ...]) -> int:
     expected = {info.name: info for info in model.info.inputs}
-    wants = f"model {model.name} takes " + ", ".join(info.describe() for info in model.info.inputs)
+    wants = f"model {model.served_as} takes " + ", ".join(info.describe() for info in model.info.inputs)
     for tensor in inputs:
         info = expected.pop(tensor.name, None)
         if info is None:
@@ -90,7 +98,9 @@ def _check_inputs(model: ModelState, inputs: tuple[TensorSpec, ...]) -> int:
     batch_size = sizes.pop()
     if not 1 <= batch_size <= model.max_rows:
         takes = "1 row" if model.max_rows == 1 else f"1 to {model.max_rows} rows"
-        raise InvalidRequestError(f"request has {batch_size} rows; model {model.name} takes {takes} in one request")
+        raise InvalidRequestError(
+            f"request has {batch_size} rows; model {model.served_as} takes {takes} in one request"
+        )
     return batch_size
 
 

@@ -1,5 +1,6 @@
 """The controller's configuration, with all its limits."""
 
+from enum import Enum
 from typing import Final
 
 from msgspec import Struct
@@ -26,6 +27,11 @@ class ProfilingConfig(Struct, frozen=True):
     ``free_dim``, unless the worker found inputs that the model accepts. A measurement that fails is tried ``attempts``
     times in all. If a model accepts no inputs that can be generated, its requests are planned with ``unmeasured_cap``
     until one of them was executed.
+
+    The other fields are about models that are loaded while serving (`clockwork.controller.live_measuring`). They are
+    ready after ``ready_samples`` measurements of one row. Measurements take at most ``live_share`` of a device's time
+    while the server is busy. Each one has the SLO ``live_slo``; a refused one is tried again after ``live_retry``.
+    ``max_first_exec`` is reserved for the first execution of a model if nothing is known about it.
     """
 
     max_batch_size: int = 16
@@ -37,6 +43,11 @@ class ProfilingConfig(Struct, frozen=True):
     free_dim: int = 128
     attempts: int = 3
     unmeasured_cap: Nanos = 50 * MILLISECOND
+    ready_samples: int = 3
+    live_share: float = 0.05
+    live_slo: Nanos = 10 * SECOND
+    live_retry: Nanos = 100 * MILLISECOND
+    max_first_exec: Nanos = 1 * SECOND
 
 
 DEFAULT_VERIFIED_SHARE: Final = 0.001
@@ -60,12 +71,21 @@ class VerifyingConfig(Struct, frozen=True):
     attempts: int = 3
 
 
+class ControlMode(Enum):
+    """When models are loaded; Triton's terms."""
+
+    NONE = "none"  #: at start-up only
+    EXPLICIT = "explicit"  #: also when a client requests it
+    POLL = "poll"  #: also when the model repository changes
+
+
 class ControllerConfig(Struct, frozen=True):
     """How a controller starts up, and its limits.
 
     - ``workers``: the number of workers that QUERYING waits for
     - ``models``: if set, the controller loads these models and LOADING ends when they are loaded; otherwise clients
       load models, and LOADING ends ``load_timeout`` after the last activity
+    - ``control``: whether clients may load and unload models while the server serves
     - ``strict``: start-up fails if any of ``models`` cannot be loaded or measured; otherwise the others are served
     - ``initializing_timeout``: how long a request waits for SERVING before it is answered with INITIALIZING
     - ``query_timeout``: a worker that takes longer to report its state is dropped
@@ -82,6 +102,7 @@ class ControllerConfig(Struct, frozen=True):
 
     workers: int = 1
     models: tuple[LoadSpec, ...] = ()
+    control: ControlMode = ControlMode.NONE
     strict: bool = False
     load_timeout: Nanos = 10 * SECOND
     initializing_timeout: Nanos = 10 * SECOND

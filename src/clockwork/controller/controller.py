@@ -11,7 +11,7 @@ request can be executed earlier.
 from msgspec.structs import replace
 
 from clockwork.controller.buffer import StartupBuffer
-from clockwork.controller.config import ControllerConfig
+from clockwork.controller.config import ControllerConfig, ControlMode
 from clockwork.controller.description import Description, Summaries, is_ready
 from clockwork.controller.draining import Draining
 from clockwork.controller.events import (
@@ -43,8 +43,10 @@ from clockwork.messages.requests import (
     ListModelsResponse,
     LoadModelRequest,
     Progress,
+    PromoteRequest,
     StatusRequest,
     StatusResponse,
+    UnloadModelRequest,
 )
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -72,8 +74,8 @@ class ControllerWithStartupPhase:
         self._config = config or ControllerConfig()
         self._scheduler = scheduler
         self._state = ClockworkState()
-        self._serving = Serving(self._state, scheduler, self._config)
         known = {} if profiles is None else profiles
+        self._serving = Serving(self._state, scheduler, self._config, known)
         self._startup = Startup(
             state=self._state,
             config=self._config,
@@ -82,12 +84,13 @@ class ControllerWithStartupPhase:
             on_serving=self._begin_serving,
         )
         self._fleet = self._startup.fleet
+        self._changes = self._startup.changes
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         self._summaries = Summaries(self._state)
         self.throttle = self._serving.throttle
         self.refuse_full = self._serving.refuse_full
-        self.model = self._state.models.get
+        self.find_model = self._serving.catalog.find
 
     @property
     def stage(self) -> Stage:
@@ -99,8 +102,8 @@ class ControllerWithStartupPhase:
         return self._startup.progress(now)
 
     def model_version(self, model: str) -> str:
-        """Return the version of a model, which is the same on all workers; empty for an unknown model."""
-        found = self._state.models.get(model)
+        """Return the version that serves requests without a version; empty for an unknown model."""
+        found = self._serving.catalog.find(model) or self._state.models.get(model)
         return "" if found is None else found.info.version
 
     def is_ready(self, model: str | None = None) -> bool:
@@ -109,10 +112,20 @@ class ControllerWithStartupPhase:
 
     def handle(self, now: Nanos, event: Event) -> Commands:
         """Handle an event; see `clockwork.controller.events`."""
-        commands = self._dispatch(now, event)
+        return self._settle(now, self._dispatch(now, event))
+
+    def _settle(self, now: Nanos, commands: Commands) -> Commands:
+        """Do what an event or the time has made possible."""
+        own = self._serving.own
+        if self._startup.serving_since is not None and self._changes.busy:
+            commands += self._changes.settle(now)
         if self._draining.begun:
             return commands + self._draining.settle(now)
-        return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
+        if own.due:
+            commands += self._serving.begin_own(now)
+            if own.measuring.progress:  # the scheduler has answered at once
+                commands += self._changes.settle(now)
+        return commands
 
     def _dispatch(self, now: Nanos, event: Event) -> Commands:
         if self._startup.ended_early and not isinstance(event, ClientRequest):
@@ -134,7 +147,7 @@ class ControllerWithStartupPhase:
             case RequestsShed() | ServerLoad():
                 return self._serving.note(now, event)
             case OutputsCompared():
-                return self._serving.compared(event)
+                return self._serving.own.checks.compared(event)
             case Drain():
                 return [] if self._draining.begun else self._drain(now, event.limit)
 
@@ -147,16 +160,15 @@ class ControllerWithStartupPhase:
         if startup.serving_since is None:
             expired = count_refusals(self._serving.tally, self._buffer.expire(now))
             return [*commands, *expired, *startup.advance(now)]
-        commands += self._serving.wake(now)
-        if self._draining.begun:
-            return commands + self._draining.settle(now)
-        return commands + self._serving.check_if_idle(now) if self._serving.checks.due else commands
+        return self._settle(now, commands + self._serving.wake(now))
 
     def next_wakeup(self) -> Nanos | None:
         """Return when to call `wake` next; None: not before the next event."""
         startup = self._startup
         if startup.serving_since is not None:
             moments = [self._fleet.queries.next_timeout(), self._serving.next_wakeup(), self._draining.next_wakeup()]
+            if not self._draining.begun:
+                moments.append(self._serving.own.measuring.next_wakeup())
         elif self._draining.begun:  # start-up is abandoned
             return None
         else:
@@ -181,6 +193,7 @@ class ControllerWithStartupPhase:
         """Assert the invariants; for tests and checkers."""
         self._state.check_invariants()
         self._serving.check_invariants()
+        self._changes.check_invariants()
         for worker in self._fleet.workers.values():
             for gpu in worker.gpus:
                 gpu.check_invariants()
@@ -203,6 +216,8 @@ class ControllerWithStartupPhase:
         """Start the scheduler, and give it the requests that waited for SERVING."""
         commands = self._serving.start(now)
         commands.append(StageEntered(Stage.SERVING.value))
+        for client_id, request in self._startup.take_early_loads():
+            commands += self._startup.load(now, client_id, request)
         for event in self._buffer.take_all():
             commands += self._request(now, replace(event, arrival=None))  # its SLO counts from now
         return commands
@@ -214,7 +229,11 @@ class ControllerWithStartupPhase:
             commands += self._request(now, event)
         for client_id, request in self._startup.take_early_loads():
             commands.append(self._draining.refuse(client_id, request))
-        return [*commands, *self._startup.loads.shut_down(self._draining.text)]
+        return [
+            *commands,
+            *self._startup.loads.shut_down(self._draining.text),
+            *self._changes.shut_down(self._draining.text),
+        ]
 
     def _request(self, now: Nanos, event: ClientRequest) -> Commands:
         client_id, request = event.client_id, event.request
@@ -235,6 +254,8 @@ class ControllerWithStartupPhase:
                 return self._serving.cancel(now, client_id, request.id)
             case LoadModelRequest():
                 return self._startup.load(now, client_id, request)
+            case UnloadModelRequest() | PromoteRequest():
+                return self._change(now, client_id, request)
             case EvictRequest() if self._startup.serving_since is not None:
                 return self._serving.evict(now, client_id, request)
             case EvictRequest():
@@ -242,6 +263,18 @@ class ControllerWithStartupPhase:
                 return [refusal_response(client_id, request, Status.INITIALIZING, text)]
             case StatusRequest():
                 return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
+
+    def _change(self, now: Nanos, client_id: int, request: UnloadModelRequest | PromoteRequest) -> Commands:
+        """Handle a request that changes the served models; a load is handled by `Startup`."""
+        if self._config.control is ControlMode.NONE:
+            text = "models are fixed after start-up; to change them while serving: --model-control-mode explicit"
+            return [refusal_response(client_id, request, Status.INVALID_REQUEST, text)]
+        if self._startup.serving_since is None:
+            text = f"the server is starting up ({self.stage.value}); retry later"
+            return [refusal_response(client_id, request, Status.INITIALIZING, text)]
+        if isinstance(request, PromoteRequest):
+            return self._changes.promote(client_id, request)
+        return self._changes.unload(now, client_id, request)
 
     def description(self, now: Nanos) -> Description:
         """Return a description of the server, for clients, people and monitoring."""

@@ -54,6 +54,11 @@ class DemandMeter:
             by_slo = slot.counts[model] = {}
         _count(by_slo, slo, count)
 
+    def forget(self, model: str) -> None:
+        """Forget a model that was removed."""
+        for slot in self._slots:
+            slot.counts.pop(model, None)
+
     def of(self, model: str) -> tuple[ModelDemand, ...]:
         """Return the demand for a model by SLO, over the last minute that ends with the server's newest request.
 

@@ -51,6 +51,11 @@ class Load:
         """Whether the load failed for one reason only: workers were lost."""
         return self.failed and self.lost == set(self.failures)
 
+    @property
+    def worst_status(self) -> Status:
+        """INVALID_REQUEST if all failures are faults of the client, else ERROR."""
+        return _worst(self)
+
     def describe_failures(self) -> str:
         """Return the message of each worker that failed."""
         return "; ".join(f"worker {worker}: {message}" for worker, (_, message) in sorted(self.failures.items()))
@@ -206,6 +211,9 @@ class Loads:
     def _answered(self, load: Load) -> list[LoadingCommand]:
         if load.waiting:
             return []
+        if load.restores and not all(name in self._state.models for name in load.names):
+            for worker_id in load.loaded:
+                load.failures.setdefault(worker_id, (Status.CANCELLED, "the model was unloaded meanwhile"))
         if load.failed:
             return self._undo(load)
         for worker_id, infos in load.loaded.items():

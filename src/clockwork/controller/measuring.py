@@ -45,14 +45,14 @@ def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenien
     stopped = ""
     example = model.info.example
     if example is not None and example.unmeasured:
-        return _unmeasured(load_weights, config, example.unmeasured)
+        return unmeasured(load_weights, config, example.unmeasured)
     shapes = yield from _accepted_shapes(gpu, model, config)
     for batch_size in batch_sizes(model, config.max_batch_size):
         try:
             measured = yield from _measure_infer(gpu, model, batch_size, shapes, config)
         except MeasurementFailedError as error:
             if lenient and batch_size == 1 and error.refused:
-                return _unmeasured(load_weights, config, str(error))
+                return unmeasured(load_weights, config, str(error))
             if not lenient or batch_size == 1:
                 raise
             stopped = str(error)
@@ -61,34 +61,37 @@ def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenien
             stopped = measured
             break
         infer[batch_size] = measured
-    stopped = stopped or _why_limited(model, config.max_batch_size)
+    stopped = stopped or why_limited(model, config.max_batch_size)
     return ModelProfile(load_weights, infer, config.max_batch_size, shapes, stopped=stopped)
 
 
-def _unmeasured(load_weights: Measurement, config: ProfilingConfig, reason: str) -> ModelProfile:
+def unmeasured(load_weights: Measurement, config: ProfilingConfig, reason: str) -> ModelProfile:
     """Return the profile of a model whose first requests are its measurement."""
     assumed = {1: Measurement((config.unmeasured_cap,))}
     return ModelProfile(load_weights, assumed, config.max_batch_size, unmeasured=reason)
 
 
-def _accepted_shapes(
-    gpu: GPUState, model: ModelState, config: ProfilingConfig
-) -> Generator[DeviceAction, Result, tuple[tuple[int, ...], ...]]:
-    """Return the input shapes to measure with, without a batch dimension.
+def possible_shapes(model: ModelState, config: ProfilingConfig) -> list[tuple[tuple[int, ...], ...]]:
+    """Return the input shapes to try in a measurement, without a batch dimension; at least one.
 
-    They are those that the worker found. If the worker did not look for any, free dimensions are ``free_dim``, or 1 if
-    the model refuses it.
+    They are those that the worker found. If the worker did not look for any, free dimensions are ``free_dim``, or 1.
     """
     if model.info.example is not None:
         first = 1 if model.info.batchable else 0
-        return tuple([shape[first:] for shape in model.info.example.shapes])
-    shapes = _row_shapes(model, config.free_dim)
-    smallest = _row_shapes(model, 1)
-    if shapes != smallest:
-        result = yield gpu.infer_inputs(model, _generated_inputs(model, 1, shapes))
-        if isinstance(result, ErrorResult):
-            return smallest
-    return shapes
+        return [tuple([shape[first:] for shape in model.info.example.shapes])]
+    return list(dict.fromkeys([row_shapes(model, config.free_dim), row_shapes(model, 1)]))
+
+
+def _accepted_shapes(
+    gpu: GPUState, model: ModelState, config: ProfilingConfig
+) -> Generator[DeviceAction, Result, tuple[tuple[int, ...], ...]]:
+    """Return the first possible input shapes that the model accepts."""
+    *others, last = possible_shapes(model, config)
+    for shapes in others:
+        result = yield gpu.infer_inputs(model, generated_inputs(model, 1, shapes))
+        if not isinstance(result, ErrorResult):
+            return shapes
+    return last
 
 
 def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
@@ -99,7 +102,7 @@ def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
     return tuple(1 << i for i in range(largest.bit_length()) if 1 << i <= largest)
 
 
-def _why_limited(model: ModelState, largest: int) -> str:
+def why_limited(model: ModelState, largest: int) -> str:
     """Return the model's own limit if it is below ``largest``; else an empty string."""
     limit = model.info.max_batch
     if model.info.batchable and limit and limit < largest:
@@ -145,7 +148,7 @@ def _measure_infer(
     spent = 0
     warmups = config.warmups
     while _wants_more(samples, spent, config):
-        result = yield gpu.infer_inputs(model, _generated_inputs(model, batch_size, shapes))
+        result = yield gpu.infer_inputs(model, generated_inputs(model, batch_size, shapes))
         _check(result, f"Infer with batch size {batch_size}")
         assert isinstance(result, InferResult)
         duration = result.exec.duration
@@ -162,9 +165,8 @@ def _measure_infer(
     return Measurement(tuple(samples))
 
 
-def _generated_inputs(
-    model: ModelState, batch_size: int, shapes: tuple[tuple[int, ...], ...]
-) -> tuple[InferInput, ...]:
+def generated_inputs(model: ModelState, batch_size: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[InferInput, ...]:
+    """Return the input of an Infer whose elements the worker generates; ``shapes`` have no batch dimension."""
     tensors = tuple(
         _generated(info, (batch_size, *shape) if model.info.batchable else shape)
         for info, shape in zip(model.info.inputs, shapes, strict=True)
@@ -178,7 +180,7 @@ def _wants_more(samples: list[Nanos], spent: Nanos, config: ProfilingConfig) -> 
     return len(samples) < config.max_samples and spent < config.budget
 
 
-def _row_shapes(model: ModelState, free_dim: int) -> tuple[tuple[int, ...], ...]:
+def row_shapes(model: ModelState, free_dim: int) -> tuple[tuple[int, ...], ...]:
     """Return the inputs' shapes without a batch dimension, with free dimensions set to ``free_dim``."""
     first = 1 if model.info.batchable else 0
     return tuple(tuple(free_dim if dim < 0 else dim for dim in info.shape[first:]) for info in model.info.inputs)

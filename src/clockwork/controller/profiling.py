@@ -82,6 +82,19 @@ class Profiler:
         self._gpus += [gpu for gpu in worker.gpus if gpu not in self._gpus]
         return self._assign()
 
+    def assign_known(self, model: ModelState, kind: str) -> bool:
+        """Give a model the profile that was measured earlier for a kind of device; return whether there is one."""
+        if kind in model.profiles:
+            return True
+        profile = self._known.get(ProfileKey(model.info.digest, model.info.runtime, kind))
+        if profile is not None and profile.unbatched:
+            model.stop_batching(profile.unbatched)
+        if profile is None or profile.max_batch_size < self._config.max_batch_size:
+            return False
+        model.profiles[kind] = _limited(profile, self._config.max_batch_size)
+        self.assigned += 1
+        return True
+
     def release(self, worker: WorkerState) -> None:
         """Remove a worker's devices, because they serve from now on."""
         assert not any(gpu in self._running for gpu in worker.gpus)
@@ -117,12 +130,7 @@ class Profiler:
         if kind in model.profiles:
             return
         key = ProfileKey(model.info.digest, model.info.runtime, kind)
-        profile = self._known.get(key)
-        if profile is not None and profile.unbatched:
-            model.stop_batching(profile.unbatched)
-        if profile is not None and profile.max_batch_size >= self._config.max_batch_size:
-            model.profiles[kind] = _limited(profile, self._config.max_batch_size)
-            self.assigned += 1
+        if self.assign_known(model, kind):
             self._done += 1
             return
         jobs = [*self._queue, *(job for job, _ in self._running.values())]
@@ -195,7 +203,7 @@ class Profiler:
             return [Report("WARNING", f"measuring {names} failed and will be tried again: {why}")]
         self._done += len(job.models)
         del self._attempts[job.key]  # the model may be loaded again
-        for model in job.models:
+        for model in [model for model in job.models if model.name in self._state.models]:
             self.broken[model.name] = f"it could not be measured on {job.key.device_kind}: {why}"
         text = f"{names} cannot be served on {job.key.device_kind}, because it could not be measured: {why}"
         fields: dict[str, str | int] = {"model": names, "device_kind": job.key.device_kind, "reason": why}

@@ -15,12 +15,16 @@ from clockwork.messages.requests import (
     ListModelsResponse,
     LoadModelRequest,
     LoadModelResponse,
+    PromoteRequest,
+    PromoteResponse,
     RequestTiming,
+    UnloadModelRequest,
+    UnloadModelResponse,
 )
 from clockwork.messages.status import Status
 from clockwork.units import Nanos
 
-Refusable = InferRequest | ListModelsRequest | LoadModelRequest | EvictRequest
+Refusable = InferRequest | ListModelsRequest | LoadModelRequest | UnloadModelRequest | PromoteRequest | EvictRequest
 """The types of requests that can be refused. All other types are answered in every stage, or need no response."""
 
 
@@ -64,5 +68,9 @@ def refusal_response(client_id: int, request: Refusable, status: Status, text: s
             return Respond(client_id, ListModelsResponse(request.id, int(status), text))
         case LoadModelRequest():
             return Respond(client_id, LoadModelResponse(request.id, int(status), text))
+        case UnloadModelRequest():
+            return Respond(client_id, UnloadModelResponse(request.id, int(status), text))
+        case PromoteRequest():
+            return Respond(client_id, PromoteResponse(request.id, int(status), text))
         case EvictRequest():
             return Respond(client_id, EvictResponse(request.id, int(status), text))

@@ -5,42 +5,43 @@ module at its deadline. Requests whose client cancelled them or went away are no
 worker that is not ready.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Concatenate, Final, ParamSpec
 
 from clockwork.controller.action_results import checked_result, count_loss, record_result, request_timing, why_late
 from clockwork.controller.admission import Admission
+from clockwork.controller.catalog import Catalog
 from clockwork.controller.checking import check_names
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import (
     ControllerCommand,
     DropWorker,
-    OutputsCompared,
     Report,
     RequestsShed,
     Respond,
     ServerLoad,
 )
+from clockwork.controller.evicting import evict_everywhere
 from clockwork.controller.expired import IMPOSSIBLE, expired_at_arrival, impossible_slo
 from clockwork.controller.guard import ask, expectations, explain, next_wakeup, request_ids
-from clockwork.controller.pending import Pending
+from clockwork.controller.own_requests import OwnRequests
+from clockwork.controller.pending import NO_CLIENT, Pending
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
 from clockwork.controller.quota import Quota, input_bytes
 from clockwork.controller.responses import refusal_response, retry_time
 from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
-from clockwork.controller.verifying import BatchChecks
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.actions import DeviceAction, EvictWeights, Infer, InferInput
+from clockwork.messages.actions import EvictWeights, Infer, InferInput
 from clockwork.messages.commands import Answer, SendAction
-from clockwork.messages.faults import not_served, unknown_model
+from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
 from clockwork.messages.results import ErrorResult, InferResult, Result
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
-from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
 from clockwork.state.gpu import QueuedAction
 from clockwork.units import Bytes, Nanos, show_duration
 
@@ -54,28 +55,60 @@ that have arrived."""
 class Serving:
     """The pending requests, and the scheduler that decides about them."""
 
-    def __init__(self, state: ClockworkState, scheduler: Scheduler, config: ControllerConfig) -> None:
-        """Start without requests; `start` begins the stage."""
+    def __init__(
+        self,
+        state: ClockworkState,
+        scheduler: Scheduler,
+        config: ControllerConfig,
+        profiles: dict[ProfileKey, ModelProfile] | None = None,
+    ) -> None:
+        """Start without requests; `start` begins the stage. ``profiles`` were measured earlier."""
         self._state = state
         self._scheduler = scheduler
         self._config = config
+        self.catalog = Catalog()
         self.admission = Admission(config)
         self._pending = Pending(config)
         self._last_id = 0
         self._wakeup: Nanos | None = None  #: the scheduler's `next_wakeup` after its last call
-        self.broken: dict[str, str] = {}
         self.tally = Tally()
         self.throttle = Throttle()
-        self.checks = BatchChecks(state, self.tally, config.verifying)
+        known = {} if profiles is None else profiles
+        self.own = OwnRequests(state, self.tally, config, known, self._pending)
 
     @property
     def pending(self) -> int:
         """Number of clients' requests that wait for their response."""
-        return len(self._pending) - (self.checks.request is not None)
+        return len(self._pending) - len(self.own)
 
     def start(self, now: Nanos) -> list[ControllerCommand]:
-        """Begin the stage: start the scheduler."""
+        """Begin the stage: serve the models that were measured, and start the scheduler."""
+        for model in self._state.models.values():
+            self.catalog.load(model.served_as, model.info.version)
+            self.catalog.serve(model.info.version, model)
         return self._ask(now, (), self._scheduler.start, self._state)
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def model_added(self, now: Nanos, model: ModelState) -> list[ControllerCommand]:
+        """Inform the scheduler of a model that was added, or whose profiles have changed."""
+        self.admission.forget(model.name)
+        return self._ask(now, (), self._scheduler.model_added, model)
+
+    def needs(self, model: ModelState) -> bool:
+        """Return whether a pending request is for this model."""
+        return self.tally.of(model.name).pending > 0 or self.own.needs(model)
+
+    def remove_model(self, now: Nanos, model: ModelState) -> list[ControllerCommand]:
+        """Forget a model that no pending request is for."""
+        del self._state.models[model.name]
+        self.own.forget(model)
+        self.tally.forget(model.name)
+        self.throttle.forget(model.name)
+        self.admission.forget(model.name)
+        return self._ask(now, (), self._scheduler.model_removed, model)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
 
     def infer(
         self,
@@ -97,18 +130,18 @@ class Serving:
             return [self.refuse(client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
             return [request]
-        commands = [] if self.checks.request is None else self._withdraw_check(now, self.checks.request)
+        commands = [] if self.own.checks.request is None else self._withdraw_check(now)
         self._pending.add(request)
-        self.tally.of(message.model).pending += 1
+        self.tally.of(request.model.name).pending += 1
         return commands + self._ask(now, (request,), self._scheduler.infer, request)
 
     def _admit(
         self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos, shared: bool
     ) -> PendingRequest | Respond:
         """Return the request, or its refusal. Raises InvalidRequestError if the request is wrong."""
-        model = self._state.models.get(message.model)
+        model = self.catalog.find(message.model, message.version)
         if model is None:
-            return self.refuse(client_id, message, *self._why_unknown(message.model))
+            return self.refuse(client_id, message, *self.catalog.why_missing(message.model, message.version))
         if not model.profiles:
             text = f"model {model.name} has not been measured: no connected worker has it"
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE)
@@ -131,12 +164,12 @@ class Serving:
 
     def refuse_early(self, client_id: int, message: InferRequest) -> Respond | None:
         """Return a refusal, and count it, if the model is unknown or does not take the inputs; else return None."""
-        model = self._state.models.get(message.model)
+        model = self.catalog.find(message.model, message.version)
         status, text = Status.INVALID_REQUEST, ""
         try:
             check_names(message)
             if model is None:
-                status, text = self._why_unknown(message.model)
+                status, text = self.catalog.why_missing(message.model, message.version)
             elif model.profiles:  # else `infer` refuses the request, because the model has no profile
                 self.admission.batch_size(model, message)
         except InvalidRequestError as error:
@@ -159,8 +192,9 @@ class Serving:
         reason: RefusalReason = RefusalReason.OTHER,
     ) -> Respond:
         """Return the refusal of a request that is not accepted, and count it."""
-        if message.model in self._state.models:
-            self.tally.of(message.model).answered(status, 0, reason=reason)
+        model = self.catalog.find(message.model, message.version)
+        if model is not None:
+            self.tally.of(model.name).answered(status, 0, reason=reason)
         else:
             self.tally.count_without_model(status)
         return refusal_response(client_id, message, status, text)
@@ -170,19 +204,9 @@ class Serving:
         if isinstance(event, ServerLoad):
             self._state.load = (event.busy, now)
             return []
-        status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
-        for model, count in event.by_model.items():
-            if model in self._state.models:
-                self.tally.of(model).answered(status, 0, count, RefusalReason.SERVER_OVERLOADED)
-                self.tally.demand.add(model, 0, now, count)
-            else:
-                self.tally.count_without_model(status, count)
+        for name, count in event.by_model.items():
+            self.tally.shed(now, self.catalog.find(name), count)
         return []
-
-    def _why_unknown(self, name: str) -> tuple[Status, str]:
-        if name in self.broken:
-            return Status.ERROR, not_served(name, self.broken[name])
-        return Status.UNKNOWN_MODEL, unknown_model(name, self._state.models)
 
     def result(
         self, now: Nanos, worker: WorkerState, result: Result, payloads: tuple[object, ...]
@@ -197,7 +221,7 @@ class Serving:
             text = f"the worker contradicts the controller about weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
         record_result(self._state, gpu, action, result)
-        if action.model in self._state.models and not self.checks.is_alone(action):
+        if action.model in self._state.models and not self.own.is_alone(action):
             self.tally.of(action.model).acted(action, result)
         if isinstance(action, Infer):
             if isinstance(result, InferResult):
@@ -216,14 +240,14 @@ class Serving:
     ) -> list[ControllerCommand]:
         """Answer the requests of an Infer that succeeded."""
         commands: list[ControllerCommand] = []
-        samples = self.checks.places(action) if len(action.inputs) > 1 else ()
+        samples = self.own.checks.places(action) if len(action.inputs) > 1 else ()
         for place, (output, payload) in enumerate(zip(result.outputs, payloads, strict=True)):
             request = self._pending.get(output.request_id)
             if request is None:
                 continue  # the request was cancelled, or its deadline has passed
-            if request is self.checks.request:
+            if request.client_id == NO_CLIENT:
                 self._forget(request)
-                commands += self.checks.executed(action, output, payload)
+                commands += self.own.executed(now, gpu, request, action, result, place, payload)
                 continue
             timing = request_timing(now, gpu, request, action, result)
             if output.refusal or output.failed:
@@ -235,7 +259,7 @@ class Serving:
             else:
                 self.tally.of(request.model.name).delivered(now, timing, result)
                 if place in samples:
-                    self.checks.keep(request, action, place, result, payload)
+                    self.own.checks.keep(request, action, place, result, payload)
                 commands += self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload)
         return commands
 
@@ -265,31 +289,23 @@ class Serving:
             commands += self._ask(now, (), self._scheduler.cancel, request)
         return commands
 
-    def check_if_idle(self, now: Nanos) -> list[ControllerCommand]:
-        """If a check of a batch is due, no request is pending and no device is busy, begin the check."""
-        if self._pending or any(gpu.outstanding for gpu in self._state.gpus()):
-            return []
-        request = self.checks.begin(now, self._last_id + 1)
+    def begin_own(self, now: Nanos) -> list[ControllerCommand]:
+        """Begin one of the controller's own requests if it is time for one."""
+        request = self.own.next(now, self._last_id + 1)
         if request is None:
             return []
         self._last_id += 1
         self._pending.add(request)
         return self._ask(now, (request,), self._scheduler.infer, request)
 
-    def _withdraw_check(self, now: Nanos, check: PendingRequest) -> list[ControllerCommand]:
+    def _withdraw_check(self, now: Nanos) -> list[ControllerCommand]:
         """A client's request has arrived: postpone the check, unless it has been sent to a device."""
-        if any(map(self.checks.is_alone, self._sent())):
+        check = self.own.check_to_withdraw()
+        if check is None:
             return []
         self._forget(check)
-        self.checks.withdraw()
+        self.own.checks.withdraw()
         return self._ask(now, (), self._scheduler.cancel, check)
-
-    def _sent(self) -> Iterator[DeviceAction]:
-        return (action for gpu in self._state.gpus() for action in gpu.outstanding.values())
-
-    def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
-        """Handle the host's answer to a CompareOutputs: whether the outputs of a check agree."""
-        return self.checks.compared(event)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """Take a worker that is ready into service."""
@@ -319,21 +335,14 @@ class Serving:
 
     def evict(self, now: Nanos, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
         """Evict a model's weights from all devices where no outstanding action needs them, and inform the scheduler."""
-        name = message.model
-        if name not in self._state.models:
-            status, text = self._why_unknown(name)
+        model = self.catalog.find(message.model)
+        if model is None:
+            status, text = self.catalog.why_missing(message.model)
             return [Respond(client_id, EvictResponse(message.id, status, text))]
-        busy = [str(gpu) for gpu in self._state.gpus() if gpu.in_use(name)]
-        warm = [gpu for gpu in self._state.gpus() if gpu.residency(name) is Residency.WARM]
-        free = [gpu for gpu in warm if not gpu.in_use(name)]
-        for gpu in free:
-            gpu.evict_weights(name)
+        evicted, status, text = evict_everywhere(self._state, model)
         commands = self._send_queued(now)
-        status, text = Status.SUCCESS, ""
-        if busy:
-            status, text = Status.WEIGHTS_IN_USE, f"{name} is in use on {', '.join(busy)}; retry later"
-        commands.append(Respond(client_id, EvictResponse(message.id, status, text, len(free))))
-        return commands + (self._ask(now, (), self._scheduler.evicted, name, free) if free else [])
+        commands.append(Respond(client_id, EvictResponse(message.id, status, text, len(evicted))))
+        return commands + (self._ask(now, (), self._scheduler.evicted, model.name, evicted) if evicted else [])
 
     def wake(self, now: Nanos) -> list[ControllerCommand]:
         """Answer the requests whose deadline has passed, and wake the scheduler if that is due."""
@@ -426,11 +435,12 @@ class Serving:
         self, now: Nanos, request: PendingRequest, timing: RequestTiming, *, executed: bool = False
     ) -> list[ControllerCommand]:
         """Answer a pending request whose deadline has passed; refuse it if no device could have met its SLO."""
-        if not (executed or request is self.checks.request) and (fastest := impossible_slo(request, self._sent())):
+        own = request.client_id == NO_CLIENT
+        if not (executed or own) and (fastest := impossible_slo(request, self._state.outstanding())):
             text, status = IMPOSSIBLE.format(time=show_duration(fastest)), Status.CONTROLLER_COULD_NOT_START_IN_TIME
             predicted, reason = timing.total + fastest, RefusalReason.DEVICE_TOO_SLOW
             return self._respond(request, status, text, (), timing, predicted=predicted, reason=reason)
-        if request is not self.checks.request:
+        if not own:
             self.tally.of(request.model.name).late_ns += now - request.deadline
         text = "the deadline passed before the response was ready"
         if request.reason:
@@ -449,10 +459,10 @@ class Serving:
         retry_after: Nanos | None = None,
         reason: RefusalReason = RefusalReason.OTHER,
     ) -> list[ControllerCommand]:
-        """Answer a pending request. All answers go through this method. A check has no client."""
+        """Answer a pending request. All answers go through this method. Own requests have no client."""
         self._forget(request)
-        if request is self.checks.request:
-            return self.checks.answered(status, message)
+        if request.client_id == NO_CLIENT:
+            return self.own.answered(request.arrival + timing.total, request, status, message)
         counts = self.tally.of(request.model.name)
         counts.answered(status, timing.total, reason=reason)
         counts.cold_starts += request.cold_start
@@ -476,17 +486,15 @@ class Serving:
 
     def _forget(self, request: PendingRequest) -> None:
         self._pending.remove(request)
-        if request is not self.checks.request:
+        if request.client_id != NO_CLIENT:
             self.tally.of(request.model.name).pending -= 1
 
     def check_invariants(self) -> None:
         """Assert the invariants; for tests and checkers."""
         self._pending.check_invariants()
-        self.checks.check_invariants()
+        self.own.check_invariants()
         assert not self._state.actions
-        check = self.checks.request
-        assert check is None or self._pending.get(check.id) is check
-        waiting = [request for request in self._pending if request is not check]
+        waiting = [request for request in self._pending if request.client_id != NO_CLIENT]
         assert len(waiting) == self.pending
         models = {request.model.name for request in waiting}
         assert sum(self.tally.of(name).pending for name in sorted(models)) == len(waiting)

@@ -27,7 +27,8 @@ from collections.abc import Callable
 from typing import Final
 
 from clockwork.controller.action_results import checked_result
-from clockwork.controller.config import ControllerConfig, LoadSpec
+from clockwork.controller.changes import Changes
+from clockwork.controller.config import ControllerConfig, ControlMode, LoadSpec
 from clockwork.controller.events import (
     ControllerCommand,
     DropWorker,
@@ -97,6 +98,7 @@ class Startup:
         self._interrupted: deque[LoadSpec] = deque()  #: loads that lost a worker, to be tried again one at a time
         self._tried_again: set[LoadSpec] = set()
         self.broken: dict[str, str] = self.profiler.broken  #: model -> why it is not served
+        self.changes = Changes(state, config, serving.catalog, self.fleet, serving, self.profiler, self.loads)
 
     @property
     def ended_early(self) -> bool:
@@ -130,6 +132,7 @@ class Startup:
         worker = self.fleet.remove(worker_id)
         if worker is not None:
             commands += self.loads.worker_lost(worker_id)
+            commands += self.changes.worker_lost(worker_id)
             commands += self.profiler.worker_lost(now, worker)
             if phase is WorkerPhase.READY:
                 commands += self._serving.worker_lost(now, worker)
@@ -146,12 +149,15 @@ class Startup:
                 return [
                     DropWorker(worker_id, f"the worker contradicts the controller about weights on {gpu}: {result}")
                 ]
+            if self.changes.removes_from(worker_id):  # the action is an eviction
+                return [*self.changes.discard(worker, []), *self.advance(now)]
             return [*self.profiler.result(gpu, result), *self.advance(now)]
         if (round_trip := self.fleet.queries.answered(now, worker_id, result.id)) is not None:
             return self._add_worker(now, worker_id, result, round_trip)
         if self.loads.owns(worker_id, result.id):
-            commands: Commands = [*self.loads.result(worker_id, result)]
-            return commands + self.advance(now)
+            return [*self.loads.result(worker_id, result), *self.advance(now)]
+        if (commands := self.changes.result(worker_id, result)) is not None:
+            return commands if self.serving_since is None else commands + self.advance(now)
         if self.fleet.note_unload(result.id):
             return []
         return [Report("WARNING", f"worker {worker_id} sent a result of an action that it does not have: {result}")]
@@ -218,7 +224,8 @@ class Startup:
                     return StageEvent.MODELS_LOADED
             case Stage.PROFILING:
                 if self._profiling_is_over():
-                    return StageEvent.MODELS_MEASURED if self._measured_models() else StageEvent.NO_MODEL_MEASURED
+                    served = self._measured_models() or self._config.control is not ControlMode.NONE
+                    return StageEvent.MODELS_MEASURED if served else StageEvent.NO_MODEL_MEASURED
         return None
 
     def _profiling_is_over(self) -> bool:
@@ -235,6 +242,8 @@ class Startup:
         broken = [f"cannot serve {name}: {why}" for name, why in self.broken.items() if name in named]
         if self._config.strict and broken:
             return broken[0]
+        if self._config.control is not ControlMode.NONE:
+            return None  # clients can load models later
         over = self.stage is Stage.LOADING and self._loading_is_over(0) and not self._state.models
         over = over or (self.stage is Stage.PROFILING and self._profiling_is_over() and not self._measured_models())
         if not over or not broken:
@@ -275,7 +284,7 @@ class Startup:
         return self._last_activity + self._config.load_timeout
 
     def _loading_is_over(self, now: Nanos) -> bool:
-        if self._named:
+        if self._named or self._config.control is not ControlMode.NONE:
             return self._nothing_pending() and not self._interrupted
         ends = self.loading_ends()
         return ends is not None and now >= ends
@@ -288,17 +297,21 @@ class Startup:
 
     def _begin_serving(self, now: Nanos) -> Commands:
         self.serving_since = now
-        commands = self._drop_broken_models()
+        for name in self.broken:
+            self._state.models.pop(name, None)
+        commands: Commands = []
         if self.broken:
             total = len(self._state.models) + len(self.broken)
             text = f"{len(self._state.models)} of {total} models are served; not served: {_some(sorted(self.broken))}"
             fields: dict[str, str | int] = {"served": len(self._state.models), "broken": len(self.broken)}
             commands.append(Report("WARNING", text, "models_not_served", fields))
-        self._serving.broken = self.broken
+        self._serving.catalog.broken = self.broken
         for worker_id, worker in self.fleet.workers.items():
             self.profiler.release(worker)
             self._state.workers[worker_id] = worker
             self.fleet.phases[worker_id] = WorkerPhase.READY
+        for worker in self.fleet.workers.values():
+            commands += self.changes.discard(worker, sorted(self.broken))
         return commands + self._on_serving(now)
 
     def _drop_broken_models(self) -> Commands:
@@ -311,17 +324,21 @@ class Startup:
         return commands
 
     def _add_ready_workers(self, now: Nanos) -> Commands:
-        """Give the scheduler the workers that have become ready."""
+        """Give the scheduler the workers that have become ready. Each holds only models that it can serve."""
         commands: Commands = []
         for worker_id, worker in list(self.fleet.workers.items()):
-            if self.fleet.phases[worker_id] is not WorkerPhase.KNOWN or self.loads.pending_for(worker_id):
+            waits = self.loads.pending_for(worker_id) or self.changes.removes_from(worker_id)
+            if self.fleet.phases[worker_id] is not WorkerPhase.KNOWN or waits:
                 continue
             commands += self.profiler.add(now, worker)
             if not self.profiler.covers(worker):
                 continue
             self.profiler.release(worker)
-            unmeasured = [name for name, model in self._state.models.items() if not worker.measured(model)]
-            commands += self.fleet.unload(worker, [name for name in unmeasured if name in worker.models])
+            models = self._state.models
+            useless = [name for name in worker.models if name not in models or not worker.measured(models[name])]
+            if useless:
+                commands += self.changes.discard(worker, useless)
+                continue
             self.fleet.phases[worker_id] = WorkerPhase.READY
             commands.append(worker_report("INFO", worker_id, "ready"))
             commands += self._serving.worker_joined(now, worker)
@@ -330,8 +347,10 @@ class Startup:
     # --- loads -------------------------------------------------------------------------------------------------------
 
     def load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
-        """Handle a client's request for a load: begin the load, queue it until LOADING, or refuse it."""
-        if self.stage is not Stage.QUERYING:
+        """Handle a client's request for a load: begin it, queue it until it can begin, or refuse it."""
+        starting = self.serving_since is None and self.stage is not Stage.DRAINING
+        waits = starting and self._config.control is not ControlMode.NONE
+        if self.stage is not Stage.QUERYING and not waits:
             return self._load(now, client_id, request)
         if len(self._early_loads) >= self._config.max_loads:
             text = too_many_loads(len(self._early_loads))
@@ -346,6 +365,8 @@ class Startup:
 
     def _load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
         """Begin a load that a client requests, or refuse it."""
+        if self.stage is Stage.SERVING and self._config.control is not ControlMode.NONE:
+            return self.changes.load(now, client_id, request)
         if self.stage is not Stage.LOADING:
             text = f"models are loaded at start-up only, and the server is {self.stage.value}; restart it to load more"
             return [refusal_response(client_id, request, Status.INVALID_REQUEST, text)]

@@ -15,6 +15,7 @@ from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import RequestTiming
 from clockwork.messages.results import EvictWeightsResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
+from clockwork.state import ModelState
 from clockwork.units import Nanos
 
 
@@ -150,6 +151,20 @@ class Tally:
     def of(self, model: str) -> Counts:
         """Return the counters of a served model; the caller may read and increase them."""
         return self._counts[model]
+
+    def shed(self, now: Nanos, model: ModelState | None, count: int) -> None:
+        """Count requests that the host has refused by itself; ``model`` is None if it is unknown."""
+        status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+        if model is None:
+            self.count_without_model(status, count)
+            return
+        self.of(model.name).answered(status, 0, count, RefusalReason.SERVER_OVERLOADED)
+        self.demand.add(model.name, 0, now, count)
+
+    def forget(self, model: str) -> None:
+        """Forget a model that was removed."""
+        self._counts.pop(model, None)
+        self.demand.forget(model)
 
     def count_without_model(self, status: int, count: int = 1) -> None:
         """Count requests that were answered before their model was looked up."""

@@ -99,6 +99,10 @@ class Throttle:
         counts.refused_at = now
         counts.retry_after = DEFAULT_RETRY if retry_after == NO_RETRY else retry_after or 0
 
+    def forget(self, model: str) -> None:
+        """Forget a model that was removed."""
+        self._counts.pop(model, None)
+
     def refuses(self, now: Nanos, model: str, slo: Nanos) -> Nanos | None:
         """Return the retry time if a request must be refused now; None if it may go to the scheduler."""
         counts = self._counts.get(model)

@@ -134,6 +134,24 @@ class BatchChecks:
                 self._waiting.remove(sample)
                 self._end(sample, SKIPPED)
 
+    def needs(self, model: ModelState) -> bool:
+        """Return whether the request of a check is pending and is for this model."""
+        return self.request is not None and self.request.model is model
+
+    def forget(self, model: ModelState) -> None:
+        """Drop the samples of a model that was removed. No request for it is pending, but outputs may be compared."""
+        if self._sample is not None and self._sample.model is model:
+            self._bytes -= self._sample.nbytes
+            self._sample = None
+        for sample in [sample for sample in self._waiting if sample.model is model]:
+            self._waiting.remove(sample)
+            self._bytes -= sample.nbytes
+        digest = model.info.digest
+        if all(other.info.digest != digest for other in self._state.models.values()):
+            self._batches.pop(digest, None)
+            self._uses = {use: None for use in self._uses if use[0] != digest}
+        self._settle()
+
     # --- a check -----------------------------------------------------------------------------------------------------
 
     def begin(self, now: Nanos, request_id: int) -> PendingRequest | None:
@@ -223,6 +241,8 @@ class BatchChecks:
     def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
         """Handle the result of the comparison by the host."""
         sample = self._sample
+        if sample is None and event.check_id == self._compared:
+            return []  # the model was removed during the comparison
         if sample is None or self.request is not None or event.check_id != self._compared:
             return [Report("WARNING", f"the host compared outputs of no check under way: {event}")]
         self._sample = None

@@ -161,7 +161,7 @@ class ControllerHost:
             on_shed=self._requests_shed,
             on_load=self._load_measured,
             throttle=self._machine.throttle,
-            model=self._machine.model,
+            model=self._machine.find_model,
         )
         self._native_inbox = NativeInbox(self.reception, config.controller, self._machine.refuse_full, self._take_in)
         self._failure: asyncio.Future[None] = loop.create_future()
@@ -381,7 +381,7 @@ class ControllerHost:
     def _take_in(self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos) -> None:
         self._handle_request(client_id, request, payload, arrival)
         # without this check, clients could fill the table with names
-        if self._machine.model(request.model) is not None:
+        if self._machine.find_model(request.model) is not None:
             self.reception.note_slo(request.model, request.slo)
 
     def _load_measured(self, busy: float) -> None:

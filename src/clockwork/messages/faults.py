@@ -21,6 +21,12 @@ def not_served(name: str, why: str) -> str:
     return f"model {quoted(name)} is not served: {why}"
 
 
+def unknown_version(name: str, version: str, ready: Iterable[str]) -> str:
+    """Return the error message for a version that is not served; ``ready`` are the versions that are."""
+    listed = ", ".join(list(ready)[-MAX_LISTED:]) or "none"
+    return f"model {quoted(name)} has no version {quoted(version)}; served versions: {listed}"
+
+
 def unknown_model(name: str, served: Iterable[str]) -> str:
     """Return the error message for an unknown model name. ``served`` contains the names of the served models."""
     names = nsmallest(MAX_LISTED + 1, served)

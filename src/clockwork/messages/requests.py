@@ -30,6 +30,7 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
       both are set, the shorter SLO applies. If neither is set, the server's default applies.
     - ``outputs``: names of the requested outputs; empty for all outputs
     - ``generated``: the request has no payload, and the worker uses zeros as inputs
+    - ``version``: number or label of a version; empty for the default version
     """
 
     id: int
@@ -39,6 +40,7 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
     slo_factor: float | None = None
     outputs: tuple[str, ...] = ()
     generated: bool = False
+    version: str = ""
 
 
 class RequestTiming(Struct, frozen=True, array_like=True):
@@ -85,16 +87,33 @@ class CancelRequest(Struct, frozen=True, array_like=True, tag=18):
     id: int
 
 
+class ModelVersion(Struct, frozen=True, array_like=True):
+    """A version of a model: its number, and the path of its directory or file below the workers' model roots.
+
+    ``number`` is empty if the path decides.
+    """
+
+    number: str
+    path: str
+
+
 class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
     """Request that every worker loads a model. ``path`` is relative to the workers' model roots.
 
-    If ``name`` is empty, the model's name is derived from the path.
+    If ``name`` is empty, the model's name is derived from the path. The other fields count only while serving:
+
+    - ``versions``: the versions to load; if it is empty, the one version that ``path`` means
+    - ``keep``: other versions of the model stay in service; otherwise this load replaces them
+    - ``wait``: the response is sent when the versions are ready; otherwise at once
     """
 
     id: int
     path: str
     name: str = ""
     no_of_copies: int = 1
+    versions: tuple[ModelVersion, ...] = ()
+    keep: bool = False
+    wait: bool = True
 
 
 class LoadModelResponse(Struct, frozen=True, array_like=True, tag=20):
@@ -104,6 +123,44 @@ class LoadModelResponse(Struct, frozen=True, array_like=True, tag=20):
     status: int
     message: str
     models: tuple[str, ...] = ()
+
+
+class UnloadModelRequest(Struct, frozen=True, array_like=True, tag=28):
+    """Serve a model no longer, and remove it from the workers; an empty ``version`` stands for all versions.
+
+    Admitted requests are finished first. Without ``wait`` the response comes at once.
+    """
+
+    id: int
+    name: str
+    version: str = ""
+    wait: bool = True
+
+
+class UnloadModelResponse(Struct, frozen=True, array_like=True, tag=29):
+    """The response to UnloadModelRequest: the versions that are unloaded."""
+
+    id: int
+    status: int
+    message: str
+    versions: tuple[str, ...] = ()
+
+
+class PromoteRequest(Struct, frozen=True, array_like=True, tag=30):
+    """Make a version the default of its model; with ``label``, give it this label instead."""
+
+    id: int
+    name: str
+    version: str
+    label: str = ""
+
+
+class PromoteResponse(Struct, frozen=True, array_like=True, tag=31):
+    """The response to PromoteRequest."""
+
+    id: int
+    status: int
+    message: str
 
 
 class ListModelsRequest(Struct, frozen=True, array_like=True, tag=21):
@@ -265,7 +322,23 @@ class ErrorResponse(Struct, frozen=True, array_like=True, tag=27):
     message: str
 
 
-Request: TypeAlias = InferRequest | CancelRequest | LoadModelRequest | ListModelsRequest | EvictRequest | StatusRequest
+Request: TypeAlias = (
+    InferRequest
+    | CancelRequest
+    | LoadModelRequest
+    | UnloadModelRequest
+    | PromoteRequest
+    | ListModelsRequest
+    | EvictRequest
+    | StatusRequest
+)
 Response: TypeAlias = (
-    InferResponse | LoadModelResponse | ListModelsResponse | EvictResponse | StatusResponse | ErrorResponse
+    InferResponse
+    | LoadModelResponse
+    | UnloadModelResponse
+    | PromoteResponse
+    | ListModelsResponse
+    | EvictResponse
+    | StatusResponse
+    | ErrorResponse
 )

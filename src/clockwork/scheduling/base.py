@@ -3,6 +3,8 @@
 A scheduler starts when the controller's start-up is over. By then, every model is loaded and measured, and no model is
 added later. The controller calls the scheduler with requests and results. The scheduler makes actions and returns
 answers. These are the rules:
+A scheduler starts when start-up is over: every model is loaded and measured. The controller calls it with requests and
+results. It makes actions, and returns answers. Rules:
 
 - A scheduler uses no clock, no I/O, no thread and no global randomness. ``now`` is an argument of every call, and never
   decreases.
@@ -19,6 +21,16 @@ answers. These are the rules:
   request.
 - If the scheduler has not answered a request by its deadline, the controller answers it. If the scheduler raises an
   exception, the controller reports the exception and answers the requests that the call was about.
+- Only `GPUState` knows where weights are. An operator may evict them at any time, even while requests wait for them,
+  and a LoadWeights may fail: the picture changes before `evicted` or `result` is called.
+- A request is over when the scheduler answers it (`Answer`), when an Infer that contains it succeeds (the controller
+  answers it before it calls `result`), or when `cancel` is called. The requests of a failed Infer are not over: the
+  scheduler answers them or tries again.
+- A request with the ``client_id`` -1 is the controller's own: it checks a batch or measures a model. It is treated like
+  any other request.
+- Models are added and removed while serving only if the scheduler defines `model_added` and `model_removed`.
+- The controller answers a request that the scheduler has not answered by its deadline. It reports an exception of the
+  scheduler, and answers the requests that the call was about.
 """
 
 from abc import ABC, abstractmethod
@@ -30,7 +42,7 @@ from mypy_extensions import mypyc_attr
 from clockwork.messages.actions import DeviceAction
 from clockwork.messages.commands import Answer
 from clockwork.messages.results import Result
-from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
 from clockwork.units import Nanos
 
 
@@ -75,6 +87,20 @@ class Scheduler(ABC):
         """
         return []
 
+    def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Handle a model that was added to ``state.models``, or whose profiles have changed.
+
+        The model has a profile for at least one kind of device. Until it is measured, the profile has upper bounds.
+        """
+        return []
+
+    def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Forget a model that was removed from ``state.models``. No request for it is pending.
+
+        The controller evicts its weights from all devices. `result` is still called for its outstanding actions.
+        """
+        return []
+
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """Handle a worker that has connected and has all models. From now on, it is in ``state.workers``."""
         return []
@@ -90,3 +116,9 @@ class Scheduler(ABC):
     def next_wakeup(self) -> Nanos | None:
         """Return when to call `wake`, or None for never. The controller calls this method after each other method."""
         return None
+
+
+def changes_models(scheduler: Scheduler) -> bool:
+    """Return whether models can be added and removed while the scheduler serves."""
+    kind = type(scheduler)
+    return kind.model_added is not Scheduler.model_added and kind.model_removed is not Scheduler.model_removed

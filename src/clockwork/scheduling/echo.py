@@ -9,7 +9,7 @@ from clockwork.messages.commands import Answer
 from clockwork.messages.results import Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.state import GPUState, PendingRequest
+from clockwork.state import GPUState, ModelState, PendingRequest
 from clockwork.units import Nanos
 
 
@@ -27,4 +27,12 @@ class EchoScheduler(Scheduler):
 
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
         """Do nothing, because the scheduler makes no actions."""
+        return []
+
+    def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Do nothing: the scheduler does not use models."""
+        return []
+
+    def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Do nothing: the scheduler does not use models."""
         return []

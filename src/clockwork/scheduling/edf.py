@@ -20,7 +20,7 @@ from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.common import NO_DEVICE, batch_from, failed_answer, load_evicting_lru, rows_of
 from clockwork.scheduling.queues import Ordered
-from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
 from clockwork.units import MILLISECOND, Nanos, show_duration
 
 MARGIN: Final[Nanos] = 1 * MILLISECOND
@@ -84,6 +84,14 @@ class EdfScheduler(Scheduler):
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Remove the request from the queue."""
         self._remove([request])
+        return []
+
+    def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Do nothing: a model is loaded when it is requested."""
+        return []
+
+    def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Do nothing: nothing is known about a model without requests."""
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:

@@ -165,6 +165,10 @@ class Estimates:
             estimate = self._by_key[key] = SlidingEstimate(seed(), self._window, self._pace)
         return estimate
 
+    def forget(self, key: object) -> None:
+        """Forget the measurements of ``key``."""
+        self._by_key.pop(key, None)
+
     def add(self, now: Nanos, key: object, measured: Nanos) -> None:
         """Add a measurement of ``key``, if there is an estimate for it."""
         estimate = self._by_key.get(key)

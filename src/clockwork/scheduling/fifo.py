@@ -18,7 +18,7 @@ from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.common import NO_DEVICE, batch_from, failed_answer, load_evicting_lru, rows_of
 from clockwork.scheduling.queues import Waiting
-from clockwork.state import ClockworkState, GPUState, PendingRequest, Residency, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
 from clockwork.units import Nanos
 
 MAX_OUTSTANDING: Final = 2
@@ -83,6 +83,14 @@ class FifoScheduler(Scheduler):
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Remove the request from its queue."""
         self._forget(request)
+        return []
+
+    def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Do nothing: a model is loaded when it is requested."""
+        return []
+
+    def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Do nothing: nothing is known about a model without requests."""
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:

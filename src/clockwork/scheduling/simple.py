@@ -85,6 +85,15 @@ class SimpleScheduler(Scheduler):
         self._forget(request)
         return []
 
+    def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Do nothing: a model is loaded when it is requested."""
+        return []
+
+    def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Forget whose turn it is to serve the model."""
+        self._next_holder.pop(model.name, None)
+        return []
+
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """Begin to use the worker's devices."""
         for gpu in worker.gpus:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from clockwork.messages.actions import DeviceAction
 from clockwork.messages.results import ModelInfo, WorkerInfo
 from clockwork.state.gpu import ActionQueue, GPUState
 from clockwork.state.model import ModelState
@@ -115,6 +116,10 @@ class ClockworkState:
         """Iterate over all devices of all workers, in a fixed order."""
         for worker in self.workers.values():
             yield from worker.gpus
+
+    def outstanding(self) -> Iterator[DeviceAction]:
+        """Iterate over all actions that were sent to devices and have no result."""
+        return (action for gpu in self.gpus() for action in gpu.outstanding.values())
 
     def answers(self) -> bool:
         """Return whether a worker is ready and not silent."""

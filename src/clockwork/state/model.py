@@ -20,12 +20,14 @@ class ModelState:
     ``unbatched`` is the reason why each request is executed alone; if it is empty, requests may share a batch.
     """
 
-    __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles", "unbatched")
+    __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles", "served_as", "unbatched")
 
     def __init__(self, info: ModelInfo) -> None:
         """Create a model without measurements."""
         self.info = info
         self.name = info.name
+        #: the name in clients' requests; it differs from ``name`` if several versions of a model were loaded
+        self.served_as = info.name
         #: whether the inputs of requests may differ in more than their first dimension
         self.flexible = any(-1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs)
         self.profiles: dict[str, ModelProfile] = {}
@@ -50,6 +52,10 @@ class ModelState:
         measured = {1: Measurement((duration,))}
         shapes = tuple([shape[first:] for shape in shapes])
         self.profiles[kind] = replace(profile, infer=measured, input_shapes=shapes, unmeasured="")
+
+    def recent_loads(self, kind: str) -> tuple[Nanos, ...]:
+        """Return the last durations of LoadWeights in service on a kind of device, in order."""
+        return tuple(self._recent.get((kind, 0), ()))
 
     def recent(self, kind: str) -> ModelProfile:
         """Return the profile with the durations measured in service, where there are at least `MIN_SAMPLES` of them.

@@ -11,7 +11,7 @@ from clockwork.messages.actions import DeviceAction, Infer
 from clockwork.messages.commands import Answer
 from clockwork.messages.results import Result
 from clockwork.scheduling.base import Scheduler
-from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
 from clockwork.units import Nanos
 
 MAX_WAKES_AT_ONCE: Final = 1000
@@ -60,6 +60,14 @@ class Observed(Scheduler):
     def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
         """Call the scheduler's `evicted` and record its decisions."""
         return self._record(now, self.scheduler.evicted(now, model, gpus))
+
+    def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Call the scheduler."""
+        return self._record(now, self.scheduler.model_added(now, model))
+
+    def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Call the scheduler."""
+        return self._record(now, self.scheduler.model_removed(now, model))
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """Call the scheduler's `worker_joined` and record its decisions."""

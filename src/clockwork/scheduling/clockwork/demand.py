@@ -19,6 +19,10 @@ class Demand:
         count = 0.0 if known is None else known[0] * exp((known[1] - now) / self._window)
         self._counts[model] = (count + requests, now)
 
+    def forget(self, model: str) -> None:
+        """Forget a model that was removed."""
+        self._counts.pop(model, None)
+
     def rate(self, now: Nanos, model: str) -> float:
         """Return the model's request rate."""
         known = self._counts.get(model)

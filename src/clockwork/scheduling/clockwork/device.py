@@ -77,6 +77,11 @@ class Device:
         kind = self.gpu.kind
         return self._load_times.of(model.info.digest, lambda: model.load_estimate(kind)).at(now)
 
+    def forget_times(self, model: ModelState) -> None:
+        """Forget the measured times of a model's content; its next estimates start from its profile."""
+        self.times.forget(model.info.digest)
+        self._load_times.forget(model.info.digest)
+
     def first_start(self, now: Nanos) -> Nanos:
         """Return when an Infer that is sent now could start.
 

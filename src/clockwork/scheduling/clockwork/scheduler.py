@@ -35,7 +35,7 @@ from clockwork.scheduling.clockwork.refusals import ADMITTED, Refusals
 from clockwork.scheduling.clockwork.timeline import FAR
 from clockwork.scheduling.clockwork.weights import Weights
 from clockwork.scheduling.shapes import shape_key
-from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
 from clockwork.units import Nanos
 
 MAX_ATTEMPTS: Final = 2
@@ -127,6 +127,23 @@ class ClockworkScheduler(Scheduler):
         requests = [request for gpu in gpus for request in self._placing.drop_model(self._plans[gpu], model)]
         answers = self._place_again(now, requests, f"an operator evicted {model}", late=True)
         return answers + [answer for gpu in gpus for answer in self._send_due(now, self._plans[gpu])]
+
+    def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Estimate the model's times from its new profiles, and load its weights into free memory."""
+        for plan in self._plans.values():
+            plan.device.forget_times(model)
+        self._weights.add_model(now, model)
+        return []
+
+    def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
+        """Forget what is known about the model."""
+        shared = any(other.info.digest == model.info.digest for other in self.state.models.values())
+        for plan in self._plans.values():
+            self._weights.note_gone(plan, model.name)
+            if not shared:
+                plan.device.forget_times(model)
+        self._demand.forget(model.name)
+        return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
         """Begin to use the worker's devices."""
@@ -301,8 +318,11 @@ class ClockworkScheduler(Scheduler):
     def _load_ended(self, now: Nanos, plan: Plan, action: LoadWeights, result: Result) -> list[Answer]:
         name = action.model
         plan.end_load(name)
+        model = self.state.models.get(name)
+        if model is None:
+            return []  # it was removed during the load
         if isinstance(result, LoadWeightsResult):
-            plan.device.note_loaded(now, action, self.state.models[name], result.timing)
+            plan.device.note_loaded(now, action, model, result.timing)
             return []
         assert isinstance(result, ErrorResult)
         requests = self._placing.drop_model(plan, name)

@@ -119,6 +119,14 @@ class InferTimes:
         estimate.add(measured, now)
         self._measured += 1
 
+    def forget(self, digest: str) -> None:
+        """Forget all measurements of a content."""
+        self._tables.pop(digest, None)
+        self._sizes.pop(digest, None)
+        self._worthwhile.pop(digest, None)
+        for shaped in [shaped for shaped in self._shaped if shaped[0] == digest]:
+            del self._shaped[shaped]
+
     def _table(self, now: Nanos, model: ModelState, key: ShapeKey) -> _Table:
         table = self._find(now, model, key)
         if table.computed_for != self._measured or now >= table.until:

@@ -36,6 +36,14 @@ class Weights:
         for plan in self.plans:
             self.preload(now, plan)
 
+    def add_model(self, now: Nanos, model: ModelState) -> None:
+        """Begin to load a model that was added into free memory, if no device has it."""
+        if not self._config.preload or model.name in self._holders or model.name in self._to_preload:
+            return
+        self._to_preload.append(model.name)
+        for plan in self.plans:
+            self.preload(now, plan)
+
     def remove(self, plan: Plan) -> None:
         """Forget a device whose worker was lost."""
         self.plans.remove(plan)

@@ -1,0 +1,245 @@
+"""The models that clients can name: their versions, the life of each version, and which version a request means.
+
+Theory of operation. A *version* is a model under a name and a version number. `VERSION_STATES` is its life. Inside the
+controller each load has a *key*, which names its `ModelState`, and its model on workers and devices. So two loads of
+the same version can exist at the same time, one serving and one that will replace it. The catalog knows the load that
+serves each version. A request is given to that load when it is admitted, and stays with it.
+
+A request without a version means the *default*: the promoted version while it is ready, else the highest ready one.
+"""
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Final
+
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.faults import not_served, quoted, unknown_model, unknown_version
+from clockwork.messages.status import Status
+from clockwork.state import ModelState
+
+MAX_UNAVAILABLE: Final = 1000
+"""Limit of versions that are listed as UNAVAILABLE. The oldest ones are forgotten."""
+
+MAX_LABELS: Final = 100
+"""Limit of the labels of one model."""
+
+
+class VersionState(Enum):
+    """The state of a version; Triton's terms."""
+
+    LOADING = "LOADING"  #: being loaded or measured for the first time
+    READY = "READY"  #: serving
+    UNLOADING = "UNLOADING"  #: refusing new requests, and finishing those that were admitted
+    UNAVAILABLE = "UNAVAILABLE"  #: not loaded
+
+
+class VersionEvent(Enum):
+    """The events in the life of a version; the values label the diagram in ARCHITECTURE.md."""
+
+    LOAD = "a load begins"
+    READY = "loaded, and measured at batch size 1"
+    FAILED = "the load fails"
+    UNLOAD = "an unload begins"
+    GONE = "no worker holds the model any more"
+
+
+_S = VersionState
+_E = VersionEvent
+
+VERSION_STATES: Final[Mapping[tuple[VersionState, VersionEvent], VersionState]] = {
+    (_S.UNAVAILABLE, _E.LOAD): _S.LOADING,
+    (_S.LOADING, _E.READY): _S.READY,
+    (_S.LOADING, _E.FAILED): _S.UNAVAILABLE,
+    (_S.READY, _E.LOAD): _S.READY,  # the version serves until the new load replaces it
+    (_S.READY, _E.READY): _S.READY,
+    (_S.READY, _E.FAILED): _S.READY,
+    (_S.READY, _E.UNLOAD): _S.UNLOADING,
+    (_S.UNLOADING, _E.LOAD): _S.LOADING,
+    (_S.UNLOADING, _E.GONE): _S.UNAVAILABLE,
+}
+"""(state, event) -> next state."""
+
+
+class Version:
+    """One version of a model. ``model`` is the load that serves it; None while there is none."""
+
+    __slots__ = ("model", "name", "number", "reason", "state")
+
+    def __init__(self, name: str, number: str) -> None:
+        """Create a version that is not loaded."""
+        self.name = name
+        self.number = number
+        self.state = VersionState.UNAVAILABLE
+        self.reason = ""  #: why it is not READY, or why its last load failed
+        self.model: ModelState | None = None
+
+
+class Catalog:
+    """The versions of all models by name, with their labels."""
+
+    def __init__(self, labels: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        """Start without models; ``labels`` maps the name of a model to its labels and their versions."""
+        self._versions: dict[str, dict[str, Version]] = {}
+        self._default: dict[str, ModelState] = {}  #: by name; models without a ready version are missing
+        self._promoted: dict[str, str] = {}  #: name -> version
+        self.broken: Mapping[str, str] = {}  #: models that start-up could not load or measure -> why
+        self._labels: dict[str, dict[str, str]] = {name: dict(given) for name, given in (labels or {}).items()}
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def find(self, name: str, version: str = "") -> ModelState | None:
+        """Return the load that serves a request for this version or label; None if none is ready."""
+        if not version:
+            return self._default.get(name)
+        found = self.version(name, version)
+        return found.model if found is not None and found.state is VersionState.READY else None
+
+    def version(self, name: str, version: str) -> Version | None:
+        """Return a version by its number or by a label."""
+        versions = self._versions.get(name)
+        if versions is None:
+            return None
+        return versions.get(version) or versions.get(self._labels.get(name, {}).get(version, ""))
+
+    def versions(self, name: str) -> list[Version]:
+        """Return all versions of a name, lowest first."""
+        return sorted(self._versions.get(name, {}).values(), key=lambda version: _order(version.number))
+
+    def ready(self, name: str) -> list[str]:
+        """Return the numbers of the ready versions, lowest first."""
+        return [version.number for version in self.versions(name) if version.state is VersionState.READY]
+
+    def why_missing(self, name: str, version: str = "") -> tuple[Status, str]:
+        """Return the status and message for a request whose version is not ready."""
+        if ready := self.ready(name):
+            return Status.UNKNOWN_MODEL, unknown_version(name, version, ready)
+        if name in self.broken:
+            return Status.ERROR, not_served(name, self.broken[name])
+        return Status.UNKNOWN_MODEL, unknown_model(name, self._default)
+
+    def names(self) -> dict[str, ModelState]:
+        """Return the models that serve requests without a version, by name; the dict must not be changed."""
+        return self._default
+
+    def __iter__(self) -> Iterator[Version]:
+        """Iterate over all versions by name and number."""
+        for name in sorted(self._versions):
+            yield from self.versions(name)
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def load(self, name: str, number: str) -> None:
+        """Note that a load of a version begins."""
+        version = self._version(name, number)
+        version.reason = ""
+        self._step(version, VersionEvent.LOAD)
+
+    def serve(self, number: str, model: ModelState) -> ModelState | None:
+        """Serve a version with a load that is ready; return the load that it replaces, or None."""
+        version = self._version(model.served_as, number)
+        self._step(version, VersionEvent.READY)
+        replaced, version.model, version.reason = version.model, model, ""
+        self._settle(version.name)
+        return replaced
+
+    def fail(self, name: str, number: str, reason: str) -> None:
+        """Note that the load of a version failed; an earlier load goes on serving the version."""
+        version = self._version(name, number)
+        version.reason = reason
+        self._step(version, VersionEvent.FAILED)
+        self._bound()
+
+    def unload(self, name: str, number: str, reason: str) -> ModelState | None:
+        """Serve a version no longer; return the load that served it."""
+        version = self._version(name, number)
+        self._step(version, VersionEvent.UNLOAD)
+        model, version.model, version.reason = version.model, None, reason
+        if self._promoted.get(name) == number:
+            del self._promoted[name]
+        self._settle(name)
+        return model
+
+    def gone(self, name: str, number: str) -> None:
+        """Note that an unload has ended. A load of the same version may have begun or ended meanwhile."""
+        version = self._versions.get(name, {}).get(number)
+        if version is not None and version.state is VersionState.UNLOADING:
+            self._step(version, VersionEvent.GONE)
+            self._bound()
+
+    # --- names for versions ------------------------------------------------------------------------------------------
+
+    def promote(self, name: str, number: str, label: str = "") -> None:
+        """Make a ready version the default, or give it a label.
+
+        Raises:
+            InvalidRequestError: the version is not ready, the label is a number, or there are too many labels.
+        """
+        if number not in self.ready(name):
+            raise InvalidRequestError(unknown_version(name, number, self.ready(name)))
+        if not label:
+            self._promoted[name] = number
+            self._settle(name)
+            return
+        check_label(label)
+        labels = self._labels.setdefault(name, {})
+        if label not in labels and len(labels) >= MAX_LABELS:
+            raise InvalidRequestError(f"model {quoted(name)} has {MAX_LABELS} labels, which is the limit")
+        labels[label] = number
+
+    def labels(self, name: str) -> dict[str, str]:
+        """Return the labels of a model with their versions."""
+        return dict(self._labels.get(name, {}))
+
+    def promoted(self, name: str) -> str:
+        """Return the version that was promoted; empty if none was."""
+        return self._promoted.get(name, "")
+
+    # --- helpers -----------------------------------------------------------------------------------------------------
+
+    def _version(self, name: str, number: str) -> Version:
+        versions = self._versions.setdefault(name, {})
+        if number not in versions:
+            versions[number] = Version(name, number)
+        return versions[number]
+
+    def _step(self, version: Version, event: VersionEvent) -> None:
+        version.state = VERSION_STATES[version.state, event]
+
+    def _settle(self, name: str) -> None:
+        """Find the default version anew."""
+        ready = self.ready(name)
+        if not ready:
+            self._default.pop(name, None)
+            return
+        promoted = self._promoted.get(name, "")
+        model = self._versions[name][promoted if promoted in ready else ready[-1]].model
+        assert model is not None
+        self._default[name] = model
+
+    def _bound(self) -> None:
+        """Forget the versions that have been UNAVAILABLE for longest, beyond the limit."""
+        over = [version for versions in self._versions.values() for version in versions.values()]
+        over = [version for version in over if version.state is VersionState.UNAVAILABLE]
+        for version in over[: max(0, len(over) - MAX_UNAVAILABLE)]:
+            del self._versions[version.name][version.number]
+            if not self._versions[version.name]:
+                del self._versions[version.name]
+
+    def check_invariants(self) -> None:
+        """Assert the invariants; for tests and checkers."""
+        for version in self:
+            assert (version.model is not None) == (version.state is VersionState.READY)
+            assert version.model is None or version.model.served_as == version.name
+        assert set(self._default) == {name for name in self._versions if self.ready(name)}
+
+
+def check_label(label: str) -> None:
+    """Raise InvalidRequestError if a text cannot be a label: labels and version numbers must differ."""
+    if not label or len(label) > 100 or label.isdigit() or "/" in label:
+        raise InvalidRequestError(
+            f"invalid label {label[:80]!r}: it must have 1 to 100 characters, no '/', and not be a number"
+        )
+
+
+def _order(number: str) -> tuple[int, str]:
+    return (int(number), "") if number.isdigit() else (-1, number)

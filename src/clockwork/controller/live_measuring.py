@@ -1,0 +1,332 @@
+"""Measures models while the server serves: each measurement is a request of the controller's own.
+
+Theory of operation. A model that is loaded while serving has no times to plan with. So it first gets a *provisional*
+profile of upper bounds, and the scheduler plans the measurements like any other request: it reserves the bound on the
+device, promises nothing behind it for that time, and loads the weights. The bound of a batch size comes from the batch
+size before it, and the first one from the model's times on another kind of device, or it is ``max_first_exec``.
+
+A measurement has a deadline far away, so a scheduler that plans by deadlines executes it in a gap. At most one is under
+way in the whole fleet. A measurement begins at once if the server is idle, else only after a pause, so that
+measurements take at most ``live_share`` of a device's time.
+
+A model is ready when ``ready_samples`` executions of one row are measured. Larger batch sizes follow. A batch size that
+fails ends the growth; batch size 1 is tried ``attempts`` times, and then the model cannot be served.
+
+A measurement counts only if its Infer executed no other request: otherwise its time is that of another batch size.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from clockwork.controller.config import ProfilingConfig
+from clockwork.controller.events import ControllerCommand, Report, SaveProfile
+from clockwork.controller.measuring import batch_sizes, generated_inputs, possible_shapes, unmeasured, why_limited
+from clockwork.controller.pending import NO_CLIENT
+from clockwork.messages.actions import Infer
+from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
+from clockwork.messages.results import InferOutput, InferResult
+from clockwork.messages.status import Status
+from clockwork.state import ClockworkState, ModelState, PendingRequest
+from clockwork.units import MILLISECOND, SECOND, Nanos, as_ms, show_duration
+
+GROWTH: Final = 3
+"""Bound of a batch size in proportion to the time of half as many rows: work per row may grow, too."""
+
+KIND_FACTOR: Final = 4
+"""Bound of one row in proportion to the model's time on another kind of device."""
+
+LOAD_FACTOR: Final = 2
+"""Bound of a LoadWeights in proportion to the slowest known load per page."""
+
+MIN_BOUND: Final[Nanos] = 2 * MILLISECOND
+"""The least bound: below it, the operating system decides how long an action takes."""
+
+MAX_LOAD: Final[Nanos] = 1 * SECOND
+"""Bound of a LoadWeights if no model was measured on this kind of device."""
+
+MAX_TRIES: Final = 100
+"""Limit of measurements of one batch size that did not count, because they were refused, late or not alone."""
+
+
+class Progress(NamedTuple):
+    """What has happened to a model: it is ready, it has a new profile, or it cannot be served for a reason."""
+
+    model: ModelState
+    ready: bool = False
+    failure: str = ""
+
+
+class _Job:
+    """The measurement of a model on one kind of device."""
+
+    def __init__(self, model: ModelState, kind: str, shapes: list[tuple[tuple[int, ...], ...]]) -> None:
+        self.model = model
+        self.kind = kind
+        self.shapes = shapes  #: the shapes of inputs to try; the first one is used
+        self.size = 1
+        self.samples: list[Nanos] = []
+        self.warmups = 0  #: executions of this size that did not count
+        self.failures = 0
+        self.tries = 0
+        self.ready = False
+        self.measured: dict[int, Measurement] = {}
+
+    @property
+    def bound(self) -> Nanos:
+        """The bound of the batch size that is being measured."""
+        return self.model.profiles[self.kind].infer_estimate(self.size)
+
+
+class LiveMeasuring:
+    """The models to measure, and the measurement that is under way."""
+
+    def __init__(self, state: ClockworkState, config: ProfilingConfig, known: dict[ProfileKey, ModelProfile]) -> None:
+        """``known`` has the profiles measured earlier; new ones are added to it."""
+        self._state = state
+        self._config = config
+        self._known = known
+        self._jobs: deque[_Job] = deque()
+        self._ready: set[ModelState] = set()  #: models with jobs that are ready on one kind of device
+        self._not_before: Nanos = 0  #: while the server is busy, the next measurement begins no earlier
+        self.request: PendingRequest | None = None  #: the measurement under way
+        self.progress: list[Progress] = []  #: for the owner to take
+
+    @property
+    def due(self) -> bool:
+        """Whether a model waits for a measurement and none is under way."""
+        return bool(self._jobs) and self.request is None
+
+    def next_wakeup(self) -> Nanos | None:
+        """Return when a measurement may begin although the server is busy."""
+        return self._not_before if self.due else None
+
+    def add(self, model: ModelState, kinds: Iterable[str]) -> None:
+        """Measure a model that has no profile: the first kind of device makes it ready, the others follow."""
+        example = model.info.example
+        if example is not None and example.unmeasured:
+            for kind in kinds:
+                model.profiles[kind] = unmeasured(self._load_bound(model, kind), self._config, example.unmeasured)
+            self.progress.append(Progress(model, ready=True))
+            return
+        for kind in kinds:
+            shapes = list(dict.fromkeys(possible_shapes(model, self._config)))
+            self._jobs.append(_Job(model, kind, shapes))
+            self._begin_with_bounds(model, kind, shapes[0])
+        self.progress.append(Progress(model))
+
+    def remove(self, model: ModelState) -> None:
+        """Measure a model no longer. A measurement that is under way for it does not count."""
+        self._ready.discard(model)
+        self._jobs = deque(job for job in self._jobs if job.model is not model)
+
+    # --- a measurement -----------------------------------------------------------------------------------------------
+
+    def begin(self, now: Nanos, request_id: int, *, idle: bool) -> PendingRequest | None:
+        """Return the next measurement; None if it is not time for one."""
+        if not self.due or (not idle and now < self._not_before):
+            return None
+        job = self._jobs[0]
+        share = replace(generated_inputs(job.model, job.size, job.shapes[0])[0], request_id=request_id)
+        self.request = PendingRequest(
+            id=request_id,
+            client_id=NO_CLIENT,
+            client_request_id=request_id,
+            model=job.model,
+            input=share,
+            payload=None,
+            arrival=now,
+            deadline=now + self._config.live_slo,
+            cold_start=job.model.name not in self._state.holders,
+        )
+        return self.request
+
+    def executed(
+        self, now: Nanos, action: Infer, result: InferResult, output: InferOutput, kind: str
+    ) -> list[ControllerCommand]:
+        """Count a measurement that a device of ``kind`` executed."""
+        job = self._end(now, result.exec.duration)
+        if job is None:
+            return []
+        if kind != job.kind:  # the scheduler chose a device of another kind
+            others = [other for other in self._jobs if other.model is job.model and other.kind == kind]
+            if not others or others[0].size != job.size:
+                return self._not_counted(job, f"devices of kind {job.kind} were busy")
+            job = others[0]
+        if output.refusal or output.failed:
+            text = f"Infer with batch size {job.size} failed: {output.refusal}"
+            return self._failed(job, text, refused=not output.failed)
+        if len(action.inputs) > 1:
+            return self._not_counted(job, "other requests shared its batches")
+        duration = result.exec.duration
+        if job.warmups < self._config.warmups:
+            job.warmups += 1
+            self._tighten(job, duration)
+            return []
+        if job.size > 1 and duration > self._config.max_exec:
+            limit = show_duration(self._config.max_exec)
+            text = f"batch size {job.size} takes {show_duration(duration)}; the limit for one batch is {limit}"
+            return self._finish(job, text)
+        job.samples.append(duration)
+        self._tighten(job, max(job.samples))
+        enough = min(self._config.ready_samples, self._config.min_samples)
+        if job.size == 1 and not job.ready and len(job.samples) >= enough:
+            self._note_ready(job)
+        if len(job.samples) < self._config.min_samples:
+            return []
+        return self._next_size(job)
+
+    def answered(self, now: Nanos, status: int, message: str) -> list[ControllerCommand]:
+        """Handle a measurement that was refused, failed or late, or that no device executed."""
+        job = self._end(now, 0)
+        if job is None:
+            return []
+        if status == Status.SUCCESS:  # the scheduler executes no models
+            if not job.ready:
+                self._note_ready(job)
+            return self._finish(job, "the scheduler executes no models", save=False)
+        if status in (Status.TIMEOUT, Status.CONTROLLER_COULD_NOT_START_IN_TIME, Status.SKIPPED_BY_CONTROLLER):
+            self._not_before = max(self._not_before, now + self._config.live_retry)
+            return self._not_counted(job, message)
+        return self._failed(job, message)
+
+    def _end(self, now: Nanos, duration: Nanos) -> _Job | None:
+        """End the measurement under way; return its job, or None if its model is measured no longer."""
+        request, self.request = self.request, None
+        self._not_before = now + int(duration / self._config.live_share) - duration
+        if request is None or not self._jobs or self._jobs[0].model is not request.model:
+            return None
+        return self._jobs[0]
+
+    # --- a job -------------------------------------------------------------------------------------------------------
+
+    def _begin_with_bounds(self, model: ModelState, kind: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Give a model its provisional profile for a kind of device."""
+        known = [
+            profile.infer_estimate(1) * KIND_FACTOR
+            for key, profile in self._known.items()
+            if key.digest == model.info.digest and key.device_kind != kind
+        ]
+        bound = max([MIN_BOUND, *known]) if known else self._config.max_first_exec
+        load = self._load_bound(model, kind)
+        model.profiles[kind] = ModelProfile(load, {1: Measurement((bound,))}, 1, shapes)
+
+    def _load_bound(self, model: ModelState, kind: str) -> Measurement:
+        """Return a bound of LoadWeights, from the slowest known load per page."""
+        pages = model.info.weights_pages
+        others = [
+            other.profiles[kind].load_weights.p99 * pages // max(1, other.info.weights_pages)
+            for other in self._state.models.values()
+            if other is not model and kind in other.profiles
+        ]
+        bound = min(MAX_LOAD, max(MIN_BOUND, LOAD_FACTOR * max(others))) if others else MAX_LOAD
+        return Measurement((bound,))
+
+    def _tighten(self, job: _Job, slowest: Nanos) -> None:
+        """Lower the bound of the batch size that is being measured, now that some executions are known."""
+        bound = max(MIN_BOUND, slowest + slowest // 2)
+        if job.samples or bound < job.bound:
+            self._update(job, {**job.measured, job.size: Measurement((bound,))}, announce=not job.samples)
+
+    def _note_ready(self, job: _Job) -> None:
+        job.ready = True
+        self._ready.add(job.model)
+        self.progress.append(Progress(job.model, ready=True))
+
+    def _next_size(self, job: _Job) -> list[ControllerCommand]:
+        """The batch size is measured: go on with the next one, or end."""
+        job.measured[job.size] = Measurement(tuple(job.samples))
+        sizes = batch_sizes(job.model, self._config.max_batch_size)
+        following = next((size for size in sizes if size > job.size), None)
+        bound = GROWTH * job.measured[job.size].p99
+        if following is None or job.model.unbatched:
+            return self._finish(job, why_limited(job.model, self._config.max_batch_size))
+        if bound // GROWTH * 3 // 2 > self._config.max_exec:
+            expected = show_duration(bound // GROWTH * 2)
+            limit = show_duration(self._config.max_exec)
+            return self._finish(
+                job, f"batch size {following} would take about {expected}; the limit for one batch is {limit}"
+            )
+        job.size, job.samples, job.warmups, job.tries = following, [], 0, 0
+        self._update(job, {**job.measured, following: Measurement((max(MIN_BOUND, bound),))})
+        return []
+
+    def _failed(self, job: _Job, why: str, *, refused: bool = False) -> list[ControllerCommand]:
+        """A measurement failed: try other shapes, or again, or end the growth, or give the model up.
+
+        If the model has ``refused`` all inputs, its first requests are its measurement.
+        """
+        if job.size > 1:
+            return self._finish(job, why)
+        if len(job.shapes) > 1 and not job.samples:
+            job.shapes.pop(0)
+            self._update(job, job.model.profiles[job.kind].infer, announce=False)
+            return []
+        job.failures += 1
+        if job.failures < self._config.attempts:
+            return [Report("WARNING", f"measuring {job.model.name} failed and will be tried again: {why}")]
+        if refused:
+            load = job.model.profiles[job.kind].load_weights
+            job.model.profiles[job.kind] = unmeasured(load, self._config, why)
+            self._note_ready(job)
+            return self._finish(job, why, save=False)
+        return self._give_up(job, f"it could not be measured on {job.kind}: {why}")
+
+    def _not_counted(self, job: _Job, why: str) -> list[ControllerCommand]:
+        job.tries += 1
+        if job.tries < MAX_TRIES:
+            return []
+        text = f"batch size {job.size} could not be measured while serving: {why}"
+        if job.size > 1:
+            return self._finish(job, text)
+        if job.samples:
+            return self._next_size(job)
+        if job.ready or job.model in self._ready:  # requests in service will show how long it takes
+            return self._finish(job, text, save=False)
+        return self._give_up(job, text)
+
+    def _give_up(self, job: _Job, why: str) -> list[ControllerCommand]:
+        model = job.model
+        self._jobs.remove(job)
+        if not job.ready and model not in self._ready:
+            self._jobs = deque(other for other in self._jobs if other.model is not model)
+            self.progress.append(Progress(model, failure=why))
+        fields: dict[str, str | int] = {"model": model.name, "device_kind": job.kind, "reason": why}
+        return [Report("ERROR", f"{model.name}: {why}", "model_failed", fields)]
+
+    def _finish(self, job: _Job, stopped: str, *, save: bool = True) -> list[ControllerCommand]:
+        """All batch sizes are measured: store the profile, and go on with the next job."""
+        self._jobs.remove(job)
+        if all(other.model is not job.model for other in self._jobs):
+            self._ready.discard(job.model)
+        if job.measured:
+            self._update(job, job.measured, stopped=stopped)
+        if not save or not job.measured:
+            return []
+        model, profile = job.model, job.model.profiles[job.kind]
+        key = ProfileKey(model.info.digest, model.info.runtime, job.kind)
+        self._known[key] = profile
+        times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
+        load = as_ms(profile.load_weights.p99)
+        text = f"measured {model.name} while serving: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
+        fields: dict[str, str | int] = {
+            "model": model.name,
+            "device_kind": job.kind,
+            "load_ns": profile.load_weights.p99,
+            "infer_ns": profile.infer[1].p99,
+        }
+        if stopped:
+            text += f"; no larger batches: {stopped}"
+        return [SaveProfile(key, profile), Report("INFO", text, "model_profiled", fields)]
+
+    def _update(self, job: _Job, infer: dict[int, Measurement], *, announce: bool = True, stopped: str = "") -> None:
+        model = job.model
+        loads = model.recent_loads(job.kind)
+        load = Measurement(loads) if loads else model.profiles[job.kind].load_weights
+        model.profiles[job.kind] = ModelProfile(
+            load, infer, self._config.max_batch_size, job.shapes[0], unbatched=model.unbatched, stopped=stopped
+        )
+        if announce:
+            self.progress.append(Progress(model))

@@ -1,0 +1,103 @@
+"""The controller's own requests: checks of batches, and measurements of models. They have no client.
+
+The scheduler treats them like any other request. At most one check and one measurement are pending.
+"""
+
+from clockwork.controller.config import ControllerConfig
+from clockwork.controller.events import ControllerCommand
+from clockwork.controller.live_measuring import LiveMeasuring
+from clockwork.controller.pending import NO_CLIENT, Pending
+from clockwork.controller.tally import Tally
+from clockwork.controller.verifying import BatchChecks
+from clockwork.messages.actions import DeviceAction, Infer
+from clockwork.messages.profile import ModelProfile, ProfileKey
+from clockwork.messages.results import InferResult
+from clockwork.messages.status import Status
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest
+from clockwork.units import Nanos
+
+
+class OwnRequests:
+    """Decides when an own request begins, and receives its outcome."""
+
+    def __init__(
+        self,
+        state: ClockworkState,
+        tally: Tally,
+        config: ControllerConfig,
+        profiles: dict[ProfileKey, ModelProfile],
+        pending: Pending,
+    ) -> None:
+        """``profiles`` were measured earlier; ``pending`` has the requests of clients and of the controller."""
+        self._state = state
+        self._pending = pending
+        self.checks = BatchChecks(state, tally, config.verifying)
+        self.measuring = LiveMeasuring(state, config.profiling, profiles)
+
+    def __len__(self) -> int:
+        """Return the number of own requests that are pending."""
+        return (self.checks.request is not None) + (self.measuring.request is not None)
+
+    @property
+    def due(self) -> bool:
+        """Whether a check or a measurement waits for its turn."""
+        return self.checks.due or self.measuring.due
+
+    def needs(self, model: ModelState) -> bool:
+        """Return whether a check or measurement under way is for this model."""
+        measured = self.measuring.request
+        return self.checks.needs(model) or (measured is not None and measured.model is model)
+
+    def forget(self, model: ModelState) -> None:
+        """Forget a model that was removed, and no own request is pending for."""
+        self.checks.forget(model)
+        self.measuring.remove(model)
+
+    def is_alone(self, action: DeviceAction) -> bool:
+        """Return whether an action executes one own request and no other request."""
+        if not isinstance(action, Infer) or len(action.inputs) != 1:
+            return False
+        request = self._pending.get(action.inputs[0].request_id)
+        return request is not None and request.client_id == NO_CLIENT
+
+    def next(self, now: Nanos, request_id: int) -> PendingRequest | None:
+        """Return a measurement if it is time for one, or a check if the server is idle; else None."""
+        idle = not self._pending and next(self._state.outstanding(), None) is None
+        request = self.measuring.begin(now, request_id, idle=idle)
+        if request is None and idle and self.checks.due:
+            request = self.checks.begin(now, request_id)
+        return request
+
+    def check_to_withdraw(self) -> PendingRequest | None:
+        """Return the check under way if it was not sent to a device yet: a client's request goes first."""
+        check = self.checks.request
+        sent = check is not None and any(map(self.checks.is_alone, self._state.outstanding()))
+        return None if sent else check
+
+    def executed(
+        self,
+        now: Nanos,
+        gpu: GPUState,
+        request: PendingRequest,
+        action: Infer,
+        result: InferResult,
+        place: int,
+        payload: object,
+    ) -> list[ControllerCommand]:
+        """Handle the outputs of an own request, which is no longer pending."""
+        if request is self.checks.request:
+            return self.checks.executed(action, result.outputs[place], payload)
+        return self.measuring.executed(now, action, result, result.outputs[place], gpu.kind)
+
+    def answered(self, now: Nanos, request: PendingRequest, status: Status, message: str) -> list[ControllerCommand]:
+        """Handle a response without outputs to an own request, which is no longer pending."""
+        if request is self.checks.request:
+            return self.checks.answered(status, message)
+        return self.measuring.answered(now, status, message)
+
+    def check_invariants(self) -> None:
+        """Assert the invariants; for tests and checkers."""
+        self.checks.check_invariants()
+        for own in (self.checks.request, self.measuring.request):
+            assert own is None or self._pending.get(own.id) is own
+        assert sum(request.client_id == NO_CLIENT for request in self._pending) == len(self)
