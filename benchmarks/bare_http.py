@@ -1,10 +1,10 @@
-"""A minimal server of models: one loop around ONNX Runtime, as a baseline for `bench_overload.py`.
+"""A minimal model server, which is a loop around ONNX Runtime. It is the baseline of `bench_overload.py`.
 
     python benchmarks/bare_http.py model.onnx ...
 
-It accepts one kind of request (POST /v2/models/NAME/infer with one binary tensor, batch size 1), executes requests one
-after the other in the order of their arrival, and drops a request that would be late. It has no plan, no limits, no
-batches, no second process and no other protocol. A client that stops reading blocks the server.
+It accepts one kind of request: POST /v2/models/NAME/infer with one binary tensor, at batch size 1. It executes requests
+one after the other in the order of their arrival, and drops a request that would be late. It has no plan, no limits, no
+batches, no second process and no other protocol. If a client stops reading, it blocks the server.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from serving import Served, running
 
 from clockwork.runtimes.ort import onnxruntime
 
-MAX_HEAD = 4096  # bytes, including the JSON
+MAX_HEAD = 4096  # largest head in bytes, including the JSON
 DROPPED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 
 @contextmanager
 def bare_http(models: list[Path], slo_ms: float, on: set[int]) -> Iterator[Served]:
-    """Run this server as a process in its own session, on cores ``on``."""
+    """Run this server in a separate process and session, on the cores ``on``."""
     command = [sys.executable, __file__, f"--slo-ms={slo_ms}", *map(str, models)]
     with running(command, on, session=True) as process:
         assert process.stdout is not None
@@ -38,7 +38,7 @@ def bare_http(models: list[Path], slo_ms: float, on: set[int]) -> Iterator[Serve
 
 
 class Model:
-    """An ONNX Runtime session with its measured duration in seconds."""
+    """An ONNX Runtime session, and its measured execution time in seconds."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -56,13 +56,13 @@ class Model:
         self.seconds = (time.monotonic() - begin) / 5
 
     def run(self, image: np.ndarray) -> np.ndarray:
-        """Execute the model; returns the scores."""
+        """Execute the model, and return the scores."""
         scores: np.ndarray = self._session.run(None, {self.input: image})[0]
         return scores
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A connection: receives one request at a time into its own buffer."""
+    """A connection that receives one request at a time into a buffer."""
 
     def __init__(self, waiting: deque["Connection"], arrived: asyncio.Event, largest: int) -> None:
         self._waiting, self._arrived = waiting, arrived
@@ -91,7 +91,7 @@ class Connection(asyncio.BufferedProtocol):
             self._arrived.set()
 
     def tensor(self, model: Model) -> np.ndarray:
-        """The request's input; valid until the next request."""
+        """Return the request's input. The array is valid until the next request."""
         begin = self._size - model.nbytes
         data = self._buffer[begin : self._size]
         array = np.frombuffer(bytes(data) if begin % 4 else data, np.float32)
@@ -99,7 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         return array.reshape(model.shape)
 
     def answer(self, scores: np.ndarray) -> None:
-        """Send the response of the Open Inference Protocol."""
+        """Send a response as the Open Inference Protocol defines it."""
         output = {"name": "scores", "datatype": "FP32", "shape": scores.shape}
         said = json.dumps({"outputs": [output | {"parameters": {"binary_data_size": scores.nbytes}}]}).encode()
         head = b"HTTP/1.1 200 OK\r\ninference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n"
@@ -107,7 +107,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 async def serve(models: dict[str, Model], slo: float) -> None:
-    """Serve until killed; ``slo`` is in seconds."""
+    """Serve until the process is killed. ``slo`` is in seconds."""
     waiting: deque[Connection] = deque()
     arrived = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -129,7 +129,7 @@ async def serve(models: dict[str, Model], slo: float) -> None:
 
 
 def main() -> None:
-    """Serve the models of the command line."""
+    """Serve the models on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slo-ms", type=float, default=100.0)
     parser.add_argument("models", type=Path, nargs="+")

@@ -1,11 +1,10 @@
-"""Speed of the simulator and the scheduler, interpreted and compiled, measured in turns on one core.
+"""Compare the speed of the interpreted and the compiled simulator and scheduler, in turns on one core.
 
     make compile && python benchmarks/bench_compiled.py --json compiled.json
 
-Both run figure 5 of OSDI'20 at 100 ms, each turn in a new process. The numbers are medians of the turns, and `ratio` is
-the median of the ratios of one turn. Rates are per second of processor
-time, decisions per second of wall time in the scheduler. `same_records` is false, and the exit status 1, if the two
-decided differently.
+Both run figure 5 of OSDI'20 at 100 ms. Each turn is a new process. The numbers are medians over the turns, and `ratio`
+is the median of the ratios of the turns. Rates are per second of processor time. The rate of decisions is per second of
+wall time in the scheduler. If the two made different decisions, `same_records` is false and the exit code is 1.
 """
 
 import argparse
@@ -32,7 +31,7 @@ TURN_LIMIT = 300.0
 
 
 def one_turn(seconds: float) -> dict[str, Any]:
-    """Measure simulated requests and decisions per second of processor time, and a digest of the records."""
+    """Measure simulated requests and decisions per second, and return them with a digest of the records."""
     fig5 = parse_scenario((EXPERIMENTS / "osdi20/fig5.toml").read_text())
     fig5 = replace(fig5, slo_ms=100.0, duration_s=seconds, warmup_s=0.0)
     simulation = Simulation(fig5, SEED)
@@ -56,7 +55,7 @@ def one_turn(seconds: float) -> dict[str, Any]:
 
 
 def in_process(kind: str, seconds: float) -> dict[str, Any]:
-    """Run one turn of one kind."""
+    """Run a turn in a new process. ``kind`` is interpreted or compiled."""
     environment = {**os.environ, "PYTHONPATH": str(PLACES[kind])}
     command = [sys.executable, __file__, "--turn", str(seconds)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TURN_LIMIT, check=True)
@@ -91,7 +90,7 @@ def main() -> None:
 
 
 def compare(turns: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Return medians of all turns, and medians of the ratios of each turn."""
+    """Return the medians over all turns, and the medians of the turns' ratios."""
     results: dict[str, Any] = {"turns": len(turns)}
     for key in ("requests_per_s", "decisions_per_s"):
         row = {kind: statistics.median(turn[kind][key] for turn in turns) for kind in PLACES}

@@ -1,18 +1,20 @@
-"""Times of PyTorch programs on CUDA device 0, with the worker's runtime.
+"""Measure PyTorch programs on CUDA device 0, with the worker's runtime.
 
     python benchmarks/bench_cuda.py --json cuda.json
     python benchmarks/bench_cuda.py --smoke    # a test run of seconds on the CPU, with the tests' fake device
 
-Networks of random weights: one like ResNet-50 and a transformer encoder like BERT-base (128 tokens), fp32 and fp16.
-Without a GPU it prints a message and ends. ``host`` times are by the caller's clock, ``device`` times by the device's,
-both in milliseconds. Keys, for each network:
+There are two networks with random weights, in fp32 and fp16: a network like ResNet-50, and a transformer encoder like
+BERT-base (128 tokens). Without a GPU, the program prints a message and ends. Times are in milliseconds. ``host`` times
+are measured with the caller's clock, and ``device`` times with the device's clock. The keys for each network are:
 
-load_gb_s, plain_gb_s       LoadWeights, by the device's clock, and a plain copy of the same size from pinned memory, in
-turns load_ms, swap_ms            LoadWeights in all; EvictWeights and LoadWeights of another network in its pages infer
-by batch size: p50, p99, p99.99 and p99.99 / p50 of an inference, and the p50 of its
-                            operators one by one (``eager``)
-infer_while_loading         of one row, while another network loads and unloads
-served                      by ``cuda_served.py``: 10 times as many models as fit into the weights cache
+load_gb_s            bandwidth of LoadWeights, measured with the device's clock
+plain_gb_s           bandwidth of a plain copy of the same size from pinned memory, measured in turns with LoadWeights
+load_ms              time of LoadWeights, measured with the caller's clock
+swap_ms              time to evict the weights and to load another network into their pages
+infer                for each batch size: p50, p99, p99.99 and p99.99 / p50 of an inference, and ``eager``, the p50 of
+                     its operators when they are executed one by one
+infer_while_loading  the same for one row, while another network is loaded and unloaded
+served               results of ``cuda_served.py``, with 10 times as many models as fit into the weights cache
 """
 
 import argparse
@@ -126,7 +128,7 @@ def networks(smoke: bool) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
 
 
 def percentiles(samples: list[float]) -> dict[str, float]:
-    """Summarise milliseconds; with fewer than 10,000 samples p99.99 is the largest."""
+    """Return percentiles of times in milliseconds. With fewer than 10,000 samples, p99.99 is the longest time."""
     ranked = sorted(samples)
 
     def at(percent: float) -> float:
@@ -140,7 +142,7 @@ def percentiles(samples: list[float]) -> dict[str, float]:
 
 
 class Subject:
-    """A network on the device, with its input."""
+    """A network on the device, and an input for it."""
 
     def __init__(self, runtime: CudaRuntime, path: Path, shape: tuple[int, ...], dtype: Any) -> None:
         self.device = runtime.devices[0]
@@ -171,7 +173,7 @@ class Subject:
         return {"host": percentiles(host), "device": percentiles(device), "clock_mhz": [min(clocks), max(clocks)]}
 
     def eager(self, loaded: Any, rows: int, runs: int) -> float:
-        """Median device time when the operators are executed one by one."""
+        """Return the median device time of an inference whose operators are executed one by one."""
         batch = loaded.assemble(*self.batch(rows))
         work = self.host.residents[0].graphs.operators(batch.staged.layout)
         computed = [self.device.compute(batch.staged, work) for _ in range(2)][-1:]
@@ -183,7 +185,7 @@ class Subject:
 
 
 def plain_copies(subject: Subject, loads: int) -> Callable[[], float]:
-    """GB/s of a copy of the weights' size from pinned memory to the device."""
+    """Return a function that measures the GB/s of a copy of the weights' size from pinned memory to the device."""
     device, size = subject.device, max(1, subject.weights)
     block = host_block(size)
     device.driver.pin(block.data_ptr(), size)

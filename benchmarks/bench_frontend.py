@@ -1,14 +1,15 @@
-"""Cost of the standard protocols, and the time that they add to a model; `bench_overload.py` measures overload.
+"""Measure the throughput and the latency of HTTP, gRPC and the native protocol.
 
     python benchmarks/bench_frontend.py --json frontend.json
 
-The whole server (controller, front ends, worker) is pinned to one core, the load generator to another. Requests and
-responses are binary. Latencies are the client's, in milliseconds. Keys:
+The whole server (controller, front ends, worker) is pinned to one core, and the load generator to another core.
+Requests and responses are binary. The client measures latencies, in milliseconds. `bench_overload.py` measures
+overload. The keys are:
 
 http_requests_per_s   a 64-64-10 MLP over HTTP from 64 connections
-http_ms_p50           the same from one connection; http_ms_p50_8 and http_ms_p99_8 from eight
+http_ms_p50           the same from one connection; http_ms_p50_8 and http_ms_p99_8 are from eight connections
 grpc_requests_per_s   the MLP over gRPC with 64 requests in flight on one channel of grpc.aio
-grpc_ms_p50           the same with one in flight; grpc_ms_p50_8 and grpc_ms_p99_8 with eight
+grpc_ms_p50           the same with one request in flight; grpc_ms_p50_8 and grpc_ms_p99_8 are with eight requests
 native_*              the MLP over the native protocol
 image_added_ms_p50    squeezenet over HTTP, 602,112 bytes a request, one in flight: the median, less that of bare ONNX
                       Runtime on the server's core, in turns
@@ -45,7 +46,7 @@ PARTS = ("small", "image", "cold")
 
 
 def keys(prefix: str, runs: dict[int, tuple[float, list[float]]]) -> dict[str, float]:
-    """Results of one protocol, by requests in flight."""
+    """Return the results of one protocol. The keys of ``runs`` are the numbers of requests in flight."""
     return {
         f"{prefix}_requests_per_s": round(runs[64][0], 1),
         f"{prefix}_ms_p50": p(runs[1][1], 50),
@@ -121,7 +122,10 @@ def grpc_request(model: str, inputs: np.ndarray) -> bytes:
 
 
 async def bench_cold(model: Path, rounds: int) -> dict[str, float]:
-    """Start a server, wait for the first response, and stop it. The first start measures the model and is ignored."""
+    """Measure the time from the start of a server to its first response.
+
+    The first start is not counted, because it also measures the model.
+    """
     inputs = np.zeros((1, 64), np.float32)
     took = []
     with tempfile.TemporaryDirectory() as cache, confined({GENERATOR}):
@@ -135,24 +139,24 @@ async def bench_cold(model: Path, rounds: int) -> dict[str, float]:
 
 
 def free_port() -> int:
-    """Return a port that is not in use."""
+    """Return a TCP port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def first_answer(address: str, request: bytes) -> float:
-    """Send a request repeatedly; returns the time of the first success."""
+    """Send a request again and again, and return the time of the first success."""
     while not await answers(address, request):  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.005)
     return time.perf_counter()
 
 
 async def answers(address: str, request: bytes) -> bool:
-    """Whether a request succeeds."""
+    """Send a request, and return whether it succeeds."""
     try:
         connection = await raw_http.connect(address)
-    except OSError:  # the server does not listen yet
+    except OSError:  # raised while the server does not listen
         return False
     status = await connection.ask(request)
     connection.transport.close()

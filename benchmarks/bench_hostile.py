@@ -1,16 +1,16 @@
-"""Delay of other requests and growth of memory while a server handles expensive inputs.
+"""Measure how much expensive inputs delay other requests, and how much the server's memory grows.
 
     python benchmarks/bench_hostile.py --json hostile.json
 
-For each input of ``hostile_inputs.py`` a new server (controller, front ends, worker) runs on one core. From another
-core a health check and a tiny inference (a 64-64-10 MLP over HTTP) are sent repeatedly, each on its own
-connection, while a third process sends the input. Keys, for each input:
+For each input of ``hostile_inputs.py``, a new server (controller, front ends, worker) runs on one core. From another
+core, this program sends health checks and tiny inferences (a 64-64-10 MLP over HTTP), each on a separate connection. A
+third process sends the input. The keys for each input are:
 
-statuses           statuses of the responses to the input, with counts
-health_ms_max      the longest time that a health check took; bar: 100
-tiny_ms_max        the longest time that a tiny inference took; bar: 150
-peak_mb            largest growth of the controller's resident memory; bar: 300
-lasting_mb         growth two seconds after the last response; bar: 20
+statuses           number of responses to the input for each status
+health_ms_max      longest time of a health check; the limit is 100
+tiny_ms_max        longest time of a tiny inference; the limit is 150
+peak_mb            largest growth of the controller's resident memory; the limit is 300
+lasting_mb         growth of the controller's resident memory two seconds after the last response; the limit is 20
 worker_lasting_mb  the same for the worker
 quiet_*            the same times in a second without input, for comparison
 """
@@ -43,7 +43,7 @@ PORTS = ("--http=127.0.0.1:0", "--grpc=127.0.0.1:0")
 
 
 def resident_mb(pid: int, key: str = "VmRSS") -> float:
-    """Resident memory of a process, or its peak since the last reset (VmHWM)."""
+    """Return the resident memory of a process. With the key VmHWM, return its peak since the last reset."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(key):
             return int(line.split()[1]) * 1024 / 1e6
@@ -51,12 +51,12 @@ def resident_mb(pid: int, key: str = "VmRSS") -> float:
 
 
 def reset_peak(pid: int) -> None:
-    """Reset the peak of resident memory; see proc(5), clear_refs."""
+    """Reset the peak of a process's resident memory (proc(5), clear_refs)."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 class Probes:
-    """Two loops that send probes repeatedly, with the longest time of each."""
+    """Two loops that send health checks and tiny inferences, and the longest time of each kind."""
 
     def __init__(self, served: Served, tiny: bytes) -> None:
         self._served = served
@@ -65,11 +65,11 @@ class Probes:
         self._ended = False
 
     async def run(self) -> None:
-        """Send probes until `end`."""
+        """Send requests until `end` is called."""
         await asyncio.gather(*(self._one(name) for name in self._asked))
 
     def end(self) -> None:
-        """End after the probes in flight."""
+        """End the loops after the requests in flight."""
         self._ended = True
 
     async def _one(self, name: str) -> None:
@@ -105,7 +105,7 @@ class Sender:
         await self._process.wait()
 
     async def send(self) -> Any:
-        """Send the input; returns the statuses of the responses."""
+        """Send the input, and return the statuses of the responses."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
         await self._process.stdin.drain()
@@ -120,7 +120,7 @@ class Sender:
 
 
 async def watched(served: Served, tiny: bytes, work: Any) -> tuple[dict[str, float], Any]:
-    """Return the longest times of the probes during ``work``, and its result."""
+    """Return the longest times of health checks and tiny inferences during ``work``, and the result of ``work``."""
     probes = Probes(served, tiny)
     probing = asyncio.ensure_future(probes.run())
     await asyncio.sleep(0.2)
@@ -133,7 +133,7 @@ async def watched(served: Served, tiny: bytes, work: Any) -> tuple[dict[str, flo
 
 
 async def bench(name: str, served: Served, tiny: bytes) -> dict[str, Any]:
-    """Measure one input."""
+    """Measure the effect of one input."""
     controller, *workers = served.pids()
     async with Sender(name, served) as sender:
         quiet, _ = await watched(served, tiny, asyncio.sleep(1.0))
@@ -156,7 +156,7 @@ async def bench(name: str, served: Served, tiny: bytes) -> dict[str, Any]:
 
 
 def tiny_request(name: str, served: Served) -> bytes:
-    """Return the model of the tiny inference. An emulated server has no MLP; it takes its times from a profile."""
+    """Return the request of the tiny inference. An emulated server has no MLP, so its model is a profile."""
     if name == "descriptions":
         data = np.zeros((1, 3, 224, 224), np.float32)
         return raw_http.infer_request(served.http, "resnet50-v100-1", data, 10_000)

@@ -1,13 +1,17 @@
-"""Cost of metrics: throughput with and without them, the counting of one request, and a scrape of 4,000 models.
+"""Measure the cost of metrics.
 
     python benchmarks/bench_metrics.py --json metrics.json
 
-(a) Two servers (controller, front end, worker, a 64-64-10 MLP) on one core, measured in turns over HTTP with 64
-connections from another core. One has the default options and is scraped once in each turn; the other has --no-metrics.
-Ratios are medians of the rounds' ratios: of the throughput (the bar is 0.97), and of the controller's processor time
-for a request, which other programs on the machine disturb less (1.03). Counts are kept in both: Triton's statistics
-need them. (b) Counting one request in a batch of its own, in this process. (c) A scrape of a server with 4,000 emulated
-models: its duration, and the latency of other requests during the scrape and without one, in milliseconds.
+There are three parts:
+
+(a) Two servers (controller, front end, worker, a 64-64-10 MLP) run on one core. They are measured in turns over HTTP
+    with 64 connections from another core. One server has the default options, and its metrics are scraped once in each
+    turn. The other has --no-metrics. Both keep counts, because Triton's statistics need them. The results are ratios of
+    the throughput (limit: 0.97) and of the controller's processor time for a request (limit: 1.03). Other programs on
+    the machine disturb the second ratio less. A ratio is the median over all rounds.
+(b) The time to count one request in a batch of one, in this process.
+(c) The duration of a scrape of a server with 4,000 emulated models. The latency of other requests is measured during a
+    scrape and without one, in milliseconds.
 """
 
 import asyncio
@@ -47,13 +51,13 @@ def get(path: str) -> bytes:
 
 
 def cpu_ns(served: Served) -> int:
-    """Processor time of the controller's thread (proc(5), schedstat)."""
+    """Return the processor time of the controller's thread (proc(5), schedstat)."""
     pid = served.process.pid
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
 
 
 async def turn(served: Served, request: bytes, duration: float, scraped: bool) -> tuple[float, float]:
-    """Requests per second, and microseconds of the controller's processor time for each."""
+    """Return requests per second, and microseconds of the controller's processor time for each request."""
     scraper = await raw_http.connect(served.http)
     cpu = cpu_ns(served)
     scraping = asyncio.ensure_future(scraper.ask(get("/metrics"))) if scraped else None
@@ -65,7 +69,7 @@ async def turn(served: Served, request: bytes, duration: float, scraped: bool) -
 
 
 async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any]:
-    """Measure (a)."""
+    """Measure part (a): the throughput with and without metrics."""
     found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     bare = ("--no-metrics", "--no-model-histograms")
     port = "--http=127.0.0.1:0"
@@ -89,7 +93,7 @@ async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any
 
 
 def bench_count() -> dict[str, float]:
-    """Measure (b)."""
+    """Measure part (b): the time to count a request."""
     counts = Counts()
     action = Infer(1, 0, "m", (InferInput(1, 1, ()),))
     timing = Timing(1, 2, 100)
@@ -106,7 +110,7 @@ def bench_count() -> dict[str, float]:
 
 
 async def bench_scrape() -> dict[str, float]:
-    """Measure (c)."""
+    """Measure part (c): a scrape of 4,000 models."""
     emulated = ("--emulate=8", "--profile=resnet50-v100", f"--copies={MODELS}", "--http=127.0.0.1:0")
     with serving(*emulated, **ON_ITS_CORE) as served:
         scraper, probe = await raw_http.connect(served.http), await raw_http.connect(served.http)
@@ -137,7 +141,7 @@ def scraped_text(address: str) -> bytes:
 
 
 async def probed(probe: raw_http.Connection, other: "asyncio.Future[Any]") -> list[float]:
-    """Send requests one after the other until ``other`` is done; returns their latencies in ms."""
+    """Send requests one after the other until ``other`` is done, and return their latencies in ms."""
     latencies = []
     while not other.done():
         begin = time.perf_counter()
@@ -147,7 +151,7 @@ async def probed(probe: raw_http.Connection, other: "asyncio.Future[Any]") -> li
 
 
 async def main() -> None:
-    """Run all parts; print and write the results."""
+    """Run all parts, and print and write the results."""
     chosen = options(__doc__, seconds=0.4, rounds=60).parse_args()
     results = machine()
     with tempfile.TemporaryDirectory() as directory:

@@ -1,11 +1,15 @@
-"""Cost of the native client, the link, the controller and the worker.
+"""Measure the cost of the native client, the connection, the controller and the worker.
 
     python benchmarks/bench_native.py --json results.json
 
-(a) the echo scheduler: no model is executed; (b) a 64-64-10 MLP; (c) squeezenet, beside the same loop on bare ONNX
-Runtime on the same core, in turns within one run. Each at 1, 8 and 64 requests outstanding on one connection. Client
-and server share the machine; the client does not use the device's core. Latencies are the
-client's, in milliseconds.
+There are three parts. Each runs with 1, 8 and 64 outstanding requests on one connection:
+
+(a) the scheduler ``echo``, which executes no model
+(b) a 64-64-10 MLP
+(c) squeezenet, measured in turns with a loop around bare ONNX Runtime on the same core
+
+Client and server share the machine, but the client does not use the device's core. The client measures latencies, in
+milliseconds.
 """
 
 import os
@@ -29,7 +33,7 @@ OTHERS = CORES - {DEVICE} or CORES
 
 
 def summary(prefix: str, outstanding: int, rates: list[float], latencies: list[float]) -> dict[str, float]:
-    """Return the keys of one row."""
+    """Return the results for one number of outstanding requests."""
     return {
         f"{prefix}_requests_per_s_{outstanding}": round(statistics.median(rates), 1),
         f"{prefix}_latency_ms_p50_{outstanding}": p(latencies, 50),
@@ -38,12 +42,12 @@ def summary(prefix: str, outstanding: int, rates: list[float], latencies: list[f
 
 
 def asking(client: AsyncClient, model: str, inputs: dict[str, np.ndarray]) -> Callable[[], Awaitable[object]]:
-    """Send one request of a closed loop."""
+    """Return a function that sends a request and waits for its response."""
     return lambda: client.infer(model, inputs, slo=SLO)
 
 
 async def bench_small(prefix: str, arguments: list[str], model: Path, duration: float) -> dict[str, float]:
-    """Measure (a) or (b)."""
+    """Measure part (a) or part (b)."""
     inputs = {"data": np.random.default_rng(0).standard_normal((1, 64), dtype=np.float32)}
     results: dict[str, float] = {}
     with serving(*arguments, model, on=CORES, here=OTHERS) as served:
@@ -57,7 +61,7 @@ async def bench_small(prefix: str, arguments: list[str], model: Path, duration: 
 
 
 async def bench_squeezenet(model: Path, duration: float, rounds: int) -> dict[str, float]:
-    """Measure (c): served and bare take turns, so that other programs disturb both."""
+    """Measure part (c). The server and bare ONNX Runtime take turns, so that other programs disturb both."""
     inputs = {"data": np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)}
     alone_on = Bare(model, inputs)
     bare: list[float] = []
@@ -79,7 +83,7 @@ async def bench_squeezenet(model: Path, duration: float, rounds: int) -> dict[st
                     if outstanding == 1:
                         added.append(statistics.median(latencies) - statistics.median(alone))
                     if outstanding == 8:
-                        again = alone_on.run(duration, DEVICE)  # right before the served measurement
+                        again = alone_on.run(duration, DEVICE)  # just before the server is measured
                         bare += again
                         ratios.append(rate * statistics.mean(again) / 1e3)
     results: dict[str, float] = {

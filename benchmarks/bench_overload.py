@@ -1,52 +1,58 @@
-"""Requests in time under overload, as the clients see it.
+"""Measure how many requests are in time under overload. The clients measure the latencies.
 
     python benchmarks/bench_overload.py --json overload.json
     python benchmarks/bench_overload.py --protocols http --sizes large --loads 0.8 1.0 1.5
 
-The whole server runs on one core, in a session of its own, as under systemd or in a container; the load generator runs
-on another core. The load is an open loop of Poisson arrivals: a request is due at its moment, whatever the server does.
-A latency counts from that moment. The SLO is 100 ms.
+The whole server runs on one core, in a separate session, as it would under systemd or in a container. The load
+generator runs on another core. The load is an open loop of Poisson arrivals, so the due time of a request does not
+depend on the server. A latency counts from the due time. The SLO is 100 ms. There are two sizes of requests:
 
-small  a 64-64-10 MLP. Loads are multiples of the rate that the protocol sustained just before, with 64 requests in
-       flight.
-large  four squeezenets and four shufflenets, each from a file of its own, inputs of 602,112 bytes. Loads are multiples
-       of the rate at which bare ONNX Runtime executes the same mix with one thread on the server's core, measured just
-       before.
+small  A 64-64-10 MLP. Loads are multiples of the rate that the protocol sustained with 64 requests in flight. This rate
+       is measured just before the load.
+large  Four squeezenets and four shufflenets, each from a separate file, with inputs of 602,112 bytes. Loads are
+       multiples of the rate at which bare ONNX Runtime executes the same mix with one thread on the server's core. This
+       rate is measured just before the load.
 
-Each client states the SLO that is left when the request leaves: 100 ms, less the time that it waited in the client,
-less 4 ms for the network. gRPC clients send a deadline (grpc-timeout) without these 4 ms. The protocol
-``bare`` is ``bare_http.py``, a loop around ONNX Runtime that speaks just enough HTTP.
+When a client sends a request, it sends the remaining SLO: 100 ms, minus the time that the request waited in the client,
+minus 4 ms for the network. gRPC clients do not subtract these 4 ms from their deadline (grpc-timeout). The protocol
+``bare`` is ``bare_http.py``, a loop around ONNX Runtime with a minimal HTTP server.
 
-Other keys:
+The keys of the whole run are:
 
 autogroup                     whether the kernel schedules each session as a group
-bare_onnx_per_s               executions per second of bare ONNX Runtime, just before each protocol and size
-PROTOCOL_small_requests_per_s the MLP with 64 requests in flight, SLO 10 s
+bare_onnx_per_s               executions per second of bare ONNX Runtime, measured just before each protocol and size
+PROTOCOL_small_requests_per_s rate for the MLP with 64 requests in flight and an SLO of 10 s
 PROTOCOL_large_added_ms       time that the server adds to bare ONNX Runtime for squeezenet with one request in flight
 
-Keys of rows[]; rates are in requests/s, shares from 0 to 1:
+The keys of rows[] are the following. Rates are in requests/s, and shares are from 0 to 1:
 
 protocol, size, load     the measured combination
-settled                  whether the server answered one client in time before the load; waited for up to 30 s
+settled                  whether the server answered one client in time within 30 s before the load
 asked_per_s              load times capacity
-offered_per_s            rate at which the generator sent or tried to send; at most 200,000
-capacity_per_s           rate that loads are multiples of
+offered_per_s            rate at which the generator sent or tried to send requests; at most 200,000
+capacity_per_s           rate of which loads are multiples
 in_time_of_offered       share of the offered requests that succeeded within the SLO
 in_time_of_capacity      requests in time per second, divided by the smaller of offered_per_s and capacity_per_s
-late_successes           share of the successes that came after the SLO
+late_successes           share of the successes whose response arrived after the SLO
 success_ms_p50, _p99     latency of successes
-refusal_ms_p50, _p99     from the due time until the refusal arrived; null without refusals
-refused, timed_out       requests that the server refused, and requests with a response that their deadline passed
+refusal_ms_p50, _p99     time from the due time until the refusal arrived; null without refusals
+refused                  requests that the server refused
+timed_out                requests with the response that their deadline has passed
 broken                   requests that the server admitted and then reported as late
 expired_in_client        requests whose deadline passed before a connection or stream was free
-lost, double, unknown    requests without a response, second responses, responses to no request
-wrong, errors            successes with a wrong output; other errors, closed connections included
-worker_losses            times that the controller lost its worker, from its log
-recovery_s               from the end of the load until three windows of 100 ms in a row are in time again at half the
-                         capacity (99 % of the requests of each); null: not within the time of observation
-rss_mb, pss_mb           peak of the resident sets of all processes, added up; proportional set size at the end
-error_reasons            of errors, with counts
-generator_behind_ms_p99  lateness of the generator itself. Requests more than 10 ms late are not offered.
+lost                     requests without a response
+double                   second responses to a request
+unknown                  responses that belong to no request
+wrong                    successes with a wrong output
+errors                   requests with other errors, including closed connections
+worker_losses            how often the controller lost its worker, from its log
+recovery_s               time from the end of the load until the server has recovered. The load is then half of the
+                         capacity. The server has recovered when at least 99 % of the requests are in time in each of
+                         three successive windows of 100 ms. The value is null if this is not observed.
+rss_mb                   sum of the peak resident set sizes of all processes
+pss_mb                   proportional set size of all processes at the end
+error_reasons            number of errors for each reason
+generator_behind_ms_p99  lateness of the generator itself. Requests that are more than 10 ms late are not offered.
 """
 
 import argparse
@@ -91,31 +97,31 @@ from clockwork.zoo import build
 SERVER, GENERATOR = allowed_cores()[0], allowed_cores()[-1]
 SLO = 100 * MILLISECOND
 ALLOWANCE = 4 * MILLISECOND
-"""Part of the SLO that a client keeps for the network."""
+"""The part of the SLO that a client reserves for the network."""
 
 MIN_CAPACITY = 1.0
-"""Requests per second that a load is a multiple of if the server sustained nothing."""
+"""Rate of which loads are multiples if the server sustained no requests, in requests per second."""
 
 CLOSED_SLO = 10 * SECOND
 IN_FLIGHT = 64
 LOADS = (0.8, 1.0, 1.5, 3.0, 10.0)
 MAX_RATE = 200_000.0
-"""Requests per second of an open loop; one core cannot offer more."""
+"""Highest rate of an open loop, in requests per second. One core cannot send more requests."""
 
 WINDOW = 100 * MILLISECOND
 WINDOWS = 3
 WINDOW_SHARE = 0.99
 LIGHT = 0.5
 MAX_SETTLING = 30.0
-"""Seconds to wait before a load until the server answers one client in time."""
+"""Longest time in seconds before a load to wait until the server answers one client in time."""
 
 SETTLED_SECONDS = 0.2
-MAX_TOLD = 2000  # characters of the log of a server that ended
+MAX_TOLD = 2000  # number of characters that are printed of the log of a server that ended
 MAX_OBSERVED = 3.0
-"""Seconds of the light load after each load."""
+"""Duration in seconds of the light load after each load."""
 
 PATIENCE = 10 * SECOND
-"""Time after the last due time in which late responses count; then requests are lost."""
+"""Time after the last due time in which late responses count. Requests without a response are then lost."""
 
 WIRES: dict[str, type[Wire]] = {"native": NativeWire, "http": HttpWire, "grpc": GrpcWire, "bare": HttpWire}
 SIZES = ("small", "large")
@@ -126,7 +132,7 @@ LOSSES = ("worker_lost", "worker_died", "worker_dropped", "disconnected")
 
 @dataclass
 class Size:
-    """Models and requests of one size."""
+    """The models and the requests of one size."""
 
     name: str
     models: list[Path]
@@ -135,7 +141,7 @@ class Size:
     kinds: bytes
 
     def bare_rate(self, duration: float) -> float:
-        """Requests per second that bare ONNX Runtime executes of the mix, one by one, on the server's core."""
+        """Return the rate at which bare ONNX Runtime executes the mix, one request at a time, on the server's core."""
         rng, executed = random.Random(0), 0
         with confined({SERVER}):
             begin = time.perf_counter()
@@ -146,14 +152,14 @@ class Size:
 
 
 def small(root: Path) -> Size:
-    """One MLP, and `INPUTS` inputs."""
+    """Return one MLP with `INPUTS` different inputs."""
     model = build("mlp", root)
     rng = np.random.default_rng(0)
     return sized("small", [model], [(model, rng.standard_normal((1, 64), np.float32)) for _ in range(INPUTS)])
 
 
 def large(root: Path, each: int) -> Size:
-    """``each`` networks of both kinds, each with an input of its own."""
+    """Return ``each`` networks of both kinds. Each network has a different input."""
     models = []
     for name in NETWORKS:
         for seed in range(each):
@@ -165,7 +171,7 @@ def large(root: Path, each: int) -> Size:
 
 
 def sized(name: str, models: list[Path], asked: list[tuple[Path, np.ndarray]]) -> Size:
-    """The templates, with the outputs that bare ONNX Runtime gives."""
+    """Return the templates of requests, with the outputs of bare ONNX Runtime as expected outputs."""
     bare = [Bare(model, {"data": array}) for model, array in asked]
     outputs = [one.once() for one in bare]
     templates = [
@@ -178,7 +184,7 @@ def sized(name: str, models: list[Path], asked: list[tuple[Path, np.ndarray]]) -
 
 @dataclass
 class Target:
-    """A server and the protocol that is measured."""
+    """A server, and the protocol that is measured."""
 
     protocol: str
     size: Size
@@ -187,11 +193,11 @@ class Target:
 
     @property
     def address(self) -> str:
-        """Where the protocol is served."""
+        """The address at which the server serves the protocol."""
         return {"native": self.served.native, "grpc": self.served.grpc}.get(self.protocol, self.served.http)
 
     def losses(self) -> int:
-        """How often the worker was lost until now."""
+        """Return how often the controller has lost its worker until now."""
         if self.log is None:
             return 0
         text = self.log.read_text()
@@ -200,7 +206,7 @@ class Target:
 
 @contextmanager
 def target(protocol: str, size: Size, root: Path) -> Iterator[Target]:
-    """A server of the models that serves the protocol, and no other but the native one."""
+    """Start a server of the models. It serves only this protocol and the native protocol."""
     with ExitStack() as stack:
         if protocol == "bare":
             served = stack.enter_context(bare_http(size.models, (SLO - 2 * ALLOWANCE) / MILLISECOND, {SERVER}))
@@ -217,7 +223,7 @@ def target(protocol: str, size: Size, root: Path) -> Iterator[Target]:
 def closed(
     aim: Target, in_flight: int, seconds: float, templates: list[Template] | None = None, patience: int = PATIENCE
 ) -> tuple[float, list[float]]:
-    """A closed loop: requests per second, and latencies in ms of the successes."""
+    """Run a closed loop. Return requests per second, and the latencies of successes in ms."""
     count = int(seconds * MAX_RATE) + in_flight
     kinds = aim.size.kinds if templates is None else b"\0"
     ledger = Ledger(count, templates or aim.size.templates, kinds, CLOSED_SLO, ALLOWANCE)
@@ -232,7 +238,7 @@ def closed(
 
 
 def moments(rate: float, begin: float, end: float, seed: int) -> list[int]:
-    """Poisson arrivals between two times in seconds; in ns."""
+    """Return Poisson arrivals in ns. ``begin`` and ``end`` are in seconds."""
     following, at, found = poisson(rate, random.Random(seed)), int(begin * SECOND), []
     while (at := following(at)) < end * SECOND:
         found.append(at)
@@ -240,7 +246,7 @@ def moments(rate: float, begin: float, end: float, seed: int) -> list[int]:
 
 
 def settle(aim: Target) -> bool:
-    """Wait until the server has recovered from the load before; returns whether it did within `MAX_SETTLING`."""
+    """Wait until the server has recovered from the previous load. Return False if this takes too long."""
     end = time.monotonic() + MAX_SETTLING
     while time.monotonic() < end:
         _, latencies = closed(aim, 1, SETTLED_SECONDS, patience=SECOND)
@@ -250,7 +256,7 @@ def settle(aim: Target) -> bool:
 
 
 def row(aim: Target, load: float, capacity: float, seconds: float) -> dict[str, Any]:
-    """Measure one load and the light load after it."""
+    """Measure one load, and the light load after it."""
     rate = min(load * capacity, MAX_RATE)
     observed = min(MAX_OBSERVED, 5 * seconds)
     loaded = moments(rate, 0, seconds, 1)
@@ -282,7 +288,7 @@ def row(aim: Target, load: float, capacity: float, seconds: float) -> dict[str, 
 
 
 def summary(found: Columns, capacity: float, seconds: float) -> dict[str, Any]:
-    """The keys that are about the load itself."""
+    """Return the keys of a row that describe the load itself."""
     offered = len(found.outcome) - found.count(NOT_OFFERED)
     in_time, successes = int(found.in_time().sum()), found.count(SUCCESS)
     refusals, latencies = found.ms(REFUSED), found.ms(SUCCESS)
@@ -304,12 +310,12 @@ def summary(found: Columns, capacity: float, seconds: float) -> dict[str, Any]:
 
 
 def share(part: float, whole: float) -> float:
-    """``part`` of ``whole``; 0 of nothing."""
+    """Return ``part`` divided by ``whole``, or 0 if ``whole`` is 0."""
     return round(part / whole, 4) if whole else 0.0
 
 
 def recovery(after: Columns, end: int) -> float | None:
-    """Seconds from ``end`` until `WINDOWS` windows in a row are in time; None if they never are."""
+    """Return the seconds from ``end`` until `WINDOWS` successive windows are in time, or None if this never happens."""
     window = (after.due - end) // WINDOW
     in_time, good = after.in_time(), 0
     for at in range(int(window[-1]) + 1 if len(window) else 0):
@@ -321,7 +327,10 @@ def recovery(after: Columns, end: int) -> float | None:
 
 
 def added_ms(aim: Target, seconds: float, rounds: int) -> float | None:
-    """Time that the server adds to one network with one request in flight: bare and served in turns."""
+    """Measure the time that the server adds to one network with one request in flight.
+
+    The server and bare ONNX Runtime are measured in turns.
+    """
     added = []
     for _ in range(rounds):
         alone = aim.size.bare[0].run(seconds, SERVER)
@@ -332,7 +341,7 @@ def added_ms(aim: Target, seconds: float, rounds: int) -> float | None:
 
 
 def measure(given: argparse.Namespace, root: Path) -> dict[str, Any]:
-    """All keys."""
+    """Measure and return the results of all protocols and sizes."""
     results: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for name in given.sizes:
@@ -353,13 +362,13 @@ def measure(given: argparse.Namespace, root: Path) -> dict[str, Any]:
 
 
 def autogroup() -> bool:
-    """Whether the kernel shares cores among sessions before it shares them among threads (sched(7))."""
+    """Return whether the kernel divides cores among sessions first, and then among threads (sched(7))."""
     setting = Path("/proc/sys/kernel/sched_autogroup_enabled")
     return setting.exists() and setting.read_text().strip() == "1"
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Run the benchmark, and print and write the results."""
     parser = options(__doc__, seconds=5.0, rounds=3)
     parser.add_argument("--protocols", nargs="+", choices=tuple(WIRES), default=tuple(WIRES), help="default: all")
     parser.add_argument(

@@ -1,10 +1,11 @@
-"""Savings from placing large requests in memory that the controller shares with its worker.
+"""Measure the time saved by memory for large requests that the controller shares with its worker.
 
     python benchmarks/bench_payloads.py --json payloads.json
 
-Two servers on one core, one with --payload-memory=none, take turns. They get requests of 602,112 bytes over
-HTTP from another core: an image, of which the model computes the mean colour. ``cpu_us`` is the processor time of all
-processes of a server for one request, ``saved_us`` the median difference of the rounds, with quartiles.
+Two servers run on one core and take turns. One of them has the option --payload-memory=none. They get HTTP requests of
+602,112 bytes from another core. A request contains an image, and the model computes the image's mean colour. ``cpu_us``
+is the processor time of all processes of a server for one request. ``saved_us`` is the median difference over all
+rounds, with its quartiles.
 """
 
 import statistics
@@ -27,7 +28,7 @@ RATE = 300.0  # requests/s
 
 
 def cpu_us(served: Served) -> float:
-    """Processor time of all threads of a process so far, from the kernel's scheduler."""
+    """Return the processor time of all threads of a server's processes, from the kernel's scheduler."""
     total = 0.0
     for pid in served.pids():
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -36,7 +37,7 @@ def cpu_us(served: Served) -> float:
 
 
 def mean_colour(path: Path) -> Path:
-    """A model that computes the mean colour of an image."""
+    """Build a model that computes the mean colour of an image."""
     image = onnx.helper.make_tensor_value_info("data", onnx.TensorProto.FLOAT, ["N", 3, 224, 224])
     colour = onnx.helper.make_tensor_value_info("colour", onnx.TensorProto.FLOAT, ["N", 3, 1, 1])
     node = onnx.helper.make_node("GlobalAveragePool", ["data"], ["colour"])
@@ -46,10 +47,10 @@ def mean_colour(path: Path) -> Path:
 
 
 def measure(servers: Mapping[str, Served], template: Template, duration: float, rounds: int) -> dict[str, Any]:
-    """Return the keys of one server."""
+    """Measure the servers in turns, and return the results."""
     spent: dict[str, list[float]] = {name: [] for name in servers}
     latencies: dict[str, list[float]] = {name: [] for name in servers}
-    for turn in range(rounds + 1):  # the first round does not count
+    for turn in range(rounds + 1):  # the first round is not counted
         for name, served in servers.items():
             due = np.array(moments(RATE, 0, duration, turn), np.int64)
             ledger = Ledger(len(due), [template], b"\0", slo=seconds(1), allowance=0)

@@ -1,11 +1,11 @@
-"""Cost of an event of the controller with few and with many pending requests.
+"""Measure how the controller's cost of an event grows with the number of pending requests.
 
     python benchmarks/bench_pending.py --json pending.json
 
-For each scheduler and each kind of event: microseconds of processor time per event with 10 to 100,000 requests
-pending, and the ratio to the cost with 10. The cost of an event that concerns all pending requests (a burst, a lost
-worker, an expiry) is divided by their number. A part of each ratio comes from the processor's cache, into which 100,000
-requests do not fit.
+The results are the microseconds of processor time for an event with 10 to 100,000 pending requests, for each scheduler
+and each kind of event. They also contain the ratio to the cost with 10 pending requests. If an event concerns all
+pending requests (a burst, a lost worker, an expiry), its cost is divided by their number. One cause of higher ratios is
+that 100,000 requests do not fit into the processor's cache.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from clockwork.units import Nanos, ms, us
 PENDING = (10, 100, 1_000, 10_000, 100_000)
 SCHEDULERS = ("clockwork", "edf", "fifo", "simple")
 CHUNKS = 10
-EVENTS = 200  # of each kind, or one for each pending request if there are fewer
-LIMIT_S = 60.0  # for one kind of event and one scheduler; after a longer measurement, larger numbers are skipped
+EVENTS = 200  # number of events of each kind, or the number of pending requests if this is smaller
+LIMIT_S = 60.0  # time limit for one kind of event and one scheduler; after that, larger numbers are skipped
 
 Situation = Callable[[str, int], tuple[float, int]]
 
 
 def timed(events: int, event: Callable[[], Any]) -> tuple[float, int]:
-    """Return the time of all events, from the median of `CHUNKS` parts, and the number of events."""
+    """Return the time of all events and the number of events. The time is based on the median of `CHUNKS` parts."""
     gc.collect()
     gc.disable()
     chunks = min(CHUNKS, events)
@@ -57,7 +57,7 @@ def arrive(scheduler: str, pending: int) -> tuple[float, int]:
 
 
 def arrive_urgent(scheduler: str, pending: int) -> tuple[float, int]:
-    """Add requests with a deadline before all pending ones."""
+    """Measure the arrival of requests whose deadline is before the deadlines of all pending requests."""
     backlog = filled(scheduler, pending)
     return timed(EVENTS, lambda: backlog.request(1, ms(30)))
 

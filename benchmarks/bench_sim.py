@@ -1,10 +1,11 @@
-"""Speed of the simulator and the Clockwork scheduler on one core.
+"""Measure the speed of the simulator and the Clockwork scheduler on one core.
 
     python benchmarks/bench_sim.py --json sim.json
 
-(a) figure 5 of OSDI'20 at 100 ms; (b) 4,026 models on 6 devices; (c) 1,000 devices: simulated requests per second of
-wall time. Ratios show how the cost of a request grows from 10 to 4,000 models, and from 1 to 1,000 devices at the same
-load for each. The decisions of the scheduler alone are measured by the time in its methods during (a).
+The results are simulated requests per second of wall time for three scenarios: (a) figure 5 of OSDI'20 at 100 ms,
+(b) 4,026 models on 6 devices, and (c) 1,000 devices. Ratios show how the cost of a request grows from 10 to 4,000
+models. They also show how it grows from 1 to 1,000 devices, with the same load for each device. The time of the
+scheduler's decisions is the time in its methods during (a).
 """
 
 import argparse
@@ -29,7 +30,7 @@ SEED = 1
 
 
 class Timed(ClockworkScheduler):
-    """The scheduler, with the time spent in its methods."""
+    """The Clockwork scheduler, which also measures the time in its methods."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class Timed(ClockworkScheduler):
 
 
 def measure(scenario: Scenario, scheduler: ClockworkScheduler | None = None) -> dict[str, Any]:
-    """Run a scenario; start-up, loading and the time after the load are not counted."""
+    """Run a scenario, and measure its speed. Start-up, loading and the time after the load are not counted."""
     simulation = Simulation(scenario, SEED, scheduler=scheduler)
     simulation.start()
     begin, events = time.perf_counter(), simulation.loop.events
@@ -86,7 +87,10 @@ def poisson(models: int, devices: int, rate: float, duration: float, pages: int 
 
 
 def show_profile(scenario: Scenario) -> None:
-    """Return the share of each package in the time of a run, without the functions that it calls."""
+    """Print the share of each package in the time of a run.
+
+    The time of functions that a package calls is not included.
+    """
     simulation = Simulation(scenario, SEED)
     simulation.start()
     profile = cProfile.Profile()

@@ -1,17 +1,17 @@
-"""Speed-up by ahead-of-time compilation of PyTorch programs on a CPU device, with the worker's runtime.
+"""Measure how much faster compiled PyTorch programs are on a CPU device, with the worker's runtime.
 
     python benchmarks/bench_torch.py --json torch.json
     python benchmarks/bench_torch.py --only mlp --seconds 0.05    # a quick test run
 
-Networks of random weights, each exported twice: without and with compiled code. Inferences of both are measured in
-turns on one thread, from payload to payload, so that other programs disturb both. Times are in milliseconds. Keys, for
-each network:
+Each network has random weights and is exported twice, without and with compiled code. Inferences of both are measured
+in turns on one thread, so that other programs disturb both. A time is from the request's payload to the response's
+payload, in milliseconds. The keys for each network are:
 
 compile_s           time that --compile adds to the export
-code_kb             size of the code, which is in memory once
-read_ms             time from disk to host memory, with all trials
-load_ms, evict_ms   LoadWeights and EvictWeights
-infer               by batch size: p50 and p99 of both, and the ratio of the p50s, eager to compiled
+code_kb             size of the compiled code, which is in memory only once
+read_ms             time to read the program from disk into host memory, including all trials
+load_ms, evict_ms   times of LoadWeights and EvictWeights
+infer               for each batch size: p50 and p99 of both, and the ratio of the p50s, eager to compiled
 grown_kb            growth of resident memory over 100 cycles of LoadWeights, inference and EvictWeights
 """
 
@@ -51,7 +51,7 @@ KIB = 1024
 
 
 class Conv(nn.Module):
-    """Six convolutions, as in the first half of a small classifier."""
+    """A network of six convolutions, like the first half of a small classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Conv(nn.Module):
 
 
 def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Return the networks, each with the shape of a row."""
+    """Return the networks, and the shape of a row for each."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(256, 4, 512, batch_first=True)
     return {
@@ -90,7 +90,7 @@ def resident() -> int:
 
 
 class Subject:
-    """A loaded model with a batch for it."""
+    """A loaded model, and a batch of inputs for it."""
 
     def __init__(self, runtime: TorchRuntime, path: Path, shape: tuple[int, ...]) -> None:
         begin = time.perf_counter()

@@ -1,14 +1,18 @@
-"""Duration of LoadWeights on a CPU device, and its effect on an inference on another core.
+"""Measure LoadWeights on a CPU device, and its effect on inferences on another core.
 
     python benchmarks/bench_weights.py --json results.json
 
-(a) For each network: ms to make a plain session from the file, to load its weights with and without packed weights,
-and to evict them; MB of heap; ms of executing batches. (b) squeezenet on the last core, alone and while a thread on the
-first loads and evicts other networks repeatedly, in turns. (c) Four products with 2048 x 2048 weights of 32, 8 and 4
-bits: the ratio of their time without packed weights to that with packed weights, for 1 and 4 rows.
+There are three parts:
 
-An inference during which the kernel gave its core to another process is not counted. Machines are noisy: compare
-numbers of one run only.
+(a) For each network: the time to create a plain session from the file, the times to load and to evict the weights, with
+    and without packed weights, and the time of batches, all in ms. The size of the heap is in MB.
+(b) The latency of squeezenet on the last core, in turns alone and while a thread on the first core loads and evicts
+    other networks.
+(c) Four matrix products with 2048 x 2048 weights of 32, 8 and 4 bits. The result is the ratio of the times without and
+    with packed weights, for 1 and 4 rows.
+
+An inference is not counted if the kernel gave its core to another process in between. Only numbers of the same run can
+be compared, because other programs disturb the machine.
 """
 
 import argparse
@@ -52,7 +56,7 @@ def ms(function: Callable[[], object]) -> float:
 
 
 def plain(file: Path) -> float:
-    """Create a plain session from the file."""
+    """Return the time to create a plain session from the file, in ms."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return statistics.median(
@@ -62,7 +66,7 @@ def plain(file: Path) -> float:
 
 
 def loading(host: OnnxModel) -> dict[str, float]:
-    """Measure one network, packed or not."""
+    """Measure the loading of one network, whose weights may be packed or not."""
     loads, evictions, heap = [], [], []
     for _ in range(LOADS):
         before, begin = used_bytes(), time.perf_counter()
@@ -78,7 +82,7 @@ def loading(host: OnnxModel) -> dict[str, float]:
 
 
 def executing(packed: LoadedOnnxModel, unpacked: LoadedOnnxModel, batch: int) -> tuple[float, float]:
-    """Return the shortest time of both, measured in turns."""
+    """Return the shortest execution time of each, measured in turns."""
     feed = {"data": np.random.default_rng(0).random((batch, 3, 224, 224), dtype=np.float32)}
     first = max(ms(lambda: packed.execute(feed)), ms(lambda: unpacked.execute(feed)))
     rounds = max(3, min(30, int(2000 / first)))
@@ -87,7 +91,7 @@ def executing(packed: LoadedOnnxModel, unpacked: LoadedOnnxModel, batch: int) ->
 
 
 def bench_loading(name: str, file: Path, host: OnnxModel) -> dict[str, object]:
-    """Measure (a)."""
+    """Measure part (a) for one network."""
     packed, unpacked = host.with_packing(True), host.with_packing(False)
     row: dict[str, object] = {
         "chosen": "packed" if host.packed else "unpacked",
@@ -123,7 +127,7 @@ class Disturber(threading.Thread):
 
 
 def inferences(loaded: LoadedOnnxModel, seconds: float) -> list[float]:
-    """Return the latencies in ms of inferences one after the other."""
+    """Execute inferences one after the other, and return their latencies in ms."""
     feed = {"data": np.random.default_rng(0).random((1, 3, 224, 224), dtype=np.float32)}
     latencies = []
     end = time.perf_counter() + seconds
@@ -139,7 +143,7 @@ def inferences(loaded: LoadedOnnxModel, seconds: float) -> list[float]:
 
 
 def bench_pair(squeezenet: OnnxModel, hosts: list[OnnxModel], seconds: float, rounds: int) -> dict[str, float]:
-    """Measure (b): the median over rounds of the ratio of p99s, so that one disturbed round does not count."""
+    """Measure part (b). The result is the median of the rounds' ratios, so that one disturbed round does not matter."""
     disturber = Disturber(hosts)
     disturber.start()
     os.sched_setaffinity(0, {CORES[-1]})
@@ -172,7 +176,7 @@ BITS = (32, 8, 4)
 
 
 def product(bits: int, layer: int, taken: str, made: str) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """Return one layer and its weights."""
+    """Return the nodes of one layer, and its weights."""
     chance = np.random.default_rng(layer)
     at = f"{layer}"
     if bits == 32:
@@ -202,7 +206,7 @@ def product(bits: int, layer: int, taken: str, made: str) -> tuple[list[onnx.Nod
 
 
 def products(bits: int) -> bytes:
-    """Return the whole model, ``x`` to ``y``."""
+    """Return a model of four layers with the input ``x`` and the output ``y``."""
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, np.ndarray] = {}
     for layer in range(LAYERS):
@@ -218,7 +222,7 @@ def products(bits: int) -> bytes:
 
 
 def bench_products() -> dict[str, dict[str, float]]:
-    """Measure (c)."""
+    """Measure part (c): matrix products with packed weights."""
     results = {}
     for bits in BITS:
         model = products(bits)

@@ -1,22 +1,24 @@
-"""Punctuality of a worker, the effect of loading on inferences, and the capacity of one controller.
+"""Measure how punctual a worker is, how loads affect inferences, and the capacity of one controller.
 
     python benchmarks/bench_worker.py --json worker.json
 
-Real devices: this program is the controller of one ``clockwork worker`` process with one device, whose inferences run
-on the last core; the program itself does not use that core. For emulated devices see ``fleet.py``. Both of a pair are
-measured in turns within one run. Keys:
+This program is the controller of a ``clockwork worker`` process with one real device, which uses the last core. The
+program itself does not use that core. ``fleet.py`` measures emulated devices. The two sides of a comparison are
+measured in turns within one run. The keys are:
 
-start_lateness_ms_p99_idle     from ``earliest`` to the start of an Infer, on a worker with nothing else to do
-start_lateness_ms_p99_busy     the same while the link carries 2,000 other messages/s and a model loads repeatedly
-throughput_vs_bare             squeezenet back to back, relative to a bare loop of ONNX Runtime on the same core
-p99_ratio_while_loading        p99 of squeezenet while resnet50, densenet121 and vgg19 load and unload, relative to idle
-load_vs_raw_session            LoadWeights of resnet50, relative to a plain session from its file
-within_estimate                share of Infers that took no longer than their estimate
-estimate_over_actual_mean      the mean of estimate / actual
-emulated_goodput               32 emulated devices at 80 % of their capacity (at batch size 1): share in time
+start_lateness_ms_p99_idle     time from ``earliest`` to the start of an Infer action, if the worker has no other work
+start_lateness_ms_p99_busy     the same, with 2,000 other messages per second and repeated loads of a model
+throughput_vs_bare             throughput of squeezenet, relative to a loop of bare ONNX Runtime on the same core
+p99_ratio_while_loading        p99 of squeezenet while resnet50, densenet121 and vgg19 load and unload, relative to the
+                               p99 without loads
+load_vs_raw_session            time of LoadWeights of resnet50, relative to the creation of a plain session
+within_estimate                share of Infer actions that took no longer than their estimate
+estimate_over_actual_mean      mean of the estimate divided by the actual time
+emulated_goodput               share of requests in time, for 32 emulated devices at 80 % of their capacity at batch
+                               size 1
 controller_us_per_request      CPU time of the controller's process in that run
 worker_us_per_request          CPU time of the worker's process in that run
-max_rate_99                    the largest rate (requests/s) at which 99 % were in time
+max_rate_99                    highest rate (requests/s) at which 99 % of the requests were in time
 """
 
 import argparse
@@ -72,7 +74,7 @@ BATCH_1_PER_S = 1000 / 2.73  # size of resnet50-v100
 
 
 class Controller:
-    """The controller's end of a worker's link: sends actions and receives results."""
+    """The controller's side of a worker's connection. It sends actions and receives results."""
 
     def __init__(self) -> None:
         self._connected: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
@@ -80,46 +82,46 @@ class Controller:
         self._ids = 0
 
     def connected(self, connection: Connection) -> None:
-        """Note that the worker has connected."""
+        """Handle the connection of the worker."""
         self._connected.set_result(connection)
 
     def received(self, connection: Connection, message: Any, payload: Any) -> None:
-        """Receive a result."""
+        """Handle a result of the worker."""
         waiting = self._waiting.pop(message.id)
         if not waiting.done():
             waiting.set_result(message)
 
     async def meet(self) -> None:
-        """Wait for the worker."""
+        """Wait until the worker has connected."""
         self._connection = await asyncio.wait_for(self._connected, 30)
 
     def next_id(self) -> int:
-        """Return an id for an action."""
+        """Return a new id for an action."""
         self._ids += 1
         return self._ids
 
     def send(self, action: Action, *payload: bytes) -> "asyncio.Future[Any]":
-        """Send an action; returns its result."""
+        """Send an action, and return a future of its result."""
         waiting = self._waiting[action.id] = asyncio.get_running_loop().create_future()
         self._connection.send(action, payload)
         return waiting
 
     async def ask(self, action: Action, *payload: bytes) -> Any:
-        """Send an action that must succeed."""
+        """Send an action that must succeed, and return its result."""
         result = await self.send(action, *payload)
         if isinstance(result, ErrorResult):
             raise SystemExit(f"{action}: {result.message}")
         return result
 
     def infer(self, model: str, earliest: Nanos = 0) -> "asyncio.Future[InferResult]":
-        """Execute one image."""
+        """Send an Infer action with one image, and return a future of its result."""
         action = Infer(self.next_id(), 0, model, (InferInput(1, 1, IMAGE),), earliest)
         return self.send(action, IMAGE_BYTES)
 
 
 @asynccontextmanager
 async def a_worker(root: Path) -> AsyncIterator[Controller]:
-    """A worker process, with squeezenet on its device and the others in host memory."""
+    """Start a worker process. squeezenet is on its device, and the other networks are in host memory."""
     controller = Controller()
     server = await listen(
         Address("127.0.0.1", 0),
@@ -131,7 +133,7 @@ async def a_worker(root: Path) -> AsyncIterator[Controller]:
         config=LinkConfig(),
     )
     command = [fleet.CLOCKWORK, "worker", f"--controller={server.address}", f"--model-root={root}", "--log-level=error"]
-    process = subprocess.Popen([*command, "--cache-size=4GiB"])  # noqa: ASYNC220 - there is nothing else to do
+    process = subprocess.Popen([*command, "--cache-size=4GiB"])  # noqa: ASYNC220 - no other task runs yet
     try:
         await controller.meet()
         for name in NETWORKS:
@@ -147,7 +149,7 @@ async def a_worker(root: Path) -> AsyncIterator[Controller]:
 
 @asynccontextmanager
 async def meanwhile(controller: Controller, *jobs: Any) -> AsyncIterator[None]:
-    """Run these tasks in the background until the block ends."""
+    """Run tasks in the background until the context ends."""
     over = asyncio.Event()
     tasks = [asyncio.ensure_future(job(controller, over)) for job in jobs]
     try:
@@ -158,7 +160,7 @@ async def meanwhile(controller: Controller, *jobs: Any) -> AsyncIterator[None]:
 
 
 async def load_and_unload(controller: Controller, over: asyncio.Event) -> None:
-    """Load and unload the larger networks repeatedly."""
+    """Load and unload the larger networks again and again."""
     while not over.is_set():
         for name in LOADED:
             await controller.ask(LoadWeights(controller.next_id(), 0, name))
@@ -166,7 +168,7 @@ async def load_and_unload(controller: Controller, over: asyncio.Event) -> None:
 
 
 async def chatter(controller: Controller, over: asyncio.Event) -> None:
-    """Send other messages, which the worker must answer."""
+    """Send other messages that the worker must answer."""
     due = time.monotonic()
     while not over.is_set():
         controller.send(GetWorkerState(controller.next_id()))
@@ -175,7 +177,7 @@ async def chatter(controller: Controller, over: asyncio.Event) -> None:
 
 
 async def lateness(controller: Controller, count: int) -> list[float]:
-    """Milliseconds from ``earliest`` to the start."""
+    """Return the milliseconds from ``earliest`` to the start, for ``count`` Infer actions."""
     found = []
     for i in range(count):
         earliest = time.monotonic_ns() + (5 + i % 7) * MILLISECOND + i % 997 * MICROSECOND
@@ -185,7 +187,7 @@ async def lateness(controller: Controller, count: int) -> list[float]:
 
 
 async def bench_lateness(controller: Controller, count: int) -> dict[str, float]:
-    """Measure idle and busy in turns."""
+    """Measure the lateness of starts on an idle and on a busy worker, in turns."""
     idle: list[float] = []
     busy: list[float] = []
     for _ in range(4):
@@ -201,7 +203,7 @@ async def bench_lateness(controller: Controller, count: int) -> dict[str, float]
 
 
 async def back_to_back(controller: Controller, seconds: float, outstanding: int = 3) -> tuple[float, list[float]]:
-    """Inferences per second, and the milliseconds that each took."""
+    """Execute inferences without pauses. Return inferences per second, and the milliseconds of each."""
     took: list[float] = []
     begin = time.monotonic()
     ends = begin + seconds
@@ -216,7 +218,7 @@ async def back_to_back(controller: Controller, seconds: float, outstanding: int 
 
 
 def bare_loop(session: onnxruntime.InferenceSession, seconds: float) -> float:
-    """Inferences per second of bare ONNX Runtime on the device's core."""
+    """Return the inferences per second of bare ONNX Runtime on the device's core."""
     inputs = {"data": np.frombuffer(IMAGE_BYTES, np.float32).reshape(IMAGE[0].shape)}
     with confined({DEVICE}):
         begin = time.monotonic()
@@ -228,7 +230,10 @@ def bare_loop(session: onnxruntime.InferenceSession, seconds: float) -> float:
 
 
 async def bench_throughput(controller: Controller, root: Path, seconds: float, rounds: int) -> dict[str, float]:
-    """Compare each served turn with the mean of the bare turns before and after it."""
+    """Compare the worker with bare ONNX Runtime.
+
+    Each turn of the worker is compared with the mean of the turns of ONNX Runtime before and after it.
+    """
     session = raw_session(root / "squeezenet.onnx")
     bare_loop(session, seconds / 4)
     bare = [bare_loop(session, seconds)]
@@ -244,7 +249,10 @@ async def bench_throughput(controller: Controller, root: Path, seconds: float, r
 
 
 async def latencies(controller: Controller, seconds: float) -> list[float]:
-    """Milliseconds from sending to result of squeezenet, one at a time, at two thirds of the device's capacity."""
+    """Return the latencies of squeezenet in ms, from sending an action to its result.
+
+    One action is sent at a time, at two thirds of the device's capacity.
+    """
     found = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -256,7 +264,7 @@ async def latencies(controller: Controller, seconds: float) -> list[float]:
 
 
 async def bench_loading(controller: Controller, seconds: float, rounds: int) -> dict[str, float]:
-    """Measure alone and during loading, in turns."""
+    """Measure the latency of squeezenet without loads and with loads, in turns."""
     alone: list[float] = []
     beside: list[float] = []
     ratios = []
@@ -276,7 +284,7 @@ async def bench_loading(controller: Controller, seconds: float, rounds: int) -> 
 
 
 async def bench_load(controller: Controller, root: Path, rounds: int) -> dict[str, float]:
-    """Measure LoadWeights and raw sessions in turns; the raw ones on the core of the LOAD lane."""
+    """Measure LoadWeights and plain sessions in turns. Plain sessions are created on the core of the LOAD lane."""
     loads, raws = [], []
     for _ in range(rounds):
         result = await controller.ask(LoadWeights(controller.next_id(), 0, "resnet50"))
@@ -300,7 +308,7 @@ def raw_session(path: Path) -> onnxruntime.InferenceSession:
 
 
 async def bench_estimates(root: Path, seconds: float) -> dict[str, float]:
-    """Run a whole server at half of its capacity; compare the estimates of its scheduler with the results."""
+    """Run a whole server at half of its capacity, and compare the estimates of its scheduler with the results."""
     command = [
         fleet.CLOCKWORK,
         "serve",
@@ -310,7 +318,7 @@ async def bench_estimates(root: Path, seconds: float) -> dict[str, float]:
         str(root / "squeezenet.onnx"),
     ]
     command.append("--no-profile-cache")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220 - as above
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220 - no other task runs yet
         try:
             assert process.stdout is not None
             address = process.stdout.readline().split()[-1]
@@ -335,7 +343,7 @@ async def _estimates(client: AsyncClient, seconds: float) -> dict[str, float]:
 
 
 def bench_emulated(seconds: float) -> dict[str, Any]:
-    """Measure 80 % of the capacity, then raise the rate until it falls below 99 % twice."""
+    """Measure a load of 80 % of the capacity. Then raise the rate until less than 99 % are in time twice."""
     results: dict[str, Any] = {}
     with fleet.fleet(32) as running:
         at_80 = fleet.play(running, round(0.8 * 32 * BATCH_1_PER_S), seconds)
@@ -360,7 +368,7 @@ def p(values: list[float], percent: float) -> float:
 
 
 async def main() -> None:
-    """Run all parts, or those of the command line."""
+    """Run all parts, or the parts that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
     parser.add_argument("--seconds", type=float, default=4.0, help="per measurement (default: 4)")
@@ -394,7 +402,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    shorten_time_slice()  # as in a controller
+    shorten_time_slice()  # a controller does this too
     with suppress(KeyboardInterrupt):
         uvloop.run(main())
     sys.stdout.flush()

@@ -1,9 +1,9 @@
-"""Serve ten times as many models as fit into a GPU's weights cache; part of ``bench_cuda.py``.
+"""Serve ten times as many models as fit into a GPU's weights cache. ``bench_cuda.py`` uses this module.
 
-Controller, worker and clients are in one process. The models are copies of one file. Each has its own pages, into which
-its weights are copied (`docs/gpu.md`). Keys: goodput (successes within the SLO, per second), refused and failed
-requests, loads, the share of inferences that took no longer than estimated, estimate / actual, and the device's free
-memory before and after.
+Controller, worker and clients are in one process. The models are copies of one file. Each copy has its own pages, into
+which its weights are copied (`docs/gpu.md`). The results contain the goodput (successes within the SLO, per second),
+refused and failed requests, and loads. They also contain the share of inferences that took no longer than estimated,
+the mean of estimate / actual, and the device's free memory before and after the run.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ async def _serve(
 
 
 def measure(runtime: CudaRuntime, root: Path, path: str, models: int, seconds: float, weights: int) -> dict[str, Any]:
-    """Serve ``models`` copies of a file with a cache for a tenth of them."""
+    """Serve ``models`` copies of a file. The cache has room for a tenth of them."""
     cache = runtime.devices[0].cache
     wanted = cache.pages_of(weights) * max(1, models // TIMES) * cache.page_size
     return asyncio.run(_serve(runtime, root, path, models, seconds, min(wanted, cache.nbytes)))

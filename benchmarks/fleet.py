@@ -1,9 +1,9 @@
-"""A fleet of emulated devices on this machine: a controller on one core, a worker with all devices on another.
+"""Run a fleet of emulated devices. The controller uses one core, and a worker with all devices uses another core.
 
     python benchmarks/fleet.py --devices 32 --rate 5000
 
-Prints one run as JSON: the share of requests in time, and the CPU time of each process for each request. The load
-generator is a third process that the kernel places freely.
+The program prints the results of one run as JSON: the share of requests in time, and the CPU time of each process for
+each request. The load generator is a third process, for which the kernel chooses a core.
 """
 
 import argparse
@@ -43,7 +43,7 @@ rate = {rate}
 
 @dataclass
 class Fleet:
-    """The processes of a run."""
+    """The processes and the address of a run."""
 
     address: str
     controller: int
@@ -51,14 +51,14 @@ class Fleet:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU time of a process so far, in seconds."""
+    """Return the CPU time that a process has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 @contextmanager
 def fleet(devices: int) -> Iterator[Fleet]:
-    """Start a controller and its worker, each on its own core."""
+    """Start a controller and its worker, each on a separate core."""
     with tempfile.TemporaryDirectory() as directory, (Path(directory) / "log").open("w") as log:
         command = [CLOCKWORK, "controller", "--listen=127.0.0.1:0", "--http=none", "--worker-listen=127.0.0.1:0"]
         with started([*command, "--no-profile-cache", "--load-timeout=1s"], CORES[0], log) as controller:
@@ -70,7 +70,7 @@ def fleet(devices: int) -> Iterator[Fleet]:
 
 
 def play(fleet: Fleet, rate: float, seconds: float = 8, seed: int = 1) -> dict[str, Any]:
-    """Run Poisson arrivals at ``rate`` requests/s; the worker generates the inputs."""
+    """Send requests with Poisson arrivals at ``rate`` requests/s. The worker generates the inputs."""
     with tempfile.TemporaryDirectory() as directory:
         scenario, out = Path(directory) / "scenario.toml", Path(directory) / "out.json"
         scenario.write_text(SCENARIO.format(duration=seconds + 1, slo=SLO_MS, models=MODELS, rate=rate))
@@ -85,7 +85,7 @@ def play(fleet: Fleet, rate: float, seconds: float = 8, seed: int = 1) -> dict[s
             f"--json={out}",
         ]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode:  # requests arrived faster than they were read
+        if done.returncode:  # the server read requests too slowly
             return {"rate": rate, "in_time_share": 0.0, "failed": done.stderr.strip()}
         spent = cpu_s(fleet.controller) - before[0], cpu_s(fleet.worker) - before[1]
         row = json.loads(out.read_text())["rows"][0]
@@ -105,7 +105,7 @@ def play(fleet: Fleet, rate: float, seconds: float = 8, seed: int = 1) -> dict[s
 
 @contextmanager
 def started(command: list[str], core: int, log: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a process on a core."""
+    """Start a process on a core. It ends when the context ends."""
     process = subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.DEVNULL, stderr=log, text=True)
     try:
         yield process
@@ -115,7 +115,7 @@ def started(command: list[str], core: int, log: Any) -> Iterator[subprocess.Pope
 
 
 def said(log: Any, process: subprocess.Popen[str], what: str) -> str:
-    """Return the address in a line of the controller's log: for clients, or for workers (``*``)."""
+    """Wait for a line of the controller's log, and return an address in it: for clients, or for workers (``*``)."""
     end = time.monotonic() + 20
     while time.monotonic() < end and process.poll() is None:
         for line in Path(log.name).read_text().splitlines():

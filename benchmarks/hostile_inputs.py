@@ -2,8 +2,8 @@
 
     python benchmarks/hostile_inputs.py NAME HTTP GRPC NATIVE
 
-prepares what NAME sends, prints ``ready``, waits for a line on stdin, sends it, and prints how often each status came
-back. It is a separate process, so that its work does not delay measurements.
+The program prepares the input NAME, prints ``ready``, and waits for a line on stdin. Then it sends the input, and
+prints how many responses had each status. It is a separate process, so that its work does not delay measurements.
 """
 
 import asyncio
@@ -36,16 +36,17 @@ IN_FLIGHT = 16
 
 
 class Where:
-    """A server's addresses."""
+    """The addresses of a server."""
 
     def __init__(self, http: str, grpc_address: str, native: str) -> None:
         self.http, self.grpc, self.native = http, grpc_address, native
 
 
 def build_models(directory: Path) -> list[Path]:
-    """``row`` copies FP32[-1,-1], ``ints`` INT32[-1,-1], and ``many`` four inputs like ``row``'s.
+    """Build the models ``row``, ``ints``, ``many`` and ``zeros``.
 
-    ``zeros`` makes as many FP32 as its input, one INT64, specifies.
+    ``row`` copies its input FP32[-1,-1], ``ints`` copies its input INT32[-1,-1], and ``many`` copies four inputs
+    FP32[-1,-1]. The input of ``zeros`` is one INT64, and its output has that number of FP32 elements.
     """
     kinds = {"row": (TensorProto.FLOAT, 1), "ints": (TensorProto.INT32, 1), "many": (TensorProto.FLOAT, INPUTS_OF_MANY)}
     paths = []
@@ -63,7 +64,7 @@ def build_models(directory: Path) -> list[Path]:
 
 
 def build_zeros(directory: Path) -> Path:
-    """Build the model ``zeros`` of `build_models`."""
+    """Build the model ``zeros``, which `build_models` describes."""
     x = helper.make_tensor_value_info("x", TensorProto.INT64, [1])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["count"])
     graph = helper.make_graph([helper.make_node("ConstantOfShape", ["x"], ["y"])], "zeros", [x], [y])
@@ -73,21 +74,21 @@ def build_zeros(directory: Path) -> Path:
 
 
 def post(path: str, body: bytes, **headers: object) -> bytes:
-    """Return a whole request."""
+    """Return the bytes of a whole POST request."""
     lines = [f"POST {path} HTTP/1.1", "Host: here", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def in_json(shape: list[int], data: bytes, datatype: str = "FP32", **parameters: object) -> bytes:
-    """The JSON of a request whose elements are ``data``."""
+    """Return the JSON of a request. ``data`` is the JSON of its elements."""
     head = json.dumps({"parameters": {"slo_ms": SLO_MS, **parameters}})[:-1].encode()
     tensor = json.dumps({"name": "x", "datatype": datatype, "shape": shape})[:-1].encode()
     return head + b',"inputs":[' + tensor + b',"data":' + data + b"}]}"
 
 
 def in_binary(model: str, data: bytes, *lengths: int, **parameters: object) -> bytes:
-    """A whole request for one row of ``lengths`` elements in each input, which are binary."""
+    """Return a whole request with binary inputs. Each input has one row, and ``lengths`` are the rows' lengths."""
     tensors = [
         {"name": f"x{at or ''}", "datatype": "FP32", "shape": [1, n], "parameters": {"binary_data_size": 4 * n}}
         for at, n in enumerate(lengths)
@@ -97,7 +98,7 @@ def in_binary(model: str, data: bytes, *lengths: int, **parameters: object) -> b
 
 
 async def ask_http(where: Where, *requests: bytes) -> Counter[str]:
-    """Each on a connection of its own, at the same time; how often which status came back."""
+    """Send requests at the same time, each on a separate connection. Return the number of responses for each status."""
 
     async def one(request: bytes) -> int:
         connection = await raw_http.connect(where.http)
@@ -112,7 +113,7 @@ async def ask_http(where: Where, *requests: bytes) -> Counter[str]:
 
 
 async def ask_grpc(where: Where, method: str, message: bytes) -> Counter[str]:
-    """One call; the name of its status."""
+    """Make one gRPC call, and return the name of its status."""
     options = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
     async with grpc.aio.insecure_channel(where.grpc, options) as channel:
         try:
@@ -123,7 +124,7 @@ async def ask_grpc(where: Where, method: str, message: bytes) -> Counter[str]:
 
 
 def typed(model: str, datatype: str, field: str, values: list[Any]) -> bytes:
-    """A ModelInferRequest with typed contents."""
+    """Return a ModelInferRequest with typed contents."""
     message = pb.ModelInferRequest(model_name=model)
     message.parameters["slo_ms"].double_param = SLO_MS
     tensor = message.inputs.add(name="x", datatype=datatype, shape=[1, len(values)])
@@ -132,7 +133,7 @@ def typed(model: str, datatype: str, field: str, values: list[Any]) -> bytes:
 
 
 def json_lists() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """15 MiB of lists of one element, in a batch that is far too large."""
+    """Prepare a request with 15 MiB of lists of one element, in a batch that is much too large."""
     count = 15 * MIB // 4
     body = in_json([count, 1], b"[" + b"[0]," * (count - 1) + b"[0]]")
     request = post("/v2/models/row/infer", body)
@@ -140,7 +141,7 @@ def json_lists() -> Callable[[Where], Awaitable[Counter[str]]]:
 
 
 def json_right() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """15 MiB of floats in nested lists, which are right."""
+    """Prepare a valid request with 15 MiB of floats in nested lists."""
     count = 15 * MIB // 9
     body = in_json([1, count], b"[[" + b"0.123456," * (count - 1) + b"1]]", binary_data_output=True)
     request = post("/v2/models/row/infer", body)
@@ -148,7 +149,7 @@ def json_right() -> Callable[[Where], Awaitable[Counter[str]]]:
 
 
 def json_crowd() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """Twelve requests of 2 MiB of JSON at the same time, which are right."""
+    """Prepare twelve valid requests of 2 MiB of JSON, which are sent at the same time."""
     count = 2 * MIB // 9
     body = in_json([1, count], b"[" + b"0.123456," * (count - 1) + b"1]", binary_data_output=True)
     request = post("/v2/models/row/infer", body)
@@ -156,26 +157,26 @@ def json_crowd() -> Callable[[Where], Awaitable[Counter[str]]]:
 
 
 def typed_ints() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """60 MiB of ``int_contents``."""
+    """Prepare a gRPC request with 60 MiB of ``int_contents``."""
     message = typed("ints", "INT32", "int_contents", [1] * (60 * MIB))
     return lambda where: ask_grpc(where, "ModelInfer", message)
 
 
 def typed_right() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """Nearly 4 MiB of ``fp32_contents``, which are right."""
+    """Prepare a valid gRPC request with nearly 4 MiB of ``fp32_contents``."""
     message = typed("row", "FP32", "fp32_contents", [0.5] * (MIB - 64))
     return lambda where: ask_grpc(where, "ModelInfer", message)
 
 
 def compressed_bombs() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """Twelve bodies of 260 kB that unpack to 255 MiB, at the same time."""
+    """Prepare twelve bodies of 260 kB that unpack to 255 MiB. They are sent at the same time."""
     packed = zlib.compress(bytes(255 * MIB), 9)
     request = post("/v2/models/row/infer", packed, Content_Encoding="deflate")
     return lambda where: ask_http(where, *[request] * 12)
 
 
 def compressed_right() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """A body that unpacks to 16 MiB, which is right."""
+    """Prepare a valid request with a body that unpacks to 16 MiB."""
     data = bytes(16 * MIB)
     whole = in_binary("row", data, len(data) // 4, binary_data_output=True)
     head, body = whole.split(b"\r\n\r\n", 1)
@@ -186,33 +187,33 @@ def compressed_right() -> Callable[[Where], Awaitable[Counter[str]]]:
 
 
 def large_answer() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """A few bytes that request a JSON response with 15 Mi elements."""
+    """Prepare a request of a few bytes for a JSON response with 15 Mi elements."""
     request = post("/v2/models/zeros/infer", in_json([1], b"[%d]" % (15 * MIB), "INT64"))
     return lambda where: ask_http(where, request)
 
 
 def large_answer_right() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """800,000 elements whose response is 15 MB of JSON."""
+    """Prepare a valid request for 800,000 elements. Its response is 15 MB of JSON."""
     request = in_binary("row", struct.pack("<f", 0.1) * 800_000, 800_000)
     return lambda where: ask_http(where, request)
 
 
 def new_shapes() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """50,000 shapes that the server has not seen."""
+    """Prepare requests with 50,000 shapes that are new to the server."""
     shapes = islice(product(range(1, 16), repeat=INPUTS_OF_MANY), SHAPES)
     requests = (in_binary("many", bytes(4 * sum(shape)), *shape, binary_data_output=True) for shape in shapes)
     return lambda where: ask_many(where, requests)
 
 
 def new_names() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """50,000 names of models that there are not."""
+    """Prepare requests with 50,000 names of models that do not exist."""
     body = in_json([1, 1], b"[0]")
     requests = (post(f"/v2/models/model-{number}/infer", body) for number in range(NAMES))
     return lambda where: ask_many(where, requests)
 
 
 async def ask_many(where: Where, requests: Iterator[bytes]) -> Counter[str]:
-    """Send a few at a time; each connection sends one after the other."""
+    """Send requests on a few connections. Each connection sends one request after the other."""
     found: Counter[str] = Counter()
 
     async def one() -> None:
@@ -226,7 +227,7 @@ async def ask_many(where: Where, requests: Iterator[bytes]) -> Counter[str]:
 
 
 def descriptions() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """The status, the lists and the statistics of all models, by each protocol."""
+    """Prepare requests for the status, the lists and the statistics of all models, over each protocol."""
     statistics = b"GET /v2/models/stats HTTP/1.1\r\nHost: here\r\n\r\n"
     index = post("/v2/repository/index", b"{}")
 
@@ -260,11 +261,11 @@ INPUTS = {
     )
 }
 ONCE = ("new_shapes", "new_names")
-"""Inputs that are many requests; all others are sent several times."""
+"""Inputs that consist of many requests and are sent once. All other inputs are sent several times."""
 
 
 async def main(name: str, where: Where) -> None:
-    """Prepare, wait, send, and print the statuses."""
+    """Prepare the input, wait for a line on stdin, send the input, and print the statuses."""
     send = INPUTS[name]()
     print("ready", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)

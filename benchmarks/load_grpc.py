@@ -1,11 +1,12 @@
-"""Load over gRPC: HTTP/2 frames written by hand on a few connections with many streams.
+"""A load generator for gRPC. It writes HTTP/2 frames itself, on a few connections with many streams.
 
-A connection does what a gRPC client does. The deadline goes as ``grpc-timeout``, less the time that the request waited
-in the client. The headers that never change enter the server's HPACK table with the first request, and are indices
-after it. The server's SETTINGS and flow-control windows hold; a request that finds no stream free waits in the client.
-Two things differ. A call whose deadline passes is not cancelled, so that a late or missing response is noticed. The
-server may keep no HPACK table for its responses (SETTINGS_HEADER_TABLE_SIZE is 0), so that trailers can be read without
-decoding.
+A connection behaves like a gRPC client. It sends the remaining time to the deadline as ``grpc-timeout``. The first
+request adds the constant headers to the server's HPACK table, and later requests send only their indices. A connection
+obeys the server's SETTINGS and flow-control windows. A request waits in the client until a stream is free.
+
+There are two differences from a gRPC client. A call is not cancelled when its deadline passes, so that late and missing
+responses are counted. The server must not use an HPACK table for its responses (SETTINGS_HEADER_TABLE_SIZE is 0), so
+that trailers can be read without decoding.
 """
 
 import struct
@@ -20,7 +21,7 @@ from clockwork.grpc_frontend.raw_contents import varint
 from clockwork.units import MILLISECOND
 
 CONNECTIONS = 8
-BATCH = 32  # requests of one write
+BATCH = 32  # number of requests in one write
 PATH = b"/inference.GRPCInferenceService/ModelInfer"
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
@@ -35,37 +36,41 @@ U32 = struct.Struct(">I")
 
 DEFAULT_WINDOW = 65_535
 RECEIVE_WINDOW = 1 << 30
-"""Receive window of a connection; a stream keeps the default, which no response here reaches."""
+"""Receive window of a connection in bytes. Streams have the default window, which is longer than every response."""
 
 TABLE_BYTES = 1024
-"""Smallest HPACK table of the server that holds the constant headers."""
+"""Smallest size in bytes of the server's HPACK table in which the constant headers fit."""
 
 QUEUE_BYTES = 1 << 18
-"""Bytes of tensors that are cut into frames ahead of the socket."""
+"""Number of bytes of tensors that are divided into frames before the socket accepts them."""
 
 STATUS = b"grpc-status"
 REFUSALS, CANCELLED, DEADLINE = (8, 14), 1, 4
 ADMITTED = b"admitted, "
-MAX_MESSAGE = 60  # characters that are kept of grpc-message
+MAX_MESSAGE = 60  # number of characters of grpc-message that are kept
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """An HTTP/2 frame."""
+    """Return an HTTP/2 frame."""
     return head(len(payload), kind, flags, stream) + payload
 
 
 def head(length: int, kind: int, flags: int, stream: int) -> bytes:
-    """The nine bytes that begin a frame."""
+    """Return the nine bytes with which a frame begins."""
     return HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream)
 
 
 def literal(first: bytes, *texts: bytes) -> bytes:
-    """A field of HPACK with its strings as they are; each is shorter than 127 bytes."""
+    """Return a field of HPACK whose strings are not compressed. Each string must be shorter than 127 bytes."""
     return first + b"".join(bytes([len(text)]) + text for text in texts)
 
 
 def fixed_headers(authority: bytes) -> tuple[bytes, bytes, bytes]:
-    """All headers but grpc-timeout: to be indexed (first request), as indices (later ones), and never indexed."""
+    """Return all headers except grpc-timeout.
+
+    The first result is the headers of the first request, which the server indexes. The second result is the indices
+    for later requests. The third result is the headers for a server that does not index them.
+    """
     named = ((4, PATH), (1, authority), (31, b"application/grpc"), (58, b"clockwork-load"))
     begin = b"\x83\x86"  # :method POST, :scheme http
     first = begin + b"".join(literal(bytes([0x40 | name]), value) for name, value in named)
@@ -78,18 +83,18 @@ def fixed_headers(authority: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def timeout_header(left: int) -> bytes:
-    """Return ``grpc-timeout`` for this time in ns, in whole milliseconds; it is not indexed."""
+    """Return the header ``grpc-timeout`` in whole milliseconds. ``left`` is in ns. The server does not index it."""
     return literal(b"\x00", b"grpc-timeout", b"%dm" % max(1, left // MILLISECOND))
 
 
 def message_in(block: bytes) -> str:
-    """Return the beginning of ``grpc-message`` in trailers without Huffman coding; empty if there is none."""
+    """Return the beginning of ``grpc-message`` in trailers without Huffman coding, or an empty text."""
     _, found, after = block.partition(b"grpc-message")
     return after[1 : 1 + min(after[0] & 0x7F, MAX_MESSAGE)].decode("latin-1") if found and after else ""
 
 
 class Upload:
-    """A message that is not sent completely."""
+    """A message that has not been sent completely."""
 
     __slots__ = ("left", "stream", "window")
 
@@ -100,18 +105,18 @@ class Upload:
 
 
 class GrpcLink(Link):
-    """One connection."""
+    """A gRPC connection of the load generator."""
 
     def __init__(self, wire: "GrpcWire") -> None:
         super().__init__(wire)
         self._wire = wire
-        self.ready_to_send = False  #: the server's SETTINGS have come
+        self.ready_to_send = False  #: whether the server's SETTINGS have arrived
         self.leaving = False
         self.max_streams = 1 << 31
-        self.streams: dict[int, int] = {}  #: stream -> sequence number
+        self.streams: dict[int, int] = {}  #: sequence number of the request on each stream
         self._messages: dict[int, bytes] = {}
         self._uploads: dict[int, Upload] = {}
-        self._sendable: dict[int, Upload] = {}  #: uploads whose stream has a window, in order
+        self._sendable: dict[int, Upload] = {}  #: uploads whose stream's window is not zero, in order
         self._next = 1
         self._window = self._initial = DEFAULT_WINDOW
         self._max_frame = 16_384
@@ -127,13 +132,13 @@ class GrpcLink(Link):
         )
 
     def room(self) -> int:
-        """Calls that may begin now."""
+        """Return the number of calls that may begin now."""
         if not self.ready_to_send or self.leaving or self.closed:
             return 0
         return self.max_streams - len(self.streams)
 
     def call(self, seq: int, left: int) -> bytes:
-        """Begin a call with ``left`` ns; returns the bytes to write first."""
+        """Begin a call whose deadline is in ``left`` ns, and return its first bytes."""
         stream = self._next
         self._next += 2
         self.streams[stream] = seq
@@ -158,7 +163,7 @@ class GrpcLink(Link):
         return first
 
     def upload(self) -> None:
-        """Send as much of the waiting messages, in order, as windows and socket allow."""
+        """Send as many bytes of the waiting messages as the windows and the socket accept."""
         while self.connected and self.idle and not self.closed and self._window > 0 and self._sendable:
             stream, upload = next(iter(self._sendable.items()))
             self.write(*self._chunks(upload))
@@ -168,7 +173,7 @@ class GrpcLink(Link):
                 self._sendable.pop(stream, None)
 
     def _chunks(self, upload: Upload) -> list[Any]:
-        """Up to `QUEUE_BYTES` of DATA frames."""
+        """Return DATA frames with up to `QUEUE_BYTES` bytes."""
         pieces, room = [], QUEUE_BYTES
         while upload.left and room > 0 and self._window > 0 and upload.window > 0:
             part = upload.left[0]
@@ -262,7 +267,7 @@ class GrpcLink(Link):
 
     def _trailers(self, stream: int, block: bytes, now: int) -> None:
         at = block.find(STATUS)
-        if at < 0:  # the status is not readable here; a message means success
+        if at < 0:  # the trailers do not show the status; a response with a message is a success
             self._finish(stream, None if stream in self._messages else REFUSED, now)
             return
         at += len(STATUS)
@@ -278,11 +283,11 @@ class GrpcLink(Link):
             self._finish(stream, TIMED_OUT if over else f"grpc-status {status} {message_in(block)}", now)
 
     def _is_over(self, stream: int, now: int) -> bool:
-        """Whether the call's deadline has passed, so that the server may cancel the call."""
+        """Return whether the call's deadline has passed, so that the server may cancel the call."""
         return self._wire.ledger.stated(self.streams.get(stream, 0), now) < 2 * MILLISECOND
 
     def _finish(self, stream: int, outcome: int | str | None, now: int) -> None:
-        """End the call; ``reason`` is None after a success, else the error."""
+        """End a call. ``outcome`` is None after a success. A text is the reason of an error."""
         seq = self.streams.pop(stream, None)
         message = self._messages.pop(stream, b"")
         self._uploads.pop(stream, None)
@@ -305,7 +310,7 @@ class GrpcLink(Link):
 
 
 class GrpcWire(Wire):
-    """`CONNECTIONS` connections, which take turns."""
+    """A load over `CONNECTIONS` gRPC connections, which take turns."""
 
     def __init__(self, address: str, ledger: Ledger) -> None:
         super().__init__(address, ledger)
@@ -315,7 +320,7 @@ class GrpcWire(Wire):
 
     @staticmethod
     def _message(template: Any) -> tuple[bytes, memoryview | bytes]:
-        """The bytes of gRPC's message before the tensor, and the tensor, which is its last field."""
+        """Return the bytes of gRPC's message before the tensor, and the tensor, which is the last field."""
         message = pb.ModelInferRequest(model_name=template.model)
         message.inputs.add(name=template.input, datatype="FP32", shape=template.array.shape)
         tensor = memoryview(template.array).cast("B")

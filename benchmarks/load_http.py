@@ -1,4 +1,7 @@
-"""Load over HTTP/1.1: keep-alive connections with one request in flight each, opened when none is free."""
+"""A load generator for HTTP/1.1. Each keep-alive connection has one request in flight.
+
+A new connection is opened when no connection is free.
+"""
 
 import json
 from typing import Any
@@ -10,7 +13,7 @@ from clockwork.units import MILLISECOND
 
 MAX_CONNECTIONS = 2_000
 MAX_LARGE_CONNECTIONS = 400
-"""Connections whose requests are large: each may hold a whole request in the kernel's memory."""
+"""Largest number of connections if requests are large. Each may take the kernel's memory for a whole request."""
 
 LARGE = 1 << 16
 ADMITTED = b"admitted, "
@@ -19,11 +22,11 @@ SLO_MARK = b"12345.5"
 
 
 class HttpLink(Link):
-    """One connection."""
+    """An HTTP connection of the load generator."""
 
     def __init__(self, wire: "HttpWire") -> None:
         super().__init__(wire)
-        self.seq = -1  #: the request in flight
+        self.seq = -1  #: sequence number of the request in flight
         self._wire = wire
         self._answered = True
         self._received = b""
@@ -58,7 +61,7 @@ class HttpLink(Link):
 
     def on_writable(self) -> None:
         if self._answered and self.idle and not self.closed and self not in self._wire.free:
-            self._wire.free.append(self)  # answered before its body was sent, or new
+            self._wire.free.append(self)  # the request was answered before its body was sent, or the connection is new
 
     def _answer(self, seq: int, status: int, body: bytes, now: int) -> None:
         ledger = self._wire.ledger
@@ -76,7 +79,7 @@ class HttpLink(Link):
 
 
 class HttpWire(Wire):
-    """Connections, of which the one used last is used first."""
+    """A load over HTTP connections. The connection that was used last is used first."""
 
     def __init__(self, address: str, ledger: Ledger) -> None:
         super().__init__(address, ledger)
@@ -88,7 +91,7 @@ class HttpWire(Wire):
 
     @staticmethod
     def _head(address: str, template: Any) -> tuple[bytes, bytes]:
-        """Return the bytes before and after the SLO, which always takes seven bytes."""
+        """Return the bytes of a request before and after the SLO. The SLO always has seven bytes."""
         tensor = {"name": template.input, "datatype": "FP32", "shape": template.array.shape}
         tensor["parameters"] = {"binary_data_size": template.array.nbytes}
         described = json.dumps(

@@ -1,8 +1,8 @@
-"""The loop of a load generator: takes up requests when they are due, sends them, and receives the responses.
+"""The loop of a load generator. It sends requests when they are due, and receives the responses.
 
-One thread, without asyncio: a request over the native protocol costs the generator a few microseconds. The generator
-stays on schedule whatever the server does. If the generator itself is more than `MAX_BEHIND` late, it does not offer
-the requests that it missed, and the results report fewer offered requests.
+The loop runs in one thread, without asyncio. A request over the native protocol takes only a few microseconds. The
+schedule does not depend on the server. If the generator itself is more than `MAX_BEHIND` late, it does not send the
+requests that it missed, and the results contain fewer offered requests.
 """
 
 import errno
@@ -24,26 +24,26 @@ from load_ledger import EXPIRED, SENT, Ledger
 from clockwork.units import MILLISECOND, SECOND
 
 MAX_BEHIND = 10 * MILLISECOND
-"""A request that the generator takes up later than this is not offered."""
+"""Longest lateness of the generator. A request that it handles later is not offered."""
 
 MIN_STATED = MILLISECOND
-"""With less time left than this a client does not send: the request expires in the client."""
+"""Shortest remaining time with which a client sends a request. With less time, the request expires in the client."""
 
 TURN = 100_000
-"""Nanoseconds between two turns of the loop while requests are due all the time: they leave in batches."""
+"""Shortest time in ns between two turns of the loop. At high rates, requests are therefore sent in batches."""
 
 MAX_WAIT = 20 * MILLISECOND
 """Longest sleep of the loop."""
 
 RECEIVE_BYTES = 1 << 18
-MAX_PIECES = 64  # of one sendmsg
+MAX_PIECES = 64  # number of buffers in one call of sendmsg
 
 MAX_RECONNECTS = 10_000
-"""Limit of connections that one load may open to replace connections that the server closed."""
+"""Largest number of connections that one load may open in place of connections that the server closed."""
 
 
 class Link:
-    """A non-blocking TCP connection, and a queue of the bytes that are not sent yet."""
+    """A non-blocking TCP connection, and a queue of bytes that have not been sent."""
 
     def __init__(self, wire: "Wire") -> None:
         self.wire = wire
@@ -62,16 +62,16 @@ class Link:
 
     @property
     def idle(self) -> bool:
-        """Whether everything is sent."""
+        """Return whether all bytes have been sent."""
         return not self._queue
 
     def write(self, *parts: Any) -> None:
-        """Send as much as the socket accepts now, and the rest later."""
+        """Send as many bytes as the socket accepts now, and the rest later."""
         if self.connected and not self._queue and len(parts) == 1:
             try:
                 sent = self._socket.send(parts[0])
             except OSError:
-                sent = 0  # flush() finds out why
+                sent = 0  # flush() reports the error
             if sent == len(parts[0]):
                 return
             parts = (memoryview(parts[0])[sent:],)
@@ -80,7 +80,7 @@ class Link:
             self.flush()
 
     def flush(self) -> None:
-        """Send as much as the socket accepts."""
+        """Send as many waiting bytes as the socket accepts."""
         queue = self._queue
         try:
             while queue:
@@ -124,7 +124,7 @@ class Link:
             self.lose("the server closed the connection")
 
     def lose(self, reason: str) -> None:
-        """End the connection; its open requests fail."""
+        """End the connection. Its open requests fail with ``reason``."""
         if not self.closed:
             self.close()
             now = time.monotonic_ns()
@@ -145,17 +145,17 @@ class Link:
             self._interest = interest
             self.wire.poller.modify(self.fd, interest)
 
-    # Implemented by protocols:
+    # Subclasses implement the following methods for a protocol.
 
     def on_writable(self) -> None:
-        """Handle that the socket accepts more."""
+        """Handle the event that the socket accepts more bytes."""
 
     def on_data(self, data: bytes, now: int) -> None:
-        """Handle received bytes."""
+        """Handle bytes that were received at ``now``."""
         raise NotImplementedError
 
     def unanswered(self) -> list[int]:
-        """The sequence numbers of the open requests."""
+        """Return the sequence numbers of the open requests."""
         raise NotImplementedError
 
 
@@ -172,16 +172,16 @@ class Wire:
         self.reconnects = 0
 
     def add(self, link: Link) -> None:
-        """Keep a new connection."""
+        """Add a new connection to the load."""
         self.links[link.fd] = link
 
     def lost(self, link: Any) -> None:
-        """Forget a connection that has ended."""
+        """Remove a connection that has ended."""
         self.links.pop(link.fd, None)
         self.reconnects += 1
 
     def take(self, limit: int, now: int) -> list[int]:
-        """Up to ``limit`` requests from the backlog that have time left."""
+        """Remove up to ``limit`` requests from the backlog, and return them. Requests without time left expire."""
         ledger, backlog = self.ledger, self.backlog
         taken: list[int] = []
         while backlog and len(taken) < limit:
@@ -194,7 +194,7 @@ class Wire:
         return taken
 
     def expire(self, now: int) -> None:
-        """Finish the requests at the front of the backlog whose time has passed."""
+        """Finish the requests at the front of the backlog whose remaining time is too short."""
         ledger, backlog = self.ledger, self.backlog
         while backlog and ledger.stated(backlog[0], now) < MIN_STATED:
             ledger.finish(backlog.popleft(), EXPIRED, now)
@@ -205,7 +205,7 @@ class Wire:
 
     def turn(self, wait: int) -> None:
         """Wait at most ``wait`` ns for events, and handle them."""
-        select.select([self.poller], [], [], max(0, wait) / SECOND)  # epoll's own timeout has whole milliseconds
+        select.select([self.poller], [], [], max(0, wait) / SECOND)  # epoll's timeout is in whole milliseconds
         for fd, events in self.poller.poll(0, 512):
             if (link := self.links.get(fd)) is not None:
                 link.ready(events)
@@ -228,9 +228,10 @@ def _without_collector() -> Iterator[None]:
 
 
 def open_loop(wire: Wire, schedule: np.ndarray, patience: int) -> int:
-    """Offer each request of the ledger at its due time, in ns after the start; returns the start.
+    """Offer each request of the ledger at its due time, and return the time of the start.
 
-    Ends when every request is finished, or ``patience`` after the last one was due.
+    ``schedule`` contains the due times in ns after the start. The loop ends when every request is finished, or
+    ``patience`` ns after the last due time.
     """
     ledger = wire.ledger
     with _without_collector():
@@ -255,7 +256,7 @@ def open_loop(wire: Wire, schedule: np.ndarray, patience: int) -> int:
 
 
 def closed_loop(wire: Wire, in_flight: int, duration: int, patience: int) -> tuple[int, int]:
-    """Keep ``in_flight`` requests open for ``duration``; returns start and end of the measured time, in ns."""
+    """Keep ``in_flight`` requests open for ``duration``. Return the begin and the end of the measured time, in ns."""
     ledger, taken = wire.ledger, 0
     with _without_collector():
         start = time.monotonic_ns()

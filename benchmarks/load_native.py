@@ -1,4 +1,7 @@
-"""Load over the native protocol: frames on a few connections, encoded once; only id and SLO change."""
+"""A load generator for the native protocol, with a few connections.
+
+Each frame is encoded once. Only its id and its SLO change.
+"""
 
 import struct
 import time
@@ -14,23 +17,23 @@ from clockwork.wire.codec import decode_response, encode
 from clockwork.wire.frame import encode_frame, preamble
 
 CONNECTIONS = 16
-BATCH = 32  # requests of one write
+BATCH = 32  # number of requests in one write
 FIRST_ID = 1 << 16
-"""From here on an id takes four bytes, in requests and in responses."""
+"""The first id. From this number on, the encoding of an id always has four bytes."""
 
 LENGTHS = struct.Struct("<II")
-ANSWER = struct.Struct(">BBBIB")  # array, tag, uint32 follows, id, status
+ANSWER = struct.Struct(">BBBIB")  # array, tag, type uint32, id, status
 U32, U64 = struct.Struct(">I"), struct.Struct(">Q")
 UINT32 = 0xCE
 ID_MARK, SLO_MARK = 0x7FEDCBA9, 0x7FEDCBA987654321
 
 REFUSALS = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME, Status.SHUTTING_DOWN)
 ADMITTED = b"admitted, "
-"""Begins the message for a request that was admitted and cannot be in time any more."""
+"""The beginning of the message for a request that was admitted but will be late."""
 
 
 class NativeLink(Link):
-    """One connection with many requests in flight."""
+    """A connection of the load generator, with many requests in flight."""
 
     def __init__(self, wire: "NativeWire") -> None:
         super().__init__(wire)
@@ -86,7 +89,7 @@ class NativeLink(Link):
 
 
 class NativeWire(Wire):
-    """`CONNECTIONS` connections, which take turns."""
+    """A load over `CONNECTIONS` native connections, which take turns."""
 
     def __init__(self, address: str, ledger: Ledger) -> None:
         super().__init__(address, ledger)

@@ -1,10 +1,10 @@
-"""A worker with ten times as many models as its weights cache holds, and requests that go to any of them.
+"""Send requests to ten times as many models as fit into the worker's weights cache.
 
     python benchmarks/oversubscription.py --seconds 120 --json oversubscription.json
 
-The weights of nine of ten requests are not in the cache: they are loaded, and the least recently used ones are evicted
-(scheduler ``simple``). Prints loads, evictions, goodput (successes within the SLO per second), and the worker's
-resident memory in the first and last third of the run, which must not grow.
+For nine of ten requests, the model's weights are not in the cache. The scheduler ``simple`` loads them, and evicts the
+least recently used weights. The program prints loads, evictions and goodput (successes within the SLO per second). It
+also prints the worker's resident memory in the first and the last third of the run. This memory must not grow.
 """
 
 import argparse
@@ -32,7 +32,7 @@ TIMES = 10
 PAGE = 1 << 20
 SLO = 0.5
 OUTSTANDING = 4
-WARM_UP = 10.0  # seconds; memory in this time is not counted
+WARM_UP = 10.0  # seconds in which memory is not measured
 
 
 def resident(pid: int) -> float:
@@ -47,7 +47,7 @@ def child_of(pid: int) -> int:
 
 
 class Load:
-    """Clients that send requests to random models, with their outcomes."""
+    """Clients that send requests to random models, and the outcomes of the requests."""
 
     def __init__(self, names: list[str], seconds: float) -> None:
         self.names = names
@@ -94,7 +94,7 @@ async def measure(address: str, worker: int, seconds: float) -> dict[str, float]
         "cache_mb": gpu.total_pages * PAGE / 1e6,
         "requests": len(load.latencies) + load.failures,
         "loads": loads,
-        "evictions": loads,  # the cache was and is full
+        "evictions": loads,  # the cache is always full, so each load needs an eviction
         "goodput_per_s": round(sum(it <= SLO for it in load.latencies) / seconds, 1),
         "failures": load.failures,
         "latency_ms_p50": round(statistics.median(load.latencies) * 1e3, 1),

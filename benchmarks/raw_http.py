@@ -1,4 +1,4 @@
-"""HTTP/1.1 without a library, so that the cost of a client library is not measured."""
+"""An HTTP/1.1 client without a library, so that the cost of a client library is not measured."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ LENGTH = b"\r\ncontent-length: "
 
 
 def infer_request(address: str, model: str, inputs: np.ndarray, slo_ms: float) -> bytes:
-    """Return a whole request; the tensors of request and response are binary."""
+    """Return the bytes of a whole inference request. The tensors of the request and of the response are binary."""
     parameters = {"binary_data_output": True, "slo_ms": slo_ms}
     size = {"binary_data_size": inputs.nbytes}
     tensor = {"name": "data", "datatype": "FP32", "shape": inputs.shape, "parameters": size}
@@ -35,7 +35,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport
 
     def ask(self, request: bytes) -> "asyncio.Future[int]":
-        """Send a request; returns the status of its response."""
+        """Send a request, and return a future of the response's status."""
         self._received.clear()
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
@@ -65,7 +65,7 @@ async def connect(address: str) -> Connection:
 
 
 async def closed_loop(address: str, request: bytes, connections: int, duration: float) -> tuple[float, list[float]]:
-    """Run a closed loop; returns requests per second and the latencies in ms.
+    """Run a closed loop, and return requests per second and the latencies in ms.
 
     Raises:
         RuntimeError: a response is not a success.

@@ -1,4 +1,4 @@
-"""Shared parts of the benchmarks of a server: the server on its cores, loads, and the output of results."""
+"""Functions that the benchmarks share: to run a server on some cores, to send load, and to print results."""
 
 import argparse
 import asyncio
@@ -22,17 +22,17 @@ from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.runtimes.ort import onnxruntime
 
 START_LIMIT = 300.0
-"""Seconds until a server that does not serve is killed."""
+"""Time in seconds after which a server is killed if it does not serve."""
 
 STOP_LIMIT = 30.0
-"""Seconds until a server that does not stop is killed."""
+"""Time in seconds after which a server is killed if it does not stop."""
 
 CLOCKWORK = str(Path(sys.executable).with_name("clockwork"))
 
 
 @dataclass
 class Served:
-    """A running server and its addresses; "" for protocols that are off."""
+    """A running server and its addresses. The address of a disabled protocol is empty."""
 
     process: "subprocess.Popen[str]"
     native: str = ""
@@ -40,22 +40,22 @@ class Served:
     grpc: str = ""
 
     def pids(self) -> list[int]:
-        """Processor time of all processes of the server."""
+        """Return the ids of all processes of the server."""
         found = [self.process.pid]
         for pid in found:
             found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
         return found
 
     def pss_mb(self) -> float:
-        """Proportional set size of all its processes, in MB."""
+        """Return the proportional set size of all processes of the server, in MB."""
         return self._sum(_pss_kib)
 
     def peak_rss_mb(self) -> float:
-        """Largest resident set size of each process since `forget_peak`, added up, in MB."""
+        """Return the sum of the peak resident set sizes of all processes since `forget_peak`, in MB."""
         return self._sum(lambda pid: _status_kib(pid, "VmHWM"))
 
     def _sum(self, kib: Callable[[int], int]) -> float:
-        """Return the memory of all processes in MB; a process that has just ended counts as 0."""
+        """Return the memory of all processes in MB. A process that has just ended counts as 0."""
         total = 0
         for pid in self.pids():
             with suppress(OSError):
@@ -73,9 +73,10 @@ class Served:
 def running(
     command: list[str], on: Iterable[int], *, session: bool = False, log: Path | None = None
 ) -> Iterator["subprocess.Popen[str]"]:
-    """Run a process on cores ``on``; at the end it is stopped, or killed if it does not stop.
+    """Run a process on the cores ``on``. When the context ends, the process is stopped, or killed if it does not stop.
 
-    ``session`` starts it in its own session, as systemd and containers do; ``log`` is the file for its stderr.
+    If ``session`` is true, the process is in a separate session, as under systemd and in containers. ``log`` is the
+    file for its stderr.
     """
     with ExitStack() as stack:
         stderr = stack.enter_context(log.open("w")) if log is not None else None
@@ -98,7 +99,10 @@ def running(
 def started(
     *arguments: object, on: Iterable[int], session: bool = False, log: Path | None = None
 ) -> Iterator["subprocess.Popen[str]"]:
-    """`clockwork serve` as `running`, on ports that the system chooses; HTTP is off unless an argument turns it on."""
+    """Run `clockwork serve` on ports that the system chooses. HTTP is disabled unless an argument enables it.
+
+    `running` describes the other parameters.
+    """
     command = [CLOCKWORK, "serve", "--listen=127.0.0.1:0", "--http=none", "--log-level=error", *map(str, arguments)]
     with running(command, on, session=session, log=log) as process:
         yield process
@@ -108,7 +112,10 @@ def started(
 def serving(
     *arguments: object, on: Iterable[int], here: Iterable[int], session: bool = False, log: Path | None = None
 ) -> Iterator[Served]:
-    """As `started`, but wait until it serves; this process runs on ``here`` meanwhile."""
+    """Run `clockwork serve` as `started` does, and wait until it serves.
+
+    This process runs on the cores ``here`` until the context ends.
+    """
     with started(*arguments, on=on, session=session, log=log) as process:
         served = Served(process)
         watchdog = threading.Timer(START_LIMIT, process.kill)
@@ -150,7 +157,7 @@ def _pss_kib(pid: int) -> int:
 async def closed_loop(
     ask: Callable[[], Awaitable[object]], outstanding: int, duration: float
 ) -> tuple[float, list[float]]:
-    """Run ``outstanding`` clients for ``duration`` seconds; returns requests per second and the latencies in ms."""
+    """Run ``outstanding`` clients for ``duration`` seconds. Return requests per second and the latencies in ms."""
     latencies: list[float] = []
     begin = time.perf_counter()
 
@@ -164,7 +171,7 @@ async def closed_loop(
 
 
 class Bare:
-    """A model on bare ONNX Runtime with one thread, in this process."""
+    """A model in this process, which bare ONNX Runtime executes with one thread."""
 
     def __init__(self, model: Path, inputs: Mapping[str, np.ndarray]) -> None:
         options = onnxruntime.SessionOptions()
@@ -174,12 +181,12 @@ class Bare:
         self.once()
 
     def once(self) -> np.ndarray:
-        """Execute the model; returns its first output."""
+        """Execute the model once, and return its first output."""
         output: np.ndarray = self._session.run(None, self._inputs)[0]
         return output
 
     def run(self, duration: float, core: int) -> list[float]:
-        """Run a loop of ``duration`` seconds on a core; returns the latencies in ms."""
+        """Execute the model on a core for ``duration`` seconds, and return the latencies in ms."""
         latencies = []
         with confined({core}):
             end = time.perf_counter() + duration
@@ -200,7 +207,7 @@ def median(values: list[float]) -> float:
 
 
 def options(doc: str | None, *, seconds: float = 3.0, rounds: int) -> argparse.ArgumentParser:
-    """Add the options that these benchmarks share."""
+    """Return a parser with the options that these benchmarks share."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
     parser.add_argument("--seconds", type=float, default=seconds, help=f"per measurement (default: {seconds:g})")
@@ -209,7 +216,7 @@ def options(doc: str | None, *, seconds: float = 3.0, rounds: int) -> argparse.A
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine."""
+    """Return a description of the machine for the results."""
     return {"machine": f"{os.cpu_count()} cores, {OnnxRuntime().device_kind}"}
 
 

@@ -1,9 +1,9 @@
-"""Possible savings of shared memory for a local client: a tensor over loopback TCP, and by one copy on each side.
+"""Measure how much latency shared memory could save for a local client.
 
-Two processes stand for client and server. TCP: the sender writes the tensor to a socket; the receiver reads it into a
-buffer and responds with one byte. Shared memory: the sender copies the tensor into a region and sends one byte over the
-same socket; the receiver copies the tensor, because the client may overwrite it while the request waits. The difference
-is the most that shared memory could reduce a request's latency.
+Two processes represent client and server. With TCP, the client writes a tensor to a socket. The server reads the tensor
+into a buffer, and responds with one byte. With shared memory, the client copies the tensor into a region, and sends one
+byte over the same socket. The server copies the tensor too, because the client may overwrite it while the request
+waits. The difference is the largest reduction of a request's latency that shared memory could achieve.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WARMUPS = 200
 
 
 def receive(port: int, region: str, rounds: int, shared: bool) -> None:
-    """Receive the tensor ``rounds`` times; confirm each one."""
+    """Receive the tensor ``rounds`` times, and confirm each one with a byte."""
     memory = SharedMemory(region)
     assert memory.buf is not None
     buffer = bytearray(SIZE)
@@ -41,7 +41,7 @@ def receive(port: int, region: str, rounds: int, shared: bool) -> None:
 
 
 def measured(shared: bool, memory: SharedMemory) -> list[float]:
-    """Return the microseconds from the start of a send to the confirmation of the receiver."""
+    """Return the microseconds from the start of each send to the receiver's confirmation."""
     assert memory.buf is not None
     tensor = bytes(range(256)) * (SIZE // 256)
     with socket.create_server(("127.0.0.1", 0)) as server:

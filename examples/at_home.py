@@ -1,4 +1,4 @@
-"""A complete scheduler in 45 lines: every model has one device, and every request is sent there at once.
+"""A complete scheduler in 45 lines. Every model has one device, and every request is sent to this device at once.
 
 PYTHONPATH=examples clockwork serve --scheduler at_home:AtHome model.onnx
 """
@@ -23,7 +23,10 @@ from clockwork.scheduling import (
 
 
 class AtHome(Scheduler):
-    """The worker queues Infers, waits for weights that are being loaded, and drops what cannot start in time."""
+    """A scheduler that plans nothing.
+
+    The worker queues the Infer actions, waits until weights are loaded, and drops actions that cannot start in time.
+    """
 
     def __init__(self) -> None:
         self.pending: dict[int, PendingRequest] = {}
@@ -51,7 +54,7 @@ class AtHome(Scheduler):
         ids = [share.request_id for share in action.inputs] if isinstance(action, Infer) else []
         ended = [self.pending.pop(request_id) for request_id in ids if request_id in self.pending]
         if not isinstance(result, ErrorResult):
-            return []  # the controller has answered them
+            return []  # the controller has answered these requests
         return [failed_answer(request, result) for request in ended if not request.over]
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""List the models of a running server, and send each model one request with zeros.
+"""List the models of a running server, and send one request with zeros to each model.
 
 clockwork serve models/*.onnx
 python examples/client.py [HOST:PORT]

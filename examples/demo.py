@@ -1,17 +1,16 @@
-"""The demo: serve four real networks, classify files with one of them, run a load test, and report the result.
+"""The demo. It serves four real networks, classifies files with one of them, runs a load test, and reports the result.
 
 1. Build three networks of the zoo. The fourth, from the package magika, is trained to recognise types of files.
 2. Start ``clockwork serve`` and show its stages: querying, loading, profiling, serving.
 3. Classify files of this repository with magika's network, each three times: with Clockwork's client, and with Triton's
    clients over HTTP and gRPC. Compare the labels with the expected ones.
-4. Send 15 s of Poisson arrivals to all four networks, at half of the device's measured capacity; each model gets an
-   equal share of the device's time. Every request has 250 ms from its due time.
+4. Send requests with Poisson arrivals to all four networks for 15 s, at half of the device's measured capacity. Each
+   model gets an equal share of the device's time. Every request has an SLO of 250 ms, which counts from its due time.
+5. If requests were late, measure what disturbs this machine, with the checks of ``clockwork check-env``.
 
-5. If requests were late, measure what disturbs this host, with the checks of ``clockwork check-env``, and name it.
-
-The exit code is 0 if every label was right in every protocol, every request was answered once and without a failure,
-and no more requests were late than the measured disturbance explains. A refused request is not late: the server refuses
-a request that it could not finish in time.
+The exit code is 0 if every label is right in every protocol, and if every request gets one response and does not fail.
+Some requests may be late if the measured disturbance explains it. A refused request is not late, because the server
+refuses requests that it cannot finish in time.
 """
 
 import asyncio
@@ -68,10 +67,10 @@ OPTIONS = (
 )
 
 SECONDS = 15.0
-LOAD = 0.5  # share of the device's time
+LOAD = 0.5  # share of the device's time that the requests need
 SLO = 0.250  # seconds
-MAX_LATE = 0.01  # share of the requests, on a host without disturbance
-CHECK_SECONDS = 4.0  # duration of the measurement of the host
+MAX_LATE = 0.01  # share of the requests that may be late on a machine without disturbance
+CHECK_SECONDS = 4.0  # duration of the measurement of the machine
 SEED = 2020
 ANSWERS = ("in time", "late", "refused", "failed")
 CAUSES = ("interruptions", "other processes", "steal", "timers", "clock source", "cpu quota", "swap")
@@ -100,22 +99,22 @@ Scores = Callable[
 
 
 class DemoError(Exception):
-    """The demo cannot continue."""
+    """An error after which the demo cannot continue."""
 
 
 @dataclass
 class Server:
-    """A running ``clockwork serve``."""
+    """A running process of ``clockwork serve``."""
 
     process: asyncio.subprocess.Process
-    address: asyncio.Future[str]  # the address, as soon as the server listens
-    serving: asyncio.Future[str]  # the line that the server prints when it serves
-    others: dict[str, str] = field(default_factory=dict)  # addresses of HTTP and gRPC
+    address: asyncio.Future[str]  # the address, which is known when the server listens
+    serving: asyncio.Future[str]  # the line that the server prints when it begins to serve
+    others: dict[str, str] = field(default_factory=dict)  # the addresses of HTTP and gRPC
 
 
 @asynccontextmanager
 async def serve(*models: str) -> AsyncIterator[Server]:
-    """Start a server that ends with the demo."""
+    """Start a server. It ends when the context ends."""
     program = Path(sys.executable).with_name("clockwork")
     command = [str(program)] if program.exists() else [sys.executable, "-m", "clockwork.cli"]
     arguments = ("serve", *models, *OPTIONS)
@@ -134,7 +133,7 @@ async def serve(*models: str) -> AsyncIterator[Server]:
 
 
 async def follow_log(server: Server) -> None:
-    """Write the server's log to a file; show the stages and the measured times."""
+    """Write the server's log to a file, and show the stages and the measured times."""
     assert server.process.stderr is not None
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("wb", buffering=0) as file:
@@ -149,7 +148,7 @@ async def follow_log(server: Server) -> None:
 
 
 async def await_serving(server: Server) -> None:
-    """Read the addresses of the protocols, and the line that the server prints when it serves."""
+    """Read the addresses of the protocols, and wait for the line that the server prints when it begins to serve."""
     assert server.process.stdout is not None
     async for line in server.process.stdout:
         text = line.decode().rstrip()
@@ -161,13 +160,13 @@ async def await_serving(server: Server) -> None:
     for future in (server.address, server.serving):
         if not future.done():
             future.set_exception(DemoError(f"the server ended before it served; its log is {LOG}"))
-            future.exception()  # a waiter gets the error; without one it must not be reported
+            future.exception()  # prevents a message of asyncio if no task waits for this future
 
 
 async def show_startup(server: Server, bar: Progress) -> None:
-    """Wait until the server serves; meanwhile request its status."""
+    """Show the server's progress until it serves."""
     task = bar.add_task("starting", total=None)
-    with contextlib.suppress(ConnectionLostError):  # the server ended, so no line will come
+    with contextlib.suppress(ConnectionLostError):  # `await_serving` reports that the server ended
         async with AsyncClient(await server.address) as client:
             while not server.serving.done():
                 status = await client.status()
@@ -188,7 +187,10 @@ def magika(file: str) -> str:
 
 
 def features(file: Path) -> NDArray[np.int32]:
-    """Return features, (1, 2048) int32: the first and last 1024 bytes, stripped and padded with 256 (magika)."""
+    """Return the features of a file that magika's network expects, as int32 of shape (1, 2048).
+
+    They are the first and last 1024 bytes of the stripped file. Missing bytes have the value 256.
+    """
     with file.open("rb") as content:
         first = content.read(4096)
         content.seek(max(0, file.stat().st_size - 4096))
@@ -202,7 +204,7 @@ def features(file: Path) -> NDArray[np.int32]:
 
 @asynccontextmanager
 async def asking(native: str, http: str, grpc: str) -> AsyncIterator[dict[str, Scores]]:
-    """Yield functions that query magika's network, by protocol, each with its own client."""
+    """Yield a function for each protocol that queries magika's network. Each function has its own client."""
     import tritonclient.grpc.aio as triton_grpc
     import tritonclient.http.aio as triton_http
 
@@ -229,14 +231,14 @@ async def asking(native: str, http: str, grpc: str) -> AsyncIterator[dict[str, S
 
 
 async def label(file: Path, ways: dict[str, Scores]) -> dict[str, tuple[str, float]]:
-    """Return the file's label and its score, by protocol."""
+    """Return the file's label and the label's score for each protocol."""
     labels = json.loads((ROOT / magika("config.min.json")).read_text())["target_labels_space"]
     found = {name: await ask(features(file)) for name, ask in ways.items()}
     return {name: (labels[scores.argmax()], float(scores.max())) for name, scores in found.items()}
 
 
 async def label_files(ways: dict[str, Scores], bar: Progress) -> int:
-    """Classify the files of `EXPECTED` and show the labels; returns the number of files with right labels."""
+    """Classify the files of `EXPECTED`, show the labels, and return the number of files whose labels are right."""
     table = Table("file", *ways, "score", "", box=None, header_style="bold", pad_edge=False)
     right = 0
     for file, expected in bar.track(EXPECTED.items(), description="labelling files"):
@@ -251,7 +253,7 @@ async def label_files(ways: dict[str, Scores], bar: Progress) -> int:
 
 @dataclass
 class Tally:
-    """Outcomes of one model's requests; latencies of requests in time are in seconds."""
+    """The outcomes of one model's requests. The latencies are those of requests in time, in seconds."""
 
     model: str
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -264,13 +266,13 @@ def answered(status: ServerStatus) -> int:
 
 
 def rates(status: ServerStatus) -> dict[str, float]:
-    """Return the request rate of each model: each gets an equal share of the device's time, together `LOAD`."""
+    """Return the request rate of each model. All models need the same share of the device's time, in total `LOAD`."""
     seconds = {it.info.name: profile.infer[1].median / 1e9 for it in status.models for profile in it.profiles.values()}
     return {model: LOAD / len(seconds) / each for model, each in seconds.items()}
 
 
 def arrivals(wanted: dict[str, float]) -> list[tuple[float, str]]:
-    """Return Poisson arrivals of all models: (seconds from the start, model), in order."""
+    """Return Poisson arrivals of all models in order. An arrival is a pair of seconds from the start and a model."""
     chance = random.Random(SEED)
     made = []
     for model, rate in wanted.items():
@@ -282,14 +284,14 @@ def arrivals(wanted: dict[str, float]) -> list[tuple[float, str]]:
 
 
 def outcome_of(error: ClockworkError) -> str:
-    """Return the outcome of a request that ended with an error; a refusal after the admission breaks a promise."""
+    """Return the outcome of a request that ended with an error. A refusal after the admission is a broken promise."""
     if isinstance(error, RequestRefusedError):
         return "late" if str(error).startswith(ADMITTED) else "refused"
     return "late" if isinstance(error, RequestTimeoutError) else "failed"
 
 
 async def ask(client: AsyncClient, inputs: Inputs, due: float, tally: Tally) -> None:
-    """Send one request; its latency counts from its due time."""
+    """Send one request, and count its outcome. Its latency counts from its due time."""
     now = asyncio.get_running_loop().time
     try:
         result = await client.infer(tally.model, inputs, slo=max(0.001, SLO - (now() - due)))
@@ -313,7 +315,7 @@ async def load(client: AsyncClient, bar: Progress) -> list[Tally]:
     inputs: dict[str, Inputs] = {"magika": {"bytes": features(Path(__file__))}, **{it: {"data": image} for it in ZOO}}
     tallies = {name: Tally(name) for name in wanted}
     for name in wanted:
-        await client.evict(name)  # so that each model begins with a cold start
+        await client.evict(name)  # the first request of each model must be a cold start
     schedule = arrivals(wanted)
     task = bar.add_task(f"{len(schedule) / SECONDS:.0f} requests/s", total=SECONDS)
     start = asyncio.get_running_loop().time() + 0.05
@@ -330,21 +332,21 @@ async def load(client: AsyncClient, bar: Progress) -> list[Tally]:
 
 @dataclass
 class Report:
-    """Results of the demo: right labels, outcomes of the load at the client, and requests that the server counted."""
+    """The results of the demo: right labels, outcomes of requests, and the count of requests at the server."""
 
     right: int
     outcomes: Counter[str]
     sent: int
     counted: int
-    disturbed: float = 0.0  # share of the processor time that others took from Clockwork
+    disturbed: float = 0.0  # share of the processor time that other processes took from Clockwork
 
     @property
     def late(self) -> float:
-        """Share of the requests that were late."""
+        """Return the share of the requests that were late."""
         return self.outcomes["late"] / max(1, self.sent)
 
     def faults(self) -> list[str]:
-        """Return what the software did wrong."""
+        """Return descriptions of the faults of the software."""
         found = []
         if self.right < len(EXPECTED):
             found.append(f"{len(EXPECTED) - self.right} of {len(EXPECTED)} files have a wrong label")
@@ -361,16 +363,16 @@ class Report:
 
 
 class OtherLoad:
-    """Measures the processor time that processes other than the demo and its server take from their cores."""
+    """Measures the processor time of processes other than the demo and its server."""
 
     def __init__(self, server: int) -> None:
-        """Start measuring; ``server`` is the id of the server's process."""
+        """Start to measure. ``server`` is the id of the server's process."""
         children = Path(f"/proc/{server}/task/{server}/children")
         self._own = [os.getpid(), server, *map(int, children.read_text().split() if children.exists() else ())]
         self._busy, self._total, self._used = self._read()
 
     def share(self) -> float:
-        """Return the share of the time of all allowed cores since the start."""
+        """Return the share of the time of all allowed cores that other processes used since the start."""
         busy, total, used = self._read()
         return min(1.0, max(0.0, (busy - self._busy - (used - self._used)) / max(1.0, total - self._total)))
 
@@ -379,13 +381,13 @@ class OtherLoad:
         ticks = [each for core, each in read_counters(Path("/")).ticks.items() if core in allowed]
         used = 0.0
         for process in self._own:
-            with contextlib.suppress(OSError):  # the worker was restarted
+            with contextlib.suppress(OSError):  # raised if the worker was restarted
                 used += process_time(process) / 1e9 * os.sysconf("SC_CLK_TCK")
         return sum(each.busy + each.stolen for each in ticks), sum(each.total for each in ticks), used
 
 
 def disturbed_share(environment: Environment) -> float:
-    """Return the largest share of a device core's time that was lost to interruptions, other processes or steal."""
+    """Return the largest share of a device core's time that interruptions, other processes or another machine took."""
     measured = environment.measured
     lost = [core.lost / core.watched for core in measured.interruptions if core.watched]
     taken = [each.share for each in (*measured.others, *measured.stolen) if each.core in environment.device_cores]
@@ -393,13 +395,13 @@ def disturbed_share(environment: Environment) -> float:
 
 
 def causes(environment: Environment) -> list[Finding]:
-    """Return the findings that can make an answer late, the worst first."""
+    """Return the findings that can make a response late. The worst finding is the first."""
     found = [it for it in check(environment) if it.name in CAUSES and it.level in (Level.WARNING, Level.BAD)]
     return sorted(found, key=lambda finding: -finding.level.rank)
 
 
 async def explain_late(report: Report) -> None:
-    """Measure this host and name what can have made requests late."""
+    """Measure this machine, and print possible causes of late requests."""
     console.print(f"\n[bold]{report.outcomes['late']} requests were late.[/] Checking this host ...")
     environment = await asyncio.to_thread(examine, 1, 1, CHECK_SECONDS)
     during, report.disturbed = report.disturbed, max(report.disturbed, disturbed_share(environment))
@@ -414,7 +416,7 @@ async def explain_late(report: Report) -> None:
 
 
 def show_load(tallies: list[Tally]) -> Counter[str]:
-    """Print the table; returns the outcomes of all models."""
+    """Print a table of the outcomes, and return the sum over all models."""
     title = f"{SECONDS:.0f} s of Poisson arrivals, {LOAD:.0%} of the device's time, {SLO * 1e3:.0f} ms each"
     table = Table("model", title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
     for column in ("sent", *ANSWERS, "p50 ms", "p99 ms", "cold starts"):
@@ -433,7 +435,7 @@ def show_load(tallies: list[Tally]) -> Counter[str]:
 
 
 async def demo() -> bool:
-    """Run the demo; returns whether the software did nothing wrong."""
+    """Run the demo, and return whether the software had no fault."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         for name in bar.track(ZOO, description="building networks"):
@@ -459,7 +461,7 @@ async def demo() -> bool:
 
 
 def show_result(report: Report) -> None:
-    """Print what happened to the requests, what the software did wrong, and the verdict."""
+    """Print the outcomes of the requests, the faults of the software, and whether the demo passed."""
     outcomes = report.outcomes
     console.print(
         f"\n{report.right} of {len(EXPECTED)} labels right; of {report.sent} requests {outcomes['in time']} were "

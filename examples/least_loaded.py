@@ -1,9 +1,10 @@
-"""A complete scheduler with queues: each request goes to the device that has the fewest requests.
+"""A complete scheduler with queues. It sends each request to the device that has the fewest requests.
 
     PYTHONPATH=examples clockwork serve --scheduler least_loaded:LeastLoaded model.onnx
 
-The rules are in `clockwork.scheduling.base`. In short: a `GPUState` knows which weights a device has, and makes the
-actions; a method of the scheduler returns answers; the controller answers the requests of an Infer that succeeds.
+`clockwork.scheduling.base` describes the interface of schedulers. A `GPUState` contains the weights that are on a
+device, and creates the actions for the device. A method of the scheduler returns answers to requests. If an Infer
+action succeeds, the controller answers its requests.
 """
 
 from collections import deque
@@ -28,11 +29,14 @@ from clockwork.scheduling import (
 
 
 class LeastLoaded(Scheduler):
-    """Loads a model on the device where its request waits, and evicts the least recently used ones for it."""
+    """Sends each request to the least loaded device.
+
+    If the cache is full, it evicts the least recently used weights.
+    """
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         self.queues: dict[GPUState, deque[PendingRequest]] = {gpu: deque() for gpu in state.gpus()}
-        self.sent: dict[int, PendingRequest] = {}  # by the id of the Infer
+        self.sent: dict[int, PendingRequest] = {}  # the key is the id of the Infer action
         return super().start(now, state)
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
@@ -45,7 +49,7 @@ class LeastLoaded(Scheduler):
         return []
 
     def result(self, now: Nanos, gpu: GPUState, action: DeviceAction, result: Result) -> list[Answer]:
-        failed = self.sent.pop(action.id, None)  # the controller has answered it unless the Infer failed
+        failed = self.sent.pop(action.id, None)  # if the Infer succeeded, the controller has answered it
         queue = self.queues[gpu]
         if isinstance(action, LoadWeights) and queue and queue[0].model.name == action.model:
             failed = queue.popleft() if isinstance(result, ErrorResult) else None
@@ -55,7 +59,7 @@ class LeastLoaded(Scheduler):
         return [failed_answer(failed, result)]
 
     def advance(self, now: Nanos, gpu: GPUState) -> None:
-        """Send requests from the head of the device's queue; load the weights that the next one needs."""
+        """Send requests from the head of the device's queue, and load the weights that the next request needs."""
         queue = self.queues[gpu]
         while queue:
             request = queue[0]
@@ -65,9 +69,9 @@ class LeastLoaded(Scheduler):
                     load_evicting_lru(gpu, request.model)
                 return
             queue.popleft()
-            if not request.over:  # else it was cancelled, or answered at its deadline
+            if not request.over:  # other requests were cancelled, or were answered at their deadline
                 expected = request.model.infer_estimate(request.batch_size, gpu.kind)
-                latest = max(now, request.deadline - expected)  # an Infer that starts later would be late
+                latest = max(now, request.deadline - expected)  # a later start would miss the deadline
                 infer = gpu.infer(request.model, [request], now, latest, expected)
                 self.sent[infer.id] = request
 

@@ -1,7 +1,7 @@
-"""Which modules the compiled wheel contains as machine code, and which of their packages stay interpreted.
+"""Lists the modules that the compiled wheel contains as machine code.
 
-The list is computed from the sources, so it is always complete: `python tools/compiled.py` prints it. `setup.py` and
-the tests use it.
+The list is computed from the sources, so that it is always complete. `python tools/compiled.py` prints the list.
+`setup.py` and the tests use it.
 """
 
 import ast
@@ -12,22 +12,25 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 
 PARTS: Final = ("blocks", "controller", "histogram", "pages", "scheduling", "state")
-"""Packages and modules that are compiled: pure ones in which the controller spends most of its time per request."""
+"""Packages and modules that are compiled. They are pure, and the controller spends most of a request's time in them."""
 
 INTERPRETED: Final = {
     "clockwork.controller.guard": "it checks the types of values that come from schedulers of other authors; compiled "
     "code would raise TypeError before it can report them",
 }
-"""Modules that stay interpreted for another reason than their classes, each with the reason."""
+"""Modules that are not compiled although their classes could be compiled, and the reason for each."""
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
-    """Return the modules to compile by name, in order, with their files relative to ``root``.
+    """Return the modules that are compiled, sorted by name. The values are their files, relative to ``root``.
 
-    A module that defines a `msgspec.Struct` is left out: mypyc drops ``frozen=True`` without a warning, or the module
-    fails at import. A module that defines a dataclass is left out as well: mypyc supports only some of their options.
-    ``__init__`` modules are left out: they only import, and a compiled one cannot import interpreted modules of its
-    package, because Python sets ``__path__`` only after the compiled code has run.
+    These modules are not compiled:
+
+    - Modules that define a `msgspec.Struct`. mypyc would drop ``frozen=True`` without a warning, or the module could
+      not be imported.
+    - Modules that define a dataclass. mypyc supports only some options of dataclasses.
+    - ``__init__`` modules. They contain only imports. A compiled one cannot import interpreted modules of its package,
+      because Python sets ``__path__`` after the compiled code has run.
     """
     sources = {name: path for name, path in _sources(root) if name not in INTERPRETED}
     classes = {name: list(_classes(root / path)) for name, path in sources.items()}
@@ -40,7 +43,7 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def _sources(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield each module of `PARTS` except ``__init__`` modules, as name and path."""
+    """Yield the name and the path of each module of `PARTS`, except ``__init__`` modules."""
     package = root / "src" / "clockwork"
     for part in PARTS:
         path = package / part
@@ -55,7 +58,10 @@ def _classes(path: Path) -> Iterator[ast.ClassDef]:
 
 
 def _last_word(node: ast.expr) -> str:
-    """Return the last name: ``Struct`` for ``msgspec.Struct``, ``dataclass`` for ``@dataclass(frozen=True)``."""
+    """Return the last name in an expression.
+
+    It is ``Struct`` for ``msgspec.Struct``, and ``dataclass`` for ``@dataclass(frozen=True)``.
+    """
     match node:
         case ast.Name(id=word) | ast.Attribute(attr=word):
             return word

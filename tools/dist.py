@@ -1,11 +1,11 @@
-"""Build the files of a release: the source distribution and a wheel, pure or compiled.
+"""Build the files of a release: the source distribution, and a wheel of pure Python or a compiled wheel.
 
     python tools/dist.py dist               # dist/*.tar.gz and a wheel of pure Python
     python tools/dist.py --compiled dist    # the same, and a wheel with compiled modules for this Python and machine
     python tools/dist.py --compiled --unpacked build/compiled    # the package of the compiled wheel, for PYTHONPATH
 
-Each wheel is built from the source distribution, so a missing file is noticed. The build is not isolated: setuptools
-and mypy come from the environment, which the lock file pins.
+Each wheel is built from the source distribution, so that the build fails if a file is missing. The build uses the
+setuptools and the mypy of this environment. The lock file pins their versions.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("LICENSE", "MANIFEST.in", "NOTICE", "README.md", "pyproject.toml", "setup.py", "tools/compiled.py")
-"""Files of the source distribution besides the package."""
+"""Files of the source distribution that are not part of the package."""
 
 
 def missing() -> str:
-    """Return what this machine lacks for compiling; empty if nothing is missing."""
+    """Return a text about a missing tool that the compilation needs. It is empty if nothing is missing."""
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     compiler = os.environ.get("CC", compiler).split()[0]
     if shutil.which(compiler) is None:
@@ -35,7 +35,7 @@ def missing() -> str:
 
 
 def make_source(directory: Path) -> Path:
-    """Build the source distribution from a copy, because setuptools writes files beside the sources."""
+    """Build the source distribution from a copy of the sources, because setuptools writes files beside the sources."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary)
         shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -49,7 +49,7 @@ def make_source(directory: Path) -> Path:
 
 
 def make_wheel(source: Path, directory: Path, *, compiled: bool) -> Path:
-    """Build one wheel from a source distribution."""
+    """Build a wheel from a source distribution."""
     before = set(directory.glob("*.whl"))
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel", "--no-deps"]
     command += ["--no-index", "--no-cache-dir", "--no-build-isolation", "--wheel-dir", str(directory), str(source)]
@@ -59,7 +59,10 @@ def make_wheel(source: Path, directory: Path, *, compiled: bool) -> Path:
 
 
 def put(made: Path, target: Path, *, unpacked: bool) -> None:
-    """Replace ``target`` by the package of the one wheel in ``made``, or add the files of ``made`` to it."""
+    """Add the files of the directory ``made`` to ``target``.
+
+    If ``unpacked`` is true, replace ``target`` by the content of the only wheel in ``made``.
+    """
     if unpacked:
         (wheel,) = made.glob("*.whl")
         shutil.rmtree(target, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Check for an NVIDIA GPU that tests can run on. Without one, print what is missing and end with exit code 1.
+"""Check for an NVIDIA GPU on which tests can run. If there is none, print the reason, and exit with code 1.
 
-The check uses the driver's library, so no package has to be installed.
+The check uses the driver's library, so that it needs no package.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ NEEDED = "make test-gpu needs an NVIDIA GPU, its driver (580 or newer, for CUDA 
 
 
 def missing() -> str:
-    """Return why there is no GPU; empty if there is one."""
+    """Return the reason for which no GPU can be used, or an empty text if there is a GPU."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:

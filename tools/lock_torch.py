@@ -2,13 +2,14 @@
 
 Usage: ``lock_torch.py DEV_LOCK FOUND CUDA ONNX OUT_DIRECTORY``.
 
-PyTorch is published in several builds of one version. ``FOUND`` locks the build that pip finds here (``2.13.0+cpu`` if
-an index of CPU builds is configured). ``CUDA`` locks the public build with the CUDA packages that it needs.
+A version of PyTorch has several builds. ``FOUND`` locks the build that pip finds on this machine, such as
+``2.13.0+cpu`` from an index of CPU builds. ``CUDA`` locks the public build with the CUDA packages that it needs. The
+tool writes these files:
 
-- requirements-torch.lock: packages that tests without a GPU need on top of ``DEV_LOCK``, with either build.
-- requirements-torch-cuda.lock: the CUDA build with all its packages, on top of ``DEV_LOCK``.
-- requirements-onnx-cuda.lock: ONNX Runtime's build for CUDA, from ``ONNX``, which replaces the one of ``DEV_LOCK``.
-  Its dependencies are in the other lock files.
+- requirements-torch.lock: packages that tests without a GPU need in addition to ``DEV_LOCK``. Both builds are accepted.
+- requirements-torch-cuda.lock: the CUDA build with all its packages, in addition to ``DEV_LOCK``.
+- requirements-onnx-cuda.lock: ONNX Runtime's build for CUDA, from ``ONNX``. It replaces the build in ``DEV_LOCK``. Its
+  dependencies are in the other lock files.
 """
 
 import re
@@ -20,7 +21,7 @@ OF_CUDA = re.compile(r"(nvidia|cuda)-|triton$")
 
 
 def entries(path: str) -> dict[str, tuple[str, list[str]]]:
-    """Return version and hashes of each package in a lock file; a version is written ``==2.13.0``."""
+    """Return the version and the hashes of each package in a lock file. A version has the form ``==2.13.0``."""
     found: dict[str, tuple[str, list[str]]] = {}
     text = re.sub(r"^\s*#.*$", "", Path(path).read_text(), flags=re.MULTILINE)
     for entry in re.split(r"\n(?=[a-z])", text):
@@ -30,7 +31,7 @@ def entries(path: str) -> dict[str, tuple[str, list[str]]]:
 
 
 def text(locked: dict[str, tuple[str, list[str]]]) -> str:
-    """Return the text of a lock file."""
+    """Return the text of a lock file with these packages."""
     lines = []
     for name, (version, hashes) in sorted(locked.items()):
         lines.append(" \\\n    ".join([f"{name}{version}", *(f"--hash={it}" for it in sorted(set(hashes)))]))

@@ -1,8 +1,8 @@
-"""Generated sections of the documentation: commands, configuration keys and HTTP paths.
+"""Generates sections of the documentation: commands, configuration keys and HTTP paths.
 
-A page holds a marker, ``<!-- generated: commands -->``; `filled_in` replaces it by Markdown that is made from the
-program itself. `docs/conf.py` calls it for each page while the site is built; ``python tools/reference.py commands``
-prints one section.
+A page contains a marker such as ``<!-- generated: commands -->``. `filled_in` replaces the marker by Markdown, which is
+generated from the program itself. `docs/conf.py` calls this function for each page of the site. The command
+``python tools/reference.py commands`` prints one section.
 """
 
 import re
@@ -24,18 +24,21 @@ def filled_in(page: str, text: str) -> str:
     """Return ``text`` with each marker replaced by its section.
 
     Raises:
-        KeyError: no section has that name.
+        KeyError: no section has the name in a marker.
     """
     return MARKER.sub(lambda found: SECTIONS[found[1]](), text)
 
 
 def commands() -> str:
-    """Return one section for each command: usage, help, options and examples."""
+    """Return a section for each command, with its usage, help, options and examples."""
     return "\n".join(line for path, command in _commands() for line in _command(path, command))
 
 
 def configuration() -> str:
-    """Return one table for each command that reads a configuration file: key, variable, default and meaning."""
+    """Return a table for each command that reads a configuration file.
+
+    The columns are the key, the environment variable, the default and the meaning of an option.
+    """
     return "\n".join(
         line
         for path, command in _commands()
@@ -45,7 +48,7 @@ def configuration() -> str:
 
 
 def http_paths() -> str:
-    """Return the table of paths that the HTTP front end serves, from its OpenAPI document."""
+    """Return a table of the paths that the HTTP front end serves. It is generated from the OpenAPI document."""
     lines = ["| method | path | purpose |", "|---|---|---|"]
     for path, methods in document(__version__).get("paths", {}).items():
         for method, operation in methods.items():
@@ -56,7 +59,7 @@ def http_paths() -> str:
 
 
 def _commands() -> Iterator[tuple[str, Any]]:
-    """Each command with its full name, ``clockwork zoo build``; groups are left out."""
+    """Yield each command with its full name, such as ``clockwork zoo build``. Groups of commands are left out."""
 
     def walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
         inner = getattr(command, "commands", None)

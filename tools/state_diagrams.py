@@ -1,7 +1,7 @@
 """Writes the state diagrams of ARCHITECTURE.md from the tables that the code uses.
 
-Each diagram lies between two comments, ``<!-- diagram: NAME -->`` and ``<!-- end of diagram -->``.
-`python tools/state_diagrams.py` writes all of them; tests/test_state_diagrams.py compares them with the file.
+Each diagram is between two comments, ``<!-- diagram: NAME -->`` and ``<!-- end of diagram -->``.
+`python tools/state_diagrams.py` writes all diagrams. tests/test_state_diagrams.py compares them with the file.
 """
 
 import re
@@ -19,20 +19,20 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "ARCHITECTURE.md"
 
 Table: TypeAlias = Mapping[Any, Enum]
-"""(state, event) -> next state; both are members of enumerations."""
+"""A table that maps a pair (state, event) to the next state. States and events are members of enumerations."""
 
 DIAGRAMS: Final[Mapping[str, Table]] = {
     "stages of a controller": stage.TRANSITIONS,
     "weights on a worker": memory.TRANSITIONS,
     "weights in the controller's view": residency.RESIDENCY,
 }
-"""The tables by the names of their diagrams."""
+"""The table for each diagram, by the name of the diagram."""
 
 _BLOCK: Final = re.compile(r"(<!-- diagram: (.+?) -->\n).*?(<!-- end of diagram -->)", re.DOTALL)
 
 
 def diagram(table: Table) -> str:
-    """Return a table as text with one arrow per line, ``COLD  -- load --> LOADING``, in a Markdown code block."""
+    """Return a table as a Markdown code block. Each line is an arrow such as ``COLD  -- load --> LOADING``."""
     width = max(len(state.name) for state, _ in table)
     longest = max(len(str(event.value)) for _, event in table)
     lines = [
@@ -43,7 +43,7 @@ def diagram(table: Table) -> str:
 
 
 def with_diagrams(page: str) -> str:
-    """Return a page with each of its diagrams replaced by what the table gives.
+    """Return a page in which each diagram is replaced by the current diagram of its table.
 
     Raises:
         KeyError: the page names a diagram that is not in `DIAGRAMS`.
