@@ -167,6 +167,28 @@ def test_a_model_that_changes_between_scan_and_reading_is_loaded_later(
     run(test())
 
 
+def test_a_model_that_vanishes_between_scan_and_reading_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(root: Path, name: str, *arguments: Any) -> Any:
+        shutil.rmtree(root / name)
+        return find_model(root, name, *arguments)
+
+    async def test() -> None:
+        root = write(tmp_path, "net/1/model.onnx")
+        watcher = RepositoryWatcher(root, QUICK)
+        monkeypatch.setattr(repository_watcher, "find_model", late)
+        observer = Observer(watcher)
+        watcher.start(observer)
+        while (root / "net").exists():
+            await observer.poll()
+        await observer.poll()
+        assert not any(observer.count(kind) for kind in ("load", "reload", "unload"))
+        watcher.close()
+
+    run(test())
+
+
 def test_a_failing_callback_does_not_end_the_polls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         polls: list[RepositoryChanges] = []

@@ -9,11 +9,12 @@ import pytest
 from clockwork.errors import InvalidModelError, InvalidRequestError
 from clockwork.repository import contents, models
 from clockwork.repository.model_root import resolve
-from clockwork.repository.models import find_model, list_models, wanted_versions
+from clockwork.repository.models import find_model, list_models, scan_in_steps, wanted_versions
 from clockwork.repository.policy import All, Latest, Specific
 from clockwork.runtimes.links import LinkPolicy
 from clockwork.runtimes.locating import version_of
 from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.steps import at_once
 from repository.layouts import configure, write
 
 
@@ -157,6 +158,15 @@ def test_links_in_circles_and_to_nowhere_are_problems(tmp_path: Path) -> None:
     assert "more than 8 levels" in names["net"].problems[0]
 
 
+def test_a_broken_link_beside_a_model_file_does_no_harm(tmp_path: Path) -> None:
+    root = write(tmp_path, "net/1/model.onnx")
+    (root / "net/1/notes").symlink_to("missing")
+    before = find_model(root, "net")
+    assert wanted_versions(before) == (1,)
+    (root / "net/1/notes").unlink()
+    assert find_model(root, "net").contents != before.contents
+
+
 # ------------------------------------------------------------------------------------------------- faulty models
 
 
@@ -224,6 +234,9 @@ def test_a_directory_that_cannot_be_listed_is_a_problem_of_its_model(
     monkeypatch.setattr(os, "scandir", refuse)
     found = [model.problems for model in list_models(root)]
     assert found == [("model 'closed' cannot be read: Permission denied",), ()]
+    scanned = at_once(scan_in_steps(root))
+    assert scanned["closed"] == "model 'closed' cannot be read: Permission denied"
+    assert scanned["open"] == find_model(root, "open").contents
 
 
 # ---------------------------------------------------------------------------------------------------------- limits
