@@ -32,12 +32,14 @@ def children(pid: int) -> list[int]:
 
 
 @contextmanager
-def as_process_one(script: str, *arguments: str, **pipes: int) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+def as_process_one(
+    script: str, *arguments: str, stdin: int | None = None
+) -> Iterator[tuple["subprocess.Popen[str]", int]]:
     """Run a shell script as process 1 of a namespace; it becomes ``clockwork`` with the arguments."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [*NAMESPACE, "sh", "-c", script, "sh", *this_program(), *arguments]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, **pipes
+        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as unshare:
         try:
             while not (found := children(unshare.pid)):
