@@ -20,9 +20,11 @@ from clockwork.messages.requests import (
     UnloadModelRequest,
     UnloadModelResponse,
 )
+from clockwork.messages.results import TrialRun
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.registry import BUILT_IN, make_scheduler
+from clockwork.state import ModelState
 from clockwork.units import ms, seconds
 from cluster import Cluster, quick_config
 from fake_worker import FakeWorker, File
@@ -346,3 +348,13 @@ def test_a_drain_answers_the_clients_that_wait_for_a_change() -> None:
     load(cluster, 2, "b", "1")
     cluster.feed(Drain(seconds(1)))
     assert [status(cluster, number) for number in (1, 2)] == [Status.SHUTTING_DOWN] * 2
+
+
+def test_the_execution_at_the_load_bounds_the_first_measurement() -> None:
+    cluster = a_cluster(None, "a/1")
+    model = cluster.state.models["a"]
+    measuring = cluster.controller._serving.own.measuring
+    other = ModelState(replace(model.info, name="t", digest="t", trial=TrialRun(ms(5), 2)))
+    measuring.add(other, ["gpu"])
+    assert other.profiles["gpu"].infer[1].p99 == ms(15)
+    assert other.profiles["gpu"].load_weights.p99 == 2 * model.profiles["gpu"].load_weights.p99

@@ -272,7 +272,7 @@ def test_a_damaged_entry_is_prepared_again(damage: str, tmp_path: Path) -> None:
     assert cache.load(entry) is None
     again = OnnxRuntime(cache_dir=directory).load_model(file)
     np.testing.assert_array_equal(response(again, np.ones((1, 32), "f4")), expected)
-    assert entry.read_bytes() == content
+    assert cache.load(entry) is not None
 
 
 def test_an_entry_that_cannot_be_written_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

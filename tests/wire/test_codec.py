@@ -66,7 +66,9 @@ RESULTS = [
 REQUESTS = [
     requests.InferRequest(1, "m", (X,), 100, 2.5, ("y",), True),
     requests.CancelRequest(2),
-    requests.LoadModelRequest(3, "m.onnx", "m", 2),
+    requests.LoadModelRequest(3, "m.onnx", "m", 2, (requests.ModelVersion("2", "m/2"),), True, False),
+    requests.UnloadModelRequest(7, "m", "2", False),
+    requests.PromoteRequest(8, "m", "2", "stable"),
     requests.ListModelsRequest(4),
     requests.EvictRequest(5, "m"),
     requests.StatusRequest(6),
@@ -99,6 +101,8 @@ STATUS = requests.ServerStatus(
 RESPONSES = [
     requests.InferResponse(1, 0, "", (X,), requests.RequestTiming(1, 2, 3, 4, True), 5, 6),
     requests.LoadModelResponse(2, 0, "", ("m-1", "m-2")),
+    requests.UnloadModelResponse(7, 0, "", ("1", "2")),
+    requests.PromoteResponse(8, 6, "why"),
     requests.ListModelsResponse(3, 0, "", (requests.ModelSummary("m", (), (), True, 8, 10),)),
     requests.EvictResponse(4, 0, "", 1),
     requests.StatusResponse(5, STATUS),

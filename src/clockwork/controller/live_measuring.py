@@ -3,7 +3,8 @@
 Theory of operation. A model that is loaded while serving has no times to plan with. So it first gets a *provisional*
 profile of upper bounds, and the scheduler plans the measurements like any other request: it reserves the bound on the
 device, promises nothing behind it for that time, and loads the weights. The bound of a batch size comes from the batch
-size before it, and the first one from the model's times on another kind of device, or it is ``max_first_exec``.
+size before it. That of the first one comes from the execution when the worker read the model, or from the model's times
+on another kind of device. If neither is known, it is ``max_first_exec``.
 
 A measurement has a deadline far away, so a scheduler that plans by deadlines executes it in a gap. At most one is under
 way in the whole fleet. A measurement begins at once if the server is idle, else only after a pause, so that
@@ -17,6 +18,7 @@ A measurement counts only if its Infer executed no other request: otherwise its 
 
 from collections import deque
 from collections.abc import Iterable
+from math import prod
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -37,6 +39,9 @@ GROWTH: Final = 3
 
 KIND_FACTOR: Final = 4
 """Bound of one row in proportion to the model's time on another kind of device."""
+
+TRIAL_FACTOR: Final = 3
+"""Bound of one row in proportion to its execution when the worker read the model, on the worker's host."""
 
 LOAD_FACTOR: Final = 2
 """Bound of a LoadWeights in proportion to the slowest known load per page."""
@@ -209,7 +214,11 @@ class LiveMeasuring:
             for key, profile in self._known.items()
             if key.digest == model.info.digest and key.device_kind != kind
         ]
-        bound = max([MIN_BOUND, *known]) if known else self._config.max_first_exec
+        if model.info.trial is not None:
+            elements = sum(prod(shape) for shape in shapes)
+            larger = max(1.0, elements / max(1, model.info.trial.elements))
+            known.append(round(model.info.trial.duration * TRIAL_FACTOR * larger))
+        bound = min(max(MIN_BOUND, *known), self._config.max_first_exec) if known else self._config.max_first_exec
         load = self._load_bound(model, kind)
         model.profiles[kind] = ModelProfile(load, {1: Measurement((bound,))}, 1, shapes)
 

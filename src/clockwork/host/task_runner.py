@@ -180,6 +180,7 @@ class TaskRunner:
             info.weights_bytes,
             info.max_batch,
             version_of(path, file),
+            trial=info.trial,
         )
 
     def _assemble(self, action: Infer, task: StartTask) -> Batch:

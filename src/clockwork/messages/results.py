@@ -35,6 +35,16 @@ class DeviceTime(Struct, frozen=True, array_like=True):
     clock_mhz: int = 0
 
 
+class TrialRun(Struct, frozen=True, array_like=True):
+    """One execution of one row by the worker's host, when the worker read the model.
+
+    ``duration`` is in nanoseconds. ``elements`` is the number of elements of the inputs.
+    """
+
+    duration: Nanos
+    elements: int
+
+
 class ExampleInputs(Struct, frozen=True, array_like=True):
     """The inputs that a worker measures a model with, if the worker looked for inputs that the model accepts.
 
@@ -62,6 +72,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     - ``max_batch``: the largest batch size that the model's own configuration permits; 0 if it has no limit
     - ``version``: name of the directory that contains the model's file, if this is a number, or `DEFAULT_VERSION`
     - ``example``: the inputs with which the model is measured; None if the controller chooses their shapes
+    - ``trial``: an execution on the host, which bounds the time on a device; None if there was none
     """
 
     name: str
@@ -78,6 +89,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     max_batch: int = 0
     version: str = DEFAULT_VERSION
     example: ExampleInputs | None = None
+    trial: TrialRun | None = None
 
 
 class GPUInfo(Struct, frozen=True, array_like=True):

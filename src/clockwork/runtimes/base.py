@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct
 
 from clockwork.messages.actions import InferInput
-from clockwork.messages.results import DeviceTime
+from clockwork.messages.results import DeviceTime, TrialRun
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import Bytes
@@ -53,6 +53,8 @@ class HostModelInfo(Struct, frozen=True):
     """Why requests cannot share a batch; empty if they can."""
     max_batch: int = 0
     """Largest batch that the model's config.pbtxt allows, in rows; 0: no limit is configured."""
+    trial: TrialRun | None = None
+    """The execution of one row in the trial of the model; None if the model accepted no inputs."""
 
 
 class LoadedModel(Protocol):

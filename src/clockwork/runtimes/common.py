@@ -15,6 +15,7 @@ from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy
 from clockwork.runtimes.links import NO_LINKS, LinkPolicy
+from clockwork.runtimes.probe import Verdict
 from clockwork.runtimes.signature import Signature
 from clockwork.units import Bytes, show_bytes
 
@@ -86,21 +87,19 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
 
 
 def model_info(
-    ports: Signature, digest: str, policy: BatchingPolicy, *, weights_bytes: Bytes, runtime: str, unbatched: str
+    ports: Signature, digest: str, policy: BatchingPolicy, verdict: Verdict, *, weights_bytes: Bytes, runtime: str
 ) -> HostModelInfo:
-    """Describe a prepared model.
-
-    ``digest`` is the digest of the model file. ``unbatched`` is the reason why requests cannot share a batch, or empty.
-    """
+    """Describe a prepared model. ``digest`` is the digest of the model file."""
     return HostModelInfo(
         digest=policy.digest(digest),
         inputs=tuple(port.info for port in ports.inputs),
         outputs=tuple(port.info for port in ports.outputs),
-        batchable=not unbatched,
+        batchable=not verdict.unbatched,
         weights_bytes=weights_bytes,
         runtime=runtime,
-        unbatched=unbatched,
+        unbatched=verdict.unbatched,
         max_batch=policy.max_batch,
+        trial=verdict.trial,
     )
 
 

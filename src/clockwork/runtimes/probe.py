@@ -19,6 +19,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clockwork.arrays import Array, dtype_of
+from clockwork.clock import MonotonicClock
+from clockwork.messages.results import TrialRun
 from clockwork.messages.tensors import Datatype
 from clockwork.runtimes.batching import UNDECLARED, TrialPlan
 from clockwork.runtimes.signature import FREE, Port, Signature
@@ -45,15 +47,21 @@ _FLOATS: Final = (Datatype.FP64, Datatype.FP32, Datatype.FP16, Datatype.BF16)
 class Verdict(Struct, frozen=True):
     """Results of the trials.
 
-    ``in_place`` means that sessions may use the weights without a copy. ``unbatched`` is the reason why requests cannot
-    share a batch; it is empty if they can. ``packed`` means that sessions pack weights. ``session_bytes`` is the heap
-    memory that a session takes, without weights that are used in place.
+    - ``in_place``: sessions may use the weights without a copy
+    - ``unbatched``: the reason why requests cannot share a batch; empty if they can
+    - ``packed``: sessions pack weights
+    - ``session_bytes``: the heap memory that a session takes, without weights that are used in place
+    - ``trial``: the first execution of the prepared graph; None if it accepted none of the random inputs
     """
 
     in_place: bool
     unbatched: str
     packed: bool = True
     session_bytes: Bytes = 0
+    trial: TrialRun | None = None
+
+
+_clock: Final = MonotonicClock()
 
 
 def try_model(ports: Signature, original: Run, prepared: Run, plan: TrialPlan) -> Verdict:
@@ -66,11 +74,13 @@ def try_model(ports: Signature, original: Run, prepared: Run, plan: TrialPlan) -
         expected = attempt(original, first)
         if expected is None:
             continue
+        begin = _clock.now()
         found = attempt(prepared, first)
+        trial = TrialRun(_clock.now() - begin, sum(array.size for array in first.values()))
         if not refused:
             rows = chain([(first, found)], ((row, None) for row in _rows(ports, size, plan)))
             refused = why_not_batchable(prepared, rows, plan.thorough, plan.coarse)
-        return Verdict(_identical(expected, found), refused)
+        return Verdict(_identical(expected, found), refused, trial=trial)
     return Verdict(in_place=False, unbatched=refused or UNTRIED)
 
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from clockwork.messages.actions import Action, Infer
-from clockwork.messages.results import DEFAULT_VERSION, ExampleInputs, Result, Timing
+from clockwork.messages.results import DEFAULT_VERSION, ExampleInputs, Result, Timing, TrialRun
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorInfo
 from clockwork.units import Bytes, Nanos
@@ -84,6 +84,7 @@ class ModelRead(Struct, frozen=True):
     max_batch: int = 0
     version: str = DEFAULT_VERSION
     example: ExampleInputs | None = None
+    trial: TrialRun | None = None
 
 
 class WeightsLoaded(Struct, frozen=True):

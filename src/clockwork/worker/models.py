@@ -123,4 +123,5 @@ def _info(name: str, action: LoadModelFromDisk, read: ModelRead, pages: Pages) -
         max_batch=read.max_batch,
         version=read.version,
         example=read.example,
+        trial=read.trial,
     )

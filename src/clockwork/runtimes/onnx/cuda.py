@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from clockwork.errors import InvalidRequestError
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy, plan_trial
@@ -101,7 +103,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
         run = runner(prepared.ports, original)
         prepared.ports = observed(prepared.ports, run)
         verdict = try_model(prepared.ports, run, run, plan_trial(policy, partial(analyse, file.outline)))
-        return prepared, Verdict(in_place=False, unbatched=verdict.unbatched)
+        return prepared, replace(verdict, in_place=False)
 
 
 class OnnxCudaModel:

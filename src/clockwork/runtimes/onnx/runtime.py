@@ -4,6 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from clockwork.errors import InvalidModelError
 from clockwork.malloc import measure_allocation
 from clockwork.messages.tensors import Datatype
@@ -90,7 +92,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         else:
             verdict = try_model(prepared.ports, run_original, runner(prepared.ports, session), plan)
             if verdict.in_place:
-                return Verdict(True, verdict.unbatched, packed, session_bytes)
+                return replace(verdict, packed=packed, session_bytes=session_bytes)
             del session
         try:
             session, session_bytes = self._open(prepared, None, packed)
@@ -99,7 +101,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
                 f"ONNX Runtime cannot load {file.path.name!r} after optimising it: {describe(error)}"
             ) from error
         verdict = try_model(prepared.ports, run_original, runner(prepared.ports, session), plan)
-        return Verdict(False, verdict.unbatched, packed, session_bytes)
+        return replace(verdict, in_place=False, packed=packed, session_bytes=session_bytes)
 
     def _open(self, prepared: PreparedModel, placeholder: Placeholder | None, packed: bool) -> tuple[Any, Bytes]:
         """Open a session. Return the session and the heap memory that it takes."""
@@ -129,9 +131,9 @@ def prepared_info(file: ModelFile, prepared: PreparedModel, verdict: Verdict, po
         prepared.ports,
         file.digest,
         policy,
+        verdict,
         weights_bytes=prepared.nbytes + verdict.session_bytes,
         runtime=version(),
-        unbatched=verdict.unbatched,
     )
 
 

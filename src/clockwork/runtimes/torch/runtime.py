@@ -108,7 +108,7 @@ def program_info(file: ModelFile, program: Program, policy: BatchingPolicy) -> H
         program.ports,
         file.digest,
         policy,
+        try_model(program.ports, run, run, trial_plan(program, policy)),
         weights_bytes=program.layout.nbytes,
         runtime=version(),
-        unbatched=try_model(program.ports, run, run, trial_plan(program, policy)).unbatched,
     )
