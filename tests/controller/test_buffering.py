@@ -1,9 +1,13 @@
 """Requests that come before SERVING wait until it begins, or until their own time-out."""
 
+from functools import partial
+
 import pytest
 
 from builders import infer_request
+from clockwork.controller.buffer import SPARE_EXPIRIES, StartupBuffer
 from clockwork.controller.config import ControllerConfig
+from clockwork.controller.events import ClientRequest
 from clockwork.controller.stage import Stage
 from clockwork.messages.actions import Infer
 from clockwork.messages.requests import (
@@ -26,6 +30,9 @@ from clockwork.units import Nanos, ms, seconds
 from cluster import Cluster, quick_config
 from fake_worker import FakeWorker, File
 
+request = partial(infer_request, slo=None)
+"""Make an infer request with the default SLO."""
+
 FILES = {"a.onnx": File()}
 STILL = "the server is still starting up 10 s after the request arrived; retry later"
 
@@ -43,7 +50,7 @@ def test_each_request_is_answered_ten_seconds_after_its_own_arrival() -> None:
     arrivals = [(seconds(1), 1), (seconds(1) + 1, 2), (seconds(4), 3), (seconds(9) + 1, 4)]
     for at, number in arrivals:
         cluster.run_until(at)
-        cluster.ask(infer_request(number, "whatever") if number % 2 else ListModelsRequest(number))
+        cluster.ask(request(number, "whatever") if number % 2 else ListModelsRequest(number))
     for at, number in arrivals:
         cluster.run_until(at + seconds(10) - 1)
         assert cluster.answer(number) is None
@@ -56,20 +63,49 @@ def test_each_request_is_answered_ten_seconds_after_its_own_arrival() -> None:
     )
 
 
-def test_the_arrival_of_a_buffered_request_does_not_count_for_its_slo() -> None:
+@pytest.mark.parametrize("ago", [0, ms(2)])
+def test_a_buffered_request_that_states_its_slo_is_refused_at_its_deadline(ago: Nanos) -> None:
     cluster = starting()
     cluster.load("a.onnx", 1)
-    cluster.run_until(seconds(9))
-    cluster.ask(infer_request(2, "a", slo=ms(5)), arrival=seconds(9) - ms(1))
+    cluster.run_until(seconds(1))
+    cluster.ask(infer_request(2, "a", slo=ms(5)), arrival=seconds(1) - ago)
+    cluster.run_until(seconds(1) + ms(5) - ago - 1)
+    assert cluster.answer(2) is None
+    cluster.run_until(seconds(1) + ms(5) - ago)
+    text = "the server is still starting up at the request's deadline, 5 ms after its arrival; retry later"
+    assert cluster.answer(2) == InferResponse(
+        2, Status.INITIALIZING, text, (), RequestTiming(ms(5)), retry_after=DEFAULT_RETRY
+    )
+
+
+def test_a_buffered_request_with_a_later_deadline_is_served_by_its_deadline_at_the_client() -> None:
+    cluster = starting(SimpleScheduler())
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(5))
+    serving = seconds(10) + ms(35)
+    cluster.ask(infer_request(2, slo=serving + ms(3) - seconds(5)))  # the model takes 3 ms
+    cluster.ask(infer_request(3, slo=serving + ms(1) - seconds(5)))
+    cluster.ask(infer_request(4, slo=None, slo_factor=100.0))  # 300 ms, which is over when serving begins
     cluster.run_until(seconds(11))
-    answer = cluster.answer(2)
-    assert isinstance(answer, InferResponse)
-    assert answer.status == Status.SUCCESS
+    answers = [cluster.answer(number) for number in (2, 3, 4)]
+    assert all(isinstance(answer, InferResponse) for answer in answers)
+    assert answers[0].status == Status.SUCCESS  # type: ignore[union-attr]
+    assert answers[0].timing.total == serving + ms(3) - seconds(5)  # type: ignore[union-attr]
+    assert [answer.status for answer in answers[1:]] == [Status.TIMEOUT] * 2  # type: ignore[union-attr]
+
+
+def test_expired_requests_that_were_cancelled_do_not_accumulate() -> None:
+    buffer = StartupBuffer(ControllerConfig())
+    for number in range(10 * SPARE_EXPIRIES):
+        buffer.add(0, ClientRequest(1, request(number)))
+        buffer.cancel(1, number)
+        buffer.next_expiry()
+    assert len(buffer._expiries) <= SPARE_EXPIRIES + 1
 
 
 def test_a_request_before_any_worker_has_connected_times_out_too() -> None:
     cluster = Cluster(EchoScheduler())
-    cluster.ask(infer_request(1))
+    cluster.ask(request(1))
     cluster.run_until(seconds(10))
     assert cluster.answer(1) is not None
 
@@ -91,18 +127,18 @@ def test_a_request_is_served_if_serving_begins_before_its_time_out(
     cluster.load("a.onnx", id=1)
     cluster.run_until(asked_at)
     cluster.ask(ListModelsRequest(2))
-    cluster.ask(infer_request(3))
+    cluster.ask(request(3))
     cluster.run_until(seconds(21))
     assert cluster.stages()[-1] == (seconds(10) + ms(35), "serving")
     answers = {r.id: (at, r.status) for at, c in cluster.said if (r := getattr(c, "response", None)) is not None}
     assert answers[2] == answers[3] == (answered, status)
 
 
-def test_the_slo_of_a_buffered_request_counts_from_the_begin_of_serving() -> None:
+def test_the_default_slo_of_a_buffered_request_counts_from_the_begin_of_serving() -> None:
     cluster = starting(SimpleScheduler())
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(1))
-    cluster.ask(infer_request(2, slo=ms(3)), payload="mine")
+    cluster.ask(request(2), payload="mine")
     cluster.run_until(seconds(11))
     answer = cluster.answer(2)
     assert isinstance(answer, InferResponse)
@@ -115,7 +151,7 @@ def test_buffered_requests_are_served_in_the_order_of_their_arrival() -> None:
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(1))
     for number in range(2, 8):
-        cluster.ask(infer_request(number) if number % 2 else ListModelsRequest(number), client_id=number % 3)
+        cluster.ask(request(number) if number % 2 else ListModelsRequest(number), client_id=number % 3)
     cluster.run_until(seconds(11))
     assert [response.id for response in cluster.responses()] == [1, 2, 3, 4, 5, 6, 7]
 
@@ -124,17 +160,17 @@ def test_a_wrong_buffered_request_is_refused_when_serving_begins() -> None:
     cluster = starting()
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(1))
-    cluster.ask(infer_request(2, "b"))
-    cluster.ask(infer_request(3, inputs=()))
+    cluster.ask(request(2, "b"))
+    cluster.ask(request(3, inputs=()))
     cluster.run_until(seconds(11))
     assert cluster.statuses() == [Status.SUCCESS, Status.UNKNOWN_MODEL, Status.INVALID_REQUEST]
 
 
 def test_a_cancelled_request_is_not_answered() -> None:
     cluster = starting()
-    cluster.ask(infer_request(1))
-    cluster.ask(infer_request(2))
-    cluster.ask(infer_request(1), client_id=2)
+    cluster.ask(request(1))
+    cluster.ask(request(2))
+    cluster.ask(request(1), client_id=2)
     cluster.ask(CancelRequest(1))
     cluster.run_until(seconds(20))
     assert cluster.answer(1) is None
@@ -144,9 +180,9 @@ def test_a_cancelled_request_is_not_answered() -> None:
 
 def test_requests_of_a_client_that_disconnected_are_not_answered() -> None:
     cluster = starting()
-    cluster.ask(infer_request(1))
+    cluster.ask(request(1))
     cluster.ask(ListModelsRequest(2))
-    cluster.ask(infer_request(1), client_id=2)
+    cluster.ask(request(1), client_id=2)
     cluster.lose_client(1)
     cluster.run_until(seconds(20))
     assert [response.id for response in cluster.responses()] == [1]
@@ -155,7 +191,7 @@ def test_requests_of_a_client_that_disconnected_are_not_answered() -> None:
 def test_a_full_buffer_refuses_requests_at_once() -> None:
     cluster = Cluster(EchoScheduler(), quick_config(max_pending=2))
     for number in (1, 2, 3):
-        cluster.ask(infer_request(number))
+        cluster.ask(request(number))
     text = (
         "the server is starting up: the server is full: 2 requests with 16 B of inputs are pending; "
         "the limit is 2 requests and 2.0 GiB; retry later"
@@ -164,32 +200,32 @@ def test_a_full_buffer_refuses_requests_at_once() -> None:
         InferResponse(3, Status.INITIALIZING, text, (), RequestTiming(0), retry_after=DEFAULT_RETRY)
     ]
     cluster.run_until(seconds(10))
-    cluster.ask(infer_request(4))
+    cluster.ask(request(4))
     assert cluster.answer(4) is None
 
 
 def test_a_client_cannot_use_more_than_its_share_of_the_buffer() -> None:
     cluster = Cluster(EchoScheduler(), ControllerConfig(max_client_pending=1))
     for number in (1, 2):
-        cluster.ask(infer_request(number), client_id=1)
-        cluster.ask(infer_request(number), client_id=2)
+        cluster.ask(request(number), client_id=1)
+        cluster.ask(request(number), client_id=2)
     assert [response.id for response in cluster.responses()] == [2, 2]
     cluster.lose_client(1)
-    cluster.ask(infer_request(3), client_id=1)
+    cluster.ask(request(3), client_id=1)
     assert cluster.answer(3) is None
 
 
 def test_the_bytes_of_sent_and_generated_inputs_fill_the_buffer() -> None:
     cluster = Cluster(EchoScheduler(), ControllerConfig(max_pending_bytes=20))  # a row takes 8
-    cluster.ask(infer_request(1, rows=2))
-    cluster.ask(infer_request(2, rows=1, generated=True))
-    cluster.ask(infer_request(3, rows=1))
+    cluster.ask(request(1, rows=2))
+    cluster.ask(request(2, rows=1, generated=True))
+    cluster.ask(request(3, rows=1))
     assert [response.id for response in cluster.responses()] == [2, 3]
     cluster.ask(CancelRequest(1))
-    cluster.ask(infer_request(4, rows=2))
+    cluster.ask(request(4, rows=2))
     assert cluster.answer(4) is None
     cluster.run_until(seconds(10))
-    cluster.ask(infer_request(5, rows=2))
+    cluster.ask(request(5, rows=2))
     assert cluster.answer(5) is None
 
 

@@ -165,7 +165,7 @@ def test_a_drain_before_serving_is_over_at_once(stage: Stage) -> None:
     slow = {"a.onnx": File(disk=ms(500), load=ms(500), infer=ms(500))}
     named = (LoadSpec("a.onnx"),)
     cluster = Cluster(EchoScheduler(), quick_config(models=named if stage is Stage.PROFILING else ()))
-    cluster.ask(infer_request(1, "a"))
+    cluster.ask(infer_request(1, "a", slo=None))
     cluster.ask(ListModelsRequest(2))
     if stage is not Stage.QUERYING:
         cluster.connect(FakeWorker("w0", slow))

@@ -1,8 +1,14 @@
-"""Requests that arrived before the stage SERVING. Each waits until SERVING begins, or until its own time-out."""
+"""Requests that arrived before the stage SERVING.
 
-from collections import OrderedDict
+Each waits until SERVING begins, until its time-out, or until its own deadline if it states an SLO. The SLO of a request
+that states one counts from the request's arrival, because its client judges the response by it. The default SLO counts
+from the start of SERVING.
+"""
 
-from msgspec import Struct
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from msgspec import Struct, structs
 
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ClientRequest, Respond
@@ -13,20 +19,27 @@ from clockwork.messages.requests import InferRequest, ListModelsRequest
 from clockwork.messages.status import Status
 from clockwork.units import Bytes, Nanos, show_duration
 
+SPARE_EXPIRIES: Final = 1000
+"""Number of expiries of requests that no longer wait, beyond which these expiries are removed."""
+
 
 class _Buffered(Struct, frozen=True):
+    """A request; ``deadline`` is None if it does not state its SLO in nanoseconds."""
+
     arrival: Nanos
+    deadline: Nanos | None
     event: ClientRequest
 
 
 class StartupBuffer:
-    """InferRequests and ListModelsRequests in order of arrival, which is the order in which they expire."""
+    """InferRequests and ListModelsRequests in order of arrival."""
 
     def __init__(self, config: ControllerConfig) -> None:
         """Start empty; ``config`` has the limits and the time-out."""
         self._config = config
         self._quota = Quota(config)
-        self._waiting: OrderedDict[int, _Buffered] = OrderedDict()  #: by a number that counts requests
+        self._waiting: dict[int, _Buffered] = {}  #: by a number that counts requests
+        self._expiries: list[tuple[Nanos, int]] = []  #: heap of times and numbers
         self._numbers: RequestTable[int] = RequestTable()
         self._last_number = 0
 
@@ -39,32 +52,58 @@ class StartupBuffer:
         if full := self._quota.reason_to_refuse(event.client_id, size, shared=event.shared):
             return [_initializing(event, 0, f"the server is starting up: {full.text}")]
         self._last_number += 1
-        self._waiting[self._last_number] = _Buffered(now, event)
+        arrival = now if event.arrival is None else min(event.arrival, now)
+        entry = _Buffered(arrival, _deadline(event, arrival), event)
+        self._waiting[self._last_number] = entry
+        heappush(self._expiries, (self._expiry(now, entry), self._last_number))
         self._numbers.add(event.client_id, event.request.id, self._last_number)
         self._quota.add(event.client_id, size)
         return []
 
+    def _expiry(self, now: Nanos, entry: _Buffered) -> Nanos:
+        timeout = now + self._config.initializing_timeout
+        return timeout if entry.deadline is None else min(timeout, max(now, entry.deadline))
+
     def expire(self, now: Nanos) -> list[Respond]:
-        """Answer the requests whose time-out has passed."""
+        """Answer the requests whose time-out or deadline has passed."""
         responses = []
-        timeout = self._config.initializing_timeout
-        while (first := next(iter(self._waiting), None)) is not None:
-            if self._waiting[first].arrival + timeout > now:
-                break
-            entry = self._take(first)
-            text = f"the server is still starting up {show_duration(timeout)} after the request arrived; retry later"
-            responses.append(_initializing(entry.event, now - entry.arrival, text))
+        while self._expiries and self._expiries[0][0] <= now:
+            number = heappop(self._expiries)[1]
+            if number not in self._waiting:
+                continue
+            entry = self._take(number)
+            waited = now - entry.arrival
+            if entry.deadline is not None and entry.deadline <= now:
+                slo = show_duration(entry.deadline - entry.arrival)
+                text = (
+                    f"the server is still starting up at the request's deadline, {slo} after its arrival; retry later"
+                )
+            else:
+                timeout = show_duration(self._config.initializing_timeout)
+                text = f"the server is still starting up {timeout} after the request arrived; retry later"
+            responses.append(_initializing(entry.event, waited, text))
         return responses
 
     def next_expiry(self) -> Nanos | None:
-        """Return when the next request times out; None if no request waits."""
-        first = next(iter(self._waiting.values()), None)
-        return None if first is None else first.arrival + self._config.initializing_timeout
+        """Return when the next request expires; None if no request waits."""
+        while self._expiries and self._expiries[0][1] not in self._waiting:
+            heappop(self._expiries)
+        if len(self._expiries) > 2 * len(self._waiting) + SPARE_EXPIRIES:
+            self._expiries = [entry for entry in self._expiries if entry[1] in self._waiting]
+            heapify(self._expiries)
+        return self._expiries[0][0] if self._expiries else None
 
     def take_all(self) -> list[ClientRequest]:
-        """Remove and return all requests, in order of arrival."""
-        events = [entry.event for entry in self._waiting.values()]
+        """Remove and return all requests, in order of arrival.
+
+        A request that states no SLO is returned without its arrival, so that its SLO counts from now.
+        """
+        events = [
+            structs.replace(entry.event, arrival=entry.arrival if _states_slo(entry.event) else None)
+            for entry in self._waiting.values()
+        ]
         self._waiting.clear()
+        self._expiries.clear()
         self._numbers.clear()
         self._quota = Quota(self._config)
         return events
@@ -81,6 +120,18 @@ class StartupBuffer:
         self._quota.remove(event.client_id, _bytes(event))
         self._numbers.remove(event.client_id, event.request.id, number)
         return entry
+
+
+def _states_slo(event: ClientRequest) -> bool:
+    request = event.request
+    return isinstance(request, InferRequest) and (request.slo is not None or request.slo_factor is not None)
+
+
+def _deadline(event: ClientRequest, arrival: Nanos) -> Nanos | None:
+    request = event.request
+    if isinstance(request, InferRequest) and request.slo is not None and request.slo > 0:
+        return arrival + request.slo
+    return None
 
 
 def _bytes(event: ClientRequest) -> Bytes:

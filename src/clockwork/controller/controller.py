@@ -4,11 +4,8 @@
 `clockwork.controller.draining` ends the server. This module passes each event to one of these parts, and answers the
 requests that need none of them.
 
-Requests that come before SERVING wait in a `StartupBuffer`. Their SLO counts from the start of SERVING, because no
-request can be executed earlier.
+Requests that come before SERVING wait in a `StartupBuffer`.
 """
-
-from msgspec.structs import replace
 
 from clockwork.controller.buffer import StartupBuffer
 from clockwork.controller.config import ControllerConfig, ControlMode
@@ -219,7 +216,7 @@ class ControllerWithStartupPhase:
         for client_id, request in self._startup.take_early_loads():
             commands += self._startup.load(now, client_id, request)
         for event in self._buffer.take_all():
-            commands += self._request(now, replace(event, arrival=None))  # its SLO counts from now
+            commands += self._request(now, event)
         return commands
 
     def _drain(self, now: Nanos, limit: Nanos) -> Commands:
