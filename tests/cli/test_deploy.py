@@ -1,8 +1,11 @@
 """The files in deploy/ parse, and the command line accepts their arguments. Nothing is built or deployed."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.processes import save_dense
+from cli.processes import save_dense, serve
 from clockwork.cli import run
 from clockwork.cli.parsers import duration
 from clockwork.units import SECOND
@@ -131,3 +134,17 @@ def test_the_unit_has_valid_arguments_and_waits_for_the_drain(
     (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", SERVICE, re.MULTILINE)
     assert int(stop) >= drain + END_S
     assert "\nKillMode=mixed\n" in SERVICE, "otherwise systemd ends the worker before the drain is over"
+
+
+def test_the_health_check_of_the_image_works_behind_a_proxy(tmp_path: Path) -> None:
+    (words,) = re.findall(r"HEALTHCHECK .*\\\n +CMD (\[.*\])$", CONTAINERFILE, re.MULTILINE)
+    _, *arguments = json.loads(words)
+    dead = "http://127.0.0.1:1"
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), dead) | {"no_proxy": ""}
+    with serve(str(save_dense(tmp_path / "dense.onnx")), "--http=127.0.0.1:0") as server:
+        port = server.out.wait_for(r"serves HTTP on \S+:(\d+)$")[1]
+        command = [sys.executable, *(argument.replace(":8000", f":{port}") for argument in arguments)]
+        checked = subprocess.run(command, env={**os.environ, **proxies}, timeout=60, check=False, capture_output=True)
+        assert checked.returncode == 0, checked.stderr
+    ended = subprocess.run(command, env={**os.environ, **proxies}, timeout=60, check=False, capture_output=True)
+    assert ended.returncode != 0
