@@ -1,10 +1,11 @@
-"""A minimal model server, which is a loop around ONNX Runtime. It is the baseline of `bench_overload.py`.
+"""A minimal model server, which is a loop around ONNX Runtime. This server is the baseline of `bench_overload.py`.
 
     python benchmarks/bare_http.py model.onnx ...
 
-It accepts one kind of request: POST /v2/models/NAME/infer with one binary tensor, at batch size 1. It executes requests
-one after the other in the order of their arrival, and drops a request that would be late. It has no plan, no limits, no
-batches, no second process and no other protocol. If a client stops reading, it blocks the server.
+The server accepts one kind of request: POST /v2/models/NAME/infer with one binary tensor, at batch size 1. The server
+executes requests one after the other in the order of their arrival, and drops a request that would be late. The server
+has no plan, no limits, no batches, no second process and no other protocol. If a client stops reading, the server is
+blocked.
 """
 
 import argparse

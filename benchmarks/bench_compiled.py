@@ -2,9 +2,10 @@
 
     make compile && python benchmarks/bench_compiled.py --json compiled.json
 
-Both run figure 5 of OSDI'20 at 100 ms. Each turn is a new process. The numbers are medians over the turns, and `ratio`
-is the median of the ratios of the turns. Rates are per second of processor time. The rate of decisions is per second of
-wall time in the scheduler. If the two made different decisions, `same_records` is false and the exit code is 1.
+Both versions run figure 5 of OSDI'20 at 100 ms. Each turn is a new process. The numbers are medians over the turns, and
+`ratio` is the median of the ratios of the turns. Rates are per second of processor time. The rate of decisions is per
+second of wall time in the scheduler. If the two made different decisions, `same_records` is false and the exit code is
+1.
 """
 
 import argparse

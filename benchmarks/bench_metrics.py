@@ -4,11 +4,12 @@
 
 There are three parts:
 
-(a) Two servers (controller, front end, worker, a 64-64-10 MLP) run on one core. They are measured in turns over HTTP
+(a) Two servers (controller, front end, worker, a 64-64-10 MLP) run on one core. The servers are measured in turns over
+HTTP
     with 64 connections from another core. One server has the default options, and its metrics are scraped once in each
-    turn. The other has --no-metrics. Both keep counts, because Triton's statistics need them. The results are ratios of
-    the throughput (limit: 0.97) and of the controller's processor time for a request (limit: 1.03). Other programs on
-    the machine disturb the second ratio less. A ratio is the median over all rounds.
+    turn. The other has --no-metrics. Both servers keep counts, because Triton's statistics need them. The results are
+    ratios of the throughput (limit: 0.97) and of the controller's processor time for a request (limit: 1.03). Other
+    programs on the machine disturb the second ratio less. A ratio is the median over all rounds.
 (b) The time to count one request in a batch of one, in this process.
 (c) The duration of a scrape of a server with 4,000 emulated models. The latency of other requests is measured during a
     scrape and without one, in milliseconds.

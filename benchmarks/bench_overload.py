@@ -206,7 +206,7 @@ class Target:
 
 @contextmanager
 def target(protocol: str, size: Size, root: Path) -> Iterator[Target]:
-    """Start a server of the models. It serves only this protocol and the native protocol."""
+    """Start a server of the models. The server serves only this protocol and the native protocol."""
     with ExitStack() as stack:
         if protocol == "bare":
             served = stack.enter_context(bare_http(size.models, (SLO - 2 * ALLOWANCE) / MILLISECOND, {SERVER}))

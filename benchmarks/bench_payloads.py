@@ -2,10 +2,10 @@
 
     python benchmarks/bench_payloads.py --json payloads.json
 
-Two servers run on one core and take turns. One of them has the option --payload-memory=none. They get HTTP requests of
-602,112 bytes from another core. A request contains an image, and the model computes the image's mean colour. ``cpu_us``
-is the processor time of all processes of a server for one request. ``saved_us`` is the median difference over all
-rounds, with its quartiles.
+Two servers run on one core and take turns. One of them has the option --payload-memory=none. Both servers get HTTP
+requests of 602,112 bytes from another core. A request contains an image, and the model computes the image's mean
+colour. ``cpu_us`` is the processor time of all processes of a server for one request. ``saved_us`` is the median
+difference over all rounds, with its quartiles.
 """
 
 import statistics

@@ -3,9 +3,9 @@
     python benchmarks/bench_pending.py --json pending.json
 
 The results are the microseconds of processor time for an event with 10 to 100,000 pending requests, for each scheduler
-and each kind of event. They also contain the ratio to the cost with 10 pending requests. If an event concerns all
-pending requests (a burst, a lost worker, an expiry), its cost is divided by their number. One cause of higher ratios is
-that 100,000 requests do not fit into the processor's cache.
+and each kind of event. The results also contain the ratio to the cost with 10 pending requests. If an event concerns
+all pending requests (a burst, a lost worker, an expiry), its cost is divided by their number. One cause of higher
+ratios is that 100,000 requests do not fit into the processor's cache.
 """
 
 import argparse

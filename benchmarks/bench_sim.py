@@ -2,9 +2,9 @@
 
     python benchmarks/bench_sim.py --json sim.json
 
-The results are simulated requests per second of wall time for three scenarios: (a) figure 5 of OSDI'20 at 100 ms,
-(b) 4,026 models on 6 devices, and (c) 1,000 devices. Ratios show how the cost of a request grows from 10 to 4,000
-models. They also show how it grows from 1 to 1,000 devices, with the same load for each device. The time of the
+The results are simulated requests per second of wall time for three scenarios: (a) figure 5 of OSDI'20 at 100 ms, (b)
+4,026 models on 6 devices, and (c) 1,000 devices. Ratios show how the cost of a request grows from 10 to 4,000 models.
+Other ratios show how this cost grows from 1 to 1,000 devices, with the same load for each device. The time of the
 scheduler's decisions is the time in its methods during (a).
 """
 

@@ -74,7 +74,7 @@ BATCH_1_PER_S = 1000 / 2.73  # size of resnet50-v100
 
 
 class Controller:
-    """The controller's side of a worker's connection. It sends actions and receives results."""
+    """The controller's side of a worker's connection. This side sends actions and receives results."""
 
     def __init__(self) -> None:
         self._connected: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()

@@ -2,8 +2,8 @@
 
 Controller, worker and clients are in one process. The models are copies of one file. Each copy has its own pages, into
 which its weights are copied (`docs/gpu.md`). The results contain the goodput (successes within the SLO, per second),
-refused and failed requests, and loads. They also contain the share of inferences that took no longer than estimated,
-the mean of estimate / actual, and the device's free memory before and after the run.
+refused and failed requests, and loads. The results also contain the share of inferences that took no longer than
+estimated, the mean of estimate / actual, and the device's free memory before and after the run.
 """
 
 import asyncio

@@ -105,7 +105,7 @@ def play(fleet: Fleet, rate: float, seconds: float = 8, seed: int = 1) -> dict[s
 
 @contextmanager
 def started(command: list[str], core: int, log: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a process on a core. It ends when the context ends."""
+    """Start a process on a core. The process ends when the context ends."""
     process = subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.DEVNULL, stderr=log, text=True)
     try:
         yield process

@@ -3,7 +3,8 @@
     python benchmarks/hostile_inputs.py NAME HTTP GRPC NATIVE
 
 The program prepares the input NAME, prints ``ready``, and waits for a line on stdin. Then it sends the input, and
-prints how many responses had each status. It is a separate process, so that its work does not delay measurements.
+prints how many responses had each status. The sender is a separate process, so that its work does not delay
+measurements.
 """
 
 import asyncio
@@ -169,7 +170,7 @@ def typed_right() -> Callable[[Where], Awaitable[Counter[str]]]:
 
 
 def compressed_bombs() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """Prepare twelve bodies of 260 kB that unpack to 255 MiB. They are sent at the same time."""
+    """Prepare twelve bodies of 260 kB that unpack to 255 MiB. The bodies are sent at the same time."""
     packed = zlib.compress(bytes(255 * MIB), 9)
     request = post("/v2/models/row/infer", packed, Content_Encoding="deflate")
     return lambda where: ask_http(where, *[request] * 12)
@@ -193,7 +194,7 @@ def large_answer() -> Callable[[Where], Awaitable[Counter[str]]]:
 
 
 def large_answer_right() -> Callable[[Where], Awaitable[Counter[str]]]:
-    """Prepare a valid request for 800,000 elements. Its response is 15 MB of JSON."""
+    """Prepare a valid request for 800,000 elements. The response is 15 MB of JSON."""
     request = in_binary("row", struct.pack("<f", 0.1) * 800_000, 800_000)
     return lambda where: ask_http(where, request)
 

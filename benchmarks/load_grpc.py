@@ -1,8 +1,8 @@
-"""A load generator for gRPC. It writes HTTP/2 frames itself, on a few connections with many streams.
+"""A load generator for gRPC. The generator writes HTTP/2 frames itself, on a few connections with many streams.
 
-A connection behaves like a gRPC client. It sends the remaining time to the deadline as ``grpc-timeout``. The first
-request adds the constant headers to the server's HPACK table, and later requests send only their indices. A connection
-obeys the server's SETTINGS and flow-control windows. A request waits in the client until a stream is free.
+A connection behaves like a gRPC client. The connection sends the remaining time to the deadline as ``grpc-timeout``.
+The first request adds the constant headers to the server's HPACK table, and later requests send only their indices. A
+connection obeys the server's SETTINGS and flow-control windows. A request waits in the client until a stream is free.
 
 There are two differences from a gRPC client. A call is not cancelled when its deadline passes, so that late and missing
 responses are counted. The server must not use an HPACK table for its responses (SETTINGS_HEADER_TABLE_SIZE is 0), so

@@ -35,7 +35,10 @@ TOLERANCE = 1e-3
 
 @dataclass
 class Template:
-    """A request that is sent many times. It has a model, the name of an input, the input, and the expected output."""
+    """A request that is sent many times.
+
+    A template has a model, the name of an input, the input, and the expected output.
+    """
 
     model: str
     input: str

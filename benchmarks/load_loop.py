@@ -1,4 +1,4 @@
-"""The loop of a load generator. It sends requests when they are due, and receives the responses.
+"""The loop of a load generator. The loop sends requests when they are due, and receives the responses.
 
 The loop runs in one thread, without asyncio. A request over the native protocol takes only a few microseconds. The
 schedule does not depend on the server. If the generator itself is more than `MAX_BEHIND` late, it does not send the
@@ -124,7 +124,7 @@ class Link:
             self.lose("the server closed the connection")
 
     def lose(self, reason: str) -> None:
-        """End the connection. Its open requests fail with ``reason``."""
+        """End the connection. The connection's open requests fail with ``reason``."""
         if not self.closed:
             self.close()
             now = time.monotonic_ns()

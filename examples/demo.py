@@ -1,8 +1,9 @@
-"""The demo. It serves four real networks, classifies files with one of them, runs a load test, and reports the result.
+"""The demo.
 
-1. Build three networks of the zoo. The fourth, from the package magika, is trained to recognise types of files.
-2. Start ``clockwork serve`` and show its stages: querying, loading, profiling, serving.
-3. Classify files of this repository with magika's network, each three times: with Clockwork's client, and with Triton's
+The demo serves four real networks, classifies files with one of them, runs a load test, and reports the result. 1.
+Build three networks of the zoo. The fourth, from the package magika, is trained to recognise types of files. 2. Start
+``clockwork serve`` and show its stages: querying, loading, profiling, serving. 3. Classify files of this repository
+with magika's network, each three times: with Clockwork's client, and with Triton's
    clients over HTTP and gRPC. Compare the labels with the expected ones.
 4. Send requests with Poisson arrivals to all four networks for 15 s, at half of the device's measured capacity. Each
    model gets an equal share of the device's time. Every request has an SLO of 250 ms, which counts from its due time.
@@ -114,7 +115,7 @@ class Server:
 
 @asynccontextmanager
 async def serve(*models: str) -> AsyncIterator[Server]:
-    """Start a server. It ends when the context ends."""
+    """Start a server, which ends when the context ends."""
     program = Path(sys.executable).with_name("clockwork")
     command = [str(program)] if program.exists() else [sys.executable, "-m", "clockwork.cli"]
     arguments = ("serve", *models, *OPTIONS)
@@ -189,7 +190,7 @@ def magika(file: str) -> str:
 def features(file: Path) -> NDArray[np.int32]:
     """Return the features of a file that magika's network expects, as int32 of shape (1, 2048).
 
-    They are the first and last 1024 bytes of the stripped file. Missing bytes have the value 256.
+    The features are the first and last 1024 bytes of the stripped file. Missing bytes have the value 256.
     """
     with file.open("rb") as content:
         first = content.read(4096)
@@ -291,7 +292,7 @@ def outcome_of(error: ClockworkError) -> str:
 
 
 async def ask(client: AsyncClient, inputs: Inputs, due: float, tally: Tally) -> None:
-    """Send one request, and count its outcome. Its latency counts from its due time."""
+    """Send one request, and count its outcome. The latency of a request counts from its due time."""
     now = asyncio.get_running_loop().time
     try:
         result = await client.infer(tally.model, inputs, slo=max(0.001, SLO - (now() - due)))

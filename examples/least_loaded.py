@@ -1,4 +1,4 @@
-"""A complete scheduler with queues. It sends each request to the device that has the fewest requests.
+"""A complete scheduler with queues. The scheduler sends each request to the device that has the fewest requests.
 
     PYTHONPATH=examples clockwork serve --scheduler least_loaded:LeastLoaded model.onnx
 

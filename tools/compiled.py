@@ -12,7 +12,10 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 
 PARTS: Final = ("blocks", "controller", "histogram", "pages", "scheduling", "state")
-"""Packages and modules that are compiled. They are pure, and the controller spends most of a request's time in them."""
+"""Packages and modules that are compiled.
+
+These parts are pure, and the controller spends most of a request's time in them.
+"""
 
 INTERPRETED: Final = {
     "clockwork.controller.guard": "it checks the types of values that come from schedulers of other authors; compiled "
@@ -29,8 +32,8 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
     - Modules that define a `msgspec.Struct`. mypyc would drop ``frozen=True`` without a warning, or the module could
       not be imported.
     - Modules that define a dataclass. mypyc supports only some options of dataclasses.
-    - ``__init__`` modules. They contain only imports. A compiled one cannot import interpreted modules of its package,
-      because Python sets ``__path__`` after the compiled code has run.
+    - ``__init__`` modules. Such modules contain only imports. A compiled one cannot import interpreted modules of its
+      package, because Python sets ``__path__`` after the compiled code has run.
     """
     sources = {name: path for name, path in _sources(root) if name not in INTERPRETED}
     classes = {name: list(_classes(root / path)) for name, path in sources.items()}
@@ -60,7 +63,7 @@ def _classes(path: Path) -> Iterator[ast.ClassDef]:
 def _last_word(node: ast.expr) -> str:
     """Return the last name in an expression.
 
-    It is ``Struct`` for ``msgspec.Struct``, and ``dataclass`` for ``@dataclass(frozen=True)``.
+    The last name is ``Struct`` for ``msgspec.Struct``, and ``dataclass`` for ``@dataclass(frozen=True)``.
     """
     match node:
         case ast.Name(id=word) | ast.Attribute(attr=word):

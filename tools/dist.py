@@ -23,7 +23,7 @@ BESIDE = ("LICENSE", "MANIFEST.in", "NOTICE", "README.md", "pyproject.toml", "se
 
 
 def missing() -> str:
-    """Return a text about a missing tool that the compilation needs. It is empty if nothing is missing."""
+    """Return a text about a missing tool that the compilation needs. The text is empty if nothing is missing."""
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     compiler = os.environ.get("CC", compiler).split()[0]
     if shutil.which(compiler) is None:

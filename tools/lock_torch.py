@@ -6,10 +6,11 @@ A version of PyTorch has several builds. ``FOUND`` locks the build that pip find
 ``2.13.0+cpu`` from an index of CPU builds. ``CUDA`` locks the public build with the CUDA packages that it needs. The
 tool writes these files:
 
-- requirements-torch.lock: packages that tests without a GPU need in addition to ``DEV_LOCK``. Both builds are accepted.
+- requirements-torch.lock: packages that tests without a GPU need in addition to ``DEV_LOCK``. Both builds of PyTorch
+  are accepted.
 - requirements-torch-cuda.lock: the CUDA build with all its packages, in addition to ``DEV_LOCK``.
-- requirements-onnx-cuda.lock: ONNX Runtime's build for CUDA, from ``ONNX``. It replaces the build in ``DEV_LOCK``. Its
-  dependencies are in the other lock files.
+- requirements-onnx-cuda.lock: ONNX Runtime's build for CUDA, from ``ONNX``. This build replaces the build in
+  ``DEV_LOCK``. The dependencies of ONNX Runtime are in the other lock files.
 """
 
 import re

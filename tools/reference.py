@@ -48,7 +48,7 @@ def configuration() -> str:
 
 
 def http_paths() -> str:
-    """Return a table of the paths that the HTTP front end serves. It is generated from the OpenAPI document."""
+    """Return a table of the paths that the HTTP front end serves. The table is generated from the OpenAPI document."""
     lines = ["| method | path | purpose |", "|---|---|---|"]
     for path, methods in document(__version__).get("paths", {}).items():
         for method, operation in methods.items():

@@ -1,4 +1,4 @@
-"""A precise timer for event loops. It uses Linux's timerfd.
+"""A precise timer for event loops. The timer uses Linux's timerfd.
 
 The timers of uvloop have a resolution of one millisecond, and those of asyncio depend on the length of one wait. The
 scheduler's plans need a precision of 0.1 ms. The following was measured 2,000 times on a virtual machine with Linux
@@ -21,7 +21,7 @@ _LIBC: Final = ctypes.PyDLL(None, use_errno=True)
 
 
 class _Times(ctypes.Structure):
-    """The C type ``struct itimerspec``. It consists of the interval and the time until the first expiry."""
+    """The C type ``struct itimerspec``. The struct consists of the interval and the time until the first expiry."""
 
     _fields_ = tuple((name, ctypes.c_long) for name in ("every_s", "every_ns", "first_s", "first_ns"))
 
@@ -52,7 +52,7 @@ class Alarm:
         _LIBC.timerfd_settime(self._fd, 0, self._address, None)
 
     def close(self) -> None:
-        """Release the timer. It does not call its function any more."""
+        """Release the timer. The timer does not call its function any more."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)

@@ -2,8 +2,8 @@
 
 An array is not copied if it already has the format of a payload, which is little-endian and row-major. An array that is
 created from a payload is a read-only view of the payload. ``BYTES`` elements are always copied, because they are Python
-objects in an array. They are ``bytes`` in arrays that are created from payloads. A user's array may contain ``bytes``
-and ``str``; a ``str`` is sent as UTF-8.
+objects in an array. Such elements are ``bytes`` in arrays that are created from payloads. A user's array may contain
+``bytes`` and ``str``; a ``str`` is sent as UTF-8.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ Array: TypeAlias = NDArray[Any]
 """The type of an array of any supported dtype."""
 
 Buffer: TypeAlias = Any
-"""The type of an object with the buffer protocol. Its buffer must have one dimension, and elements of one byte."""
+"""The type of an object with the buffer protocol. The buffer must have one dimension, and elements of one byte."""
 
 _LENGTH: Final = Struct("<I")
 
@@ -195,8 +195,8 @@ FLOAT_TOLERANCE: Final = 0.01
 """Largest accepted difference between two computations of the same floats, as a share of the largest float.
 
 Kernels for different batch sizes add numbers in a different order, which changes the last bits of the result. The
-difference is less than 1e-5 in most deep networks in FP32. It is up to 0.004 for unusual inputs, such as random bytes
-for the model magika. It occurs even in a batch of identical rows.
+difference is less than 1e-5 in most deep networks in FP32. The difference is up to 0.004 for unusual inputs, such as
+random bytes for the model magika. The difference occurs even in a batch of identical rows.
 """
 
 FLOAT_BITS: Final = 8

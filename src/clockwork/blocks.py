@@ -1,7 +1,7 @@
 """An allocator of consecutive blocks.
 
-It allocates the first gap that is large enough, beginning at the lowest block. Recently used blocks are therefore used
-again soon. The allocator only handles the numbers of blocks. Its callers map the numbers to memory.
+The allocator uses the first gap that is large enough, beginning at the lowest block. Recently used blocks are therefore
+used again soon. The allocator only handles the numbers of blocks. The callers map block numbers to memory.
 """
 
 from bisect import bisect_left, insort

@@ -50,7 +50,7 @@ def monotonic_epoch() -> Nanos:
 class OffsetClock:
     """A wrong clock for tests.
 
-    It is ahead of ``clock`` by ``offset_ns``, and gains ``drift_ppm`` from its creation on.
+    The wrong clock is ahead of ``clock`` by ``offset_ns``, and gains ``drift_ppm`` from its creation on.
     """
 
     __slots__ = ("_clock", "_drift_ppm", "_offset_ns", "_start")

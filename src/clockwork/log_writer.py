@@ -30,7 +30,10 @@ MAX_WAITING: Final = 4 * MIB
 """Largest number of characters that may wait. Each piece of text counts as its length plus `PIECE_COST`."""
 
 PIECE_COST: Final = 100
-"""Additional characters that each piece of text counts for. They stand for the memory of a string object."""
+"""Additional characters that each piece of text counts for.
+
+The additional characters represent the memory of a string object.
+"""
 
 FINISH_SECONDS: Final = 1.0
 """Longest time in seconds that the process waits at its end until the queue is written."""

@@ -52,7 +52,7 @@ _mallinfo2: Final = _function()
 def return_large_blocks() -> None:
     """Make the allocator return large blocks to the system when they are freed. A second call does nothing.
 
-    By default, glibc raises its limits when a program frees large blocks. It would then keep the memory of evicted
+    By default, glibc raises its limits when a program frees large blocks. glibc would then keep the memory of evicted
     weights of up to 32 MiB.
     """
     try:
@@ -71,8 +71,8 @@ def free_bytes() -> Bytes:
 def trim() -> None:
     """Return all free pages to the system. Without this call, glibc keeps free pages between blocks that are in use.
 
-    The call takes a few milliseconds for each 100 MiB, so it should run in a thread. It releases the interpreter's
-    lock. Other threads that allocate memory wait until it ends.
+    The call takes a few milliseconds for each 100 MiB, so it should run in a thread. The call releases the
+    interpreter's lock. Other threads that allocate memory wait until it ends.
     """
     try:
         malloc_trim = ctypes.CDLL(None).malloc_trim

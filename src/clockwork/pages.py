@@ -87,5 +87,8 @@ class PageCache:
 
 
 def pages_for(size: int, page_size: int) -> Pages:
-    """Return the number of pages that ``size`` bytes take. It is at least 1, so that every loaded model has a page."""
+    """Return the number of pages that ``size`` bytes take.
+
+    The result is at least 1, so that every loaded model has a page.
+    """
     return max(1, -(-size // page_size))

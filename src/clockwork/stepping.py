@@ -1,9 +1,9 @@
 """Runs long work on an event loop in short steps, so that other work never waits for long.
 
 A separate thread would not help, because the work (decoding and formatting) holds the interpreter's lock. The loop
-therefore does the work itself, in bursts of at most `MAX_BURST`. It polls its sockets between two bursts. All jobs of
-one `Stepper` take turns, so that only one burst runs in each turn of the loop. The first step of a job runs at once. A
-job of one step therefore never waits for a long job.
+therefore does the work itself, in bursts of at most `MAX_BURST`. The loop polls its sockets between two bursts. All
+jobs of one `Stepper` take turns, so that only one burst runs in each turn of the loop. The first step of a job runs at
+once. A job of one step therefore never waits for a long job.
 """
 
 import asyncio

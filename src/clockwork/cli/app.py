@@ -1,4 +1,4 @@
-"""The Typer application. It lists all commands with their help texts and examples."""
+"""The Typer application. The application lists all commands with their help texts and examples."""
 
 from collections.abc import Callable
 from typing import Annotated, Any

@@ -1,6 +1,6 @@
 """The commands ``clockwork check-env``, which checks a machine, and ``clockwork check-model``, which checks a model.
 
-Both work without a server.
+Both commands work without a server.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

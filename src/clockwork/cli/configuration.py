@@ -1,9 +1,9 @@
 """Reads options from a TOML file and from the environment, for ``clockwork serve``, ``controller`` and ``worker``.
 
-Each command of the class `ConfiguredCommand` has a table in the file. The table's name is the name of the command. It
-has a key for each option and argument. The key and the environment variable are derived from the option's name, so a
-new option needs no code here. Flags have precedence over the environment, which has precedence over the file, which has
-precedence over defaults. Typer implements this order.
+Each command of the class `ConfiguredCommand` has a table in the file. The table's name is the name of the command. A
+command's table has a key for each option and argument. The key and the environment variable are derived from the
+option's name, so a new option needs no code here. Flags have precedence over the environment, which has precedence over
+the file, which has precedence over defaults. Typer implements this order.
 """
 
 import json
@@ -24,7 +24,7 @@ from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Byt
 Parameter: TypeAlias = TyperOption | TyperArgument
 
 CONFIG_VARIABLE: Final = "CLOCKWORK_CONFIG"
-"""Environment variable with the path of the file. It is used if ``--config`` is not given."""
+"""Environment variable with the path of the file. This variable is used if ``--config`` is not given."""
 
 MAX_FILE_BYTES: Final[Bytes] = MIB
 """Size in bytes of the largest configuration file."""
@@ -83,7 +83,7 @@ def key_of(param: Parameter) -> str:
 
 
 def is_configurable(param: Parameter) -> bool:
-    """Return whether a file may set the option. It may not set hidden options and the path of the file itself."""
+    """Return whether a file may set the option. A file may not set hidden options and the path of the file itself."""
     return not getattr(param, "hidden", False) and param.name != FILE_PARAMETER
 
 

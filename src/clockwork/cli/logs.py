@@ -32,7 +32,7 @@ _at_start: Final[list[str]] = []
 class JsonFormatter(logging.Formatter):
     """Formats a record as a line of JSON.
 
-    Its keys are ts (UTC, ISO 8601), level, logger, event, message, fields and exception.
+    The keys of the JSON are ts (UTC, ISO 8601), level, logger, event, message, fields and exception.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -31,7 +31,10 @@ from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import Bytes, Nanos, Pages, show_bytes
 
 EMULATED_CACHE_BYTES: Final[Bytes] = 1376 * PAGE_SIZE
-"""Default size of an emulated device's weights cache. It has 1,376 pages, like the GPUs in the Clockwork paper."""
+"""Default size of an emulated device's weights cache.
+
+The cache has 1,376 pages, like the GPUs in the Clockwork paper.
+"""
 
 _MODEL: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]*)=)?(.+?)(?::(\d{1,9}))?")
 

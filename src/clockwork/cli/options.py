@@ -25,7 +25,7 @@ def examples(*lines: str) -> str:
 def use_log_format(ctx: typer.Context, value: str) -> str:
     """Set the format in which errors are reported. Typer calls this function for the option ``--log-format``.
 
-    It does nothing if ``clockwork config`` checks the options.
+    This function does nothing if ``clockwork config`` checks the options.
     """
     if not is_dry_run(ctx):
         logs.set_format(value)

@@ -66,7 +66,7 @@ class Listing(Struct, frozen=True):
     drop: tuple[str, ...] = ()
 
     def fitted(self, console: Console) -> Table:
-        """Return the table for the width of a console. Its caption names the columns that are left out."""
+        """Return the table for the width of a console. The caption names the columns that are left out."""
         kept = [
             (number, header)
             for number, header in enumerate(self.columns)
@@ -212,8 +212,8 @@ def plain(value: Any) -> Any:
 def device_predictions(server: ServerStatus) -> dict[str, Summaries]:
     """Return the prediction errors of each device.
 
-    The first entry, ``all``, contains the errors of the whole server. It is missing if there is only one device with
-    the same errors.
+    The first entry, ``all``, contains the errors of the whole server. The entry ``all`` is missing if there is only one
+    device with the same errors.
     """
     by_device = {
         f"{worker.id}/gpu{device.gpu.id}": device.predictions

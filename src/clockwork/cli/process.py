@@ -30,14 +30,14 @@ log = logging.getLogger("clockwork.cli")
 
 
 class Shutdown:
-    """The function that is called after a signal, before the work of the process is ended. It may be missing."""
+    """The optional function that is called after a signal, before the work of the process is ended."""
 
     def __init__(self) -> None:
         """Create the object without a function."""
         self._finish: Callable[[], Awaitable[None]] | None = None
 
     def before_end(self, finish: Callable[[], Awaitable[None]]) -> None:
-        """Set the function. It is called and awaited once, when a signal arrives."""
+        """Set the function. The function is called and awaited once, when a signal arrives."""
         self._finish = finish
 
     async def finish(self) -> None:

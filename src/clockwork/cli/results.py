@@ -172,7 +172,7 @@ def _run_name(detail: dict[str, Any]) -> str:
 
 
 def _cold_starts(detail: dict[str, Any]) -> Listing:
-    """Return a table of the cold starts over time. It has at most ten steps, and includes the warm-up."""
+    """Return a table of the cold starts over time. The table has at most ten steps, and includes the warm-up."""
     series, step = detail["series"], -(-len(detail["series"]["sent"]) // 10)
     rows = []
     for begin in range(0, len(series["sent"]), step):

@@ -1,6 +1,6 @@
 """Creates the runtimes and devices that ``--runtime`` and ``--device`` choose.
 
-PyTorch and NVIDIA's libraries are optional dependencies. They are imported only when a runtime needs them.
+PyTorch and NVIDIA's libraries are optional dependencies. Such libraries are imported only when a runtime needs them.
 `check_torch` looks for PyTorch without importing it. One runtime gets all memory of a GPU, because a weights cache
 counts all of this memory. The runtime of a worker with GPUs must therefore be known before the worker starts.
 """

@@ -1,7 +1,7 @@
 """Options for TLS and tokens, and functions that read the files that they name.
 
-Secrets are read from files and from the environment. They are never part of a command line, because every user of the
-machine can read command lines. They are never part of a message.
+Secrets are read from files and from the environment. Secrets are never part of a command line, because every user of
+the machine can read command lines. Secrets are never part of a message.
 """
 
 import os
@@ -18,7 +18,7 @@ from clockwork.net.tls import ServerTls, all_or_none, client_tls, server_tls
 from clockwork.units import MIB, Bytes
 
 TOKEN_VARIABLE: Final = "CLOCKWORK_TOKEN"
-"""Environment variable with a client's token. It is used if ``--token-file`` is not given."""
+"""Environment variable with a client's token. The variable is used if ``--token-file`` is not given."""
 
 WORKER_TOKEN_VARIABLE: Final = "CLOCKWORK_WORKER_TOKEN"
 """Environment variable with a worker's token. ``serve`` uses it to pass a token to its worker process."""
@@ -97,7 +97,7 @@ ClientTokenFile: TypeAlias = Annotated[
 
 
 class Credentials(NamedTuple):
-    """The files that the options for TLS and tokens name. They authenticate a client and the controller."""
+    """The files that the options for TLS and tokens name. The files authenticate a client and the controller."""
 
     tls_ca: Path | None = None
     tls_cert: Path | None = None

@@ -208,7 +208,7 @@ def run_live(
 ) -> dict[str, Any]:
     """Run the workload of all variants of a scenario against a live server.
 
-    The results have the same form as the results of `run`. They lack entries that only a simulation has.
+    The results have the same form as the results of `run`. The results lack entries that only a simulation has.
     """
     from clockwork.client import AsyncClient
     from clockwork.client.load import LoadTest

@@ -5,7 +5,10 @@ from clockwork.messages.requests import Progress
 
 
 def waits_for(stage: str, progress: Progress) -> str:
-    """Return a text about the event for which the server waits in a stage. It is empty if the server does not wait."""
+    """Return a text about the event for which the server waits in a stage.
+
+    The text is empty if the server does not wait.
+    """
     if stage == Stage.QUERYING.value:
         return "waits until as many workers as configured (--workers) are connected and have reported their state"
     if stage == Stage.LOADING.value and progress.done == progress.total:

@@ -25,7 +25,7 @@ from clockwork.units import as_seconds, show_bytes, show_duration
 LINES_PER_TABLE: Final = 5
 """Number of lines of a table that are not rows.
 
-They are a blank line, the title, the header, the line under the header, and the line about further rows.
+These lines are a blank line, the title, the header, the line under the header, and the line about further rows.
 """
 
 MIN_ROWS: Final = 3
@@ -54,7 +54,7 @@ REQUEST_DROP: Final = ("cold starts", "failed", "late")
 
 
 class _Group(Struct, frozen=True):
-    """Models that share a line of a table. They are the copies of one model, or a single model."""
+    """Models that share a line of a table. Such models are the copies of one model, or a single model."""
 
     label: str
     models: list[ModelStatus]

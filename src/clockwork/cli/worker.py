@@ -102,7 +102,7 @@ def worker(
     payload_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
     taken_core: Annotated[list[int] | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run a worker, which executes the actions of a controller. It connects again when the controller restarts.
+    """Run a worker, which executes the actions of a controller. The worker connects again when the controller restarts.
 
     Ctrl-C or SIGTERM ends the worker as soon as the running actions have ended.
     """

@@ -1,4 +1,4 @@
-"""Runs the worker process of ``clockwork serve``. It restarts the process when it dies, and ends it with ``serve``.
+"""Runs the worker process of ``clockwork serve``. The worker is restarted when it dies, and ends when ``serve`` ends.
 
 If the first process exits with an error soon after its start, it has logged the reason, and ``serve`` ends too. If a
 process dies in any other case, it is restarted, and the server is not ready until then. A death soon after a restart is
@@ -38,7 +38,7 @@ QUICK: Final = 10.0
 """Run time in seconds below which a process's death counts as quick."""
 
 FIRST_BACKOFF: Final = 0.1
-"""Wait in seconds before the first restart. It doubles with each quick death."""
+"""Wait in seconds before the first restart. The wait doubles with each quick death."""
 
 MAX_BACKOFF: Final = 30.0
 """Longest wait before a restart, in seconds."""
@@ -55,7 +55,7 @@ def this_program(*arguments: str) -> list[str]:
 
 
 class Child:
-    """A child process that runs ``command``. It ends when its stdin is closed."""
+    """A child process that runs ``command``. The child ends when its stdin is closed."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class WorkerOptions(Protocol):
     def claimed_cores(self, cores: Collection[int]) -> AbstractContextManager[CorePlan]:
         """Return a context that claims cores for the devices, so that no other worker uses them.
 
-        Its value is a plan that divides ``cores`` among the devices and other threads.
+        The context's value is a plan that divides ``cores`` among the devices and other threads.
         """
         ...
 
@@ -211,7 +211,7 @@ class LocalWorker(Struct, frozen=True, kw_only=True):
         return arguments
 
     def claimed_cores(self, cores: Collection[int]) -> AbstractContextManager[CorePlan]:
-        """Return a context that claims cores for each device. Its value is the plan of the cores."""
+        """Return a context that claims cores for each device. The context's value is the plan of the cores."""
         return claimed_cores(cores, self.devices, self.threads_per_device)
 
 

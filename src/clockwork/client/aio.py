@@ -220,8 +220,8 @@ class AsyncClient:
     async def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
         """Load a model on every worker, and return the names of its copies. This works only while the server starts.
 
-        ``path`` is relative to the workers' model roots. It names a ``.onnx`` or ``.pt2`` file, or a directory that
-        contains such a file, for example as ``VERSION/model.onnx``.
+        ``path`` is relative to the workers' model roots. The path names a ``.onnx`` or ``.pt2`` file, or a directory
+        that contains such a file, for example as ``VERSION/model.onnx``.
 
         Raises:
             InvalidRequestError: the model cannot be loaded, or serving has begun.

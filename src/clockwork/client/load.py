@@ -1,7 +1,7 @@
-"""A load test. It sends the requests of a workload to a live server and counts the outcomes.
+"""Runs a load test, which sends the requests of a workload to a live server and counts the outcomes.
 
 The workload decides when each request is due. If a request cannot be sent at that time, it is sent as soon as possible.
-Its latency still counts from the time at which it was due.
+The latency of a request always counts from the time at which it was due.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class LoadTest:
         """Create a load test.
 
         Args:
-            clients: connected clients. They send the requests in turn.
+            clients: connected clients. The clients send the requests in turn.
             workload: decides when each request is due.
             outcomes: counts the outcomes.
             default_slo: SLO of streams that set none.

@@ -18,8 +18,8 @@ class InferenceResult(Mapping[str, NDArray[Any]]):
     Each access creates an array, which is a read-only view of the received bytes.
 
     ``timing`` contains the controller's measurements of how long the request waited and how long it was executed.
-    ``predicted`` is the predicted completion, in seconds after the request's arrival. It is None if the controller made
-    no prediction.
+    ``predicted`` is the predicted completion, in seconds after the request's arrival. ``predicted`` is None if the
+    controller made no prediction.
     """
 
     def __init__(self, model: str, response: InferResponse, payload: Any) -> None:

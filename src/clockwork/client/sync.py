@@ -1,4 +1,4 @@
-"""The native client for synchronous code. It runs an `AsyncClient` on an event loop in a separate thread.
+"""The native client for synchronous code. The client runs an `AsyncClient` on an event loop in a separate thread.
 
 The separate thread answers the server's heartbeats, even while the program computes. Several threads may share a
 client. When Ctrl-C interrupts a call, the client cancels the request on the server.

@@ -31,7 +31,7 @@ CHECKS: Final[tuple[Callable[[Environment], Finding], ...]] = (
     resource_checks.locked_memory,
     resource_checks.open_files,
 )
-"""Checks for every kind of worker. They also matter for GPUs, because a CPU thread controls each GPU."""
+"""Checks for every kind of worker. These checks also matter for GPUs, because a CPU thread controls each GPU."""
 
 GPU_CHECKS: Final[tuple[Callable[[Environment, NvidiaGpus], Finding], ...]] = (
     gpu_checks.driver,
@@ -44,7 +44,10 @@ GPU_CHECKS: Final[tuple[Callable[[Environment, NvidiaGpus], Finding], ...]] = (
 
 
 def check(environment: Environment) -> tuple[Finding, ...]:
-    """Return one finding for each check. Their order is: measurements, processors, memory, limits, GPUs."""
+    """Return one finding for each check.
+
+    The order of the findings is: measurements, processors, memory, limits, GPUs.
+    """
     found = environment.gpus
     about_gpus = [] if found is None else [gpu_check(environment, found) for gpu_check in GPU_CHECKS]
     return (*(one_check(environment) for one_check in CHECKS), *about_gpus)

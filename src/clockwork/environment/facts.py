@@ -108,8 +108,8 @@ class CoreTicks(Struct, frozen=True):
 class Counters(Struct, frozen=True):
     """Counters of the kernel.
 
-    They count the ticks of each core, the periods in which the process was stopped by its quota, and the pages that
-    were moved to or from swap.
+    The counters are the ticks of each core, the periods in which the process was stopped by its quota, and the pages
+    that were moved to or from swap.
     """
 
     ticks: dict[int, CoreTicks] = {}

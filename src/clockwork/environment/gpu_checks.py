@@ -94,7 +94,7 @@ def _show(gpu: Gpu) -> str:
 def _each(values: Iterable[str | None]) -> str:
     """Return the values of all GPUs as text.
 
-    The text is ``on`` if all values are equal, and ``0: on; 1: off`` otherwise. It is empty if no value is known.
+    The text is ``on`` if all values are equal, and ``0: on; 1: off`` otherwise. The text is empty if no value is known.
     """
     shown = [value or UNKNOWN for value in values]
     if all(value == UNKNOWN for value in shown):

@@ -49,7 +49,7 @@ _MISSED: Final = frozenset({Status.TIMEOUT, Status.CONTROLLER_COULD_NOT_START_IN
 
 
 class FrontEnd:
-    """Serves the decoded requests of one transport. Its methods must run on the controller's event loop.
+    """Serves the decoded requests of one transport. The methods of a front end must run on the controller's event loop.
 
     Every method raises `RequestFailedError` if the request fails. After `close`, it raises `ConnectionLostError`.
     """
@@ -137,7 +137,8 @@ class FrontEnd:
     async def model(self, name: str, version: str = "") -> ModelSummary:
         """Return the summary of a served model.
 
-        During start-up, the call waits until start-up ends. It waits at most as long as a ListModelsRequest waits.
+        During start-up, the call waits until start-up ends. The call waits at most as long as a ListModelsRequest
+        waits.
         """
         if self.is_serving():
             found = self._host.description().summary_of(name)
@@ -196,7 +197,7 @@ class FrontEnd:
         """Load a model on all workers. This works only during start-up.
 
         Args:
-            name: the model's name. It is also the path if ``parameters`` have no ``path``.
+            name: the model's name. The name is also the path if ``parameters`` have no ``path``.
             parameters: the request's parameters. ``path`` is relative to the workers' model roots.
             default_name: the model's name if ``parameters`` have no ``path``; empty: the file's name.
         """
@@ -236,8 +237,8 @@ class FrontEnd:
             client: the client whose limits apply to the request.
             request: the request, with an id from ``client``.
             payload: the bytes of the inputs.
-            arrival: when the request arrived. Its SLO counts from this time.
-            parameters: returns the request's parameters. It is called if the request fails because of its deadline.
+            arrival: when the request arrived. The request's SLO counts from its arrival.
+            parameters: returns the request's parameters. The function is called if the request misses its deadline.
         """
         response, outputs = await client.ask(request, payload, arrival)
         if isinstance(response, InferResponse):

@@ -1,9 +1,9 @@
 """Takes many calls from gRPC in one turn of the event loop, and records when each call was taken.
 
 A server requests calls from gRPC's core. The core answers such a request when a client makes a call. grpc.aio requests
-one call of each method at a time, and requests the next one in a later turn of the event loop. It therefore takes at
-most one call in two or three turns. The other calls wait in the core, where the server cannot see them. They reach the
-scheduler one by one, so that every batch has one request.
+one call of each method at a time, and requests the next one in a later turn of the event loop. grpc.aio therefore takes
+at most one call in two or three turns. The other calls wait in the core, where the server cannot see them. Waiting
+calls reach the scheduler one by one, so that every batch has one request.
 
 `Acceptors` always keep several requests for calls of one method. In one turn of the loop, they take all calls that
 arrived since the previous turn. With 64 small calls in flight on one core, a call takes 71 us of processor time instead
@@ -82,7 +82,7 @@ class Acceptors:
             method: the full name of the method.
             handler: serves the method's calls.
             interceptors: the server's interceptors.
-            reception: queues the calls. It determines when a call arrived and whether the call is too late.
+            reception: queues the calls. This object determines when a call arrived and whether the call is too late.
             max_calls: number of calls that are served at a time; further calls end at once with RESOURCE_EXHAUSTED.
         """
         self._server: Any = server._server  # noqa: SLF001 - grpcio has no public function for this
@@ -96,7 +96,7 @@ class Acceptors:
         self._acceptors = [self._loop.create_task(self._accept()) for _ in range(REQUESTED)]
 
     async def wait_closed(self) -> None:
-        """Wait until all tasks have ended. They end when the server is closed."""
+        """Wait until all tasks have ended. The tasks end when the server is closed."""
         await asyncio.gather(*self._acceptors, return_exceptions=True)
 
     async def _accept(self) -> None:

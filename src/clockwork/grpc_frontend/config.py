@@ -7,7 +7,9 @@ from msgspec import Struct
 from clockwork.units import SECOND, Nanos
 
 KEEP_ALIVE: Final[Nanos] = 60 * SECOND
-"""Default time without traffic after which the server pings a connection. It closes the connection if no reply arrives.
+"""Default time without traffic after which the server pings a connection.
+
+The server closes the connection if no reply arrives.
 """
 
 MAX_CONNECTIONS: Final = 4096

@@ -2,7 +2,8 @@
 
 This module uses no clock and no I/O. A number that is too large for its datatype is an error. The protocol has no field
 for 16-bit floats, so clients send them in ``fp32_contents``, and Clockwork rounds each number to the nearest 16-bit
-value. The conversion creates a Python object for each element. It is therefore slow and is done in many short steps.
+value. The conversion creates a Python object for each element. The conversion is therefore slow, and is done in many
+short steps.
 """
 
 from collections.abc import Mapping

@@ -34,13 +34,13 @@ MAX_PARAMETERS: Final = 1024
 """Largest number of parameters of a request. The parameters of its inputs and outputs count too."""
 
 CLASSIFICATION: Final = "classification"
-"""Parameter of an output. Its value is the number of classes that the response contains in place of the output's
+"""Parameter of an output. The value is the number of classes that the response contains in place of the output's
 elements."""
 
 _REFUSED_PARAMETERS: Final = {"shared_memory_region": "send the data"}
 """Parameters that are refused because Clockwork does not support them, and the alternative to each.
 
-They would change the response. Other unknown parameters are ignored.
+Such parameters would change the response. Other unknown parameters are ignored.
 """
 
 

@@ -1,9 +1,9 @@
 """Prevents grpcio from logging a traceback for each metadata value that is not UTF-8.
 
 A client can use such values to flood the log, even without a token. A request of 545 bytes caused 140 KB of log. grpcio
-logs each value with the method ``exception`` of its logger. This module replaces that method. It counts the values, and
-logs their number from time to time. Other messages of the logger are logged as before. A filter of the logger would
-take ten times as long, because Python creates the log record before it calls the filter.
+logs each value with the method ``exception`` of its logger. This module replaces that method. The new method counts the
+values, and logs their number from time to time. Other messages of the logger are logged as before. A filter of the
+logger would take ten times as long, because Python creates the log record before it calls the filter.
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger("clockwork.grpc")
 
 
 class _Counter:
-    """Counts invalid metadata values. Its method `exception` replaces that of grpcio's logger."""
+    """Counts invalid metadata values. The method `exception` replaces that of grpcio's logger."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

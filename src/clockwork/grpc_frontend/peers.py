@@ -1,7 +1,8 @@
 """Creates a separate `LocalClient` for each gRPC connection, so that the controller's limits apply to each connection.
 
-grpc.aio reports the peer of a call, which identifies its connection. It does not report the end of a connection. This
-module therefore keeps the clients that were used most recently. When there are too many clients, it closes idle ones.
+grpc.aio reports the peer of a call, which identifies its connection. grpc.aio does not report the end of a connection.
+This module therefore keeps the clients that were used most recently. When there are too many clients, it closes idle
+ones.
 """
 
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from clockwork.host.local_client import LocalClient
 MAX_IDLE: Final = 4096
 """Number of clients at which an idle client is closed before another is created.
 
-It equals the limit on the connections to the port.
+This number equals the limit on the connections to the port.
 """
 
 MAX_SEARCHED: Final = 8

@@ -21,7 +21,7 @@ MIN_SPLIT_BYTES: Final[Bytes] = 16 * KIB
 MAX_FIELDS: Final = 1024
 """Largest number of outermost fields that `split` walks over.
 
-It is enough for a request with 256 inputs, 256 outputs and 256 raw tensors.
+The limit is enough for a request with 256 inputs, 256 outputs and 256 raw tensors.
 """
 
 _LENGTH_DELIMITED: Final = 2

@@ -1,6 +1,7 @@
-"""gRPC's server reflection. It describes the server's services to clients without a .proto file, such as ``grpcurl``.
+"""gRPC's server reflection.
 
-The descriptors of this server's messages are in several pools. This module copies them into one private pool.
+The reflection service describes the server's services to clients without a .proto file, such as ``grpcurl``. The
+descriptors of this server's messages are in several pools. This module copies them into one private pool.
 """
 
 from collections.abc import Iterable, Iterator
@@ -61,7 +62,10 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
 
 
 def reflecting(services: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:
-    """Return the handlers of the reflection service. They describe ``services`` and the reflection service itself."""
+    """Return the handlers of the reflection service.
+
+    The handlers describe ``services`` and the reflection service itself.
+    """
     pool = _Pool()
     for file in (pb.DESCRIPTOR, health.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         pool.add(file.serialized_pb)

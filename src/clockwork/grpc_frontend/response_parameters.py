@@ -30,7 +30,10 @@ def _head(name: str, tag: int, size: int) -> bytes:
 
 
 class _Time:
-    """Encodes a parameter that is a time. It keeps the bytes that precede the value, for each length of the value."""
+    """Encodes a parameter that is a time.
+
+    The encoder keeps the bytes that precede the value, for each length of the value.
+    """
 
     def __init__(self, name: str) -> None:
         self._ms = _head(f"{name}_ms", _DOUBLE, 8)
@@ -53,7 +56,8 @@ _COLD: Final = (_head("cold_start", _BOOL, 1) + b"\0", _head("cold_start", _BOOL
 def encoded_parameters(response: InferResponse) -> bytes:
     """Return the encoded parameters of a response.
 
-    They are the parameters that `clockwork.oip.response.response_parameters` returns, and each time as an integer.
+    The result contains the parameters that `clockwork.oip.response.response_parameters` returns, and each time as an
+    integer.
     """
     timing = response.timing
     batch_size = varint(max(0, timing.batch_size))

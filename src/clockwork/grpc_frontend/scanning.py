@@ -1,9 +1,9 @@
 """Limits the size of messages before they are parsed.
 
 The parser creates all objects of a message in one step, which would block the event loop for a large message. This
-module therefore adds up the lengths of the fields in the encoded message. It reads no strings, bytes or packed numbers,
-and does not check whether the message is valid. The parser does that. The field numbers are those of the Open Inference
-Protocol v2.
+module therefore adds up the lengths of the fields in the encoded message. The scan reads no strings, bytes or packed
+numbers, and does not check whether the message is valid. The parser does that. The field numbers are those of the Open
+Inference Protocol v2.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,17 @@ MAX_TYPED_FLOATS: Final[Bytes] = 4 * MIB
 MAX_TYPED: Final[Bytes] = 1 * MIB
 """Largest size in bytes of a request's encoded contents of all other types together.
 
-It is smaller than `MAX_TYPED_FLOATS` because an element of these types may have only one byte.
+This limit is smaller than `MAX_TYPED_FLOATS` because an element of these types may have only one byte.
 """
 
 MAX_DESCRIPTION: Final[Bytes] = 64 * KIB
 """Largest size in bytes of a request's names, shapes and parameters: everything except the contents of tensors."""
 
 MAX_FIELDS: Final = 2048
-"""Largest number of fields of a long request, including the fields of its tensors. It is enough for 256 tensors."""
+"""Largest number of fields of a long request, including the fields of its tensors.
+
+The limit is enough for 256 tensors.
+"""
 
 MAX_UNSCANNED: Final[Bytes] = 16 * KIB
 """Largest message in bytes that is parsed without a check of its fields."""

@@ -1,7 +1,8 @@
 """The methods of ``GRPCInferenceService``.
 
-A method gets a message and the call. It calls `FrontEnd`, and returns the result as a message. If a method raises an
-exception, the server ends the call with the status code, the message and the trailing metadata for that exception.
+A method gets a message and the call. The method calls `FrontEnd`, and returns the result as a message. If a method
+raises an exception, the server ends the call with the status code, the message and the trailing metadata for that
+exception.
 """
 
 import asyncio

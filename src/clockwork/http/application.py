@@ -1,4 +1,7 @@
-"""The ASGI application. It calls `FrontEnd` for each HTTP request, and turns the result or the error into a reply."""
+"""The ASGI application.
+
+The application calls `FrontEnd` for each HTTP request, and turns the result or the error into a reply.
+"""
 
 import logging
 from collections.abc import Awaitable

@@ -25,7 +25,7 @@ PRESENCE: Final = "clockwork.presence"
 RESPOND: Final = "clockwork.respond"
 """Scope key: a coroutine function that sends a whole `Reply`.
 
-It writes head and body together. ASGI's ``send`` cannot do this.
+This function writes head and body together. ASGI's ``send`` cannot do this.
 """
 
 _encode = msgspec.json.Encoder().encode

@@ -33,7 +33,9 @@ The content coding "deflate" is the zlib format (RFC 9110, section 8.4.1).
 """
 
 LEVEL: Final = 1
-"""zlib's compression level. It is low because tensors compress badly: a higher level takes more time and saves little.
+"""zlib's compression level.
+
+The level is low because tensors compress badly: a higher level takes more time and saves little.
 """
 
 MIN_PACKED: Final = 256
@@ -57,7 +59,7 @@ PIECE: Final = 1 * MIB
 ZLIB_THREADS: Final = 2
 """Number of threads that pack and unpack: one for requests and one for replies.
 
-All HTTP servers of the process share them. They have a lower priority than the threads that execute requests.
+All HTTP servers of the process share them. These threads have a lower priority than the threads that execute requests.
 """
 
 
@@ -68,7 +70,7 @@ MAX_REPOSITORY_BODY: Final = 64 * KIB
 
 
 class Bodies:
-    """Receives and unpacks bodies. It counts the memory that all unpacked bodies take together."""
+    """Receives and unpacks bodies. The object counts the memory that all unpacked bodies take together."""
 
     def __init__(self, config: HttpConfig, quota: BodyQuota) -> None:
         """Apply the limits of ``config``. All connections of a server share ``quota``."""
@@ -186,7 +188,10 @@ class Bodies:
 
 
 class UnpackedBytes:
-    """The number of bytes that one request has unpacked. They count against the quota while the request is served."""
+    """The number of bytes that one request has unpacked.
+
+    The bytes count against the quota while the request is served.
+    """
 
     __slots__ = ("_nbytes", "_quota")
 

@@ -1,4 +1,4 @@
-"""A connection of the HTTP/1.1 server. It extends uvicorn's connection class with limits that uvicorn lacks.
+"""A connection of the HTTP/1.1 server. The class extends uvicorn's connection class with limits that uvicorn lacks.
 
 There are limits on the number of connections, on the size of a request's head, and on the time that a client takes to
 read a reply. The application gets a body in pieces of 1 MiB, where uvicorn has pieces of 64 KiB. Most bodies are
@@ -177,8 +177,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def _pass_over_upgrade(self, rest: bytes) -> None:
         """Ignore a client's offer to change the protocol (RFC 9110, section 7.8), and receive the request's body.
 
-        The parser treats all bytes after the head as bytes of the other protocol. They must not be parsed as requests,
-        because a body could contain forged requests.
+        The parser treats all bytes after the head as bytes of the other protocol. These bytes must not be parsed as
+        requests, because a body could contain forged requests.
         """
         self._renew_parser()
         length, self._after_upgrade = self._after_upgrade, 0

@@ -1,10 +1,10 @@
 """Receives the bytes of HTTP connections. A long body is received into its final place in memory and never copied.
 
-Heads and small bodies are received into one buffer that all connections share. They are copied out of this buffer and
-parsed. When a head announces a long body, the rest of that body is received into separate memory, without the parser.
-The scope then contains the body as a `LargeBody`.
+Heads and small bodies are received into one buffer that all connections share. These bytes are copied out of the buffer
+and parsed. When a head announces a long body, the rest of that body is received into separate memory, without the
+parser. The scope then contains the body as a `LargeBody`.
 
-The usual path through uvicorn copies a body several times. It took 0.28 ms for a body of 602,112 bytes.
+The usual path through uvicorn copies a body several times. These copies took 0.28 ms for a body of 602,112 bytes.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Parsing(asyncio.Protocol):
 
 
 class Receiver(asyncio.BufferedProtocol):
-    """Receives bytes for a `Parsing` protocol. It chooses the memory into which they are received."""
+    """Receives bytes for a `Parsing` protocol. The receiver chooses the memory into which they are received."""
 
     def __init__(self, protocol: Parsing) -> None:
         """Pass all events of the connection to ``protocol``."""
@@ -99,7 +99,7 @@ class Receiver(asyncio.BufferedProtocol):
 
 
 class BodyQuota:
-    """The number of bytes of all bodies in memory. It has a limit."""
+    """The number of bytes of all bodies in memory, which has a limit."""
 
     def __init__(self, limit: Bytes) -> None:
         """Start at zero. ``limit`` is in bytes."""

@@ -106,7 +106,8 @@ class ShedReplies:
     def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]]) -> bytes:
         """Return an encoded reply.
 
-        ``common`` are the headers that all replies contain. They change every second, because one of them is ``Date``.
+        ``common`` are the headers that all replies contain. The common headers change every second, because one of them
+        is ``Date``.
         """
         if common is not self._common or len(self._encoded) >= MAX_REPLIES:
             self._encoded.clear()

@@ -1,1 +1,4 @@
-"""The messages that clients, the controller and workers exchange. They are msgspec structs without behaviour."""
+"""The messages that clients, the controller and workers exchange.
+
+The messages are msgspec structs without behaviour.
+"""

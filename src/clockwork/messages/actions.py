@@ -18,7 +18,7 @@ from clockwork.units import FOREVER, Bytes, Nanos
 class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
     """Read a model's file into host memory, as ``no_of_copies`` models.
 
-    The path is relative to the worker's model root. The copies are independent models. They share only the content of
+    The path is relative to the worker's model root. The copies are independent models. Copies share only the content of
     the file. `model_names` returns their names.
     """
 
@@ -64,7 +64,7 @@ class InferInput(Struct, frozen=True, array_like=True):
     ``batch_size`` is the number of the request's rows. ``outputs`` names the requested outputs; it is empty if all are
     requested. If ``generated`` is true, there is no payload, and the worker uses zeros as inputs. Profiling and some
     load tests do this. ``arena_offset`` is the offset of the payload in the memory that the worker shares with the
-    controller. It is -1 if the payload is sent with the action.
+    controller. The offset is -1 if the payload is sent with the action.
     """
 
     request_id: int

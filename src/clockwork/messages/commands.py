@@ -27,8 +27,8 @@ class Answer(Struct, frozen=True):
     """A scheduler's answer to a pending request. Requests whose Infer action succeeds need no such answer.
 
     ``predicted`` is the predicted completion in nanoseconds after the request's arrival. ``retry_after`` is the time
-    from now after which the client should try again. It is None if this time is unknown, and `NO_RETRY` if a retry
-    would not help. ``reason`` is counted if ``status`` means a refusal.
+    from now after which the client should try again. ``retry_after`` is None if this time is unknown, and `NO_RETRY` if
+    a retry would not help. ``reason`` is counted if ``status`` means a refusal.
     """
 
     request_id: int

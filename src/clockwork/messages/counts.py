@@ -1,6 +1,6 @@
 """Counts of requests and of the work that devices have done. The status and the metrics show them.
 
-All counts are zero when the controller starts. They never decrease, except counts of a current state. The garbage
+All counts are zero when the controller starts. Counts never decrease, except counts of a current state. The garbage
 collector does not track these structs (``gc=False``), because there are many of them and they form no cycles.
 """
 

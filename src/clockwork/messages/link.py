@@ -7,7 +7,7 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 PROTOCOL_VERSION: Final = 1
-"""Version of the protocol. It is increased when a message changes so that an older peer would misread it."""
+"""Version of the protocol. The version is increased when a message changes so that an older peer would misread it."""
 
 ROLE_WORKER: Final = "worker"
 ROLE_CLIENT: Final = "client"
@@ -17,7 +17,7 @@ class Hello(Struct, frozen=True, array_like=True, tag=1000):
     """The first message, which the connecting peer sends. ``name`` identifies a worker when it connects again.
 
     ``token`` is the bearer token, or empty. `repr` omits the token. ``arena`` is the name of the memory that a worker
-    shares with its controller. It is empty if the worker shares no memory.
+    shares with its controller. ``arena`` is empty if the worker shares no memory.
     """
 
     role: str
@@ -38,7 +38,7 @@ class Welcome(Struct, frozen=True, array_like=True, tag=1001):
 
 
 class Goodbye(Struct, frozen=True, array_like=True, tag=1002):
-    """The last message before a peer closes the connection. It contains the reason."""
+    """The last message before a peer closes the connection. The message contains the reason."""
 
     reason: str
 

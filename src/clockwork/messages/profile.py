@@ -57,12 +57,14 @@ class ModelProfile(Struct, frozen=True, array_like=True):
     """The measured times of one model on one kind of device: of LoadWeights, and of Infer for each batch size.
 
     - ``max_batch_size``: the largest batch size that the operator requested. ``infer`` may lack some sizes up to it.
-    - ``stopped``: the reason for which these sizes are missing. It is empty if none is missing, or if the model does
-      not support batches.
-    - ``input_shapes``: the measured shapes, without the batch dimension. They matter for models with free dimensions.
-    - ``unbatched``: the reason for which requests are no longer batched, which is a difference that a check found. It
-      is empty if requests are batched.
-    - ``unmeasured``: the reason for which the times of ``infer`` are assumptions. It is empty if they were measured.
+    - ``stopped``: the reason for which these sizes are missing. The text is empty if no size is missing, or if the
+      model does not support batches.
+    - ``input_shapes``: the measured shapes, without the batch dimension. The shapes matter for models with free
+      dimensions.
+    - ``unbatched``: the reason for which requests are no longer batched, which is a difference that a check found. The
+      text is empty if requests are batched.
+    - ``unmeasured``: the reason for which the times of ``infer`` are assumptions. The text is empty if the times were
+      measured.
     """
 
     load_weights: Measurement
@@ -82,9 +84,10 @@ class ModelProfile(Struct, frozen=True, array_like=True):
     def worthwhile_batch_size(self) -> int:
         """The largest batch size that is worth its time.
 
-        Its time per row exceeds the best time per row of the smaller batch sizes by at most `MAX_SLOWDOWN_PER_ROW`. On
-        a GPU this is usually the largest measured batch size. On a CPU core batches save no time, and large batches do
-        not fit into the caches. squeezenet took 2.91, 2.92, 2.95, 3.15 and 3.34 ms per row at 1, 2, 4, 8 and 16 rows.
+        The time per row of this batch size exceeds the best time per row of the smaller batch sizes by at most
+        `MAX_SLOWDOWN_PER_ROW`. On a GPU this is usually the largest measured batch size. On a CPU core batches save no
+        time, and large batches do not fit into the caches. squeezenet took 2.91, 2.92, 2.95, 3.15 and 3.34 ms per row
+        at 1, 2, 4, 8 and 16 rows.
         """
         best, least = 1, float("inf")
         for size in self.batch_sizes:

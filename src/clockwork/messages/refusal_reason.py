@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class RefusalReason(Enum):
-    """The reason of a refusal. Its value is the label ``reason`` of the metric ``clockwork_refusals_total``."""
+    """The reason of a refusal. The value is the label ``reason`` of the metric ``clockwork_refusals_total``."""
 
     DEVICE_TOO_SLOW = "device_too_slow"  #: the fastest device takes longer than the SLO, even when it is idle
     DEVICE_BUSY = "device_busy"  #: the devices have too much planned work before the deadline

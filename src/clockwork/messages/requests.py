@@ -1,7 +1,7 @@
 """Requests of clients, and the controller's responses.
 
-The client chooses the ``id`` of a request. It must be unique among the outstanding requests of one connection. The
-response has the same ``id``. Every request gets exactly one response, unless the client cancels it or disconnects.
+The client chooses the ``id`` of a request. The ``id`` must be unique among the outstanding requests of one connection.
+The response has the same ``id``. Every request gets exactly one response, unless the client cancels it or disconnects.
 """
 
 from typing import Final, TypeAlias

@@ -167,7 +167,7 @@ class InferResult(Struct, frozen=True, array_like=True, tag=69):
     """The result of a successful Infer. ``outputs`` are in the order of the action's inputs.
 
     ``exec`` is the time for which the lane was busy. Estimates are computed from it. ``device`` is the time for which
-    the device was busy, measured with the device's own clock. It is None if the device has no clock.
+    the device was busy, measured with the device's own clock. ``device`` is None if the device has no clock.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""Status codes. They are the numbers of the original system, so that logs of both systems can be compared.
+"""Status codes. The codes are the numbers of the original system, so that logs of both systems can be compared.
 
 =======  ==================================================================
 0        success

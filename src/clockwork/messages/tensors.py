@@ -77,7 +77,7 @@ class TensorInfo(Struct, frozen=True, array_like=True):
 
 
 class TensorSpec(Struct, frozen=True, array_like=True):
-    """A tensor of a request or a response. All dimensions are known. Its elements take ``nbytes`` bytes."""
+    """A tensor of a request or a response. All dimensions are known. The elements take ``nbytes`` bytes."""
 
     name: str
     datatype: str

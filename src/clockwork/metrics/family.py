@@ -27,8 +27,8 @@ class Kind(Enum):
     """The type of a metric.
 
     ``TRITON`` is a counter whose name lacks the suffix ``_total``, like the names of Triton's counters. OpenMetrics
-    does not allow such counters. Their type is therefore ``unknown`` in OpenMetrics. Prometheus treats both types
-    alike.
+    does not allow such counters. The type of such counters is therefore ``unknown`` in OpenMetrics. Prometheus treats
+    both types alike.
     """
 
     COUNTER = "counter"

@@ -1,7 +1,7 @@
 """The metrics of each model. Some of them are Triton's metrics, and the others are only Clockwork's.
 
-Triton's metrics have the names in the chapter "Metrics" of Triton's user guide. Their durations are in microseconds.
-The durations of the other metrics are in seconds.
+Triton's metrics have the names in the chapter "Metrics" of Triton's user guide. The durations of Triton's metrics are
+in microseconds. The durations of the other metrics are in seconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +23,8 @@ BY_VERSION: Final = ("model", "version")
 REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 """Triton's reasons for failures.
 
-They are, in this order: a deadline or a limit, a cancellation, a failed execution, and all other reasons. Most failures
-with another reason are wrong requests.
+The reasons are, in this order: a deadline or a limit, a cancellation, a failed execution, and all other reasons. Most
+failures with another reason are wrong requests.
 """
 
 _WRONG_REQUEST: Final = frozenset(

@@ -14,9 +14,10 @@ from typing import Final
 from clockwork.net.address import ANY_HOST, Address
 
 DESCRIPTORS: Final = 32
-"""Number of descriptors of each listening socket. It equals the number of connections that are accepted in one turn.
+"""Number of descriptors of each listening socket.
 
-If only one connection arrives, each of the other descriptors costs a microsecond.
+This number equals the number of connections that are accepted in one turn. If only one connection arrives, each of the
+other descriptors costs a microsecond.
 """
 
 

@@ -14,7 +14,8 @@ did not report the bytes, they arrived after it. There are two cases:
   of that poll.
 
 This is not accurate enough in three situations. The module then asks the kernel how long ago the socket received its
-last bytes. (``tcpi_last_data_recv`` in TCP_INFO has this time in milliseconds. Its clock ticks every 4 ms or less.)
+last bytes. (``tcpi_last_data_recv`` in TCP_INFO has this time in milliseconds. The kernel's clock ticks every 4 ms or
+less.)
 
 - The process was stopped, for example by SIGSTOP, in a frozen virtual machine, or in a container that used up its
   quota. A stopped process looks like a sleeping one, so the bytes may be older than they seem.

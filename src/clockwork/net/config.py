@@ -16,16 +16,16 @@ class LinkConfig(Struct, frozen=True):
     - ``hello_timeout``: time in which the peer must send its Hello or Welcome.
     - ``heartbeat_interval``: time between two Pings. A peer that sends messages gets no Pings, unless ``measure_clock``
       is set.
-    - ``heartbeat_timeout``: time after which a connection is closed if the peer sends no bytes. It is many times the
-      interval, because a loaded machine may stop for a while, and the loss of a healthy worker is expensive.
+    - ``heartbeat_timeout``: time after which a connection is closed if the peer sends no bytes. This time is many times
+      the interval, because a loaded machine may stop for a while, and the loss of a healthy worker is expensive.
     - ``silent_after``: time after which ``on_silent`` reports that the peer sends no bytes. The connection stays open.
       If it is 0, this is never reported.
     - ``measure_clock``: whether to estimate the offset of the peer's clock. Only the controller does this.
     - ``max_frame_bytes``: longest frame in either direction. The listening side's limit applies to both sides.
     - ``max_outgoing_bytes``: number of bytes that may wait for a peer that does not read. If more bytes are sent after
       that, the peer is disconnected.
-    - ``high_water_bytes``: number of bytes that may wait before the connection is no longer ``writable``. It is enough
-      for one or two frames with tensors.
+    - ``high_water_bytes``: number of bytes that may wait before the connection is no longer ``writable``. The limit is
+      enough for one or two frames with tensors.
     - ``linger``: time in which the peer must receive the Goodbye and close its side of the connection.
     - ``write_timeout``: time in which a peer must read 1 MiB while the connection is not ``writable``.
     - ``allocate``: allocates the memory for long frames after the greeting.

@@ -10,8 +10,8 @@ A connection has these states:
 
 A peer can cause the end of its own connection, and has no other effect on this module. ``on_closed`` is called exactly
 once for each connection that has an owner. The owner gets an accepted connection in ``on_ready``, and a dialled one by
-`hand_over`. ``on_closed`` gets the reason as text. It is called from the event loop, never from within `send` or
-`close`. Callbacks must not block. If a callback raises `ProtocolError`, the peer is disconnected.
+`hand_over`. ``on_closed`` gets the reason as text. The callback is called from the event loop, never from within `send`
+or `close`. Callbacks must not block. If a callback raises `ProtocolError`, the peer is disconnected.
 """
 
 import asyncio
@@ -44,7 +44,10 @@ MAX_GREETING_FRAME_BYTES: Final[Bytes] = 64 * KIB
 """Longest frame that is accepted during the greeting."""
 
 MAX_NAME_CHARACTERS: Final = 200
-"""Longest name and longest role that are accepted in a Hello. Both are used as keys of tables and in the log."""
+"""Longest name and longest role that are accepted in a Hello.
+
+Names and roles are used as keys of tables and in the log.
+"""
 
 _LINK_TYPES: Final = frozenset({Hello, Welcome, Goodbye, Ping, Pong})
 _log = logging.getLogger("clockwork.link")
@@ -72,8 +75,8 @@ def _ignore(*_: object) -> None:
 class Callbacks:
     """Functions that a connection calls.
 
-    - ``on_made``, ``on_hello``: only called for accepted connections. They return the reason for which the peer is
-      refused, or an empty text.
+    - ``on_made``, ``on_hello``: only called for accepted connections. The functions return the reason for which the
+      peer is refused, or an empty text.
     - ``on_ready``: called when the greeting has ended, before the first ``on_message``.
     - ``on_writable``: called whenever `Connection.writable` changes.
     - ``on_silent``: called with True when nothing was received for ``LinkConfig.silent_after``, and with False when
@@ -107,8 +110,8 @@ class Connection(asyncio.BufferedProtocol):
     ) -> None:
         """Create a connection that asyncio will open.
 
-        ``hello`` is the greeting that a dialled connection sends. It is None for an accepted connection, which waits
-        for the peer's greeting.
+        ``hello`` is the greeting that a dialled connection sends. ``hello`` is None for an accepted connection, which
+        waits for the peer's greeting.
         """
         self._loop = asyncio.get_running_loop()
         self.state = ConnectionState.GREETING
@@ -157,7 +160,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def clock_offset(self) -> ClockOffset:
-        """The offset of the peer's clock. It is only estimated if ``LinkConfig.measure_clock`` is set."""
+        """The offset of the peer's clock. The offset is only estimated if ``LinkConfig.measure_clock`` is set."""
         return self._heartbeat.clock_offset
 
     @property
@@ -168,7 +171,7 @@ class Connection(asyncio.BufferedProtocol):
     def send(self, message: Any, payload: Sequence[Sendable] = ()) -> None:
         """Send a message. If the connection is closing, the message is dropped.
 
-        The buffers of a large payload are not copied. They must not change until they are sent.
+        The buffers of a large payload are not copied. The buffers must not change until they are sent.
 
         Raises:
             InvalidRequestError: the message does not fit into a frame.

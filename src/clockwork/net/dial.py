@@ -21,7 +21,7 @@ MIN_BACKOFF: Final = 0.05
 MAX_BACKOFF: Final = 2.0
 """Longest wait in seconds between two attempts to connect. The wait doubles up to this limit.
 
-It is short, so that workers connect to a restarted controller within seconds.
+The wait is short, so that workers connect to a restarted controller within seconds.
 """
 
 
@@ -82,10 +82,10 @@ async def keep_dialled(
 ) -> None:
     """Connect, and connect again whenever an attempt fails or the connection ends. Run until cancelled.
 
-    The wait doubles after each failed attempt. It is partly random, so that many workers do not connect at the same
-    time. It becomes short again after a connection that lasted longer than `MAX_BACKOFF`. A worker whose connection is
-    always closed soon therefore does not connect too often. ``on_failure`` receives the reason of a failed attempt. The
-    connection's ``on_closed`` receives the reason for which a connection ended.
+    The wait doubles after each failed attempt. The wait is partly random, so that many workers do not connect at the
+    same time. The wait becomes short again after a connection that lasted longer than `MAX_BACKOFF`. A worker whose
+    connection is always closed soon therefore does not connect too often. ``on_failure`` receives the reason of a
+    failed attempt. The connection's ``on_closed`` receives the reason for which a connection ended.
     """
     loop = asyncio.get_running_loop()
     wait = MIN_BACKOFF

@@ -17,7 +17,7 @@ from clockwork.wire.clock_offset import ClockOffset
 FIRST_SAMPLES: Final = 8
 """Number of Pings that are sent without a pause when a connection opens.
 
-They make the estimate of the clock offset accurate before the first action is sent.
+These Pings make the estimate of the clock offset accurate before the first action is sent.
 """
 
 LAST_READS: Final = 2

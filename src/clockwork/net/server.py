@@ -27,7 +27,7 @@ class Server:
     """A listening port. `listen` creates it."""
 
     address: Address
-    """The address on which the server listens. Its port is the actual port, even if the operating system chose it."""
+    """The address on which the server listens. The port is the actual port, even if the operating system chose it."""
 
     def __init__(self, role: str, max_connections: int, admits: Callable[[Connection, Hello], str]) -> None:
         """Create a server that does not listen yet. `start` makes it listen."""

@@ -10,7 +10,7 @@ from typing import Final
 from clockwork.units import KIB, Bytes, show_bytes
 
 FLUSH_BYTES: Final[Bytes] = 64 * KIB
-"""Number of queued bytes at which the buffers are written at once. It would save no time to wait for more."""
+"""Number of queued bytes at which the buffers are written at once. A longer wait for more bytes would save no time."""
 
 
 class WriteQueue:
@@ -38,7 +38,7 @@ class WriteQueue:
         return self._bytes + self._transport.get_write_buffer_size()
 
     def put(self, buffers: list[bytes | memoryview]) -> None:
-        """Queue buffers. They are sent after the buffers that are already in the queue."""
+        """Queue buffers. New buffers are sent after the buffers that are already in the queue."""
         self._corked += buffers
         self._bytes += len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         if self._bytes >= FLUSH_BYTES:

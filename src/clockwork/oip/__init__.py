@@ -1,4 +1,5 @@
-"""The Open Inference Protocol v2, without a transport. It decodes requests, encodes responses and checks parameters.
+"""The Open Inference Protocol v2, without a transport.
 
-The package is pure: it uses no clock and no I/O. The HTTP and gRPC front ends share it.
+This package decodes requests, encodes responses and checks parameters. The package is pure: it uses no clock and no
+I/O. The HTTP and gRPC front ends share it.
 """

@@ -23,7 +23,10 @@ from clockwork.units import MIB, Bytes, show_bytes
 _NULL: Final = b"null"
 
 DEFAULT_MAX_JSON: Final[Bytes] = 16 * MIB
-"""Default for the largest JSON of a request or response. It is low because the event loop reads and writes JSON."""
+"""Default for the largest JSON of a request or response.
+
+The limit is low because the event loop reads and writes JSON.
+"""
 
 
 class TensorParameters(Struct, frozen=True):
@@ -39,7 +42,7 @@ _NO_PARAMETERS: Final = TensorParameters()
 
 
 class InputHead(Struct, frozen=True):
-    """An input of a request. ``data`` is the JSON of its elements. It is empty if the input is binary.
+    """An input of a request. ``data`` is the JSON of its elements. ``data`` is empty if the input is binary.
 
     In all types of this module, a member with the value ``null`` is treated as absent, because some clients send all
     members.

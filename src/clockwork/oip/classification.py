@@ -1,4 +1,7 @@
-"""Triton's classification extension. It replaces an output by the largest elements of each of the output's rows."""
+"""Triton's classification extension.
+
+The extension replaces an output by the largest elements of each of the output's rows.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -63,14 +63,14 @@ _LENGTH: Final = Struct("<I")
 _NO_JSON: Final = "has no JSON form"
 _BLANKS: Final = b" \t\r\n"
 _STRUCTURE: Final = bytes(code if code in b"[]," else ord("0") for code in range(256))
-"""Table for `bytes.translate`. It keeps brackets and commas, and turns all other bytes into ``0``."""
+"""Table for `bytes.translate`. The table keeps brackets and commas, and turns all other bytes into ``0``."""
 
 _FLAT: Final = bytes.maketrans(b"[]", b"  ")
 _NESTED: Final = re.compile(rb"\s*\[\s*\[")
 
 
 class Text(NamedTuple):
-    """A part of a JSON text. It consists of the bytes of ``whole`` from ``begin`` to ``end``."""
+    """A part of a JSON text. The part consists of the bytes of ``whole`` from ``begin`` to ``end``."""
 
     whole: bytes | bytearray
     begin: int
@@ -83,8 +83,8 @@ class Text(NamedTuple):
 def add_elements(name: str, datatype: str, shape: tuple[int, ...], text: Text, payload: bytearray) -> Steps[None]:
     """Convert the elements of a tensor from JSON, and append their bytes to ``payload``.
 
-    ``text`` is a JSON list. It is a flat list in row-major order, or nested lists with the tensor's shape. ``shape``
-    must have no negative dimension.
+    ``text`` is a JSON list. The list is a flat list in row-major order, or nested lists with the tensor's shape.
+    ``shape`` must have no negative dimension.
 
     Raises:
         InvalidRequestError: the text is not a list, its shape is wrong, or an element has a wrong type.

@@ -48,8 +48,8 @@ _CODES: Final[Mapping[int, tuple[int, str]]] = {
 class Failure(Struct, frozen=True):
     """A failed request, as it is reported to the client.
 
-    It has an HTTP status, the name of a gRPC code, a message and Clockwork's status. It also has the predicted
-    completion and the retry time if they are known.
+    A failure has an HTTP status, the name of a gRPC code, a message and Clockwork's status. A failure also has the
+    predicted completion and the retry time if they are known.
     """
 
     http: int
@@ -85,7 +85,7 @@ class Failure(Struct, frozen=True):
     def body(self) -> dict[str, Any]:
         """Return the content of an HTTP reply's JSON. Times are in milliseconds.
 
-        It has the protocol's field ``error`` and additional fields of Clockwork.
+        The JSON has the protocol's field ``error`` and additional fields of Clockwork.
         """
         content: dict[str, Any] = {
             "error": self.message,
@@ -110,7 +110,7 @@ class RequestFailedError(ClockworkError):
     """The exception that ends an HTTP or gRPC request with a `Failure`."""
 
     def __init__(self, failure: Failure) -> None:
-        """Create the exception. Its message is that of the failure."""
+        """Create the exception. The exception's message is the message of the failure."""
         super().__init__(failure.message)
         self.failure = failure
 

@@ -41,7 +41,7 @@ def model_metadata(model: ModelSummary) -> dict[str, Any]:
 
 
 def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
-    """Return Triton's statistics of a model. They include the requests of all protocols.
+    """Return Triton's statistics of a model. The statistics include the requests of all protocols.
 
     A request that is answered in time counts as a success. All others count as failures. The number of executions is
     the number of batches. A duration is a sum over all successful requests. In ``batch_stats``, a duration is a sum
@@ -100,7 +100,7 @@ def repository_index(
     Args:
         versions: the version of each served model, by name.
         broken: models that cannot be loaded or measured, with the reason of each.
-        is_ready: returns whether a device can serve a model now. It is called when the model's entry is created.
+        is_ready: returns whether a device can serve a model now. The function is called for each entry.
         stage: the server's stage.
         serving: whether start-up is over and the server is not shutting down.
         ready_only: whether to leave out models that are not ready.

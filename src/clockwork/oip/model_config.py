@@ -1,8 +1,8 @@
 """The configuration of a model in Triton's format.
 
-It has every field that Triton prints for an ONNX model, including fields with default values. Some clients need fields
-such as ``optional`` and ``format``. The keys of the dict are the field names of Triton's message ModelConfig. The HTTP
-front end sends the dict as JSON, and the gRPC front end converts it to a message.
+The configuration has every field that Triton prints for an ONNX model, including fields with default values. Some
+clients need fields such as ``optional`` and ``format``. The keys of the dict are the field names of Triton's message
+ModelConfig. The HTTP front end sends the dict as JSON, and the gRPC front end converts it to a message.
 """
 
 from typing import Any, Final

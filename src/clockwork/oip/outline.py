@@ -3,7 +3,7 @@
 The outline is decoded in one step, and each list is decoded in several steps. The search skips strings. A list begins
 at a ``[`` and ends at the last ``]`` before a brace or a quote. Each list longer than `MIN_CUT` is replaced by a mark.
 The outline may have `MAX_OUTLINE` bytes. This module does not check the content of the lists, because their decoder
-checks it. A mark is a JSON object. It cannot be confused with the data of a tensor, which is never an object.
+checks it. A mark is a JSON object. A mark cannot be confused with the data of a tensor, which is never an object.
 """
 
 import re
@@ -132,7 +132,7 @@ def _cut_lists(outline: Outline, braces: "_Braces", at: int, end: int) -> Steps[
 
 
 class _Braces:
-    """Finds the next brace in a text. It searches each part of the text only once."""
+    """Finds the next brace in a text. The search reads each part of the text only once."""
 
     def __init__(self, text: bytearray) -> None:
         self._text = text

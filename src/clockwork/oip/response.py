@@ -154,7 +154,7 @@ def _whole(described: dict[str, Any], spec: TensorSpec, data: Any) -> dict[str, 
 
 
 def _add_output(json: _Json, described: dict[str, Any], spec: TensorSpec, data: Any) -> Steps[None]:
-    """Add an output to the JSON. Its elements are added in slices."""
+    """Add an output to the JSON. The output's elements are added in slices."""
     if data is None:
         json.add(_encode(described))
         return

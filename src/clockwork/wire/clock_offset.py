@@ -6,7 +6,7 @@ peer's clock. The Pong arrives at ``d`` on this side's clock. The peer's clock i
 ``((d - a) - (c - b)) / 2`` (RFC 5905, section 8).
 
 The estimate is the recent sample with the smallest possible error now. A fast round trip is more accurate than the
-average of slow ones. Its error grows with the drift of the clocks, until a newer sample is more accurate.
+average of slow ones. The error of a sample grows with the drift of the clocks, until a newer sample is more accurate.
 
 This module reads no clock. An offset is always the peer's clock minus this side's clock.
 """
@@ -58,7 +58,7 @@ class ClockOffset:
 
     def __init__(self, *, window: int = WINDOW_SAMPLES, drift_ppm: int = DRIFT_PPM) -> None:
         self.offset_ns: Nanos = 0
-        """The peer's clock minus this side's clock. It is 0 before the first sample."""
+        """The peer's clock minus this side's clock. The offset is 0 before the first sample."""
         self._samples: deque[_Sample] = deque(maxlen=window)
         self._best: _Sample | None = None
         self._drift_ppm = drift_ppm
@@ -69,7 +69,7 @@ class ClockOffset:
         return len(self._samples)
 
     def error_ns(self, now: Nanos) -> Nanos:
-        """Return the largest possible error of `offset_ns`. It is FOREVER before the first sample."""
+        """Return the largest possible error of `offset_ns`. The error is FOREVER before the first sample."""
         return self._best.error_at(now, self._drift_ppm) if self._best else FOREVER
 
     def add(self, *, ping_sent: Nanos, received: Nanos, pong_sent: Nanos, now: Nanos) -> None:

@@ -20,7 +20,10 @@ from clockwork.wire.frame import Received, Sendable, flat
 MessageT = TypeVar("MessageT")
 
 Decode: TypeAlias = Callable[[Received], MessageT]
-"""A function that decodes the message in a header. It raises `ProtocolError` if the header is not a valid message."""
+"""A function that decodes the message in a header.
+
+The function raises `ProtocolError` if the header is not a valid message.
+"""
 
 encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder().encode
 """Encode a message of any type as the header of a frame."""

@@ -44,7 +44,7 @@ Allocate: TypeAlias = Callable[[Bytes], NDArray[Any]]
 MAGIC: Final = b"CLKW"
 
 MAX_FRAME_BYTES: Final[Bytes] = 64 * MIB
-"""Default for the longest frame. It is enough for a batch of 100 images of 602,112 bytes."""
+"""Default for the longest frame. The limit is enough for a batch of 100 images of 602,112 bytes."""
 
 FRAME_BYTES_CEILING: Final[Bytes] = (1 << 32) - 1
 """Highest limit on the length of frames that can be set, because the lengths have 32 bits."""
@@ -136,9 +136,9 @@ def _check_limits(total: Bytes, header: Bytes, max_frame_bytes: Bytes) -> None:
 class FrameReader:
     """Divides received bytes into frames.
 
-    ``max_frame_bytes`` is the limit on a frame, and ``allocate`` allocates the memory of long frames. Both may be
-    changed between two reads, because a peer that has not greeted yet gets a lower limit. After a `ProtocolError` the
-    reader must not be used any more. Frames that arrived in the same read are lost.
+    ``max_frame_bytes`` is the limit on a frame, and ``allocate`` allocates the memory of long frames. Both attributes
+    may be changed between two reads, because a peer that has not greeted yet gets a lower limit. After a
+    `ProtocolError` the reader must not be used any more. Frames that arrived in the same read are lost.
     """
 
     __slots__ = (
@@ -164,7 +164,10 @@ class FrameReader:
 
     @property
     def waiting_for(self) -> str:
-        """A description of the bytes that an incomplete frame lacks. It is empty if no frame is incomplete."""
+        """A description of the bytes that an incomplete frame lacks.
+
+        The description is empty if no frame is incomplete.
+        """
         if self._own is not None:
             return f"{len(self._own) - self._own_filled} of a frame's {len(self._own)} bytes"
         if self._filled >= _LENGTHS_SIZE and not self._wants_preamble:
