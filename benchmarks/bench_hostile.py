@@ -43,7 +43,7 @@ PORTS = ("--http=127.0.0.1:0", "--grpc=127.0.0.1:0")
 
 
 def resident_mb(pid: int, key: str = "VmRSS") -> float:
-    """Return the resident memory of a process. With the key VmHWM, return its peak since the last reset."""
+    """Return the resident memory of a process, or its peak since the last reset if the key is VmHWM."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(key):
             return int(line.split()[1]) * 1024 / 1e6

@@ -9,7 +9,7 @@ HTTP
     with 64 connections from another core. One server has the default options, and its metrics are scraped once in each
     turn. The other has --no-metrics. Both servers keep counts, because Triton's statistics need them. The results are
     ratios of the throughput (limit: 0.97) and of the controller's processor time for a request (limit: 1.03). Other
-    programs on the machine disturb the second ratio less. A ratio is the median over all rounds.
+    programs on the machine disturb the ratio of processor times less. A ratio is the median over all rounds.
 (b) The time to count one request in a batch of one, in this process.
 (c) The duration of a scrape of a server with 4,000 emulated models. The latency of other requests is measured during a
     scrape and without one, in milliseconds.

@@ -74,7 +74,7 @@ BATCH_1_PER_S = 1000 / 2.73  # size of resnet50-v100
 
 
 class Controller:
-    """The controller's side of a worker's connection. This side sends actions and receives results."""
+    """The controller's side of a worker's connection. The controller sends actions and receives results."""
 
     def __init__(self) -> None:
         self._connected: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
@@ -343,7 +343,10 @@ async def _estimates(client: AsyncClient, seconds: float) -> dict[str, float]:
 
 
 def bench_emulated(seconds: float) -> dict[str, Any]:
-    """Measure a load of 80 % of the capacity. Then raise the rate until less than 99 % are in time twice."""
+    """Measure a load of 80 % of the capacity.
+
+    Then raise the rate until less than 99 % of the requests are in time twice.
+    """
     results: dict[str, Any] = {}
     with fleet.fleet(32) as running:
         at_80 = fleet.play(running, round(0.8 * 32 * BATCH_1_PER_S), seconds)

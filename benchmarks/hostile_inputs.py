@@ -2,8 +2,8 @@
 
     python benchmarks/hostile_inputs.py NAME HTTP GRPC NATIVE
 
-The program prepares the input NAME, prints ``ready``, and waits for a line on stdin. Then it sends the input, and
-prints how many responses had each status. The sender is a separate process, so that its work does not delay
+The program prepares the input NAME, prints ``ready``, and waits for a line on stdin. Then the program sends the input,
+and prints how many responses had each status. The sender is a separate process, so that its work does not delay
 measurements.
 """
 

@@ -287,7 +287,7 @@ class GrpcLink(Link):
         return self._wire.ledger.stated(self.streams.get(stream, 0), now) < 2 * MILLISECOND
 
     def _finish(self, stream: int, outcome: int | str | None, now: int) -> None:
-        """End a call. ``outcome`` is None after a success. A text is the reason of an error."""
+        """End a call, and record its outcome. None means a success, and a text is the reason of an error."""
         seq = self.streams.pop(stream, None)
         message = self._messages.pop(stream, b"")
         self._uploads.pop(stream, None)

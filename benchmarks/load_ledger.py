@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NOT_OFFERED, IN_CLIENT, SENT, SUCCESS, REFUSED, TIMED_OUT, BROKEN, EXPIRED, WRONG, ERROR = range(10)
-"""The outcomes of requests.
+"""The outcomes that a request can have.
 
 - NOT_OFFERED: the generator was too late to send the request.
 - IN_CLIENT: the request is due but has not been sent.

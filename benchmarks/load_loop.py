@@ -27,7 +27,10 @@ MAX_BEHIND = 10 * MILLISECOND
 """Longest lateness of the generator. A request that it handles later is not offered."""
 
 MIN_STATED = MILLISECOND
-"""Shortest remaining time with which a client sends a request. With less time, the request expires in the client."""
+"""Shortest remaining time with which a client sends a request.
+
+If less time remains, the request expires in the client.
+"""
 
 TURN = 100_000
 """Shortest time in ns between two turns of the loop. At high rates, requests are therefore sent in batches."""

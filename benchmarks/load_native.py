@@ -19,7 +19,7 @@ from clockwork.wire.frame import encode_frame, preamble
 CONNECTIONS = 16
 BATCH = 32  # number of requests in one write
 FIRST_ID = 1 << 16
-"""The first id. From this number on, the encoding of an id always has four bytes."""
+"""The first id of a request. The encoding of this id and of all larger ids has four bytes."""
 
 LENGTHS = struct.Struct("<II")
 ANSWER = struct.Struct(">BBBIB")  # array, tag, type uint32, id, status

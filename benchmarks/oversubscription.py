@@ -4,7 +4,8 @@
 
 For nine of ten requests, the model's weights are not in the cache. The scheduler ``simple`` loads them, and evicts the
 least recently used weights. The program prints loads, evictions and goodput (successes within the SLO per second). The
-program also prints the worker's resident memory in the first and the last third of the run. This memory must not grow.
+program also prints the worker's resident memory in the first and the last third of the run. The worker's memory must
+not grow.
 """
 
 import argparse

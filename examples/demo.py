@@ -367,7 +367,7 @@ class OtherLoad:
     """Measures the processor time of processes other than the demo and its server."""
 
     def __init__(self, server: int) -> None:
-        """Start to measure. ``server`` is the id of the server's process."""
+        """Start to measure other processes. ``server`` is the id of the server's process."""
         children = Path(f"/proc/{server}/task/{server}/children")
         self._own = [os.getpid(), server, *map(int, children.read_text().split() if children.exists() else ())]
         self._busy, self._total, self._used = self._read()

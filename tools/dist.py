@@ -5,7 +5,7 @@
     python tools/dist.py --compiled --unpacked build/compiled    # the package of the compiled wheel, for PYTHONPATH
 
 Each wheel is built from the source distribution, so that the build fails if a file is missing. The build uses the
-setuptools and the mypy of this environment. The lock file pins their versions.
+setuptools and the mypy of this environment. The lock file pins the versions of both.
 """
 
 import argparse

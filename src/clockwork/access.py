@@ -25,7 +25,7 @@ MAX_TOKENS: Final = 10_000
 
 
 class Right(IntEnum):
-    """The rights of a client. Each right includes the rights before it.
+    """The rights that a client can have. Each right includes the rights before it.
 
     - NONE: only harmless requests.
     - INFER: also inference, and reading of all information.

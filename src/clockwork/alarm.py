@@ -52,7 +52,7 @@ class Alarm:
         _LIBC.timerfd_settime(self._fd, 0, self._address, None)
 
     def close(self) -> None:
-        """Release the timer. The timer does not call its function any more."""
+        """Release the resources of the timer. The timer does not call its function any more."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)

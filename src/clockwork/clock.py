@@ -62,6 +62,6 @@ class OffsetClock:
         self._start = clock.now()
 
     def now(self) -> Nanos:
-        """Return the wrong time."""
+        """Return the time of the wrong clock."""
         now = self._clock.now()
         return now + self._offset_ns + (now - self._start) * self._drift_ppm // 1_000_000

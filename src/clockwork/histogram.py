@@ -17,8 +17,8 @@ _STEP: Final = log(1.01)
 class Histogram:
     """A histogram of durations.
 
-    ``width`` buckets are merged into one bucket. With a width of 1 the error is 1 per cent. With a width of 10 it is 10
-    per cent.
+    ``width`` buckets are merged into one bucket. With a width of 1 the error is 1 per cent. With a width of 10 the
+    error is 10 per cent.
     """
 
     __slots__ = ("buckets", "longest", "total", "width")
@@ -98,7 +98,7 @@ class Histogram:
 
 
 def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
-    """Add a duration to two histograms. This is faster than two calls of ``add``, and it runs for every action."""
+    """Add a duration to two histograms, faster than two calls of ``add``. This function runs for every action."""
     bucket = _bucket(value)
     here, there = bucket // one.width, bucket // other.width
     try:

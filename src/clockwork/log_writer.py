@@ -45,7 +45,7 @@ class LogWriter:
     def __init__(
         self, fd: int, notice: Callable[[int], str], encoding: str = "utf-8", limit: int = MAX_WAITING
     ) -> None:
-        """Start the thread.
+        """Create the queue, and start the thread.
 
         Args:
             fd: the file descriptor.
@@ -153,7 +153,7 @@ class QueuedStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Queue an incomplete line. This method does not wait until the text is written."""
+        """Queue an incomplete line, without waiting until the text is written."""
         with self._lock:
             begun, self._begun = self._begun, ""
         if begun:
@@ -164,7 +164,7 @@ _streams: Final[list[QueuedStream]] = []
 
 
 def install(notice: Callable[[int], str]) -> None:
-    """Write the text of ``sys.stdout`` and ``sys.stderr`` from threads. This must be called once in a process.
+    """Write the text of ``sys.stdout`` and ``sys.stderr`` from threads. The function must be called once in a process.
 
     Streams without a file descriptor are not changed.
     """

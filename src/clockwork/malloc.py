@@ -72,7 +72,7 @@ def trim() -> None:
     """Return all free pages to the system. Without this call, glibc keeps free pages between blocks that are in use.
 
     The call takes a few milliseconds for each 100 MiB, so it should run in a thread. The call releases the
-    interpreter's lock. Other threads that allocate memory wait until it ends.
+    interpreter's lock. Other threads that allocate memory wait until the call ends.
     """
     try:
         malloc_trim = ctypes.CDLL(None).malloc_trim

@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import NullLocator
 
 SIZE = (8.0, 4.5)
-"""Inches."""
+"""Width and height of a figure, in inches."""
 
 LEGEND_COLUMNS = 3
 STYLE: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}

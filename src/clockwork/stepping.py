@@ -27,7 +27,7 @@ class Stepper:
     """Runs jobs in steps on one event loop. The jobs take turns with each other and with all other work."""
 
     def __init__(self) -> None:
-        """Create a stepper without jobs."""
+        """Create a stepper that has no jobs."""
         self._one_burst = asyncio.Lock()
         self._clock: Clock = MonotonicClock()
 

@@ -42,12 +42,12 @@ def seconds(value: float) -> Nanos:
 
 
 def as_ms(value: Nanos) -> float:
-    """Convert nanoseconds to milliseconds, for people."""
+    """Convert nanoseconds to milliseconds, for output to people."""
     return value / MILLISECOND
 
 
 def as_seconds(value: Nanos) -> float:
-    """Convert nanoseconds to seconds, for people."""
+    """Convert nanoseconds to seconds, for output to people."""
     return value / SECOND
 
 

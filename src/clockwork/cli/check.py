@@ -74,7 +74,7 @@ def check_env(
     The output shows the cost of each finding and a fix. Run the command where the worker will run: in its container,
     with its cores, and under the usual load of the machine. The command changes nothing and needs no server.
 
-    The exit code is 1 if a finding is bad. With --strict, it is also 1 if there is a warning.
+    The exit code is 1 if a finding is bad. With --strict, the exit code is also 1 if there is a warning.
     """
     from clockwork.cli.output import show, show_json
     from clockwork.environment.checks import check

@@ -1,4 +1,4 @@
-"""Options that limit the size of clients' requests. ``serve`` and ``controller`` share them."""
+"""Options that limit the size of clients' requests. The commands ``serve`` and ``controller`` share these options."""
 
 from typing import Annotated, Any, TypeAlias
 

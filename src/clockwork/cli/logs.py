@@ -1,7 +1,7 @@
 """Configures the log on stderr, which has lines of text for people, or lines of JSON for programs.
 
-In JSON mode every line of stderr is a JSON document. This includes warnings, uncaught exceptions, and the last line of
-a command that fails.
+In JSON mode every line of stderr is a JSON document. These documents include warnings, uncaught exceptions, and the
+last line of a command that fails.
 """
 
 import json
@@ -65,7 +65,7 @@ def is_json() -> bool:
 
 
 def report(error: str) -> None:
-    """Write an error to stderr. This also works before the log is started."""
+    """Write an error to stderr, even if the log has not been started."""
     if is_json():
         record = logging.LogRecord(log.name, logging.ERROR, "", 0, error, None, None)
         record.event = "failed"

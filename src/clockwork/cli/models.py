@@ -51,7 +51,7 @@ class NamedModel(Struct, frozen=True):
 
 
 def parse_model(text: str, copies: int = 1) -> NamedModel:
-    """Parse one model. ``copies`` is the number of copies if the text contains no number.
+    """Parse one model on a command line. ``copies`` is the number of copies if the text contains no number.
 
     Raises:
         typer.BadParameter: the file or directory does not exist.

@@ -111,7 +111,7 @@ class Listing(Struct, frozen=True):
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], drop: Sequence[str] = ()) -> Listing:
-    """Return a table. A column whose header begins with ``>`` is aligned to the right.
+    """Return a table that adapts to the screen. A column whose header begins with ``>`` is aligned to the right.
 
     If the table is wider than the screen, the columns in ``drop`` are left out in this order until the table fits.
     Columns that contain only zeros are left out before the others. The first column is never cut. Empty columns are not

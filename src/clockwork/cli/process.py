@@ -18,7 +18,7 @@ from clockwork.cli import logs
 from clockwork.host.log_events import event_fields
 
 GRACE: Final = 5.0
-"""Time in seconds in which a process must end after a request to end. After that, it is killed."""
+"""Time in seconds in which a process must end after a request to end. After this time, the process is killed."""
 
 LIBRARY_CACHES: Final = {"CUDA_CACHE_PATH": "cuda", "MPLCONFIGDIR": "matplotlib"}
 """Environment variables of libraries, and the subdirectories of Clockwork's cache to which they are set.
@@ -33,11 +33,11 @@ class Shutdown:
     """The optional function that is called after a signal, before the work of the process is ended."""
 
     def __init__(self) -> None:
-        """Create the object without a function."""
+        """Start without a function that is called after a signal."""
         self._finish: Callable[[], Awaitable[None]] | None = None
 
     def before_end(self, finish: Callable[[], Awaitable[None]]) -> None:
-        """Set the function. The function is called and awaited once, when a signal arrives."""
+        """Set the function that is called and awaited once, when a signal arrives."""
         self._finish = finish
 
     async def finish(self) -> None:
@@ -132,7 +132,7 @@ def cache_directory() -> Path:
 def set_library_caches() -> None:
     """Make libraries store their caches in Clockwork's cache directory, unless the environment sets another directory.
 
-    This has an effect only on libraries that are loaded later.
+    The setting has an effect only on libraries that are loaded later.
     """
     try:
         parent = cache_directory()

@@ -41,7 +41,10 @@ COLUMNS: Final[tuple[tuple[str, str, Format], ...]] = (
     ("utilisation", ">busy", "{:.0%}".format),
     ("requests_per_wall_s", ">simulated/s", _rate),
 )
-"""The columns of the table. Each has a key of a row in the JSON, a header, and a function that formats a value."""
+"""The columns of the table of results.
+
+Each column has a key of a row in the JSON, a header, and a function that formats a value.
+"""
 
 OTHER_OUTCOMES: Final = (
     ("admitted_missed", "broken promises"),

@@ -134,7 +134,7 @@ class AsyncClient:
         await self.close()
 
     def model(self, name: str) -> "AsyncModel":
-        """Return a handle for a model. This method does not contact the server."""
+        """Return a handle for a model, without contacting the server."""
         return AsyncModel(self, name)
 
     async def infer(
@@ -218,10 +218,11 @@ class AsyncClient:
         return response
 
     async def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
-        """Load a model on every worker, and return the names of its copies. This works only while the server starts.
+        """Load a model on every worker, and return the names of its copies.
 
-        ``path`` is relative to the workers' model roots. The path names a ``.onnx`` or ``.pt2`` file, or a directory
-        that contains such a file, for example as ``VERSION/model.onnx``.
+        Models can only be loaded while the server starts. ``path`` is relative to the workers' model roots. The path
+        names a ``.onnx`` or ``.pt2`` file, or a directory that contains such a file, for example as
+        ``VERSION/model.onnx``.
 
         Raises:
             InvalidRequestError: the model cannot be loaded, or serving has begun.
@@ -263,7 +264,7 @@ class AsyncClient:
         return response.devices
 
     async def status(self) -> ServerStatus:
-        """Return the state of the server. This works in every stage of the server.
+        """Return the state of the server. The server answers this request in every stage.
 
         Raises:
             ConnectionLostError: the connection ended.
@@ -341,10 +342,10 @@ class AsyncClient:
 
 
 class AsyncModel:
-    """A handle for a model on a server. `AsyncClient.model` creates it."""
+    """A handle for a model on a server. `AsyncClient.model` creates such handles."""
 
     def __init__(self, client: AsyncClient, name: str) -> None:
-        """Create a handle. Programs call `AsyncClient.model` instead."""
+        """Create a handle for a model. Programs call `AsyncClient.model` instead."""
         self._client = client
         self.name = name
 

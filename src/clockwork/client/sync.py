@@ -80,7 +80,7 @@ class Client:
         self.close()
 
     def model(self, name: str) -> "Model":
-        """Return a handle for a model. This method does not contact the server."""
+        """Return a handle for a model, without contacting the server."""
         return Model(self, name)
 
     def infer(
@@ -140,10 +140,10 @@ class Client:
 
 
 class Model:
-    """A handle for a model on a server. `Client.model` creates it."""
+    """A handle for a model on a server. `Client.model` creates such handles."""
 
     def __init__(self, client: Client, name: str) -> None:
-        """Create a handle. Programs call `Client.model` instead."""
+        """Create a handle for a model. Programs call `Client.model` instead."""
         self._client = client
         self.name = name
 

@@ -1,4 +1,4 @@
-"""Findings. A finding is the result of one check of a machine."""
+"""The type of a finding, which is the result of one check of a machine."""
 
 from collections.abc import Iterable
 from enum import StrEnum

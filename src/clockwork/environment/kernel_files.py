@@ -154,7 +154,7 @@ def _groups(root: Path) -> Iterator[Path]:
     """Yield the directories of this process's control groups.
 
     The groups are groups of version 2 (``0::/path``), or of the controller ``cpu`` of version 1. Inside a container,
-    the path may not exist. In this case the mounted directory itself is the container's group.
+    the path may not exist. If the path does not exist, the mounted directory itself is the container's group.
     """
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")

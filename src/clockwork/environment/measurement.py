@@ -1,10 +1,10 @@
 """Measures how late timers are, how often a thread is interrupted, and how much CPU time other processes use.
 
-The measurement has two halves. In the first half, this process sleeps for a millisecond again and again. This shows how
-late timers are. The first half also shows the load of other processes, because this process itself hardly runs. In the
-second half, this process reads the clock in a loop on each core that a device would use, one core after the other. The
-loop may be delayed by another process, an interrupt, the kernel, or the host of a virtual machine. The same cause would
-delay an inference by the same time.
+The measurement has two halves. In the first half, this process sleeps for a millisecond again and again. These waits
+show how late timers are. The first half also shows the load of other processes, because this process itself hardly
+runs. In the second half, this process reads the clock in a loop on each core that a device would use, one core after
+the other. The loop may be delayed by another process, an interrupt, the kernel, or the host of a virtual machine. The
+same cause would delay an inference by the same time.
 """
 
 import os

@@ -20,7 +20,7 @@ LOST_NOTE: Final = 0.001
 """Lost share of the time that results in a note."""
 
 LONGEST_WARNING: Final[Nanos] = 5 * MILLISECOND
-"""Length of an interruption that results in a warning. A short inference takes as long."""
+"""Length of an interruption that results in a warning. A short inference takes about as long as this."""
 
 OTHERS_NOTE: Final = 0.03
 """Share of a core's time in other processes that results in a note.
@@ -62,7 +62,7 @@ TSC_FIX: Final = (
 
 
 def interruptions(environment: Environment) -> Finding:
-    """Check how often and how long a thread was interrupted, for any cause. This is the most reliable check."""
+    """Check how often and how long a thread was interrupted, for any cause. No other check is as reliable."""
     name, seen = "interruptions", environment.measured.interruptions
     watched, looks = sum(core.watched for core in seen), sum(core.looks for core in seen)
     if not watched or not looks:

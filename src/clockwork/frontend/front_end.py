@@ -51,7 +51,8 @@ _MISSED: Final = frozenset({Status.TIMEOUT, Status.CONTROLLER_COULD_NOT_START_IN
 class FrontEnd:
     """Serves the decoded requests of one transport. The methods of a front end must run on the controller's event loop.
 
-    Every method raises `RequestFailedError` if the request fails. After `close`, it raises `ConnectionLostError`.
+    Every method raises `RequestFailedError` if the request fails. After `close`, every method raises
+    `ConnectionLostError`.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class FrontEnd:
         )
 
     async def load(self, name: str, parameters: Mapping[str, Any], *, default_name: str) -> None:
-        """Load a model on all workers. This works only during start-up.
+        """Load a model on all workers. Models can only be loaded during start-up.
 
         Args:
             name: the model's name. The name is also the path if ``parameters`` have no ``path``.

@@ -75,7 +75,7 @@ class Acceptors:
         reception: Reception,
         max_calls: int,
     ) -> None:
-        """Start the tasks.
+        """Start the tasks that request calls.
 
         Args:
             server: a server that has been started. ``method`` is registered with it.

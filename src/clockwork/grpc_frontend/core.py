@@ -2,8 +2,8 @@
 
 By default, the core has its own threads that read the sockets. These threads pass calls to the thread of the completion
 queue, which passes them to the event loop. If the experiment ``event_engine_listener`` is off, the thread of the
-completion queue reads the sockets itself. This saves 18 % of the processor time of a small call, and 0.1 ms of a call
-with 602,112 bytes.
+completion queue reads the sockets itself. Without the experiment, the server saves 18 % of the processor time of a
+small call, and 0.1 ms of a call with 602,112 bytes.
 """
 
 import os

@@ -36,7 +36,7 @@ class Health:
     """The methods of the health checking protocol for one server."""
 
     def __init__(self, is_ready: Callable[[], bool], services: tuple[str, ...]) -> None:
-        """Create the service.
+        """Create the health checking service.
 
         Args:
             is_ready: returns whether the server is ready.

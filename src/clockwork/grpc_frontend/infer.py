@@ -40,12 +40,14 @@ elements."""
 _REFUSED_PARAMETERS: Final = {"shared_memory_region": "send the data"}
 """Parameters that are refused because Clockwork does not support them, and the alternative to each.
 
-Such parameters would change the response. Other unknown parameters are ignored.
+Such parameters would change the response. Unknown parameters that are not in this table are ignored.
 """
 
 
 def parse(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
-    """Decode a ModelInferRequest, and return the message and its raw tensors. The message itself may lack them.
+    """Decode a ModelInferRequest, and return the message and its raw tensors.
+
+    The decoded message may lack its raw tensors.
 
     Raises:
         DecodeError: the bytes are not a ModelInferRequest.

@@ -45,8 +45,8 @@ class Split(NamedTuple):
 def split(data: bytes) -> Split | None:
     """Separate a serialised ModelInferRequest from its raw tensors.
 
-    Return None if the message has no raw tensors. Also return None if its encoding is unusual or invalid, so that
-    protobuf must parse the message.
+    Return None if the message has no raw tensors. Also return None if the message's encoding is unusual or invalid, so
+    that protobuf must parse the message.
     """
     view, end, at = memoryview(data), len(data), 0
     raw: list[memoryview] = []

@@ -1,4 +1,4 @@
-"""Encodes the parameters of a ``ModelInferResponse``. This is faster than protobuf's Python messages.
+"""Encodes the parameters of a ``ModelInferResponse``, faster than protobuf's Python messages.
 
 Each time is sent twice: in milliseconds as a double, and in whole microseconds as an integer. KServe's clients read the
 integer, because KServe's ``InferParameter`` has no double. The result consists of encoded entries of the map

@@ -139,7 +139,7 @@ class Service:
     async def repository_model_load(
         self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
     ) -> pb.RepositoryModelLoadResponse:
-        """Load a model on every worker. This works only during start-up.
+        """Load a model on every worker. Models can only be loaded during start-up.
 
         If the request lacks the parameter ``path``, the model's name is the path.
         """

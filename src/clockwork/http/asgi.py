@@ -25,7 +25,7 @@ PRESENCE: Final = "clockwork.presence"
 RESPOND: Final = "clockwork.respond"
 """Scope key: a coroutine function that sends a whole `Reply`.
 
-This function writes head and body together. ASGI's ``send`` cannot do this.
+This function writes head and body together. ASGI's ``send`` cannot send both in one write.
 """
 
 _encode = msgspec.json.Encoder().encode

@@ -196,12 +196,12 @@ class UnpackedBytes:
     __slots__ = ("_nbytes", "_quota")
 
     def __init__(self, quota: BodyQuota) -> None:
-        """Start at zero. All requests share ``quota``."""
+        """Start with a count of zero. All requests share ``quota``."""
         self._quota = quota
         self._nbytes: Bytes = 0
 
     def add(self, nbytes: Bytes) -> None:
-        """Count more bytes.
+        """Count ``nbytes`` more unpacked bytes.
 
         Raises:
             RequestFailedError: all requests together exceed the quota.

@@ -203,7 +203,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._refuse(400, msg, Status.INVALID_REQUEST)
 
     def on_message_begin(self) -> None:
-        """Begin a request. The parser calls this method when it reads the first byte of a head."""
+        """Begin a request. The parser calls this method after it has read the first byte of a head."""
         self._in_head = True
         self._at_boundary = False
         super().on_message_begin()
@@ -316,7 +316,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        """End an exchange. This method is called when the reply was written to the transport."""
+        """End the exchange of a request and its reply, which was written to the transport."""
         was_last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():

@@ -102,7 +102,7 @@ class BodyQuota:
     """The number of bytes of all bodies in memory, which has a limit."""
 
     def __init__(self, limit: Bytes) -> None:
-        """Start at zero. ``limit`` is in bytes."""
+        """Start with a count of zero. ``limit`` is in bytes."""
         self._limit = limit
         self._bytes: Bytes = 0
 

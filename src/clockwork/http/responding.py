@@ -1,7 +1,7 @@
 """Sends the head and the body of a reply in one write.
 
-Two writes would be two system calls and two packets, and would wake the client twice. This took 20 us of a request's
-120 us.
+Two writes would be two system calls and two packets, and would wake the client twice. The second write took 20 us of a
+request's 120 us.
 """
 
 from collections.abc import Iterable

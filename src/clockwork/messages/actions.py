@@ -19,7 +19,7 @@ class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
     """Read a model's file into host memory, as ``no_of_copies`` models.
 
     The path is relative to the worker's model root. The copies are independent models. Copies share only the content of
-    the file. `model_names` returns their names.
+    the file. `model_names` returns the names of the copies.
     """
 
     id: int
@@ -115,7 +115,7 @@ class GetWorkerState(Struct, frozen=True, array_like=True, tag=7):
 
 Action: TypeAlias = LoadModelFromDisk | UnloadModel | LoadWeights | EvictWeights | Infer | ClearCache | GetWorkerState
 DeviceAction: TypeAlias = LoadWeights | EvictWeights | Infer
-"""The actions that one device executes. `GPUState` creates them."""
+"""The actions that one device executes. `GPUState` creates these actions."""
 
 
 def model_names(name: str, no_of_copies: int) -> tuple[str, ...]:

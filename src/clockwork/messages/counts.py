@@ -15,7 +15,7 @@ from clockwork.units import MILLISECOND, SECOND, Nanos
 REFUSAL_STATUSES: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
 """Statuses of requests that are refused before their deadline.
 
-Such a request would miss its deadline, or the server is full.
+A refused request would miss its deadline, or the server is full.
 """
 
 LATENCY_BOUNDS: Final[tuple[Nanos, ...]] = (

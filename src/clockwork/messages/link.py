@@ -44,7 +44,7 @@ class Goodbye(Struct, frozen=True, array_like=True, tag=1002):
 
 
 class Ping(Struct, frozen=True, array_like=True, tag=1003):
-    """A heartbeat. ``sent`` is the time on the sender's clock."""
+    """A heartbeat message. ``sent`` is the time on the sender's clock."""
 
     sent: Nanos
 

@@ -1,4 +1,7 @@
-"""Comparisons of the predicted times of actions with their actual times. The status contains them."""
+"""Comparisons of the predicted times of actions with their actual times.
+
+The server's status contains these comparisons.
+"""
 
 from msgspec import Struct
 
@@ -28,8 +31,8 @@ class PredictionSummary(Struct, frozen=True, array_like=True):
     """The errors of the predicted starts, durations and completions of one kind of action.
 
     ``within`` is the number of actions that took at most their expected duration. ``failed`` is the number of actions
-    that failed. No other field includes them. Actions without an expected duration are included in ``start`` only.
-    ``expected_over_actual`` is the sum of the expected durations divided by the sum of the actual durations.
+    that failed. No other field includes failed actions. Actions without an expected duration are included in ``start``
+    only. ``expected_over_actual`` is the sum of the expected durations divided by the sum of the actual durations.
     """
 
     start: ErrorSummary

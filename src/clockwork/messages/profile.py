@@ -1,4 +1,4 @@
-"""Profiles. A profile contains the measured times of a model on one kind of device."""
+"""The type of a profile, which contains the measured times of a model on one kind of device."""
 
 from math import ceil
 from typing import Final
@@ -49,7 +49,10 @@ class Measurement(Struct, frozen=True, array_like=True):
 
     @property
     def p99(self) -> Nanos:
-        """The 99th percentile, which schedulers use as the estimate. With fewer than 100 samples it is the maximum."""
+        """The 99th percentile, which schedulers use as the estimate.
+
+        With fewer than 100 samples, the percentile is the maximum.
+        """
         return self.percentile(99)
 
 

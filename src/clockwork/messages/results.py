@@ -15,9 +15,9 @@ DEFAULT_VERSION: Final = "1"
 
 
 class Timing(Struct, frozen=True, array_like=True):
-    """The begin and the end of a step, and the time for which the device worked on the step. All are in nanoseconds.
+    """The begin and the end of a step, and the time for which the device worked on the step.
 
-    If the device works asynchronously, ``duration`` may be less than ``end - begin``.
+    All three are in nanoseconds. If the device works asynchronously, ``duration`` may be less than ``end - begin``.
     """
 
     begin: Nanos
@@ -66,8 +66,8 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     - ``path``: path of the file, relative to the worker's model root
     - ``digest``: identifies the content of the file and the operator's options for it
     - ``runtime``: name and version of the runtime
-    - ``batchable``: whether requests can be batched. This needs a common free first dimension of all inputs and
-      outputs, and no computation across rows. Otherwise each request is executed alone.
+    - ``batchable``: whether requests can be batched. Batching needs a common free first dimension of all inputs and
+      outputs, and no computation across rows. If requests cannot be batched, each request is executed alone.
     - ``load``, ``copies``: the name and ``no_of_copies`` of the LoadModelFromDisk action that loaded the model
     - ``max_batch``: the largest batch size that the model's own configuration permits; 0 if it has no limit
     - ``version``: name of the directory that contains the model's file, if this is a number, or `DEFAULT_VERSION`
@@ -93,9 +93,10 @@ class ModelInfo(Struct, frozen=True, array_like=True):
 
 
 class GPUInfo(Struct, frozen=True, array_like=True):
-    """A device. ``kind`` is its hardware and its number of threads. Devices of one kind are equally fast.
+    """A worker's description of one of its devices.
 
-    ``models`` are the models whose weights are in the device's cache, least recently used first.
+    ``kind`` is the hardware and the number of threads. Devices of one kind are equally fast. ``models`` are the models
+    whose weights are in the device's cache, least recently used first.
     """
 
     id: int
@@ -166,8 +167,8 @@ class InferOutput(Struct, frozen=True, array_like=True):
 class InferResult(Struct, frozen=True, array_like=True, tag=69):
     """The result of a successful Infer. ``outputs`` are in the order of the action's inputs.
 
-    ``exec`` is the time for which the lane was busy. Estimates are computed from it. ``device`` is the time for which
-    the device was busy, measured with the device's own clock. ``device`` is None if the device has no clock.
+    ``exec`` is the time for which the lane was busy. Estimates are computed from ``exec``. ``device`` is the time for
+    which the device was busy, measured with the device's own clock. ``device`` is None if the device has no clock.
     """
 
     id: int

@@ -1,10 +1,10 @@
-"""Names, types and shapes of tensors, as in the Open Inference Protocol v2. The elements are not included.
+"""Names, types and shapes of tensors, as in the Open Inference Protocol v2. The elements of tensors are not included.
 
 The elements of a message's tensors are its *payload*, which is a sequence of bytes. The controller and the worker's
-core pass the payload on as an opaque handle. Only runtimes and clients read it. In the payload, the tensors have the
-order of their specs, and their elements are little-endian and in row-major order. Each ``BYTES`` element is a 4-byte
-little-endian length and its bytes. (This format is defined by the Open Inference Protocol v2, "Tensor Data Types", and
-by Triton's binary tensor data extension.)
+core pass the payload on as an opaque handle. Only runtimes and clients read payloads. In the payload, the tensors have
+the order of their specs, and their elements are little-endian and in row-major order. Each ``BYTES`` element is a
+4-byte little-endian length and its bytes. (This format is defined by the Open Inference Protocol v2, "Tensor Data
+Types", and by Triton's binary tensor data extension.)
 """
 
 from enum import StrEnum

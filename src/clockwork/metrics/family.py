@@ -66,7 +66,10 @@ class _One(Collector):
 
 
 class Piece(NamedTuple):
-    """Some samples of a metric. The text of a metric's first piece begins with the lines HELP and TYPE."""
+    """A part of a metric: some of its samples.
+
+    The text of a metric's first piece begins with the lines HELP and TYPE.
+    """
 
     family: Family
     samples: list[Sample]

@@ -32,7 +32,7 @@ class Metrics:
     """Renders the metrics of a controller."""
 
     def __init__(self, describe: Callable[[], Description], stepper: Stepper, histograms: bool = True) -> None:
-        """Create a renderer.
+        """Create a renderer of metrics.
 
         Args:
             describe: returns the controller's current state.

@@ -13,13 +13,14 @@ did not report the bytes, they arrived after it. There are two cases:
 - The thread did not sleep. The bytes may have arrived at any time since the previous poll, and the result is the time
   of that poll.
 
-This is not accurate enough in three situations. The module then asks the kernel how long ago the socket received its
-last bytes. (``tcpi_last_data_recv`` in TCP_INFO has this time in milliseconds. The kernel's clock ticks every 4 ms or
-less.)
+The result is not accurate enough in three situations. The module then asks the kernel how long ago the socket received
+its last bytes. (``tcpi_last_data_recv`` in TCP_INFO has this time in milliseconds. The kernel's clock ticks every 4 ms
+or less.)
 
 - The process was stopped, for example by SIGSTOP, in a frozen virtual machine, or in a container that used up its
   quota. A stopped process looks like a sleeping one, so the bytes may be older than they seem.
-- The loop slept in one turn and then worked for a long time, and read nothing between. The bytes may be older, too.
+- The loop slept in one turn and then worked for a long time, and read nothing between. The bytes may be older in this
+  case, too.
 - The last turn was long, and the client sends one request at a time. The bytes may be much younger than the last poll.
 """
 
@@ -63,7 +64,7 @@ class Arrivals:
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
-        """Start to measure. In the first turn, `earliest_arrival` returns the time of the read."""
+        """Start to measure turns. In the first turn, `earliest_arrival` returns the time of the read."""
         self._clock: Clock = clock or MonotonicClock()
         self._loop = loop
         self._open = False
@@ -137,7 +138,7 @@ class Arrivals:
         self._polled, self._cpu, self._queued = now, cpu, queued
 
     def _end(self) -> None:
-        """End the turn. The loop calls this method when it has read all bytes that the poll reported."""
+        """End the turn of the loop. The loop calls this method when it has read all bytes that the poll reported."""
         self._open = False
         self.reading_took = self._clock.now() - self._polled
 

@@ -41,7 +41,7 @@ async def dial(
     """Connect to a peer, and exchange greetings with it. ``timeout`` limits both together, in seconds.
 
     ``on_message`` is not called before the caller has the connection. ``on_closed`` is called once if this function
-    returned a connection. Otherwise it is never called.
+    returned a connection. If this function raised an exception, ``on_closed`` is never called.
 
     Raises:
         ConnectionLostError: the peer cannot be reached or refused the greeting.
@@ -80,12 +80,13 @@ async def keep_dialled(
     on_failure: Callable[[str], None],
     rng: random.Random,
 ) -> None:
-    """Connect, and connect again whenever an attempt fails or the connection ends. Run until cancelled.
+    """Connect, and connect again whenever an attempt fails or the connection ends.
 
-    The wait doubles after each failed attempt. The wait is partly random, so that many workers do not connect at the
-    same time. The wait becomes short again after a connection that lasted longer than `MAX_BACKOFF`. A worker whose
-    connection is always closed soon therefore does not connect too often. ``on_failure`` receives the reason of a
-    failed attempt. The connection's ``on_closed`` receives the reason for which a connection ended.
+    Run until this coroutine is cancelled. The wait doubles after each failed attempt. The wait is partly random, so
+    that many workers do not connect at the same time. The wait becomes short again after a connection that lasted
+    longer than `MAX_BACKOFF`. A worker whose connection is always closed soon therefore does not connect too often.
+    ``on_failure`` receives the reason of a failed attempt. The connection's ``on_closed`` receives the reason for which
+    a connection ended.
     """
     loop = asyncio.get_running_loop()
     wait = MIN_BACKOFF

@@ -66,7 +66,7 @@ class Heartbeat:
         self.suspended = False
         """Whether this side has paused reading, so that silence has no meaning. The connection sets this attribute."""
         self.silent = False
-        """Whether nothing was received for ``silent_after``. This is checked every ``interval``."""
+        """Whether nothing was received for ``silent_after``. The attribute is updated every ``interval``."""
         self._interval = interval
         self._timeout = timeout
         self._measure_clock = measure_clock
@@ -90,7 +90,7 @@ class Heartbeat:
             self._send(Ping(now))
 
     def stop(self) -> None:
-        """Stop the checks. The connection calls this method when it is no longer open."""
+        """Stop the checks of the peer. The connection calls this method when it is no longer open."""
         for handle in (self._timer, self._verdict):
             if handle is not None:
                 handle.cancel()

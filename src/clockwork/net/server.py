@@ -24,7 +24,7 @@ BACKLOG: Final = 4096
 
 
 class Server:
-    """A listening port. `listen` creates it."""
+    """A listening port. `listen` creates servers."""
 
     address: Address
     """The address on which the server listens. The port is the actual port, even if the operating system chose it."""
@@ -53,7 +53,7 @@ class Server:
         tls: ssl.SSLContext | None,
         handshake_timeout: float | None,
     ) -> None:
-        """Start to listen. `listen` calls this method once."""
+        """Start to listen on an address. `listen` calls this method once."""
         self._servers: list[asyncio.Server] = []
         sockets = await bind_sockets(address)
         self.address = Address(*sockets[0].getsockname()[:2])

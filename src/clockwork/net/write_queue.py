@@ -38,7 +38,7 @@ class WriteQueue:
         return self._bytes + self._transport.get_write_buffer_size()
 
     def put(self, buffers: list[bytes | memoryview]) -> None:
-        """Queue buffers. New buffers are sent after the buffers that are already in the queue."""
+        """Queue buffers to be sent. New buffers are sent after the buffers that are already in the queue."""
         self._corked += buffers
         self._bytes += len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         if self._bytes >= FLUSH_BYTES:

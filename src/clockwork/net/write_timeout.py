@@ -37,12 +37,18 @@ class WriteTimeout:
         self._checks = 0  #: number of checks since the peer last read enough
 
     def begin(self) -> None:
-        """Start the checks. The caller does this when the write buffer is full, or when the transport is closing."""
+        """Start to check the peer's progress.
+
+        The caller does this when the write buffer is full, or when the transport is closing.
+        """
         if self._timer is None:
             self._watch()
 
     def end(self) -> None:
-        """Stop the checks. The caller does this when the buffer has drained, or when the connection has ended."""
+        """Stop to check the peer's progress.
+
+        The caller does this when the buffer has drained, or when the connection has ended.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -31,7 +31,7 @@ SLICE_ELEMENTS: Final = 4096
 """Number of elements that are formatted or compared in one step."""
 
 MAX_SHORT: Final[Bytes] = 4 * KIB
-"""Longest JSON of an input, in bytes, that is decoded in one step. This is faster for short JSON."""
+"""Longest JSON of an input, in bytes, that is decoded in one step. One step is faster for short JSON."""
 
 MAX_TEXTS: Final[Bytes] = 256 * KIB
 """Longest JSON of a BYTES input, in bytes. There is a limit because such an input is decoded in one step."""

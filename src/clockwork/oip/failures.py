@@ -110,7 +110,7 @@ class RequestFailedError(ClockworkError):
     """The exception that ends an HTTP or gRPC request with a `Failure`."""
 
     def __init__(self, failure: Failure) -> None:
-        """Create the exception. The exception's message is the message of the failure."""
+        """Create an exception with the message of the failure."""
         super().__init__(failure.message)
         self.failure = failure
 

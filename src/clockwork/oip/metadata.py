@@ -43,9 +43,9 @@ def model_metadata(model: ModelSummary) -> dict[str, Any]:
 def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
     """Return Triton's statistics of a model. The statistics include the requests of all protocols.
 
-    A request that is answered in time counts as a success. All others count as failures. The number of executions is
-    the number of batches. A duration is a sum over all successful requests. In ``batch_stats``, a duration is a sum
-    over all batches.
+    A request that is answered in time counts as a success. All other requests count as failures. The number of
+    executions is the number of batches. A duration is a sum over all successful requests. In ``batch_stats``, a
+    duration is a sum over all batches.
 
     Args:
         model: the model and its counts.

@@ -34,7 +34,7 @@ class Outline:
     """The outline of a JSON text, and the lists that were cut out of the text."""
 
     def __init__(self, text: bytearray) -> None:
-        """Create an empty outline. `outlined` fills it."""
+        """Create an empty outline. `outlined` fills the outline."""
         self.text = text
         self.rest = bytearray()
         self._cuts: dict[int, tuple[int, int]] = {}  #: number of each remaining list -> its begin and end in the text

@@ -29,9 +29,9 @@ from clockwork.messages.results import (
 from clockwork.units import FOREVER, Nanos
 
 WINDOW_SAMPLES: Final = 32
-"""Number of samples that are kept. With a Ping every 0.25 s, they cover 8 s.
+"""Number of samples that are kept. With a Ping every 0.25 s, the samples cover 8 s.
 
-This is long enough to contain a fast round trip even under load.
+A window of 8 s is long enough to contain a fast round trip even under load.
 """
 
 DRIFT_PPM: Final = 100

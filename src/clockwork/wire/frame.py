@@ -59,7 +59,7 @@ LARGE_BUFFER: Final[Bytes] = 256 * KIB
 """Size of the receive buffer after a read has filled the small buffer with small frames."""
 
 JOIN_BYTES: Final[Bytes] = 16 * KIB
-"""Longest frame that is copied into one buffer before it is sent. This is faster than to write several buffers."""
+"""Longest frame that is copied into one buffer before it is sent. One buffer is written faster than several buffers."""
 
 _PREAMBLE: Final = Struct("<4sHH")
 _LENGTHS: Final = Struct("<II")
