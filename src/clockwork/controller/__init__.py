@@ -1,1 +1,4 @@
-"""The controller: starts up, admits requests, lets a scheduler decide, and answers clients. Pure: no I/O, no clock."""
+"""The controller starts the service, admits requests, lets a scheduler decide, and answers clients.
+
+The package is pure: it uses no I/O and no clock.
+"""

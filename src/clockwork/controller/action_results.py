@@ -1,7 +1,7 @@
 """Checks the result of an action, records how long the action took, and explains why it was late or lost.
 
-A result of the wrong kind, or with the outputs of other requests, is replaced by an `ErrorResult`. So the rest of the
-controller can rely on every result to match its action.
+If a result has the wrong type or the outputs of other requests, an `ErrorResult` replaces it. So the rest of the
+controller can assume that every result matches its action.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,11 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest
 from clockwork.units import Nanos, as_ms
 
 MAX_LOSSES: Final = 2
-"""Number of workers that may be lost while they hold the same request. The first loss is unlikely to be the request's
-fault, so the request is tried once more. After the second loss the request counts as the cause, because a request that
-is tried again and again could crash every worker."""
+"""Number of workers that may be lost while they have the same request.
+
+The first loss is unlikely to be the request's fault, so the request is tried once more. After the second loss, the
+request counts as the cause. If it was tried again and again, it could crash every worker.
+"""
 
 RESULT_OF: Final[Mapping[type, type]] = {
     LoadWeights: LoadWeightsResult,
@@ -35,9 +37,10 @@ RESULT_OF: Final[Mapping[type, type]] = {
 
 
 def checked_result(state: ClockworkState, action: DeviceAction, result: Result) -> Result:
-    """Return the result if it is usable, else an `ErrorResult`.
+    """Return the result if it is usable. Otherwise, return an `ErrorResult`.
 
-    A batch is unusable if it was sent before a check found that its model answers differently in batches.
+    A batch may have been sent before a check found that the outputs of its model differ in batches. The result of such
+    a batch is unusable.
     """
     if isinstance(result, ErrorResult):
         return result
@@ -60,9 +63,9 @@ def checked_result(state: ClockworkState, action: DeviceAction, result: Result) 
 
 
 def count_loss(request: PendingRequest, worker_id: str) -> str:
-    """Count a worker that was lost while it held a request.
+    """Count a worker that was lost while it had a request.
 
-    Return why the request is not tried again; empty: it is tried again.
+    Return why the request is not tried again. If the text is empty, it is tried again.
     """
     request.losses += 1
     if request.losses < MAX_LOSSES:
@@ -74,12 +77,12 @@ def count_loss(request: PendingRequest, worker_id: str) -> str:
 
 
 def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, result: Result) -> None:
-    """Record how long an action took, and by how much its prediction was wrong."""
+    """Record how long an action took, and how wrong its prediction was."""
     model = state.models.get(action.model)
     gpu.compare(action, result, model)
     gpu.work.count(result)
     if model is None:
-        return  # the worker holds a model that is not served
+        return  # the worker has a model that is not served
     if isinstance(action, Infer) and isinstance(result, InferResult):
         duration = gpu.occupied(action.earliest, result.exec)
         profile = model.profiles.get(gpu.kind)
@@ -92,12 +95,12 @@ def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, re
 
 
 def _overlap(timing: Timing, begin: Nanos, end: Nanos) -> Nanos:
-    """Return how much of a time span lies between two moments."""
+    """Return how much of a time span is between two moments."""
     return max(0, min(timing.end, end) - max(timing.begin, begin))
 
 
 def why_late(now: Nanos, action: Infer, result: InferResult) -> str:
-    """Return why the result of an Infer came after its requests' deadlines."""
+    """Return why the result of an Infer arrived after the deadlines of its requests."""
     timing = result.exec
     return (
         f"Infer {action.id} began {as_ms(timing.begin - action.earliest):.3f} ms after it was sent and took "

@@ -1,4 +1,4 @@
-"""Checks a client's InferRequest against the model: outputs, inputs, batch size and SLO."""
+"""Checks whether a client's InferRequest fits the model: its outputs, inputs, batch size and SLO."""
 
 from typing import Final
 
@@ -10,16 +10,17 @@ from clockwork.state import ModelState
 from clockwork.units import Nanos, show_duration
 
 MAX_KNOWN_INPUTS: Final = 4096
-"""Number of combinations of model and input specs for which a successful check is remembered."""
+"""Limit of the combinations of model and input specs for which a successful check is remembered."""
 
 
 class Admission:
     """Checks inputs, and computes the batch size and the SLO of a request."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """``config`` has the limits."""
+        """``config`` contains the limits."""
         self._config = config
-        self._batch_sizes: dict[tuple[str, tuple[TensorSpec, ...]], int] = {}  #: of inputs found correct
+        #: batch sizes of inputs that were found correct
+        self._batch_sizes: dict[tuple[str, tuple[TensorSpec, ...]], int] = {}
 
     def batch_size(self, model: ModelState, request: InferRequest) -> int:
         """Return the number of rows that the request adds to a batch, at least 1.
@@ -49,7 +50,7 @@ class Admission:
             del self._batch_sizes[key]
 
     def slo(self, model: ModelState, request: InferRequest) -> Nanos:
-        """Return the request's SLO: its own, or the default for the model.
+        """Return the SLO of the request, or the model's default SLO if the request sets none.
 
         Raises:
             InvalidRequestError: the SLO is zero, negative, not a number, or longer than the limit.

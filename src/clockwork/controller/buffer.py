@@ -1,8 +1,8 @@
-"""Requests that arrived before the stage SERVING.
+"""Stores requests that arrive before the stage SERVING.
 
-Each waits until SERVING begins, until its time-out, or until its own deadline if it states an SLO. The SLO of a request
-that states one counts from the request's arrival, because its client judges the response by it. The default SLO counts
-from the start of SERVING.
+A request waits until SERVING begins or its time-out passes. If it states an SLO, it also waits no longer than its own
+deadline. Such an SLO counts from the request's arrival, because the client measures the response time from there. The
+default SLO counts from the start of SERVING.
 """
 
 from heapq import heapify, heappop, heappush
@@ -35,11 +35,11 @@ class StartupBuffer:
     """InferRequests and ListModelsRequests in order of arrival."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """Start empty; ``config`` has the limits and the time-out."""
+        """Start empty. ``config`` contains the limits and the time-out."""
         self._config = config
         self._quota = Quota(config)
-        self._waiting: dict[int, _Buffered] = {}  #: by a number that counts requests
-        self._expiries: list[tuple[Nanos, int]] = []  #: heap of times and numbers
+        self._waiting: dict[int, _Buffered] = {}  #: requests by a running number
+        self._expiries: list[tuple[Nanos, int]] = []  #: heap of (time, number of the request)
         self._numbers: RequestTable[int] = RequestTable()
         self._last_number = 0
 
@@ -47,7 +47,7 @@ class StartupBuffer:
         return len(self._waiting)
 
     def add(self, now: Nanos, event: ClientRequest) -> list[Respond]:
-        """Buffer a request, or refuse it if the buffer is full."""
+        """Store a request. If the buffer is full, refuse the request."""
         size = _bytes(event)
         if full := self._quota.reason_to_refuse(event.client_id, size, shared=event.shared):
             return [_initializing(event, 0, f"the server is starting up: {full.text}")]
@@ -85,7 +85,7 @@ class StartupBuffer:
         return responses
 
     def next_expiry(self) -> Nanos | None:
-        """Return when the next request expires; None if no request waits."""
+        """Return when the next request expires, or None if no request waits."""
         while self._expiries and self._expiries[0][1] not in self._waiting:
             heappop(self._expiries)
         if len(self._expiries) > 2 * len(self._waiting) + SPARE_EXPIRIES:

@@ -1,4 +1,4 @@
-"""Checks the limits that hold for every InferRequest, whatever its protocol and model."""
+"""Checks the limits that apply to every InferRequest, whatever its protocol and model."""
 
 from clockwork.controller.quota import input_bytes
 from clockwork.errors import InvalidRequestError
@@ -8,7 +8,7 @@ from clockwork.units import Bytes
 
 
 def check_names(request: InferRequest) -> None:
-    """Check the number of tensors and their names, which are known before the tensors' sizes.
+    """Check the number of tensors and their names. These are known before the tensors' sizes are known.
 
     Raises:
         InvalidRequestError: there are too many tensors, or a name is too long.
@@ -24,7 +24,7 @@ def check_names(request: InferRequest) -> None:
 def check_infer(request: InferRequest, payload_bytes: Bytes, max_bytes: Bytes) -> None:
     """Check counts, names and sizes.
 
-    ``payload_bytes`` is the length of the payload; ``max_bytes`` is the limit on the inputs' size.
+    ``payload_bytes`` is the length of the payload. ``max_bytes`` is the limit of the inputs' size.
 
     Raises:
         InvalidRequestError: there are too many tensors, a name is too long, or sizes do not add up or are too large.

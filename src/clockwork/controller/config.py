@@ -1,4 +1,4 @@
-"""The controller's configuration, with all its limits."""
+"""Defines the configuration of the controller, with all its limits."""
 
 from enum import Enum
 from typing import Final
@@ -10,7 +10,7 @@ from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes, Nanos
 
 
 class LoadSpec(Struct, frozen=True):
-    """A model for the controller to load at the start."""
+    """A model that the controller loads at its start."""
 
     path: str
     name: str = ""
@@ -18,20 +18,20 @@ class LoadSpec(Struct, frozen=True):
 
 
 class ProfilingConfig(Struct, frozen=True):
-    """How models are measured.
+    """Configures how models are measured.
 
-    LoadWeights and each batch size of Infer are first executed ``warmups`` times without measuring. Then they are
-    measured as often as ``budget`` permits, but at least ``min_samples`` and at most ``max_samples`` times. Batch sizes
-    are the powers of two up to ``max_batch_size``. A batch size that takes longer than ``max_exec`` is left out, as in
-    the original system, and so are all larger ones. Free dimensions other than the batch dimension are set to
+    LoadWeights and each batch size of Infer are first executed ``warmups`` times without being measured. Then they are
+    measured as often as ``budget`` allows, but at least ``min_samples`` and at most ``max_samples`` times. Batch sizes
+    are the powers of two up to ``max_batch_size``. If a batch size takes longer than ``max_exec``, this size and all
+    larger sizes are left out, as in the original system. Free dimensions other than the batch dimension are set to
     ``free_dim``, unless the worker found inputs that the model accepts. A measurement that fails is tried ``attempts``
-    times in all. If a model accepts no inputs that can be generated, its requests are planned with ``unmeasured_cap``
-    until one of them was executed.
+    times in total. If a model accepts no inputs that can be generated, its requests are planned with the time
+    ``unmeasured_cap`` until one of them has been executed.
 
-    The other fields are about models that are loaded while serving (`clockwork.controller.live_measuring`). They are
-    ready after ``ready_samples`` measurements of one row. Measurements take at most ``live_share`` of a device's time
-    while the server is busy. Each one has the SLO ``live_slo``; a refused one is tried again after ``live_retry``.
-    ``max_first_exec`` is reserved for the first execution of a model if nothing is known about it.
+    The other fields apply to models that are loaded while serving (`clockwork.controller.live_measuring`). Such a model
+    is ready after ``ready_samples`` measurements of one row. While the server is busy, measurements take at most
+    ``live_share`` of a device's time. Each measurement has the SLO ``live_slo``. A refused measurement is tried again
+    after ``live_retry``. If nothing is known about a model, ``max_first_exec`` is reserved for its first execution.
     """
 
     max_batch_size: int = 16
@@ -51,16 +51,16 @@ class ProfilingConfig(Struct, frozen=True):
 
 
 DEFAULT_VERIFIED_SHARE: Final = 0.001
-"""Share of batches that are checked. One request of each such batch is executed again, as a batch of one."""
+"""Default share of batches that are checked. In each such batch, one request is executed again as a batch of one."""
 
 
 class VerifyingConfig(Struct, frozen=True):
-    """How batches are checked in service: some of their requests are executed again, each as a batch of one.
+    """Configures how batches are checked in service. A check executes a request of a batch again, as a batch of one.
 
     For each batch size and input shape of a model, two requests of the first batch are checked. After that, a ``share``
-    of all batches is checked with one request each. At most ``max_waiting`` requests wait for their check, with at most
-    ``max_bytes`` of inputs and outputs together. The last ``max_uses`` sizes and shapes are remembered. The request of
-    a check has the SLO ``slo``; a check is tried ``attempts`` times.
+    of all batches is checked with one request each. At most ``max_waiting`` requests wait for their check. Their inputs
+    and outputs together have at most ``max_bytes``. The last ``max_uses`` sizes and shapes are remembered. The request
+    of a check has the SLO ``slo``. A check is tried ``attempts`` times.
     """
 
     share: float = DEFAULT_VERIFIED_SHARE
@@ -72,32 +72,33 @@ class VerifyingConfig(Struct, frozen=True):
 
 
 class ControlMode(Enum):
-    """When models are loaded; Triton's terms."""
+    """Modes that decide when models are loaded. The terms are Triton's."""
 
-    NONE = "none"  #: at start-up only
-    EXPLICIT = "explicit"  #: also when a client requests it
-    POLL = "poll"  #: also when the model repository changes
+    NONE = "none"  #: models are loaded only at start-up
+    EXPLICIT = "explicit"  #: models are also loaded when a client requests it
+    POLL = "poll"  #: models are also loaded when the model repository changes
 
 
 class ControllerConfig(Struct, frozen=True):
-    """How a controller starts up, and its limits.
+    """Configures how a controller starts, and its limits.
 
     - ``workers``: the number of workers that QUERYING waits for
-    - ``models``: if set, the controller loads these models and LOADING ends when they are loaded; otherwise clients
+    - ``models``: the models that the controller loads; LOADING ends when they are loaded. If there are none, clients
       load models, and LOADING ends ``load_timeout`` after the last activity
     - ``control``: whether clients may load and unload models while the server serves
-    - ``strict``: start-up fails if any of ``models`` cannot be loaded or measured; otherwise the others are served
-    - ``initializing_timeout``: how long a request waits for SERVING before it is answered with INITIALIZING
-    - ``query_timeout``: a worker that takes longer to report its state is dropped
+    - ``strict``: whether start-up fails if any of ``models`` cannot be loaded or measured; if it does not fail, the
+      other models are served
+    - ``initializing_timeout``: the time that a request waits for SERVING before it is answered with INITIALIZING
+    - ``query_timeout``: the time after which a worker is dropped if it has not reported its state
     - ``default_slo``: the SLO of requests that set none; ``model_slos`` overrides it for a model, or for all copies
       that were loaded under a name
     - ``max_slo``: the longest SLO that a request may set
-    - ``loads_per_worker``: the number of model loads that are outstanding at a worker at a time
-    - ``verifying``: how batches are checked; None: batches are not checked
+    - ``loads_per_worker``: the largest number of model loads that a worker has at a time
+    - ``verifying``: how batches are checked; if it is None, batches are not checked
 
-    The other fields are limits, beyond which requests are refused: ``max_copies`` of one load, ``max_loads`` pending
-    loads, ``max_pending`` and ``max_pending_bytes`` of the whole server, ``max_client_pending`` and
-    ``max_client_bytes`` of one connection.
+    The other fields are limits. Requests that exceed a limit are refused. ``max_copies`` is the limit of the copies of
+    one load, and ``max_loads`` the limit of pending loads. ``max_pending`` and ``max_pending_bytes`` limit the pending
+    requests of the whole server. ``max_client_pending`` and ``max_client_bytes`` limit those of one connection.
     """
 
     workers: int = 1

@@ -1,7 +1,7 @@
-"""`ControllerWithStartupPhase`: a controller for any scheduler.
+"""Defines `ControllerWithStartupPhase`, which is a controller for any scheduler.
 
-`clockwork.controller.startup` handles all stages before SERVING, `clockwork.controller.serving` serves, and
-`clockwork.controller.draining` ends the server. This module passes each event to one of these parts, and answers the
+`clockwork.controller.startup` handles all stages before SERVING. `clockwork.controller.serving` implements SERVING, and
+`clockwork.controller.draining` ends the server. This module passes each event to one of these parts. It answers the
 requests that need none of them.
 
 Requests that come before SERVING wait in a `StartupBuffer`.
@@ -55,7 +55,7 @@ Commands = list[ControllerCommand]
 
 
 class ControllerWithStartupPhase:
-    """The controller as a `Machine`: it handles `Event` and returns `ControllerCommand`."""
+    """The controller as a `Machine`. It handles `Event` objects and returns `ControllerCommand` objects."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ControllerWithStartupPhase:
         config: ControllerConfig | None = None,
         profiles: dict[ProfileKey, ModelProfile] | None = None,
     ) -> None:
-        """``profiles`` has the profiles measured earlier; the controller adds new ones.
+        """``profiles`` contains the profiles that were measured earlier. The controller adds new profiles.
 
         Raises:
             InvalidRequestError: a model that the operator named has an impossible name, path or number of copies.
@@ -104,7 +104,7 @@ class ControllerWithStartupPhase:
         return "" if found is None else found.info.version
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
+        """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
         return is_ready(self.stage, self._state, model)
 
     def handle(self, now: Nanos, event: Event) -> Commands:
@@ -149,7 +149,7 @@ class ControllerWithStartupPhase:
                 return [] if self._draining.begun else self._drain(now, event.limit)
 
     def wake(self, now: Nanos) -> Commands:
-        """Handle what is due: time-outs, deadlines, and the end of LOADING."""
+        """Handle everything that is due, such as time-outs, deadlines and the end of LOADING."""
         startup = self._startup
         if startup.ended_early:
             return []
@@ -160,34 +160,34 @@ class ControllerWithStartupPhase:
         return self._settle(now, commands + self._serving.wake(now))
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake` next; None: not before the next event."""
+        """Return when to call `wake` next. None means not before the next event."""
         startup = self._startup
         if startup.serving_since is not None:
             moments = [self._fleet.queries.next_timeout(), self._serving.next_wakeup(), self._draining.next_wakeup()]
             if not self._draining.begun:
                 moments.append(self._serving.own.measuring.next_wakeup())
-        elif self._draining.begun:  # start-up is abandoned
+        elif self._draining.begun:  # start-up has been abandoned
             return None
         else:
             moments = [self._fleet.queries.next_timeout(), self._buffer.next_expiry(), startup.loading_ends()]
         return min([moment for moment in moments if moment is not None], default=None)
 
     def refuse_early(self, client_id: int, request: InferRequest) -> Respond | None:
-        """Return a refusal if the model does not take the request's inputs, else None. Sizes are not checked."""
+        """Return a refusal if the model does not accept the request's inputs, else None. Sizes are not checked."""
         return self._serving.refuse_early(client_id, request) if self.stage is Stage.SERVING else None
 
     def predictions(self) -> Predictions:
-        """Return the prediction errors of all actions in service."""
+        """Return the errors of the predictions of all actions in service."""
         return self._state.predictions()
 
     def predicted_start(self, worker_id: str, action_id: int) -> Nanos | None:
-        """Return the predicted start of an outstanding action; None if there is no prediction."""
+        """Return the predicted start of an outstanding action, or None if there is no prediction."""
         worker = self._fleet.workers.get(worker_id)
         gpu = None if worker is None else worker.routes.get(action_id)
         return None if gpu is None else gpu.predicted_start(action_id)
 
     def check_invariants(self) -> None:
-        """Assert the invariants; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         self._state.check_invariants()
         self._serving.check_invariants()
         self._changes.check_invariants()
@@ -210,7 +210,7 @@ class ControllerWithStartupPhase:
         return self._serving.result(now, worker, event.result, event.payloads)
 
     def _begin_serving(self, now: Nanos) -> Commands:
-        """Start the scheduler, and give it the requests that waited for SERVING."""
+        """Start the scheduler, and pass the requests that waited for SERVING to it."""
         commands = self._serving.start(now)
         commands.append(StageEntered(Stage.SERVING.value))
         for client_id, request in self._startup.take_early_loads():
@@ -274,7 +274,7 @@ class ControllerWithStartupPhase:
         return self._changes.unload(now, client_id, request)
 
     def description(self, now: Nanos) -> Description:
-        """Return a description of the server, for clients, people and monitoring."""
+        """Return a description of the server for clients, people and monitoring."""
         since = self._startup.serving_since
         return Description(
             version=__version__,

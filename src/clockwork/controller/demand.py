@@ -1,7 +1,8 @@
-"""The recent demand for each model: requests per second by SLO, for `clockwork sim --from-state`.
+"""Measures the recent demand for each model, in requests per second by SLO.
 
-Counting takes less than a microsecond per request. Memory is bounded: there are `MAX_SLOTS` slots of time, and each has
-at most `MAX_SLOS` SLOs for each served model, whatever SLOs clients choose.
+`clockwork sim --from-state` uses the demand. Counting takes less than a microsecond per request. Memory is limited,
+whatever SLOs clients choose: there are `MAX_SLOTS` slots of time, and each has at most `MAX_SLOS` SLOs for each served
+model.
 """
 
 from collections import deque
@@ -12,10 +13,10 @@ from clockwork.units import SECOND, Nanos
 
 SLOT: Final[Nanos] = 5 * SECOND
 MAX_SLOTS: Final = 12
-"""Limit on the number of slots, so that the demand covers the last minute with requests."""
+"""Limit of the number of slots. Together, the slots cover the last minute with requests."""
 
 MAX_SLOS: Final = 8
-"""Limit on the number of different SLOs of one model. A request with a further SLO counts under the nearest one."""
+"""Limit of the number of different SLOs of one model. A request with another SLO counts under the nearest of these."""
 
 MIN_WINDOW: Final[Nanos] = 1 * SECOND
 """Shortest time over which a rate is computed."""
@@ -33,7 +34,7 @@ class _Slot:
 
 
 class DemandMeter:
-    """Counts the requests for served models, including those that are refused."""
+    """Counts the requests for served models, including refused requests."""
 
     __slots__ = ("_slots",)
 
@@ -42,7 +43,7 @@ class DemandMeter:
         self._slots: deque[_Slot] = deque(maxlen=MAX_SLOTS)
 
     def add(self, model: str, slo: Nanos, now: Nanos, count: int = 1) -> None:
-        """Count requests that arrived at ``now``; an SLO of 0 is unknown."""
+        """Count requests that arrived at ``now``. An SLO of 0 means that the SLO is unknown."""
         slots = self._slots
         if not slots or now >= slots[-1].end:
             slots.append(_Slot(now))
@@ -60,9 +61,9 @@ class DemandMeter:
             slot.counts.pop(model, None)
 
     def of(self, model: str) -> tuple[ModelDemand, ...]:
-        """Return the demand for a model by SLO, over the last minute that ends with the server's newest request.
+        """Return the demand for a model by SLO, over the minute that ends with the server's newest request.
 
-        The time begins with the first request in this minute, so that a short load is not averaged with idle time.
+        The average begins with the first request in this minute, so that a short load is not averaged with idle time.
         """
         if not self._slots:
             return ()

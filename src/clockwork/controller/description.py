@@ -1,6 +1,6 @@
-"""Descriptions of the controller's state as messages, for clients, people and monitoring.
+"""Describes the controller's state in messages, for clients, people and monitoring.
 
-A `Description` describes one model or worker at a time, so that its user can let other work run in between.
+A `Description` describes one model or worker at a time, so that its caller can let other work run in between.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +23,10 @@ from clockwork.units import Nanos
 
 
 class Summaries:
-    """The descriptions of all models for clients, which are made again only after a model has received a profile."""
+    """The descriptions of all models for clients. They are made again only after a model has received a profile."""
 
     def __init__(self, state: ClockworkState) -> None:
-        """``state`` may change afterwards, but not its set of models."""
+        """``state`` may change afterwards, but its set of models may not."""
         self._state = state
         self._assigned = -1
         self._summaries: tuple[ModelSummary, ...] = ()
@@ -40,7 +40,7 @@ class Summaries:
 
 
 def is_ready(stage: Stage, state: ClockworkState, model: str | None = None) -> bool:
-    """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
+    """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
     if stage is not Stage.SERVING:
         return False
     return state.answers() if model is None else state.can_serve(model)
@@ -61,7 +61,7 @@ def describe_model(model: ModelState) -> ModelSummary:
 
 
 class Description(Struct, frozen=True):
-    """Describes a server. ``fleet`` has the workers that have reported their state.
+    """Describes a server. ``fleet`` contains the workers that have reported their state.
 
     ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``tally`` and ``broken`` are the
     controller's own objects, which change over time. ``default_slo`` returns the SLO of the requests for a model that
@@ -86,20 +86,20 @@ class Description(Struct, frozen=True):
         return sorted(self.state.models)
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
+        """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
         return is_ready(Stage(self.stage), self.state, model)
 
     def counts_of(self, model: str) -> Counts:
-        """Return a served model's counters, which the caller must not change."""
+        """Return the counters of a served model. The caller must not change them."""
         return self.tally.of(model)
 
     def summary_of(self, model: str) -> ModelSummary | None:
-        """Return a served model's description for clients; None if no such model is served."""
+        """Return the description of a served model for clients, or None if no such model is served."""
         found = self.state.models.get(model)
         return None if found is None else describe_model(found)
 
     def status_of(self, model: str) -> ModelStatus | None:
-        """Return a served model with its times and counts; None if no such model is served."""
+        """Return a served model with its times and counts, or None if no such model is served."""
         found = self.state.models.get(model)
         if found is None:
             return None
@@ -107,7 +107,7 @@ class Description(Struct, frozen=True):
         return _describe_model(found, self.tally.of(model), self.is_ready(model), self.default_slo(found), demand)
 
     def statuses(self) -> Iterator[ModelStatus]:
-        """Yield each served model in order of names. Each is described when the iterator reaches it."""
+        """Yield each served model, in order of names. A model is described when the iterator reaches it."""
         return (status for name in self.models() if (status := self.status_of(name)) is not None)
 
     def workers(self) -> Iterator[WorkerStatus]:
@@ -116,15 +116,15 @@ class Description(Struct, frozen=True):
             yield _describe_worker(worker, worker_id in self.ready)
 
     def predictions(self) -> Iterator[Predictions]:
-        """Yield the prediction errors of each device, and those of devices whose worker has left."""
+        """Yield the prediction errors of each device, and of devices whose workers have left."""
         return self.state.each_predictions()
 
     def server(self) -> ServerStatus:
-        """Return everything that `clockwork status` shows."""
+        """Return all the information that `clockwork status` shows."""
         return self.server_with(tuple(self.statuses()))
 
     def server_with(self, models: tuple[ModelStatus, ...]) -> ServerStatus:
-        """Return the result of `server`, with ``models`` that were described earlier."""
+        """Return the result of `server`, but with ``models``, which were described earlier."""
         return ServerStatus(
             version=self.version,
             scheduler=self.scheduler,

@@ -1,9 +1,9 @@
-"""The stage DRAINING: pending requests are finished, and new ones are refused.
+"""Implements the stage DRAINING, in which pending requests are finished and new requests are refused.
 
-Theory of operation. The operator can begin the drain in any stage. From then on requests are refused with
-SHUTTING_DOWN. Before SERVING no request has been admitted, so waiting requests are refused too, and the drain is over
-at once. While SERVING, the scheduler goes on with the pending requests. The drain is over when no request is pending,
-or when its time limit is reached. Requests that are still pending at the limit get SHUTTING_DOWN.
+Theory of operation. The operator can begin the drain in any stage. From then on, requests are refused with
+SHUTTING_DOWN. Before SERVING, no request has been admitted. Waiting requests are then refused as well, and the drain
+ends at once. During SERVING, the scheduler continues with the pending requests. The drain ends when no request is
+pending, or when its time limit is reached. Requests that are still pending at the limit get SHUTTING_DOWN.
 """
 
 from typing import Final
@@ -17,12 +17,12 @@ from clockwork.units import Nanos, show_duration
 
 
 class Draining:
-    """The drain of a controller: whether it has begun, and when it ends."""
+    """The drain of a controller. It records whether the drain has begun and when it ends."""
 
     text: Final = "the server is shutting down; send the request to another server"
 
     def __init__(self, serving: Serving) -> None:
-        """``serving`` has the pending requests."""
+        """``serving`` contains the pending requests."""
         self._serving = serving
         self._limit: Nanos = 0
         self._ends: Nanos = 0
@@ -30,7 +30,7 @@ class Draining:
         self.begun = False
 
     def begin(self, now: Nanos, limit: Nanos) -> Report:
-        """Begin the drain, which takes at most ``limit``."""
+        """Begin the drain. It takes at most ``limit``."""
         self.begun = True
         self._limit = limit
         self._ends = now + limit
@@ -38,13 +38,13 @@ class Draining:
         return Report("INFO", text, "drain_begin", {"pending": self._serving.pending, "limit_ns": limit})
 
     def refuse(self, client_id: int, request: Refusable) -> Respond:
-        """Refuse a request that arrives during the drain, or that was waiting for SERVING."""
+        """Refuse a request that arrives during the drain or that was waiting for SERVING."""
         if isinstance(request, InferRequest):
             return self._serving.refuse(client_id, request, Status.SHUTTING_DOWN, self.text)
         return refusal_response(client_id, request, Status.SHUTTING_DOWN, self.text)
 
     def settle(self, now: Nanos) -> list[ControllerCommand]:
-        """End the drain if no request is pending or its limit is reached. Call this after every event."""
+        """End the drain if no request is pending or its time limit is reached. Call this after every event."""
         left = self._serving.pending
         if self._over or (left and now < self._ends):
             return []
@@ -56,5 +56,5 @@ class Draining:
         return [report, *self._serving.shut_down(now, self.text), Drained(left)]
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when the drain reaches its time limit; None if no drain is under way."""
+        """Return when the drain reaches its time limit, or None if no drain is under way."""
         return self._ends if self.begun and not self._over else None

@@ -1,6 +1,7 @@
 """The events that a controller handles, and the commands that it returns to its host.
 
-Payloads are opaque handles. Each message of a client has one, and so has each request's share of an Infer's outputs.
+A payload is an opaque handle. Each message of a client has a payload, and so does each request's share of the outputs
+of an Infer.
 """
 
 from typing import TypeAlias
@@ -16,27 +17,27 @@ from clockwork.units import Nanos
 
 
 class WorkerConnected(Struct, frozen=True):
-    """A worker has connected. If a worker is connected under this name already, that connection is lost first."""
+    """A worker has connected. If a worker with this name is already connected, the earlier connection is lost first."""
 
     worker_id: str
 
 
 class WorkerLost(Struct, frozen=True):
-    """The connection to a worker has ended; no result of its outstanding actions will come."""
+    """The connection to a worker has ended. No results of its outstanding actions will arrive."""
 
     worker_id: str
     reason: str = "the connection ended"
 
 
 class WorkerSilent(Struct, frozen=True):
-    """A connected worker has sent nothing for a while; with ``silent`` false, it has sent something again."""
+    """A connected worker has sent nothing for a while. If ``silent`` is false, it has sent something again."""
 
     worker_id: str
     silent: bool
 
 
 class WorkerResult(Struct, frozen=True):
-    """A worker has sent a result. ``payloads`` has one handle per output of an InferResult."""
+    """A worker has sent a result. ``payloads`` contains one handle per output of an InferResult."""
 
     worker_id: str
     result: Result
@@ -46,10 +47,10 @@ class WorkerResult(Struct, frozen=True):
 class ClientRequest(Struct, frozen=True):
     """A client has sent a request.
 
-    ``wrong``: the fault of an InferRequest that contradicts its payload or is too large; empty if it has no such fault.
-    ``arrival``: when the request reached the controller's machine, as far as the host knows; None: when the event is
-    handled. The SLO counts from the arrival. ``shared``: the client sends requests for many connections, so the limits
-    of one client do not apply to it.
+    ``wrong`` describes the fault of an InferRequest that contradicts its payload or is too large. Without such a fault,
+    it is empty. ``arrival`` is the time when the request reached the controller's machine. If the host does not know it
+    (None), the time when the event is handled is used. The SLO counts from the arrival. ``shared`` means that the
+    client sends requests for many connections, so the limits of one client do not apply to it.
     """
 
     client_id: int
@@ -67,28 +68,28 @@ class ClientLost(Struct, frozen=True):
 
 
 class RequestsShed(Struct, frozen=True):
-    """Number of requests, by model, that the host has refused by itself; "" stands for unknown models."""
+    """Number of requests, by model, that the host itself has refused. The key "" means unknown models."""
 
     by_model: dict[str, int]
 
 
 class ServerLoad(Struct, frozen=True):
-    """A measurement by the host: ``busy`` is the share of the server's processor time in use, from 0 to 1."""
+    """A measurement by the host. ``busy`` is the share of the server's processor time in use, from 0 to 1."""
 
     busy: float
 
 
 class Drain(Struct, frozen=True):
-    """The operator ends the server: finish pending requests and refuse new ones. `Drained` follows within ``limit``."""
+    """The operator ends the server. Finish pending requests and refuse new ones. `Drained` follows within ``limit``."""
 
     limit: Nanos
 
 
 class OutputsCompared(Struct, frozen=True):
-    """The answer to `CompareOutputs`.
+    """The host's answer to a `CompareOutputs` command.
 
-    ``difference``: how the outputs differ; empty if they agree. ``error``: why they could not be compared; empty if
-    they could.
+    ``difference`` describes how the outputs differ, and is empty if they agree. ``error`` is why the outputs could not
+    be compared, and is empty if they could be compared.
     """
 
     check_id: int
@@ -121,7 +122,7 @@ class Respond(Struct, frozen=True):
 class CompareOutputs(Struct, frozen=True):
     """Compare a request's outputs ``in_batch`` with the outputs of the same request executed ``alone``.
 
-    The payload fields are handles. `OutputsCompared` must follow.
+    The payload fields are handles. The host must answer with `OutputsCompared`.
     """
 
     check_id: int
@@ -139,7 +140,7 @@ class SaveProfile(Struct, frozen=True):
 
 
 class DropWorker(Struct, frozen=True):
-    """Close the connection to a worker; `WorkerLost` must follow."""
+    """Close the connection to a worker. The host must answer with `WorkerLost`."""
 
     worker_id: str
     reason: str
@@ -148,7 +149,7 @@ class DropWorker(Struct, frozen=True):
 class Report(Struct, frozen=True):
     """Write a line to the log. ``level`` is a level name of the logging module.
 
-    ``text`` is for people; ``event`` and ``fields`` are for programs (see docs/operations.md).
+    ``text`` is for people. ``event`` and ``fields`` are for programs (see docs/operations.md).
     """
 
     level: str
@@ -164,13 +165,13 @@ class StageEntered(Struct, frozen=True):
 
 
 class GiveUp(Struct, frozen=True):
-    """Start-up has failed: a model that the operator named cannot be served."""
+    """Start-up has failed, because a model that the operator named cannot be served."""
 
     reason: str
 
 
 class Drained(Struct, frozen=True):
-    """The drain is over; no request is pending. ``unfinished`` requests got SHUTTING_DOWN at the limit."""
+    """The drain has ended, and no request is pending. ``unfinished`` requests got SHUTTING_DOWN at the limit."""
 
     unfinished: int
 

@@ -1,7 +1,7 @@
-"""Answers requests whose deadline has passed before a device got them, with a timeout or a refusal.
+"""Answers requests whose deadline passes before a device gets them, with a timeout or a refusal.
 
-The answer is a refusal if the SLO is shorter than the model's time on the fastest device, even if the request was
-handled late, because the scheduler would have refused it too.
+If the SLO is shorter than the model's time on the fastest device, the answer is a refusal. This is so even if the
+request was handled late, because the scheduler would have refused it as well.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from clockwork.state import PendingRequest
 from clockwork.units import Nanos, show_duration
 
 IMPOSSIBLE: Final = "no device can meet this SLO: the fastest needs {time}"
-"""Message of the refusal of a request whose SLO is shorter than the model's execution time."""
+"""Message of the refusal if the SLO of a request is shorter than the model's execution time."""
 
 
 def expired_at_arrival(
@@ -26,7 +26,7 @@ def expired_at_arrival(
 ) -> Respond:
     """Answer a request whose deadline has passed before the controller handles it, and count it.
 
-    ``waited`` is the time since its arrival, ``fastest`` the model's time on the fastest device.
+    ``waited`` is the time since its arrival. ``fastest`` is the model's time on the fastest device.
     """
     timing = RequestTiming(waited)
     if fastest > slo:
@@ -43,9 +43,9 @@ def expired_at_arrival(
 
 
 def impossible_slo(request: PendingRequest, sent: Iterable[DeviceAction]) -> Nanos | None:
-    """Return the time on the fastest device if the request's SLO is shorter, else None.
+    """Return the model's time on the fastest device if the request's SLO is shorter, else None.
 
-    ``sent`` are the unfinished actions of the devices. The SLO of a request in one of them counts as possible.
+    ``sent`` are the unfinished actions of the devices. If a request is in one of them, its SLO counts as possible.
     """
     if request.promised is not None or not request.model.profiles:
         return None

@@ -1,8 +1,8 @@
-"""The connected workers: what they have reported, the phase of each, and which of them can serve.
+"""Keeps the state and the phase of each connected worker, and decides which workers can serve.
 
-A worker that hangs keeps its connection until the heartbeat's timeout, because losing a worker costs more than noticing
-its loss late. The host reports such a worker as silent long before the timeout. A silent worker counts as not ready;
-its outstanding actions stay as they are, and the next byte received from the worker ends the silence.
+A worker that hangs keeps its connection until the heartbeat's timeout. This timeout is long, because the loss of a
+worker costs more than noticing it late. The host reports such a worker as silent long before the timeout. A silent
+worker counts as not ready, but its outstanding actions stay. The next byte from the worker ends the silence.
 """
 
 from typing import Final
@@ -29,7 +29,7 @@ class Fleet:
     """The connected workers by name."""
 
     def __init__(self, state: ClockworkState, query_timeout: Nanos) -> None:
-        """``query_timeout``: a worker that takes longer to report its state is dropped."""
+        """``query_timeout`` is the time after which a worker is dropped if it has not reported its state."""
         self._state = state
         self.workers: dict[str, WorkerState] = {}  #: workers that have reported their state
         self.phases: dict[str, WorkerPhase] = {}  #: the phase of each connected worker
@@ -37,12 +37,12 @@ class Fleet:
         self._unloads: set[int] = set()  #: ids of outstanding UnloadModel actions
 
     def connect(self, now: Nanos, worker_id: str) -> list[ControllerCommand]:
-        """Add a worker that has connected, and ask for its state."""
+        """Add a worker that has connected, and request its state."""
         self.phases[worker_id] = WorkerPhase.QUERIED
         return [worker_report("INFO", worker_id, "connected"), self.queries.ask(now, worker_id)]
 
     def remove(self, worker_id: str) -> WorkerState | None:
-        """Remove a worker that is lost; return its state if it has reported one."""
+        """Remove a worker that is lost. If it has reported its state, return the state."""
         del self.phases[worker_id]
         self.queries.forget(worker_id)
         worker = self.workers.pop(worker_id, None)
@@ -51,7 +51,7 @@ class Fleet:
         return worker
 
     def add_state(self, worker_id: str, result: Result, round_trip: Nanos) -> WorkerState | DropWorker:
-        """Add the state that a worker has reported; return a command to drop the worker if its report is unusable."""
+        """Add the state that a worker has reported. If the report is unusable, return a command to drop the worker."""
         if not isinstance(result, GetWorkerStateResult):
             message = result.message if isinstance(result, ErrorResult) else f"it sent {result!r}"
             return DropWorker(worker_id, f"the worker cannot report its state: {message}")
@@ -67,7 +67,7 @@ class Fleet:
         return worker
 
     def unload_contradictions(self, worker: WorkerState) -> list[ControllerCommand]:
-        """Unload a worker's models whose content differs from the models of the same name on other workers."""
+        """Unload a worker's models whose content differs from that of other workers' models with the same names."""
         models = self._state.models
         contradictions = [
             name
@@ -91,7 +91,7 @@ class Fleet:
         return [SendAction(worker.id, action)]
 
     def note_unload(self, action_id: int) -> bool:
-        """If the id is that of an outstanding UnloadModel, note its end and return true."""
+        """If the id belongs to an outstanding UnloadModel, record its end and return true."""
         if action_id not in self._unloads:
             return False
         self._unloads.discard(action_id)
@@ -117,7 +117,7 @@ class Fleet:
 
 
 def worker_report(level: str, worker_id: str, event: str, reason: str = "") -> Report:
-    """Return a report about a worker; ``event`` is a key of `_TEXTS`."""
+    """Return a report about a worker. ``event`` is a key of `_TEXTS`."""
     fields: dict[str, str | int] = {"worker": worker_id}
     if reason:
         fields["reason"] = reason

@@ -1,7 +1,7 @@
-"""The boundary between the controller and a scheduler, which may be faulty third-party code.
+"""Protects the controller from faults of the scheduler, which may be third-party code.
 
-Only this module catches exceptions of schedulers: an exception becomes a report with the traceback, and the requests
-that the call was about are answered with ERROR. A returned value that is not a valid `Answer` becomes a report as well.
+Only this module catches exceptions of schedulers. An exception becomes a report with the traceback. The requests that
+the call was about are answered with ERROR. A returned value that is not a valid `Answer` also becomes a report.
 """
 
 import traceback
@@ -27,9 +27,9 @@ def ask(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> list[Answer | Report]:
-    """Call a scheduler's method and return its answers; a report replaces each invalid answer.
+    """Call a scheduler's method and return its answers. Each invalid answer is replaced by a report.
 
-    If the method raises an exception, return a report of it, and an answer to each request that the call was ``about``.
+    If the method raises an exception, return a report of the exception and an answer to each request in ``about``.
     """
     try:
         returned: list[object] = [*method(now, *args, **kwargs)]
@@ -41,7 +41,7 @@ def ask(
 
 
 def _checked(answer: object) -> Answer | Report:
-    """Return the answer; a report if it is not an `Answer`, or a field that the controller reads has a wrong type."""
+    """Return the answer. If it is not an `Answer` or a field has the wrong type, return a report instead."""
     match answer:
         case Answer(request_id=int(), status=int(), message=str(), outputs=tuple()):
             predicted: object = answer.predicted
@@ -54,7 +54,7 @@ def _checked(answer: object) -> Answer | Report:
 
 
 def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
-    """Return when the scheduler wants to be woken; None if its method raises an exception or returns no time."""
+    """Return when the scheduler wants to be woken. None means never, or that its method failed or returned no time."""
     try:
         moment: object = scheduler.next_wakeup()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
@@ -65,7 +65,7 @@ def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
 
 
 def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[str, list[Report]]:
-    """Return why a promise was broken, as far as the scheduler knows."""
+    """Return why a promise was broken, if the scheduler knows the reason."""
     try:
         reason: object = scheduler.explain(now, request)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
@@ -89,12 +89,12 @@ def expectations(now: Nanos, action: LoadWeights | Infer, start: object) -> tupl
 
 
 def request_ids(action: Infer) -> list[int]:
-    """Return the ids of the requests of an Infer; an invalid id becomes -1, which no request has."""
+    """Return the ids of the requests of an Infer. An invalid id becomes -1, which no request has."""
     found: list[object] = [share.request_id for share in action.inputs]
     return [request_id if isinstance(request_id, int) else -1 for request_id in found]
 
 
 def _raised(method: str, error: BaseException) -> Report:
-    """Return a report about an exception that is being handled."""
+    """Return a report about the exception that is being handled."""
     text = f"the scheduler raised in {method}: {type(error).__name__}: {error}"
     return Report("ERROR", f"{text}\n{traceback.format_exc()}")

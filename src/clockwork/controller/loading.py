@@ -1,13 +1,13 @@
-"""Loads of models into the host memory of every worker.
+"""Loads models into the host memory of every worker.
 
-Theory of operation. A load goes to all workers, and is over when each worker has answered or is lost. A load succeeds
-on all workers or on none: if one worker fails, the models of this load are unloaded from the other workers, and then
-the client gets an error with the message of each worker that failed. A worker lost during a load counts as a failure,
-because the model may have killed it. At most ``loads_per_worker`` LoadModelFromDisk actions are outstanding at a
-worker; the others wait in order.
+Theory of operation. A load is sent to all workers. It ends when each worker has answered or is lost. A load succeeds on
+all workers or on none. If one worker fails, the models of this load are unloaded from the other workers. Then the
+client gets an error with the message of each worker that failed. If a worker is lost during a load, this counts as a
+failure, because the model may have crashed the worker. At most ``loads_per_worker`` LoadModelFromDisk actions are
+outstanding at a worker. Other loads wait in order.
 
-A *restoration* is a load to one worker of models that the other workers hold already. Its failure affects that worker
-only.
+A *restoration* loads models on one worker that the other workers already have. If it fails, only that worker is
+affected.
 """
 
 from collections import deque
@@ -27,28 +27,28 @@ LoadingCommand = SendAction | Respond | Report
 
 
 class Load:
-    """A load under way. ``client`` is (client id, request id); None if no client requested the load."""
+    """A load under way. ``client`` is (client id, request id), or None if no client requested the load."""
 
     def __init__(self, spec: LoadSpec, client: tuple[int, int] | None, restores: bool = False) -> None:
-        """``restores``: the load is a restoration."""
+        """``restores`` means that the load is a restoration."""
         self.spec = spec
         self.client = client
         self.restores = restores
         self.names = model_names(spec.name, spec.no_of_copies)
-        self.waiting: set[str] = set()  #: workers that have not answered
-        self.loaded: dict[str, tuple[ModelInfo, ...]] = {}  #: by worker
+        self.waiting: set[str] = set()  #: workers that have not answered yet
+        self.loaded: dict[str, tuple[ModelInfo, ...]] = {}  #: loaded models by worker
         self.failures: dict[str, tuple[int, str]] = {}  #: worker -> status, message
-        self.lost: set[str] = set()  #: workers that failed because they were lost
-        self.undoing: set[str] = set()  #: workers that have not answered UnloadModel
+        self.lost: set[str] = set()  #: workers that count as failed because they were lost
+        self.undoing: set[str] = set()  #: workers that have not answered UnloadModel yet
 
     @property
     def failed(self) -> bool:
-        """Whether any worker failed."""
+        """Whether any worker has failed."""
         return bool(self.failures)
 
     @property
     def only_lost_workers(self) -> bool:
-        """Whether the load failed for one reason only: workers were lost."""
+        """Whether the only reason of the failure is that workers were lost."""
         return self.failed and self.lost == set(self.failures)
 
     @property
@@ -65,18 +65,18 @@ class Loads:
     """All loads under way."""
 
     def __init__(self, state: ClockworkState, fleet: dict[str, WorkerState], per_worker: int) -> None:
-        """``fleet`` has the workers that have reported their state; its owner keeps it up to date."""
+        """``fleet`` contains the workers that have reported their state. Its owner keeps it up to date."""
         self._state = state
         self._fleet = fleet
         self._per_worker = per_worker
         self._loads: list[Load] = []
         self._queues: dict[str, deque[Load]] = {}
         self._outstanding: dict[int, tuple[str, Load]] = {}  #: action id -> worker, load
-        self.finished: list[Load] = []  #: loads that are over, for the owner to remove
+        self.finished: list[Load] = []  #: loads that have ended; the owner removes them
 
     @property
     def pending(self) -> int:
-        """Number of loads that are not over."""
+        """Number of loads that have not ended."""
         return len(self._loads)
 
     def shut_down(self, text: str) -> list[Respond]:
@@ -96,7 +96,7 @@ class Loads:
         return {name for load in self._loads for name in load.names}
 
     def check(self, spec: LoadSpec, most: int) -> None:
-        """Check that a client may load these models now; ``most`` is the limit of pending loads.
+        """Check that a client may load these models now. ``most`` is the limit of pending loads.
 
         Raises:
             InvalidRequestError: too many loads are pending, or a name is in use.
@@ -120,7 +120,7 @@ class Loads:
         return action_id in self._outstanding and self._outstanding[action_id][0] == worker_id
 
     def start(self, load: Load, workers: list[str]) -> list[LoadingCommand]:
-        """Begin a load. Without workers it fails at once."""
+        """Begin a load. Without workers, the load fails at once."""
         self._loads.append(load)
         load.waiting = set(workers)
         if not workers:
@@ -133,7 +133,7 @@ class Loads:
         return commands
 
     def restore(self, worker: WorkerState) -> list[LoadingCommand]:
-        """Load the models that a worker lacks, except those that it is loading already."""
+        """Load the models that a worker lacks, except models that it is already loading."""
         loading = {name for load in self._loads if worker.id in load.waiting for name in load.names}
         specs = {
             LoadSpec(model.info.path, model.info.load, model.info.copies)
@@ -223,7 +223,7 @@ class Loads:
         return self._finish(load)
 
     def _undo(self, load: Load) -> list[LoadingCommand]:
-        """Unload the models from the workers that did not hold them before this load."""
+        """Unload the models from the workers that did not have them before this load."""
         commands: list[LoadingCommand] = []
         for worker_id in load.loaded:
             held = self._fleet[worker_id].models
@@ -263,7 +263,7 @@ def too_many_loads(limit: int) -> str:
 
 
 def _worst(load: Load) -> Status:
-    """Return INVALID_REQUEST if all failures are faults of the client, else ERROR."""
+    """Return INVALID_REQUEST if all failures are faults of the client. Otherwise, return ERROR."""
     client_faults = {
         Status.INVALID_ACTION,
         Status.INVALID_MODEL_NAME,

@@ -1,9 +1,10 @@
-"""The script of actions that measures one model on one device.
+"""Measures one model on one device with a script of actions.
 
-Theory of operation. The script is a generator: it yields an action, receives the action's result, and returns the
-profile. The generator does not wait, and does not depend on the code that carries out the actions. Warm-ups do not
-count. Each sample of LoadWeights is a load after an eviction. Each batch size is measured with inputs that the worker
-generates. If the model accepts no such inputs, the profile has an assumed time, and says that it was not measured.
+Theory of operation. The script is a generator, which yields an action, receives the action's result, and so on. At the
+end, it returns the profile. The generator does not wait, and does not depend on the code that executes the actions.
+Warm-ups do not count. Each sample of LoadWeights is a load after an eviction. Each batch size is measured with inputs
+that the worker generates. If the model accepts no such inputs, the profile contains an assumed time and is marked as
+not measured.
 """
 
 from collections.abc import Generator
@@ -22,7 +23,7 @@ Script = Generator[DeviceAction, Result, ModelProfile]
 
 
 class MeasurementFailedError(ClockworkError):
-    """An action of a script failed. ``refused``: the model refuses the inputs."""
+    """An action of a script failed. ``refused`` means that the model refuses the inputs."""
 
     def __init__(self, message: str, refused: bool = False) -> None:
         """Create an error."""
@@ -33,9 +34,9 @@ class MeasurementFailedError(ClockworkError):
 def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenient: bool = False) -> Script:
     """Measure all times that a scheduler needs.
 
-    ``lenient``: if a batch size fails, the profile ends with the next smaller batch size. Some models need this,
-    because they declare a free batch dimension but work at some sizes only. A model that refuses the inputs even at
-    batch size 1 is then not measured.
+    If ``lenient`` is true and a batch size fails, the profile ends with the next smaller batch size. Some models need
+    this, because they declare a free batch dimension but work only with some sizes. If the model refuses the inputs
+    even at batch size 1, it is not measured.
 
     Raises:
         MeasurementFailedError: an action failed, or the model does not fit.
@@ -95,7 +96,7 @@ def _accepted_shapes(
 
 
 def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
-    """Return the powers of two up to ``largest`` and the model's own limit; only 1 if the model does not batch."""
+    """Return the powers of two up to ``largest`` and the model's own limit. A model that does not batch has only 1."""
     if not model.info.batchable:
         return (1,)
     largest = min(largest, model.info.max_batch or largest)
@@ -143,7 +144,7 @@ def _measure_infer(
     shapes: tuple[tuple[int, ...], ...],
     config: ProfilingConfig,
 ) -> Generator[DeviceAction, Result, Measurement | str]:
-    """Return the times of a batch size, or why it is left out: one execution exceeds ``max_exec``."""
+    """Return the times of a batch size. If one execution exceeds ``max_exec``, return why the size is left out."""
     samples: list[Nanos] = []
     spent = 0
     warmups = config.warmups

@@ -8,13 +8,13 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import model_names
 
 MAX_PATH: Final = 4096
-"""Limit on the characters of a path, which is that of Linux."""
+"""Limit of the characters of a path, which is the limit of Linux."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadSpec:
-    """Return a load with its name, which comes from the path if ``name`` is empty.
+    """Return a load with its name. If ``name`` is empty, the name is derived from the path.
 
     Raises:
         InvalidRequestError: the name is not allowed, the path is empty or too long, or the number of copies is not 1 to

@@ -1,6 +1,7 @@
-"""The pending requests: by id, by client, and by deadline.
+"""Stores the pending requests by id, by client, and by deadline.
 
-Requests of the controller itself, which check batches, have the client `NO_CLIENT` and do not count towards limits.
+The controller itself makes requests that check batches. Their client is `NO_CLIENT`, and they do not count towards
+limits.
 """
 
 from collections.abc import Iterator
@@ -13,24 +14,25 @@ from clockwork.state import PendingRequest
 from clockwork.units import Nanos
 
 NO_CLIENT: Final = -1
-"""The client of the controller's own requests."""
+"""Client id of the controller's own requests."""
 
 SPARE_DEADLINES: Final = 1000
-"""Number of outdated entries that the heap of deadlines may have, in addition to one for each pending request."""
+"""Number of outdated entries that the heap of deadlines may contain, in addition to one entry for each pending request.
+"""
 
 
 class Pending:
     """The pending requests. `add` and `remove` take O(log n) for n pending requests."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """Start without requests; ``config`` has the limits."""
+        """Start without requests. ``config`` contains the limits."""
         self.quota = Quota(config)
         self._requests: dict[int, PendingRequest] = {}
         self._by_client: dict[int, dict[int, PendingRequest]] = {}  #: client -> its request id -> request
-        self._deadlines: list[tuple[Nanos, int]] = []  #: heap; entries of requests that are over are skipped
+        self._deadlines: list[tuple[Nanos, int]] = []  #: a heap; entries of requests that have ended are skipped
 
     def __len__(self) -> int:
-        """Return the number of requests, including those of the controller."""
+        """Return the number of requests, including the controller's own requests."""
         return len(self._requests)
 
     def __iter__(self) -> Iterator[PendingRequest]:
@@ -38,11 +40,11 @@ class Pending:
         return iter(self._requests.values())
 
     def get(self, request_id: int) -> PendingRequest | None:
-        """Return the request with this id, or None if it is over."""
+        """Return the request with this id, or None if it has ended."""
         return self._requests.get(request_id)
 
     def of_client(self, client_id: int) -> dict[int, PendingRequest]:
-        """Return a client's requests by the client's own ids; the dict must not be changed."""
+        """Return the requests of a client by the client's own ids. The caller must not change the dict."""
         return self._by_client.get(client_id, {})
 
     def add(self, request: PendingRequest) -> None:
@@ -54,7 +56,7 @@ class Pending:
             self.quota.add(request.client_id, request.nbytes)
 
     def remove(self, request: PendingRequest) -> None:
-        """Remove a request that is over."""
+        """Remove a request that has ended."""
         request.over = True
         del self._requests[request.id]
         if request.client_id != NO_CLIENT:
@@ -65,7 +67,7 @@ class Pending:
                 del self._by_client[request.client_id]
 
     def expired(self, now: Nanos) -> PendingRequest | None:
-        """Return the request whose deadline passed first, or None. Each request is returned once."""
+        """Return the request whose deadline passed first, or None. The same request is not returned again."""
         while self._deadlines and self._deadlines[0][0] < now:
             request = self._requests.get(heappop(self._deadlines)[1])
             if request is not None:
@@ -78,7 +80,7 @@ class Pending:
         return self._deadlines[0][0] if self._deadlines else None
 
     def _tidy(self) -> None:
-        """Remove the deadlines of requests that are over, so that late deadlines do not accumulate."""
+        """Remove the deadlines of requests that have ended, so that late deadlines do not accumulate."""
         while self._deadlines and self._deadlines[0][1] not in self._requests:
             heappop(self._deadlines)
         if len(self._deadlines) > 2 * len(self._requests) + SPARE_DEADLINES:
@@ -86,7 +88,7 @@ class Pending:
             heapify(self._deadlines)
 
     def check_invariants(self) -> None:
-        """Assert the invariants; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         self.quota.check_invariants()
         clients = [request for request in self if request.client_id != NO_CLIENT]
         assert self.quota.requests == len(clients)

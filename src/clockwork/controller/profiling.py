@@ -1,11 +1,12 @@
-"""Measures every model content once on every kind of device.
+"""Measures each model content once on each kind of device.
 
 Theory of operation. A *job* is a `ProfileKey` (content, runtime and kind of device) with the models that share it. Each
-device takes jobs of its own kind from one queue, one at a time, so all devices measure at the same time and no other
-work disturbs a measurement. A device that is too small for a model does not measure it. A job whose worker is lost
-returns to the queue. A job that fails is tried again, the last time leniently (see `measure`). After ``attempts``
-failures its models are broken: they are not served, and `broken` has the reason. A model that accepts no generated
-inputs is not broken: its profile is not stored, and the first requests replace it (`ModelState.executed_first`).
+device takes jobs of its own kind from one queue. It executes only one job at a time, so no other work disturbs a
+measurement. All devices measure at the same time. A device that is too small for a model does not measure it. If a
+worker is lost, its job returns to the queue. A job that fails is tried again, and the last attempt is lenient (see
+`measure`). After ``attempts`` failures, the models of the job are broken. They are not served, and `broken` contains
+the reason. A model that accepts no generated inputs is not broken. Its profile is not stored, and the first requests
+replace the profile (`ModelState.executed_first`).
 """
 
 from collections import deque
@@ -27,7 +28,7 @@ ProfilingCommand = SendAction | SaveProfile | Report
 
 
 class _Job:
-    """A profile to measure, and the models that share it."""
+    """A profile to measure, and the models that share the profile."""
 
     def __init__(self, key: ProfileKey) -> None:
         self.key = key
@@ -41,10 +42,10 @@ class _Job:
 
 
 class Profiler:
-    """Runs jobs on the devices of the workers that were added."""
+    """Runs jobs on the devices of the workers that were added to it."""
 
     def __init__(self, state: ClockworkState, config: ProfilingConfig, known: dict[ProfileKey, ModelProfile]) -> None:
-        """``known`` has the profiles measured earlier; new ones are added to it."""
+        """``known`` contains the profiles that were measured earlier. New profiles are added to it."""
         self._state = state
         self._config = config
         self._known = known
@@ -60,17 +61,17 @@ class Profiler:
 
     @property
     def busy(self) -> bool:
-        """Whether a job waits or runs."""
+        """Whether any job waits or runs."""
         return bool(self._queue or self._running)
 
     def covers(self, worker: WorkerState) -> bool:
-        """Return whether all models of a worker are measured or broken, and its devices run no job."""
+        """Return whether all models of a worker are measured or broken, and no job runs on its devices."""
         models = [self._state.models[name] for name in worker.models if name in self._state.models]
         known = all(worker.measured(model) or model.name in self.broken for model in models)
         return known and not any(gpu in self._running for gpu in worker.gpus)
 
     def add(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:
-        """Add a worker's devices, and jobs for its models that have no profile; begin them at once."""
+        """Add a worker's devices, and begin jobs for its models that have no profile."""
         if not self.busy:
             self._started, self._done, self._measured = now, 0, 0
         for kind in sorted({gpu.kind for gpu in worker.gpus}):
@@ -96,16 +97,16 @@ class Profiler:
         return True
 
     def release(self, worker: WorkerState) -> None:
-        """Remove a worker's devices, because they serve from now on."""
+        """Remove a worker's devices, because they now serve requests."""
         assert not any(gpu in self._running for gpu in worker.gpus)
         self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
 
     def result(self, gpu: GPUState, result: Result) -> list[ProfilingCommand]:
-        """Handle the result of an action of this device's script. The device's state must be up to date."""
+        """Handle the result of an action of this device's script. The device's state must already be updated."""
         return self._step(gpu, result)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:
-        """Return the jobs of a lost worker to the queue, for another device of their kind."""
+        """Return the jobs of a lost worker to the queue, so that other devices of their kind can do them."""
         commands: list[ProfilingCommand] = []
         self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
         for gpu in worker.gpus:
@@ -117,7 +118,7 @@ class Profiler:
         return commands + self._assign()
 
     def progress(self, now: Nanos) -> Progress:
-        """Return the number of finished models and of all models, and an estimate of the remaining time."""
+        """Return the number of finished models, the number of all models, and an estimate of the remaining time."""
         left = sum(len(job.models) for job in self._queue)
         left += sum(len(job.models) for job, _ in self._running.values())
         remaining = None
@@ -160,7 +161,7 @@ class Profiler:
         return []
 
     def _step(self, gpu: GPUState, result: Result | None) -> list[ProfilingCommand]:
-        """Send a result to the script of a device; when the script ends, begin the next job."""
+        """Send a result to the script of a device. When the script ends, begin the next job."""
         job, script = self._running[gpu]
         try:
             script.send(result) if result is not None else next(script)
@@ -202,7 +203,7 @@ class Profiler:
             self._queue.append(job)
             return [Report("WARNING", f"measuring {names} failed and will be tried again: {why}")]
         self._done += len(job.models)
-        del self._attempts[job.key]  # the model may be loaded again
+        del self._attempts[job.key]  # somebody may load the model again
         for model in [model for model in job.models if model.name in self._state.models]:
             self.broken[model.name] = f"it could not be measured on {job.key.device_kind}: {why}"
         text = f"{names} cannot be served on {job.key.device_kind}, because it could not be measured: {why}"

@@ -2,7 +2,7 @@
 
 A promise is broken if an admitted request does not succeed. There are two exceptions:
 
-- the client is at fault: the device refuses the request's bytes, or the client cancels the request
+- the client is at fault, because the device refuses the request's bytes or the client cancels the request
 - the operator ends the server, and the drain reaches its limit before the promised time
 """
 
@@ -21,13 +21,13 @@ FAULTS_OF_CLIENTS: Final = frozenset(
 class Promise(Enum):
     """The outcome of a promise."""
 
-    NONE = "none"  #: the request had no promise, or the promise no longer counts
+    NONE = "none"  #: there was no promise, or the promise no longer counts
     KEPT = "kept"
     BROKEN = "broken"
 
 
 def outcome(now: Nanos, promised: Nanos | None, status: int) -> Promise:
-    """Return the outcome of a promise of ``promised`` for a request that is answered ``now`` with ``status``."""
+    """Return the outcome of a promise for a request that is answered ``now`` with ``status``."""
     if promised is None or status in FAULTS_OF_CLIENTS:
         return Promise.NONE
     if status == Status.SHUTTING_DOWN and now < promised:

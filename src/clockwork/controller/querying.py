@@ -1,4 +1,4 @@
-"""The requests for a worker's state that are not answered yet."""
+"""Keeps the queries for the states of workers that are not answered yet."""
 
 from clockwork.controller.events import DropWorker
 from clockwork.messages.actions import GetWorkerState
@@ -8,26 +8,32 @@ from clockwork.units import Nanos, show_duration
 
 
 class StateQueries:
-    """Outstanding GetWorkerState actions. A worker that takes too long is dropped, because all others wait for it."""
+    """Outstanding GetWorkerState actions.
+
+    A worker that takes too long is dropped, because all other workers wait for it.
+    """
 
     def __init__(self, actions: ActionQueue, timeout: Nanos) -> None:
-        """``actions`` numbers the actions; ``timeout`` is the time that a worker has to report its state."""
+        """``actions`` numbers the actions. ``timeout`` is the time that a worker has to report its state."""
         self._actions = actions
         self._timeout = timeout
-        self._sent: dict[int, tuple[str, Nanos]] = {}  #: action id -> worker, and when the action was sent
+        self._sent: dict[int, tuple[str, Nanos]] = {}  #: action id -> worker, and time when the action was sent
 
     def __len__(self) -> int:
         """Number of workers that have not reported their state."""
         return len(self._sent)
 
     def ask(self, now: Nanos, worker_id: str) -> SendAction:
-        """Ask a worker for its state."""
+        """Request the state of a worker."""
         action = GetWorkerState(self._actions.next_id())
         self._sent[action.id] = (worker_id, now)
         return SendAction(worker_id, action)
 
     def answered(self, now: Nanos, worker_id: str, action_id: int) -> Nanos | None:
-        """Return how long a worker took to report its state; None if the action is not a query to this worker."""
+        """Return how long a worker took to report its state.
+
+        Return None if the action is not a query to this worker.
+        """
         sent = self._sent.get(action_id)
         if sent is None or sent[0] != worker_id:
             return None
@@ -45,7 +51,7 @@ class StateQueries:
         return [DropWorker(self._sent.pop(action_id)[0], reason) for action_id in overdue]
 
     def next_timeout(self) -> Nanos | None:
-        """Return when the next query times out; None if no query is outstanding."""
+        """Return when the next query times out, or None if no query is outstanding."""
         if not self._sent:
             return None
         return min([sent_at for _, sent_at in self._sent.values()]) + self._timeout

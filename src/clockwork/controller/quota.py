@@ -1,7 +1,7 @@
-"""The limits on pending requests, of the whole server and of one client.
+"""Limits the pending requests of the whole server and of each client.
 
-A client has at most half of the server's limits by default, so that one client cannot fill the server. Inputs that a
-worker generates count with their size on the worker.
+By default, a client may use at most half of the server's limits, so that one client cannot fill the server. Inputs that
+a worker generates count with their size on the worker.
 """
 
 from typing import NamedTuple
@@ -25,26 +25,26 @@ class Full(NamedTuple):
 
 
 class Quota:
-    """Counts pending requests and their bytes, and decides whether one more fits."""
+    """Counts pending requests and their bytes, and decides whether another request fits."""
 
     def __init__(self, config: ControllerConfig) -> None:
-        """``config`` has the limits."""
+        """``config`` contains the limits."""
         self._config = config
         self.requests = 0
         self.bytes: Bytes = 0
-        self._clients: dict[int, tuple[int, Bytes]] = {}  #: requests and bytes of each client that has any
+        self._clients: dict[int, tuple[int, Bytes]] = {}  #: number of requests and bytes, by client
 
     def of(self, client_id: int) -> tuple[int, Bytes]:
-        """Return the number of a client's requests, and their bytes."""
+        """Return the number and the bytes of a client's requests."""
         return self._clients.get(client_id, (0, 0))
 
     def reason_to_refuse(
         self, client_id: int, nbytes: Bytes, *, shared: bool = False, beside: "Quota | None" = None
     ) -> Full | None:
-        """Return why a request of ``nbytes`` does not fit; None if it fits.
+        """Return the limit that a request of ``nbytes`` would exceed, or None if the request fits.
 
-        ``shared``: the client sends requests for many connections, so the limits of one client do not apply. ``beside``
-        counts further requests, which are added to the pending ones.
+        ``shared`` means that the client sends requests for many connections, so the limits of one client do not apply.
+        ``beside`` counts other requests, which are added to the pending requests.
         """
         config = self._config
         requests, held_bytes = self.requests, self.bytes
@@ -68,14 +68,14 @@ class Quota:
         return None
 
     def add(self, client_id: int, nbytes: Bytes) -> None:
-        """Count a request that is pending from now on."""
+        """Count a request that becomes pending."""
         self.requests += 1
         self.bytes += nbytes
         requests, held = self.of(client_id)
         self._clients[client_id] = (requests + 1, held + nbytes)
 
     def remove(self, client_id: int, nbytes: Bytes) -> None:
-        """Count a request that is no longer pending."""
+        """Stop counting a request that is no longer pending."""
         self.requests -= 1
         self.bytes -= nbytes
         requests, held = self._clients[client_id]

@@ -1,4 +1,4 @@
-"""Entries by client and request id. A client may use one id for several requests at the same time."""
+"""Stores entries by client and request id. A client may use one id for several requests at the same time."""
 
 from typing import Generic, TypeVar
 
@@ -6,7 +6,7 @@ EntryT = TypeVar("EntryT")
 
 
 class RequestTable(Generic[EntryT]):
-    """A table from a client and a request id to entries, in the order in which they were added."""
+    """Maps a client and a request id to entries, in the order in which the entries were added."""
 
     def __init__(self) -> None:
         """Start empty."""

@@ -1,4 +1,4 @@
-"""Responses to requests that the controller does not serve."""
+"""Makes responses to requests that the controller does not serve."""
 
 from typing import Final
 
@@ -34,9 +34,10 @@ _WORTH_RETRYING: Final = frozenset(
 
 
 def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
-    """Return the retry time of a response: ``known``, or a default if ``status`` means that a retry may succeed.
+    """Return the retry time of a response.
 
-    None: the retry time is not known, or no waiting helps (`NO_RETRY`).
+    The result is ``known`` or, if ``status`` means that a retry may succeed, a default. None means that the retry time
+    is unknown, or that waiting does not help (`NO_RETRY`).
     """
     if known == NO_RETRY:
         return None
@@ -44,7 +45,7 @@ def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
 
 
 def count_refusals(tally: Tally, refusals: list[Respond]) -> list[Respond]:
-    """Count InferRequests that are refused before their model is looked up; return the refusals."""
+    """Count InferRequests that are refused before their model is looked up. Return these refusals."""
     for refused in refusals:
         if isinstance(refused.response, InferResponse):
             tally.count_without_model(refused.response.status)
@@ -52,7 +53,7 @@ def count_refusals(tally: Tally, refusals: list[Respond]) -> list[Respond]:
 
 
 def refusal_response(client_id: int, request: Refusable, status: Status, text: str, waited: Nanos = 0) -> Respond:
-    """Return the response that refuses ``request``; ``waited`` is the time since the request's arrival."""
+    """Return the response that refuses ``request``. ``waited`` is the time since the request's arrival."""
     match request:
         case InferRequest():
             infer_response = InferResponse(

@@ -1,8 +1,8 @@
-"""The SERVING stage: gives requests to the scheduler, sends its actions to workers, and answers clients.
+"""Implements the stage SERVING: passes requests to the scheduler, sends its actions to workers, and answers clients.
 
-Invariants: every pending request is answered exactly once: by the scheduler, by the Infer that succeeded, or by this
-module at its deadline. Requests whose client cancelled them or went away are not answered. No action is sent to a
-worker that is not ready.
+These invariants hold. Every pending request is answered exactly once: by the scheduler, after a successful Infer, or by
+this module at its deadline. Requests are not answered if their client cancelled them or disconnected. No action is sent
+to a worker that is not ready.
 """
 
 from collections.abc import Callable, Iterable
@@ -48,8 +48,7 @@ from clockwork.units import Bytes, Nanos, show_duration
 P = ParamSpec("P")
 
 MAX_EXPIRED: Final = 500
-"""Maximum number of expired requests that one call of `wake` answers. The next call is due at once, after the events
-that have arrived."""
+"""Largest number of expired requests that one call of `wake` answers. The next call is due at once."""
 
 
 class Serving:
@@ -70,7 +69,7 @@ class Serving:
         self.admission = Admission(config)
         self._pending = Pending(config)
         self._last_id = 0
-        self._wakeup: Nanos | None = None  #: the scheduler's `next_wakeup` after its last call
+        self._wakeup: Nanos | None = None  #: result of the scheduler's `next_wakeup` after its last call
         self.tally = Tally()
         self.throttle = Throttle()
         known = {} if profiles is None else profiles
@@ -78,7 +77,7 @@ class Serving:
 
     @property
     def pending(self) -> int:
-        """Number of clients' requests that wait for their response."""
+        """Number of clients' requests that wait for their responses."""
         return len(self._pending) - len(self.own)
 
     def start(self, now: Nanos) -> list[ControllerCommand]:
@@ -119,9 +118,9 @@ class Serving:
         arrival: Nanos | None = None,
         shared: bool = False,
     ) -> list[ControllerCommand]:
-        """Handle a client's request; its SLO counts from ``arrival``, or from ``now`` if the arrival is unknown.
+        """Handle a client's request. Its SLO counts from ``arrival``, or from ``now`` if the arrival is unknown.
 
-        ``shared``: see `ClientRequest`.
+        `ClientRequest` explains ``shared``.
         """
         arrival = now if arrival is None else min(arrival, now)
         try:
@@ -138,7 +137,7 @@ class Serving:
     def _admit(
         self, now: Nanos, client_id: int, message: InferRequest, payload: object, arrival: Nanos, shared: bool
     ) -> PendingRequest | Respond:
-        """Return the request, or its refusal. Raises InvalidRequestError if the request is wrong."""
+        """Return the request if it is accepted, or its refusal. Raise InvalidRequestError if the request is wrong."""
         model = self.catalog.find(message.model, message.version)
         if model is None:
             return self.refuse(client_id, message, *self.catalog.why_missing(message.model, message.version))
@@ -163,21 +162,21 @@ class Serving:
         return PendingRequest(self._last_id, client_id, message.id, model, share, payload, arrival, deadline, cold)
 
     def refuse_early(self, client_id: int, message: InferRequest) -> Respond | None:
-        """Return a refusal, and count it, if the model is unknown or does not take the inputs; else return None."""
+        """Return and count a refusal if the model is unknown or does not accept the inputs. Otherwise, return None."""
         model = self.catalog.find(message.model, message.version)
         status, text = Status.INVALID_REQUEST, ""
         try:
             check_names(message)
             if model is None:
                 status, text = self.catalog.why_missing(message.model, message.version)
-            elif model.profiles:  # else `infer` refuses the request, because the model has no profile
+            elif model.profiles:  # otherwise, `infer` refuses the request, because the model has no profile
                 self.admission.batch_size(model, message)
         except InvalidRequestError as error:
             text = str(error)
         return self.refuse(client_id, message, status, text) if text else None
 
     def refuse_full(self, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota) -> Respond | None:
-        """Return a refusal if the pending, the ``waiting`` and this request together exceed a limit, else None."""
+        """Return a refusal if this request, the ``waiting`` and the pending requests exceed a limit, else None."""
         full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
         if full is None:
             return None
@@ -191,7 +190,7 @@ class Serving:
         text: str,
         reason: RefusalReason = RefusalReason.OTHER,
     ) -> Respond:
-        """Return the refusal of a request that is not accepted, and count it."""
+        """Return and count the refusal of a request that is not accepted."""
         model = self.catalog.find(message.model, message.version)
         if model is not None:
             self.tally.of(model.name).answered(status, 0, reason=reason)
@@ -200,7 +199,7 @@ class Serving:
         return refusal_response(client_id, message, status, text)
 
     def note(self, now: Nanos, event: RequestsShed | ServerLoad) -> list[ControllerCommand]:
-        """Note the server's load as measured by the host, or count the requests that the host has refused."""
+        """Record the server's load that the host has measured, or count the requests that the host has refused."""
         if isinstance(event, ServerLoad):
             self._state.load = (event.busy, now)
             return []
@@ -264,12 +263,12 @@ class Serving:
         return commands
 
     def cancel(self, now: Nanos, client_id: int, client_request_id: int) -> list[ControllerCommand]:
-        """Cancel a client's request, if it is pending."""
+        """Cancel a client's request if it is pending."""
         request = self._pending.of_client(client_id).get(client_request_id)
         return [] if request is None else self._cancel(now, request)
 
     def client_lost(self, now: Nanos, client_id: int) -> list[ControllerCommand]:
-        """Cancel all requests of a client that went away."""
+        """Cancel all requests of a client that has disconnected."""
         requests = list(self._pending.of_client(client_id).values())
         return [command for request in requests for command in self._cancel(now, request)]
 
@@ -283,7 +282,7 @@ class Serving:
         commands: list[ControllerCommand] = []
         for request in list(self._pending):
             if request.over:
-                continue  # an earlier call of `cancel` made the scheduler answer this request
+                continue  # an earlier call of `cancel` has made the scheduler answer this request
             timing = RequestTiming(now - request.arrival)
             commands += self._respond(request, Status.SHUTTING_DOWN, text, (), timing)
             commands += self._ask(now, (), self._scheduler.cancel, request)
@@ -308,7 +307,7 @@ class Serving:
         return self._ask(now, (), self._scheduler.cancel, check)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
-        """Take a worker that is ready into service."""
+        """Begin to use a worker that is ready."""
         self._state.workers[worker.id] = worker
         return self._ask(now, (), self._scheduler.worker_joined, worker)
 
@@ -334,7 +333,7 @@ class Serving:
         return commands
 
     def evict(self, now: Nanos, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
-        """Evict a model's weights from all devices where no outstanding action needs them, and inform the scheduler."""
+        """Evict a model's weights from all devices on which no outstanding action needs them. Inform the scheduler."""
         model = self.catalog.find(message.model)
         if model is None:
             status, text = self.catalog.why_missing(message.model)
@@ -345,7 +344,7 @@ class Serving:
         return commands + (self._ask(now, (), self._scheduler.evicted, model.name, evicted) if evicted else [])
 
     def wake(self, now: Nanos) -> list[ControllerCommand]:
-        """Answer the requests whose deadline has passed, and wake the scheduler if that is due."""
+        """Answer the requests whose deadline has passed. If the scheduler's wake-up is due, wake the scheduler."""
         commands: list[ControllerCommand] = []
         for _ in range(MAX_EXPIRED):
             request = self._pending.expired(now)
@@ -361,7 +360,7 @@ class Serving:
         return commands
 
     def next_wakeup(self) -> Nanos | None:
-        """Return the time just after the first deadline, or the scheduler's next wakeup if that is earlier."""
+        """Return the time just after the first deadline, or the scheduler's next wake-up if that is earlier."""
         deadline = self._pending.next_deadline()
         if deadline is None:
             return self._wakeup
@@ -375,9 +374,9 @@ class Serving:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> list[ControllerCommand]:
-        """Call a method of the scheduler, give its answers to clients, then send the actions that it has made.
+        """Call a method of the scheduler, send its answers to clients, and send the actions that it has made.
 
-        Actions are sent even if the method raised an exception, because the state of a device already counts on them.
+        Actions are sent even if the method raised an exception, because the states of devices already include them.
         """
         commands: list[ControllerCommand] = []
         for answer in ask(about, method, now, *args, **kwargs):
@@ -391,11 +390,11 @@ class Serving:
         return commands + reports
 
     def _send_queued(self, now: Nanos) -> list[ControllerCommand]:
-        """Send the actions that the devices' states have queued, in order of creation."""
+        """Send the actions that the states of devices have queued, in the order in which they were made."""
         return [self._send(now, queued) for queued in self._state.actions.take()]
 
     def _send(self, now: Nanos, queued: QueuedAction) -> SendAction | Report:
-        """Send an action with its requests' payloads. If it must not be sent, report it instead."""
+        """Send an action with the payloads of its requests. If the action must not be sent, report this instead."""
         action, gpu = queued.action, queued.gpu
         if gpu.worker_id not in self._state.workers:
             gpu.settle(action, ErrorResult(action.id, "", Status.CANCELLED, "it was not sent"))
@@ -434,7 +433,7 @@ class Serving:
     def _expire(
         self, now: Nanos, request: PendingRequest, timing: RequestTiming, *, executed: bool = False
     ) -> list[ControllerCommand]:
-        """Answer a pending request whose deadline has passed; refuse it if no device could have met its SLO."""
+        """Answer a pending request whose deadline has passed. If no device could have met its SLO, refuse it."""
         own = request.client_id == NO_CLIENT
         if not (executed or own) and (fastest := impossible_slo(request, self._state.outstanding())):
             text, status = IMPOSSIBLE.format(time=show_duration(fastest)), Status.CONTROLLER_COULD_NOT_START_IN_TIME
@@ -490,7 +489,7 @@ class Serving:
             self.tally.of(request.model.name).pending -= 1
 
     def check_invariants(self) -> None:
-        """Assert the invariants; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         self._pending.check_invariants()
         self.own.check_invariants()
         assert not self._state.actions

@@ -1,12 +1,12 @@
 """Refuses requests that the server itself cannot handle in time, before they are parsed.
 
 The scheduler predicts when a device will finish a request. Before that, the request waits until the controller handles
-it. Under overload this wait, and not the devices, decides whether the response is in time. So the controller measures
-its time per request, like a model's execution time, and predicts the wait from the number of requests that were read
-and are not handled yet.
+it. Under overload, this wait decides whether the response is in time. So the controller measures its time per request,
+just as it measures a model's execution time. It predicts the wait from the number of requests that were read but not
+handled yet.
 
-The decision is made before the body is parsed and before the model is known, so it uses only counts, times and the SLO.
-In doubt the request is accepted, because the scheduler decides with more information.
+The decision is made before the body is parsed and before the model is known. So it uses only counts, times and the SLO.
+In doubt, the request is accepted, because the scheduler has more information for its decision.
 """
 
 from typing import Final
@@ -18,47 +18,54 @@ from clockwork.messages.status import Status
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos, show_duration
 
 WAIT_SHARE: Final = 0.3
-"""Share of its SLO that a request may spend waiting for the controller. A larger share would not serve more requests,
-because the controller is busy in any case, and would leave each request less time for the device and the response. A
-smaller share would refuse bursts that could be served in time."""
+"""Share of its SLO that a request may spend waiting for the controller.
+
+A larger share would not serve more requests, because the controller is busy in any case. It would leave each request
+less time for the device and the response. A smaller share would refuse bursts that could be served in time.
+"""
 
 MIN_WAIT: Final[Nanos] = 2 * MILLISECOND
-"""`WAIT_SHARE` never refuses a request whose wait is shorter than this."""
+"""If the wait is shorter than this, `WAIT_SHARE` refuses no request."""
 
 MAX_URGENT_SLO: Final[Nanos] = 1 * SECOND
-"""Requests with a longer SLO are *patient*. They wait in a queue of their own, so that a burst of them does not delay
-the others."""
+"""Requests with a longer SLO are *patient*.
+
+They wait in a queue of their own, so that a burst of them does not delay other requests.
+"""
 
 PATIENT_INTERVAL: Final = 4
-"""While both kinds wait, every fourth request that is handled is a patient one."""
+"""While patient and urgent requests wait, every fourth request that is handled is a patient one."""
 
 MAX_WAITING: Final = 10_000
-"""Limit on the requests that wait, with any SLO."""
+"""Limit of the requests that wait, whatever their SLO."""
 
 SEED_COST: Final[Nanos] = 200 * MICROSECOND
 """Time per request that is assumed before the first measurement."""
 
 WEIGHT: Final = 0.005
-"""Weight of one request in the moving average of the time per request. The average spans several turns of the event
-loop, because work that begins in one turn may continue in the next."""
+"""Weight of one request in the moving average of the time per request.
+
+The average spans several turns of the event loop, because work that begins in one turn may continue in the next.
+"""
 
 MAX_COST: Final[Nanos] = 20 * MILLISECOND
-"""Longest time that counts for one request. A longer time means that the process was stopped or waited for other
-work."""
+"""Limit of the time that counts for one request. A longer time means that the process was stopped or did other work."""
 
 MAX_GROWTH: Final = 4
-"""Largest multiple of the average that counts for one request, so that one stop of the process does not make an idle
-server refuse requests."""
+"""Largest multiple of the average that counts for one request.
+
+It ensures that one stop of the process does not make an idle server refuse requests.
+"""
 
 MIN_RETRY: Final[Nanos] = 5 * MILLISECOND
 """Shortest retry time."""
 
 
 class Shed(Struct, frozen=True):
-    """The refusal of a request before the scheduler sees it: the reason and the retry time.
+    """The refusal of a request before it reaches the scheduler, with the reason and the retry time.
 
-    ``wait``: the time until the controller could handle the request. None: the devices have no capacity for most
-    requests of its model.
+    ``wait`` is the time until the controller could handle the request. None means that the devices have no capacity for
+    most requests of its model.
     """
 
     wait: Nanos | None
@@ -66,7 +73,7 @@ class Shed(Struct, frozen=True):
 
     @property
     def message(self) -> str:
-        """The text of the response."""
+        """Text of the response."""
         if self.wait is None:
             return (
                 "the devices have no capacity before the deadline: most requests for the model are refused at present"
@@ -88,16 +95,16 @@ class Shed(Struct, frozen=True):
 
 
 class Shedder:
-    """The length of the queue of requests that wait for the controller, and the controller's time per request."""
+    """Predicts how long a request waits, from the length of the queue and the controller's time per request."""
 
     def __init__(self) -> None:
         """Start with an empty queue."""
         self.urgent = 0  #: waiting requests with an SLO of at most `MAX_URGENT_SLO`
         self.patient = 0  #: waiting requests with a longer SLO
-        self.cost: Nanos = SEED_COST  #: moving average of the time per request, while requests wait
+        self.cost: Nanos = SEED_COST  #: moving average of the time per request while requests wait
         self._count = 1 / WEIGHT  #: decaying count of handled requests
-        self._time = SEED_COST * self._count  #: decaying sum of their times
-        self._last: Nanos | None = None  #: when requests were last handled while others still waited
+        self._time = SEED_COST * self._count  #: decaying sum of the times of handled requests
+        self._last: Nanos | None = None  #: when requests were last handled while other requests waited
 
     @property
     def waiting(self) -> int:
@@ -105,16 +112,17 @@ class Shedder:
         return self.urgent + self.patient
 
     def wait(self, slo: Nanos) -> Nanos:
-        """Return how long a request would wait if it were queued now."""
+        """Return how long a request would wait if it was queued now."""
         if slo > MAX_URGENT_SLO:
             return self.waiting * self.cost
-        between = min(self.patient, self.urgent // (PATIENT_INTERVAL - 1))  # patient requests that are handled first
+        # number of patient requests that are handled first
+        between = min(self.patient, self.urgent // (PATIENT_INTERVAL - 1))
         return (self.urgent + between) * self.cost
 
     def refuses(self, now: Nanos, arrival: Nanos, slo: Nanos, least: Nanos = 0) -> Shed | None:
-        """Return why a request must be refused now; None if it may be queued.
+        """Return a refusal if a request must be refused now, or None if it may be queued.
 
-        ``least`` is the shortest time that the request takes once the controller handles it.
+        ``least`` is the shortest time that the request takes after the controller has handled it.
         """
         if not self.waiting and now + least <= arrival + slo:
             return None
@@ -126,21 +134,21 @@ class Shedder:
         return Shed(now - arrival + wait, max(MIN_RETRY, wait))
 
     def queued(self, slo: Nanos) -> None:
-        """Count a request that waits from now on."""
+        """Count a request that begins to wait."""
         if slo > MAX_URGENT_SLO:
             self.patient += 1
         else:
             self.urgent += 1
 
     def withdrawn(self, slo: Nanos) -> None:
-        """Count a request that no longer waits, because it was cancelled or is about to be handled."""
+        """Stop counting a request, because it was cancelled or is about to be handled."""
         if slo > MAX_URGENT_SLO:
             self.patient -= 1
         else:
             self.urgent -= 1
 
     def taken(self, now: Nanos, count: int) -> None:
-        """Record that ``count`` requests, which were `withdrawn`, have been handled by ``now``."""
+        """Record that ``count`` requests have been handled by ``now``. `withdrawn` was called for them before."""
         if self._last is not None and count:
             kept = (1 - WEIGHT) ** count
             self._time = kept * self._time + min(now - self._last, count * min(MAX_COST, MAX_GROWTH * self.cost))

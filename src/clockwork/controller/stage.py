@@ -1,6 +1,6 @@
-"""The stages of a controller, the events that end them, and the phases of a worker.
+"""Defines the stages of a controller, the events that end them, and the phases of a worker.
 
-`TRANSITIONS` is complete: an event that it does not list for a stage cannot happen in that stage.
+`TRANSITIONS` is complete. If it has no entry for a stage and an event, the event cannot happen in that stage.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ class Stage(Enum):
     QUERYING = "querying"  #: asking the workers for their devices and models
     LOADING = "loading"  #: loading models into the workers' host memory
     PROFILING = "profiling"  #: measuring models on devices
-    SERVING = "serving"  #: the scheduler decides
+    SERVING = "serving"  #: the scheduler decides about requests
     DRAINING = "draining"  #: finishing pending requests, refusing new ones
 
 
@@ -38,12 +38,12 @@ TRANSITIONS: Final[Mapping[tuple[Stage, StageEvent], Stage]] = {
     (Stage.PROFILING, StageEvent.DRAIN_REQUESTED): Stage.DRAINING,
     (Stage.SERVING, StageEvent.DRAIN_REQUESTED): Stage.DRAINING,
 }
-"""(stage, event) -> next stage."""
+"""Maps (stage, event) to the next stage."""
 
 
 class WorkerPhase(Enum):
-    """The phases of a connected worker. Before the stage SERVING no worker is READY."""
+    """The phases of a connected worker. Before the stage SERVING, no worker is READY."""
 
-    QUERIED = "queried"  #: connected, and has not reported its state
-    KNOWN = "known"  #: has reported its state; may still load or measure models
+    QUERIED = "queried"  #: the worker is connected, but has not reported its state
+    KNOWN = "known"  #: the worker has reported its state, but may still load or measure models
     READY = "ready"  #: the scheduler uses the worker

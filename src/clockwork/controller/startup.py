@@ -1,9 +1,9 @@
-"""The stages before SERVING, and the same steps for a worker that connects later.
+"""Implements the stages before SERVING, and the same steps for a worker that connects later.
 
 Theory of operation. `clockwork.controller.stage` lists the stages and the events that end them::
 
-    QUERYING   Every worker is asked for its state. The stage ends when all connected workers have answered and there
-               are at least as many as the operator configured.
+    QUERYING   Every worker reports its state. The stage ends when all connected workers have reported, and there are
+               at least as many workers as the operator configured.
     LOADING    Clients load models. If the operator named models, the stage ends when they are loaded. Otherwise it ends
                ``load_timeout`` after the last activity, which is the start or the end of a load. This countdown starts
                after the first load that a client requests. It stops while a load is pending, and starts again from zero
@@ -11,15 +11,16 @@ Theory of operation. `clockwork.controller.stage` lists the stages and the event
     PROFILING  Every model that no known profile covers is measured. The stage ends when all are measured.
     SERVING    The scheduler decides.
 
-A worker that connects later is asked for its state, loads the models that it lacks, and is measured if its kind of
-device is new. Only then does the scheduler see it. `WorkerPhase` has the phases of a worker.
+A worker that connects later reports its state and loads the models that it lacks. If its kind of device is new, it is
+measured. Only then the scheduler uses it. `WorkerPhase` defines the phases of a worker.
 
 A load that a client requests during QUERYING waits for LOADING.
 
-A model that the operator named and that cannot be loaded or measured is *broken*: the other models are served without
-it. Start-up fails if no model is left, or, with ``strict``, at the first broken model. A worker that is lost during
-loads may have been killed by any of them. These loads are tried again, one at a time; a model whose second load loses a
-worker too is broken. Without named models a controller that has no model left stays in LOADING, or returns to it.
+A model that the operator named is *broken* if it cannot be loaded or measured. The other models are served without it.
+Start-up fails if no model is left. With ``strict``, it fails at the first broken model. If a worker is lost during
+several loads, any of these may have crashed it. These loads are tried again, one at a time. If the second load of a
+model also loses a worker, the model is broken. Without named models, a controller that has no model left stays in
+LOADING or returns to it.
 """
 
 from collections import deque
@@ -54,7 +55,7 @@ from clockwork.units import Nanos
 Commands = list[ControllerCommand]
 
 NO_MODEL_LOADED: Final = "no model is loaded; the server stays in stage loading; load a model with: clockwork load PATH"
-"""Report when a countdown of LOADING ends and no model is loaded."""
+"""Report when the countdown of LOADING ends and no model is loaded."""
 
 NO_MODEL_MEASURED: Final = (
     "no model could be measured; the server returns to stage loading; load another with: clockwork load PATH"
@@ -62,11 +63,11 @@ NO_MODEL_MEASURED: Final = (
 """Report when all models that clients loaded are broken."""
 
 MAX_LISTED: Final = 10
-"""Limit on the names in one report."""
+"""Limit of the names in one report."""
 
 
 class Startup:
-    """The controller's stage, its fleet, and the loads and measurements under way."""
+    """The controller's stage, its fleet, and the loads and measurements that are under way."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Startup:
         serving: Serving,
         on_serving: Callable[[Nanos], Commands],
     ) -> None:
-        """``profiles`` were measured earlier. ``on_serving`` is called when the stage SERVING begins.
+        """``profiles`` were measured earlier. ``on_serving`` is called when SERVING begins.
 
         Raises:
             InvalidRequestError: a model that the operator named has an impossible name, path or number of copies.
@@ -86,27 +87,27 @@ class Startup:
         self._serving = serving
         self._on_serving = on_serving
         self.stage = Stage.QUERYING
-        self.serving_since: Nanos | None = None  #: when SERVING began; kept in DRAINING
+        self.serving_since: Nanos | None = None  #: when SERVING began; this stays set in DRAINING
         self.fleet = Fleet(state, config.query_timeout)
         self.loads = Loads(state, self.fleet.workers, config.loads_per_worker)
         self.profiler = Profiler(state, config.profiling, profiles)
-        self._early_loads: list[tuple[int, LoadModelRequest]] = []  #: loads requested in QUERYING, with their clients
-        self._gave_up = False  #: start-up has failed; no further stage is entered
+        self._early_loads: list[tuple[int, LoadModelRequest]] = []  #: loads that clients requested in QUERYING
+        self._gave_up = False  #: start-up has failed, so no other stage is entered
         self._last_activity: Nanos | None = None  #: last activity in LOADING; None: no countdown has started
         most = config.max_copies
         self._named = [load_spec(spec.path, spec.name, spec.no_of_copies, most) for spec in config.models]
-        self._interrupted: deque[LoadSpec] = deque()  #: loads that lost a worker, to be tried again one at a time
+        self._interrupted: deque[LoadSpec] = deque()  #: loads that lost a worker and are tried again, one at a time
         self._tried_again: set[LoadSpec] = set()
         self.broken: dict[str, str] = self.profiler.broken  #: model -> why it is not served
         self.changes = Changes(state, config, serving.catalog, self.fleet, serving, self.profiler, self.loads)
 
     @property
     def ended_early(self) -> bool:
-        """Whether the operator ended the server before SERVING: start-up is then abandoned."""
+        """Whether the operator ended the server before SERVING, so that start-up was abandoned."""
         return self.stage is Stage.DRAINING and self.serving_since is None
 
     def progress(self, now: Nanos) -> Progress:
-        """Return how many models have been loaded or measured in this stage, and their total number."""
+        """Return how many models are loaded or measured in this stage, and their total number."""
         if self.stage is Stage.LOADING:
             loaded = len(self._state.models)
             return Progress(loaded, loaded + len(self.loads.names() - set(self._state.models)))
@@ -117,7 +118,7 @@ class Startup:
     # --- workers -----------------------------------------------------------------------------------------------------
 
     def worker_connected(self, now: Nanos, worker_id: str) -> Commands:
-        """Handle the connection of a worker. An earlier connection of the same worker is lost."""
+        """Handle the connection of a worker. If the worker had an earlier connection, that connection is lost."""
         commands: Commands = []
         if worker_id in self.fleet.phases:
             commands += self.worker_lost(now, worker_id, "the worker has connected again")
@@ -163,12 +164,12 @@ class Startup:
         return [Report("WARNING", f"worker {worker_id} sent a result of an action that it does not have: {result}")]
 
     def _add_worker(self, now: Nanos, worker_id: str, result: Result, round_trip: Nanos) -> Commands:
-        """Handle a worker's answer to GetWorkerState."""
+        """Handle a worker's report of its state."""
         worker = self.fleet.add_state(worker_id, result, round_trip)
         if isinstance(worker, DropWorker):
             return [worker]
         commands = self._adopt(worker)
-        if self.stage is Stage.LOADING:  # the other workers may lack models that this one holds
+        if self.stage is Stage.LOADING:  # the other workers may lack models that this worker has
             for known in self.fleet.workers.values():
                 commands += self.loads.restore(known)
         elif self.stage is not Stage.QUERYING:
@@ -178,7 +179,9 @@ class Startup:
         return commands + self.advance(now)
 
     def _adopt(self, worker: WorkerState) -> Commands:
-        """Until LOADING ends, add a worker's models to the server's. Always unload those that contradict the server's.
+        """Add a worker's models to the server's models until LOADING ends.
+
+        Unload models that contradict the server's.
 
         Models that are being loaded are added by `_note_finished_loads`.
         """
@@ -193,7 +196,7 @@ class Startup:
     # --- stages ------------------------------------------------------------------------------------------------------
 
     def advance(self, now: Nanos) -> Commands:
-        """Enter every stage that can be entered now, and give the scheduler every worker that is ready."""
+        """Enter every stage that can be entered now, and pass every worker that is ready to the scheduler."""
         commands = self._note_finished_loads(now)
         if self._gave_up:
             return commands
@@ -235,7 +238,10 @@ class Startup:
         return [name for name in self._state.models if name not in self.broken]
 
     def _why_give_up(self) -> str | None:
-        """Return why start-up fails now: a named model is broken and ``strict`` is set, or no model is left."""
+        """Return why start-up fails now.
+
+        It fails if no model is left, or if a named model is broken and ``strict`` is set.
+        """
         if not self._named:
             return None
         named = {name for spec in self._named for name in spec_names(spec)}
@@ -266,7 +272,7 @@ class Startup:
 
     def _begin_loading(self, now: Nanos) -> Commands:
         commands: Commands = [StageEntered(Stage.LOADING.value)]
-        if self.broken:  # PROFILING has left no model
+        if self.broken:  # no model is left after PROFILING
             self._last_activity = None
             commands += [*self._drop_broken_models(), Report("WARNING", NO_MODEL_MEASURED, "no_models")]
         for worker in self.fleet.workers.values():
@@ -278,7 +284,7 @@ class Startup:
         return commands
 
     def loading_ends(self) -> Nanos | None:
-        """Return when the countdown of LOADING ends; None while no countdown runs."""
+        """Return when the countdown of LOADING ends, or None if no countdown runs."""
         if self.stage is not Stage.LOADING or self._last_activity is None or self.loads.pending or self._named:
             return None
         return self._last_activity + self._config.load_timeout
@@ -315,7 +321,7 @@ class Startup:
         return commands + self._on_serving(now)
 
     def _drop_broken_models(self) -> Commands:
-        """Unload the broken models from the workers, none of which serves yet."""
+        """Unload the broken models from the workers. None of these serves requests yet."""
         for name in self.broken:
             self._state.models.pop(name, None)
         commands: Commands = []
@@ -387,7 +393,8 @@ class Startup:
                 self._last_activity = now
             if not load.restores:
                 self._note_broken_models(load)
-                for worker_id in sorted(set(self.fleet.workers) - set(load.loaded)):  # connected during the load
+                # these workers connected during the load
+                for worker_id in sorted(set(self.fleet.workers) - set(load.loaded)):
                     commands += self._align(self.fleet.workers[worker_id], load)
         if finished and self.stage is Stage.PROFILING:
             for worker_id, worker in self.fleet.workers.items():
@@ -408,13 +415,16 @@ class Startup:
                 self.broken[name] = f"it could not be loaded: {load.describe_failures()}"
 
     def _try_again(self) -> Commands:
-        """Repeat the next load that lost a worker, unless work is pending that could be lost with another worker."""
+        """Repeat the next load that lost a worker, unless pending work could be lost with another worker."""
         if not self._interrupted or not self.fleet.workers or not self._nothing_pending():
             return []
         return [*self.loads.start(Load(self._interrupted.popleft(), None), sorted(self.fleet.workers))]
 
     def _end_countdown_without_models(self, now: Nanos) -> Commands:
-        """If the countdown of LOADING ends without a model to serve, stop it; the next load starts a new countdown."""
+        """If the countdown of LOADING ends and there is no model to serve, stop it.
+
+        The next load starts a new countdown.
+        """
         ends = self.loading_ends()
         if ends is None or now < ends or self._state.models:
             return []
@@ -422,7 +432,7 @@ class Startup:
         return [Report("WARNING", NO_MODEL_LOADED, "no_models")]
 
     def _align(self, worker: WorkerState, load: Load) -> Commands:
-        """Give a worker that connected during a load the same models as the workers that took part in the load."""
+        """Load or unload models on a worker that connected during a load. It then has the same models as the others."""
         if load.failed:
             held = [name for name in load.names if name in worker.models and name not in self._state.models]
             return self.fleet.unload(worker, held)
@@ -430,6 +440,6 @@ class Startup:
 
 
 def _some(names: list[str]) -> str:
-    """Return a text with the first names and the number of further names."""
+    """Return a text with the first names and the number of other names."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more

@@ -1,7 +1,7 @@
-"""Counts of each model's requests and their outcomes, for all protocols.
+"""Counts each model's requests and their outcomes, for all protocols.
 
-Counting takes a microsecond per request and constant memory per model. Only served models are counted by name, so
-clients cannot use up memory by inventing names.
+Counting takes a microsecond per request, and constant memory per model. Only served models are counted by name. So
+clients cannot use up memory with invented names.
 """
 
 from bisect import bisect_left
@@ -20,7 +20,7 @@ from clockwork.units import Nanos
 
 
 class Counts:
-    """One model's counters; `ModelStatus` and `ModelCounts` document them."""
+    """Counters of one model. `ModelStatus` and `ModelCounts` explain them."""
 
     __slots__ = (
         "answers",
@@ -49,11 +49,12 @@ class Counts:
 
     def __init__(self) -> None:
         """Start with all counters at zero."""
-        self.answers: dict[int, int] = {}  #: by status
-        self.by_batch_size: dict[int, list[int]] = {}  #: count, then nanoseconds of input, execution and output
+        self.answers: dict[int, int] = {}  #: responses by status
+        #: number of requests by batch size, then nanoseconds of input, execution and output
+        self.by_batch_size: dict[int, list[int]] = {}
         self.latencies = [0] * (len(LATENCY_BOUNDS) + 1)
-        self.checks: dict[str, int] = {}  #: checks of batches, by outcome
-        self.refusals: dict[str, int] = {}  #: refused requests, by the value of their reason
+        self.checks: dict[str, int] = {}  #: checks of batches by outcome
+        self.refusals: dict[str, int] = {}  #: refused requests by the value of their reason
         self.rows = self.batches = 0
         self.succeeded_ns = self.failed_ns = self.queue_ns = 0
         self.input_ns = self.exec_ns = self.output_ns = 0
@@ -65,7 +66,7 @@ class Counts:
     def answered(self, status: int, total: Nanos, count: int = 1, reason: RefusalReason = RefusalReason.OTHER) -> None:
         """Count ``count`` requests that were answered with ``status``.
 
-        ``total`` is the sum of their times from arrival to response. ``reason`` matters only if ``status`` means a
+        ``total`` is the sum of their times from arrival to response. ``reason`` is used only if ``status`` means a
         refusal.
         """
         self.answers[status] = self.answers.get(status, 0) + count
@@ -86,7 +87,7 @@ class Counts:
         self.output_ns += result.copy_output.duration
 
     def acted(self, action: DeviceAction, result: Result) -> None:
-        """Count an action that a device executed for the model; failed actions are not counted."""
+        """Count an action that a device executed for the model. Failed actions are not counted."""
         if isinstance(result, InferResult) and isinstance(action, Infer):
             rows = action.batch_size
             self.rows += rows
@@ -149,7 +150,7 @@ class Tally:
         self.demand = DemandMeter()
 
     def of(self, model: str) -> Counts:
-        """Return the counters of a served model; the caller may read and increase them."""
+        """Return the counters of a served model. The caller may read and increase them."""
         return self._counts[model]
 
     def shed(self, now: Nanos, model: ModelState | None, count: int) -> None:
@@ -171,12 +172,12 @@ class Tally:
         self._without_model[status] = self._without_model.get(status, 0) + count
 
     def without_model(self) -> dict[str, int]:
-        """Return the number of requests counted by `count_without_model`, by the name of their status."""
+        """Return the number of requests that `count_without_model` has counted, by the name of their status."""
         return by_name(self._without_model)
 
 
 def by_name(answers: dict[int, int]) -> dict[str, int]:
-    """Turn counts by status number into counts by status name. Names are in order of their first appearance."""
+    """Convert counts by status number to counts by status name, in order of their first appearance."""
     named: dict[str, int] = {}
     for status, count in answers.items():
         name = counts.known_name(status)

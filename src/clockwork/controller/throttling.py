@@ -1,20 +1,21 @@
-"""Limits the requests that reach the scheduler to a little more than it admits, while the server is busy.
+"""Limits how many requests reach the scheduler while the server is busy.
 
-The scheduler refuses requests that the devices cannot serve in time. By then the server has received and parsed the
-request, which costs nearly as much as serving it. So if most requests of a model are refused and the server is the
-bottleneck, most of them are refused before they are received.
+The scheduler refuses requests that the devices cannot serve in time. By then, the server has received and parsed the
+request, which costs nearly as much as serving it. So if the scheduler refuses most requests of a model and the server
+is the bottleneck, the throttle refuses most of them before they are received.
 
-Theory of operation (Google, "Site Reliability Engineering", chapter 21, adaptive throttling). For each model there are
-two counts, which decay over time: of all requests, and of the admitted ones. The requests beyond `HEADROOM` times the
-admitted ones are refused, spread evenly. The scheduler still gets more requests than the devices can serve, so it can
-choose among them and notices at once when there is capacity.
+Theory of operation (Google, "Site Reliability Engineering", chapter 21, adaptive throttling). For each model, the
+throttle counts all requests and the admitted requests. Both counts decay over time. The throttle lets `HEADROOM` times
+as many requests pass as the scheduler admits. It refuses the others, spread evenly. So the scheduler still gets more
+requests than the devices can serve. It can choose among them, and notices at once when there is capacity.
 
 Only requests that are expensive to receive are throttled. Small requests are not, because the devices need many of them
-to form large batches. If fewer small requests reached the scheduler, batches would shrink, so fewer requests would be
-admitted, and even fewer would reach the scheduler.
+to form large batches. If fewer small requests reached the scheduler, batches would become smaller, and fewer requests
+would be admitted. Then even fewer requests would reach the scheduler.
 
-A request with a longer SLO than those that were refused recently always goes to the scheduler. So does a share of
-`TRICKLE` of all requests. So the throttle notices soon when the scheduler admits requests again.
+A request always reaches the scheduler if its SLO is longer than the SLOs that were refused recently. In addition, a
+share of `TRICKLE` of all requests always reaches the scheduler. So the throttle notices soon when the scheduler admits
+requests again.
 """
 
 from math import exp
@@ -27,23 +28,25 @@ from clockwork.state import PendingRequest
 from clockwork.units import MILLISECOND, Nanos
 
 HEADROOM: Final = 1.25
-"""Number of requests that go to the scheduler for each request that it admits."""
+"""Number of requests that reach the scheduler for each request that it admits."""
 
 TRICKLE: Final = 0.05
-"""Share of a model's requests that goes to the scheduler in any case."""
+"""Share of a model's requests that always reaches the scheduler."""
 
 WINDOW: Final[Nanos] = 500 * MILLISECOND
 """Time constant with which counts decay."""
 
 MEMORY: Final[Nanos] = 100 * MILLISECOND
-"""Time for which a refusal by the scheduler counts. If no other refusal follows in this time, the devices have capacity
-again."""
+"""Time for which a refusal by the scheduler counts.
+
+If no other refusal follows in this time, the devices have capacity again.
+"""
 
 MIN_COUNT: Final = 20.0
-"""Number of counted requests below which no request is throttled."""
+"""If fewer requests than this are counted, no request is throttled."""
 
 MAX_MODELS: Final = 10_000
-"""Limit on the models that are counted. Other models are never throttled."""
+"""Limit of the models that are counted. Other models are never throttled."""
 
 
 class _Counts:
@@ -55,8 +58,8 @@ class _Counts:
         self.received = self.admitted = self.credit = 0.0
         self.at = now
         self.refused_at: Nanos | None = None  #: when the scheduler last refused a request
-        self.refused_slo: Nanos = 0  #: the longest SLO of the requests that the scheduler refused recently
-        self.retry_after: Nanos = 0  #: the retry time of the scheduler's last refusal
+        self.refused_slo: Nanos = 0  #: longest SLO of the requests that the scheduler refused recently
+        self.retry_after: Nanos = 0  #: retry time of the scheduler's last refusal
 
     def decay(self, now: Nanos) -> None:
         if now > self.at:
@@ -67,14 +70,14 @@ class _Counts:
 
 
 class Throttle:
-    """Counts of requests by model."""
+    """Decides by model whether a request reaches the scheduler."""
 
     def __init__(self) -> None:
         """Start with no counts."""
         self._counts: dict[str, _Counts] = {}
 
     def verdict(self, request: PendingRequest, status: int, timing: RequestTiming, retry_after: Nanos | None) -> None:
-        """Count an answered request as admitted, or as refused because of its deadline."""
+        """Count an answered request as admitted or, if it was refused because of its deadline, as refused."""
         now = request.arrival + timing.total
         if status == Status.SUCCESS or request.promised is not None:
             self.note(now, request.model.name, admitted=True)
@@ -104,7 +107,7 @@ class Throttle:
         self._counts.pop(model, None)
 
     def refuses(self, now: Nanos, model: str, slo: Nanos) -> Nanos | None:
-        """Return the retry time if a request must be refused now; None if it may go to the scheduler."""
+        """Return the retry time if a request must be refused now. Return None if it may reach the scheduler."""
         counts = self._counts.get(model)
         if counts is None or counts.refused_at is None or now - counts.refused_at > MEMORY or slo > counts.refused_slo:
             return None

@@ -1,14 +1,16 @@
-"""Checks batches in service: while the server is idle, executes some of their requests again, each as a batch of one.
+"""Checks batches in service.
 
-Theory of operation. A *sample* is a request of an executed batch, with its inputs and outputs. The server keeps it
-after sending the response. For each batch size and input shape of a model's content, two requests of the first batch
-become samples. After that, one request of a share of all batches does, each time at another place in the batch. The
-batches are chosen by counting, not at random. Samples wait until the server is idle. Then `Serving` passes one to the
-scheduler, as a request without a client. The *check* compares the outputs of the two executions; the host does the
-comparison.
+While the server is idle, it executes some of their requests again, each in a batch of one.
 
-If the outputs differ, the model's content is no longer batched. Its later requests are slower, but their responses are
-right. The responses of the sampled batch cannot be taken back.
+Theory of operation. A *sample* is a request of an executed batch, with its inputs and outputs. The server keeps the
+sample after it has sent the response. For each batch size and input shape of a model's content, two requests of the
+first batch become samples. After that, a share of all batches is sampled. One request of each such batch becomes a
+sample, each time at another place in the batch. The batches are chosen by counting, not at random. Samples wait until
+the server is idle. Then `Serving` passes a sample to the scheduler as a request without a client. The *check* compares
+the outputs of the two executions. The host makes this comparison.
+
+If the outputs differ, the model's content is no longer batched. Later requests are then slower, but their responses are
+right. The responses of the sampled batch have already been sent.
 
 One check is under way at a time. Samples beyond the limits are skipped and counted.
 """
@@ -34,17 +36,17 @@ from clockwork.state import ClockworkState, ModelState, PendingRequest
 from clockwork.units import Bytes, Nanos
 
 MAX_DIFFERENCE: Final = 200
-"""Maximum length of the text that describes a difference; longer texts are cut."""
+"""Limit of the text that describes a difference, in characters. Longer texts are cut."""
 
 _BatchKind: TypeAlias = tuple[str, int, ShapeKey]
-"""A model's content, the number of rows of a batch, and the shape of its requests."""
+"""Content of a model, number of rows of a batch, and input shape of its requests."""
 
 
 class Sample(Struct):
     """A request that was executed in a batch of ``batch_size`` rows, with its outputs in the batch.
 
-    ``nbytes`` is the memory that the sample holds: its inputs, and the outputs of the whole batch, which are one
-    buffer.
+    ``nbytes`` is the memory that the sample takes. It includes the inputs of the sample and the outputs of the whole
+    batch, because these are one buffer.
     """
 
     model: ModelState
@@ -58,7 +60,7 @@ class Sample(Struct):
 
 
 class BatchChecks:
-    """The waiting samples, and the check that is under way."""
+    """The samples that wait, and the check that is under way."""
 
     def __init__(self, state: ClockworkState, tally: Tally, config: VerifyingConfig | None) -> None:
         """``config`` is None if no batches are checked."""
@@ -66,12 +68,13 @@ class BatchChecks:
         self._tally = tally
         self._config = config
         self._waiting: deque[Sample] = deque()
-        self._bytes: Bytes = 0  #: memory of the waiting samples and of the sample being checked
-        self._uses: dict[_BatchKind, None] = {}  #: kinds of batches that were sampled, in order of their first batch
-        self._batches: dict[str, int] = {}  #: number of batches of each content
-        self._sample: Sample | None = None  #: the sample being checked
-        self._compared = 0  #: id of the comparison under way
-        #: the request that executes the sample; None: no request is under way
+        self._bytes: Bytes = 0  #: memory of the waiting samples and of the sample that is being checked
+        #: kinds of batches that were sampled, in the order of their first batch
+        self._uses: dict[_BatchKind, None] = {}
+        self._batches: dict[str, int] = {}  #: number of batches by content
+        self._sample: Sample | None = None  #: the sample that is being checked
+        self._compared = 0  #: id of the comparison that is under way
+        #: the request that executes the sample, or None if no such request is under way
         self.request: PendingRequest | None = None
         self.due = False  #: whether a sample waits and no check is under way
 
@@ -81,7 +84,7 @@ class BatchChecks:
     # --- samples -----------------------------------------------------------------------------------------------------
 
     def places(self, action: Infer) -> tuple[int, ...]:
-        """Return the places of an executed batch whose requests become samples. Call this once per batch."""
+        """Return the places in an executed batch whose requests become samples. Call this once per batch."""
         config, count, model = self._config, len(action.inputs), self._state.models.get(action.model)
         if config is None or model is None or model.unbatched or action.apart or action.inputs[0].generated:
             return ()
@@ -93,7 +96,7 @@ class BatchChecks:
         return (turn % count,) if turn > int((batches - 1) * config.share) else ()
 
     def keep(self, request: PendingRequest, action: Infer, place: int, result: InferResult, output: object) -> None:
-        """Keep the request at a place in a batch as a sample; ``output`` is the payload of its outputs."""
+        """Store the request at a place in a batch as a sample. ``output`` is the payload of its outputs."""
         assert self._config is not None
         model, share = request.model, request.input
         outputs = sum(tensor.nbytes for out in result.outputs for tensor in out.tensors)
@@ -128,7 +131,7 @@ class BatchChecks:
         return held < config.max_waiting and self._bytes + nbytes <= config.max_bytes
 
     def _skip_cold(self) -> None:
-        """Skip the samples of models whose weights are on no device, because these samples could wait for ever."""
+        """Skip the samples of models whose weights are on no device. These samples might wait forever."""
         for sample in list(self._waiting):
             if sample.model.name not in self._state.holders:
                 self._waiting.remove(sample)
@@ -155,7 +158,7 @@ class BatchChecks:
     # --- a check -----------------------------------------------------------------------------------------------------
 
     def begin(self, now: Nanos, request_id: int) -> PendingRequest | None:
-        """Return a request that executes the first sample whose model has weights on a device; None: no such sample.
+        """Return a request for the first sample whose model has weights on a device, or None if there is none.
 
         The check must end with `executed`, `failed` or `withdraw`.
         """
@@ -220,7 +223,10 @@ class BatchChecks:
         return self.compared(OutputsCompared(self._compared, f"the model refuses the request alone: {message}"))
 
     def failed(self) -> None:
-        """The request was not executed as a batch of one: try again later, up to the configured number of attempts."""
+        """Try the check again later, because the request was not executed as a batch of one.
+
+        The configured number of attempts is the limit.
+        """
         assert self._config is not None
         assert self._sample is not None
         sample = self._sample
@@ -232,14 +238,17 @@ class BatchChecks:
         self._end(sample, SKIPPED)
 
     def withdraw(self) -> None:
-        """A client's request has arrived before the check's request was sent: return the sample to the waiting ones."""
+        """Return the sample to the waiting samples.
+
+        A client's request has arrived before the check's request was sent.
+        """
         assert self._sample is not None
         self._waiting.appendleft(self._sample)
         self.request = self._sample = None
         self._settle()
 
     def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
-        """Handle the result of the comparison by the host."""
+        """Handle the result of the host's comparison."""
         sample = self._sample
         if sample is None and event.check_id == self._compared:
             return []  # the model was removed during the comparison
@@ -285,7 +294,7 @@ class BatchChecks:
         self._tally.of(sample.model.name).checked(outcome)
 
     def check_invariants(self) -> None:
-        """Assert what always holds; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         held = [*self._waiting, *([] if self._sample is None else [self._sample])]
         assert self._bytes == sum(sample.nbytes for sample in held)
         assert self.request is None or self._sample is not None

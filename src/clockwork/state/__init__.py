@@ -1,8 +1,8 @@
-"""What the controller knows: `ClockworkState` > `WorkerState` > `GPUState`, the models, and the pending requests.
+"""The controller's view of workers, devices, models and pending requests.
 
-A scheduler reads all of it. It changes the picture of a device only by making actions with methods of `GPUState`, which
-take and free pages when they make the action. The controller settles the results. So no scheduler can make the picture
-of a device's memory wrong.
+A `ClockworkState` contains `WorkerState` objects, which contain `GPUState` objects. A scheduler may read all of these.
+To make an action, it calls a method of `GPUState`. This method takes or frees pages when it makes the action. The
+controller applies the results of actions. So no scheduler can make the view of a device's memory wrong.
 """
 
 from clockwork.state.fleet import ClockworkState, WorkerState

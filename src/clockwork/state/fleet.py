@@ -1,4 +1,4 @@
-"""The state of the whole fleet: workers, devices, models."""
+"""Stores the state of the whole fleet: workers, devices and models."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from clockwork.units import Bytes, Nanos
 
 
 class WorkerState:
-    """A connected worker: its devices, and the models in its host memory by name."""
+    """A connected worker, with its devices and, by name, the models in its host memory."""
 
     def __init__(
         self,
@@ -20,14 +20,14 @@ class WorkerState:
         actions: ActionQueue,
         holders: dict[str, dict[GPUState, None]] | None = None,
     ) -> None:
-        """Create the state of a worker from its report; ``holders`` belongs to the fleet, see `ClockworkState`.
+        """Create the state of a worker from its report. ``holders`` is the `ClockworkState.holders` of the fleet.
 
         Raises:
             ValueError: the report contradicts itself.
         """
         self.id = worker_id
         self.page_size: Bytes = info.page_size
-        self.round_trip: Nanos = 0  #: time from the request for its state to the report
+        self.round_trip: Nanos = 0  #: time between sending the query for its state and getting the report
         self.models: dict[str, ModelInfo] = {model.name: model for model in info.models}
         for gpu in info.gpus:
             unknown = [name for name in gpu.models if name not in self.models]
@@ -50,11 +50,11 @@ class WorkerState:
 
     @property
     def silent(self) -> bool:
-        """Whether the worker is connected but has sent nothing for a while; it may hang."""
+        """Whether the worker is connected but has sent nothing for a while. Such a worker may hang."""
         return any(gpu.silent for gpu in self.gpus)
 
     def note_silence(self, silent: bool) -> None:
-        """Note whether the worker is silent."""
+        """Record whether the worker is silent."""
         for gpu in self.gpus:
             gpu.silent = silent
 
@@ -63,35 +63,35 @@ class WorkerState:
         return all(gpu.kind in model.profiles for gpu in self.gpus if gpu.can_hold(model.name))
 
     def leave(self) -> None:
-        """Note that the worker was lost, with the weights on its devices."""
+        """Record that the worker was lost, with the weights on its devices."""
         for gpu in self.gpus:
             gpu.leave()
 
     def forget(self, model: str) -> None:
-        """Note that the worker unloads the model."""
+        """Record that the worker unloads the model."""
         del self.models[model]
         for gpu in self.gpus:
             gpu.forget(model)
 
 
 class ClockworkState:
-    """Everything that a scheduler may know: the workers that are ready to serve, and the models that are served."""
+    """The state that a scheduler may use: the workers that are ready to serve, and the served models."""
 
     def __init__(self) -> None:
         """Start without workers and models."""
         self.workers: dict[str, WorkerState] = {}
         self.models: dict[str, ModelState] = {}
-        #: actions made by devices' states and not sent yet; the controller sends them after each call of the scheduler
+        #: actions that the states of devices have made; the controller sends them after each call of the scheduler
         self.actions = ActionQueue()
-        #: model -> devices that have its weights, in order of arrival; includes workers that are not ready yet, and no
-        #: models that no device has
+        #: model -> devices that have its weights, in the order in which they got them; includes devices of workers that
+        #: are not ready yet, but no models that are on no device
         self.holders: dict[str, dict[GPUState, None]] = {}
-        #: the share of the server's own time that is in use, 0 to 1, and the time of the measurement (-1: none)
+        #: share of the server's own time that is in use, from 0 to 1, and time of this measurement (-1: none yet)
         self.load: tuple[float, Nanos] = (0.0, -1)
-        self._departed = Predictions()  #: of devices whose workers were lost
+        self._departed = Predictions()  #: predictions of devices whose workers were lost
 
     def depart(self, worker_id: str) -> None:
-        """Remove a worker that was lost, and keep the counts of predictions of its devices.
+        """Remove a worker that was lost, and keep the counts of its devices' predictions.
 
         Raises:
             KeyError: there is no such worker.
@@ -100,7 +100,7 @@ class ClockworkState:
             self._departed.merge(gpu.predictions)
 
     def each_predictions(self) -> Iterator[Predictions]:
-        """Iterate over the predictions of lost devices together, and of each present device."""
+        """Iterate over the predictions of each present device, and of all lost devices together."""
         yield self._departed
         for gpu in self.gpus():
             yield gpu.predictions
@@ -126,7 +126,10 @@ class ClockworkState:
         return any(not worker.silent for worker in self.workers.values())
 
     def can_serve(self, model: str) -> bool:
-        """Return whether a device can hold the model, is not silent, and has a kind that the model was measured on."""
+        """Return whether any device can serve the model.
+
+        Such a device can hold the model, is not silent, and has a kind on which the model was measured.
+        """
         found = self.models.get(model)
         if found is None:
             return False
@@ -137,13 +140,13 @@ class ClockworkState:
         )
 
     def add_model(self, info: ModelInfo) -> ModelState:
-        """Return the model of that name; create it if it is new."""
+        """Return the model with this name. If it is new, create it."""
         model = self.models.get(info.name)
         if model is None:
             model = self.models[info.name] = ModelState(info)
         return model
 
     def check_invariants(self) -> None:
-        """Assert the invariants of all devices; for tests and checkers."""
+        """Assert the invariants of all devices. Tests and checkers call this method."""
         for gpu in self.gpus():
             gpu.check_invariants()

@@ -1,6 +1,7 @@
-"""One device as the controller sees it: its pages, the weights there, and the outstanding actions.
+"""The controller's view of one device: its pages, the weights on it, and its outstanding actions.
 
-A model's weights move through the states of `clockwork.state.residency`. Models that are not in the cache are COLD.
+The state of a model's weights is one of the states in `clockwork.state.residency`. Models that are not in the cache are
+COLD.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,16 +34,16 @@ _IMPOSSIBLE: Final = frozenset(
 
 
 MAX_GAP: Final[Nanos] = 2 * MILLISECOND
-"""Limit of the gap between two Infers that counts as overhead of the second; a longer gap has other causes."""
+"""Limit of the gap between two Infers that counts as overhead of the second Infer. A longer gap has other causes."""
 
 MAX_TRANSIT: Final[Nanos] = MILLISECOND // 2
-"""Time after which an action that was sent has arrived at its worker."""
+"""Time after which an action that was sent is assumed to have reached its worker."""
 
 
 class GPUState:
-    """A device, which may be a GPU or a set of CPU cores: its pages, its weights, and its outstanding actions.
+    """A device, which may be a GPU or a set of CPU cores.
 
-    ``models`` are the models in its worker's host memory: only these can be loaded.
+    ``models`` are the models in its worker's host memory. Only these models can be loaded.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class GPUState:
     ) -> None:
         """Create the state of a device from its worker's report.
 
-        All devices of the fleet put the actions that they make into ``actions``, and note in ``holders`` the models
-        whose weights they have. All devices of the worker note the ids of their actions in ``routes``.
+        All devices of the fleet share ``actions`` and ``holders``. They add their actions to ``actions``, and register
+        in ``holders`` the models whose weights they have. All devices of a worker share ``routes``, and register the
+        ids of their actions there.
 
         Raises:
             ValueError: the weights on the device need more pages than it has.
@@ -67,12 +69,12 @@ class GPUState:
         self.kind = info.kind
         self.models = models
         self.cache = PageCache(info.total_pages)
-        self.silent = False  #: its worker is connected, but sent nothing for a while
+        self.silent = False  #: its worker is connected, but has sent nothing for a while
         self.gone = False  #: its worker was lost
         self.outstanding: dict[int, DeviceAction] = {}
         self.exec_end: Nanos = 0  #: end of the last Infer whose result is known
         self.loads: dict[str, Timing] = {}  #: model -> timing of the last load of its weights
-        self.predictions = Predictions()  #: errors of predictions of its actions
+        self.predictions = Predictions()  #: errors of the predictions of its actions
         self.work = Work()  #: counts of its actions since its worker connected
         self._loading = StartPredictor()
         self._executing = StartPredictor()
@@ -80,7 +82,7 @@ class GPUState:
         self._routes = routes
         self._holders = {} if holders is None else holders
         self._residency: dict[str, Residency] = {}
-        self._infers: dict[str, int] = {}  #: model -> number of outstanding Infers, if there are any
+        self._infers: dict[str, int] = {}  #: model -> number of outstanding Infers; only models that have some
         for model in info.models:
             if not self.cache.take(model, models[model].weights_pages):
                 raise ValueError(f"{worker_id}/gpu{info.id} reports weights of more pages than its {info.total_pages}")
@@ -91,7 +93,7 @@ class GPUState:
         return self._residency.get(model, Residency.COLD)
 
     def in_use(self, model: str) -> bool:
-        """Return whether an outstanding action needs the weights; if so, they cannot be evicted."""
+        """Return whether an outstanding action needs the weights. If so, the weights cannot be evicted."""
         return model in self._infers or self._residency.get(model) is Residency.LOADING
 
     def can_hold(self, model: str) -> bool:
@@ -107,10 +109,10 @@ class GPUState:
         expected: Nanos = 0,
         start: Nanos = 0,
     ) -> LoadWeights:
-        """Make a LoadWeights action, which takes the pages now; the controller sends it.
+        """Make a LoadWeights action, which takes its pages at once. The controller sends it.
 
-        ``expected`` is the estimated duration, 0 if unknown. ``start`` is the predicted start; 0 means when the actions
-        that were sent before it have ended.
+        ``expected`` is the estimated duration, or 0 if it is unknown. ``start`` is the predicted start. If it is 0, the
+        action is predicted to start when earlier actions have ended.
 
         Raises:
             ValueError: the weights are loaded or being loaded, the worker lacks the model, too few pages are free,
@@ -130,7 +132,7 @@ class GPUState:
         return action
 
     def evict_weights(self, model: str, earliest: Nanos = 0) -> EvictWeights:
-        """Make an EvictWeights action, which frees the pages now; the controller sends it.
+        """Make an EvictWeights action, which frees its pages at once. The controller sends it.
 
         Raises:
             ValueError: the weights are not loaded, an outstanding action needs them, or the worker was lost.
@@ -152,14 +154,14 @@ class GPUState:
         expected: Nanos = 0,
         start: Nanos = 0,
     ) -> Infer:
-        """Make an Infer action, which executes the requests as one batch; the controller sends it.
+        """Make an Infer action, which executes the requests as one batch. The controller sends it.
 
-        The controller answers the requests when the action succeeds. Requests of a model that is not batched are
-        executed one after the other. ``expected`` and ``start``: see `load_weights`.
+        The controller answers the requests when the action succeeds. If the model is not batched, its requests are
+        executed one after the other. `load_weights` explains ``expected`` and ``start``.
 
         Raises:
-            ValueError: the weights are neither loaded nor being loaded, a request is over or for another model, there
-                is no request, or the worker was lost.
+            ValueError: the weights are neither loaded nor being loaded, a request has ended or is for another model,
+                there is no request, or the worker was lost.
         """
         if not requests or any(request.over or request.model is not model for request in requests):
             raise ValueError(f"infer: {list(requests)} must be pending requests for {model.name}, at least one")
@@ -175,7 +177,7 @@ class GPUState:
         expected: Nanos = 0,
         start: Nanos = 0,
     ) -> Infer:
-        """Make an Infer action like `infer`, for inputs that need not belong to pending requests: measurements.
+        """Make an Infer action like `infer`, for inputs that belong to no pending requests. Measurements use it.
 
         Raises:
             ValueError: the weights are neither loaded nor being loaded, or the worker was lost.
@@ -190,11 +192,11 @@ class GPUState:
         return action
 
     def predict(self, action: LoadWeights | Infer, earliest: Nanos, expected: Nanos, start: Nanos) -> None:
-        """Note the predicted start and duration of an action that is sent now and begins at ``earliest`` or later.
+        """Record the predicted start and duration of an action that is sent now and begins at ``earliest`` or later.
 
-        ``start`` is the scheduler's prediction; 0 means when the actions before it have ended and its weights are
-        loaded. ``expected`` is 0 if the duration is unknown. There are no predictions for evictions, because they take
-        no time.
+        ``start`` is the scheduler's prediction. If it is 0, the action is predicted to start when earlier actions have
+        ended and its weights are loaded. ``expected`` is 0 if the duration is unknown. There are no predictions for
+        evictions, because they take no time.
         """
         if isinstance(action, LoadWeights):
             self._loading.sent(action.id, earliest, expected, start)
@@ -206,11 +208,14 @@ class GPUState:
         self._executing.sent(action.id, earliest, expected, start)
 
     def predicted_start(self, action_id: int) -> Nanos | None:
-        """Return the predicted start of an outstanding action; None if there is no prediction."""
+        """Return the predicted start of an outstanding action, or None if there is no prediction."""
         return self._executing.begin_of(action_id) or self._loading.begin_of(action_id)
 
     def compare(self, action: DeviceAction, result: Result, model: ModelState | None) -> None:
-        """Count the errors of an action's predictions for the device, and for the model if it is served."""
+        """Count the errors of an action's predictions for the device.
+
+        If the model is served, also count them for the model.
+        """
         if isinstance(result, InferResult):
             timing: Timing | None = result.exec
         else:
@@ -226,29 +231,33 @@ class GPUState:
             compare(predicted, timing, self.predictions.of(kind), model.predictions.of(kind))
 
     def occupied(self, sent: Nanos, timing: Timing) -> Nanos:
-        """Return how long an Infer occupied the device: its duration, and the gap after the Infer before it."""
+        """Return how long an Infer occupied the device.
+
+        This is its duration plus the gap between the previous Infer and it.
+        """
         before, self.exec_end = self.exec_end, timing.end
         gap = timing.begin - before
         return timing.end - before if before > sent + MAX_TRANSIT and 0 <= gap <= MAX_GAP else timing.duration
 
     def forget(self, model: str) -> None:
-        """Note that the worker unloads the model, which frees the pages of its weights if they are on the device."""
+        """Record that the worker unloads the model. If the weights are on the device, free their pages."""
         if model in self._residency:
             self._after(model, ResidencyEvent.UNLOAD)
             self._drop_weights(model)
 
     def leave(self) -> None:
-        """Note that the worker was lost: the device is no longer listed in `holders` and makes no more actions."""
+        """Record that the worker was lost. The device leaves `holders` and makes no more actions."""
         self.gone = True
         for model in self._residency:
             self._unlist(model)
 
     def settle(self, action: DeviceAction, result: Result) -> bool:
-        """Update the picture with the result of an outstanding action.
+        """Update the state with the result of an outstanding action.
 
         The controller calls this before the scheduler's `result`.
 
-        Return False if the result contradicts the picture: the worker and the controller disagree about the cache.
+        Return False if the result contradicts the state. In this case, the worker and the controller have different
+        views of the weights cache.
         """
         del self.outstanding[action.id]
         del self._routes[action.id]
@@ -258,7 +267,7 @@ class GPUState:
                 self._infers[action.model] = left
             else:
                 del self._infers[action.model]
-            # An Infer sent behind a load that was late or failed is no contradiction.
+            # An Infer may have been sent behind a load that was late or failed. Its failure is no contradiction.
             surprising = self._residency.get(action.model) is Residency.WARM
             return not (isinstance(result, ErrorResult) and surprising and result.status in _ABSENT)
         if isinstance(action, EvictWeights):
@@ -276,7 +285,7 @@ class GPUState:
         return GPUInfo(self.gpu_id, self.kind, self.cache.total, warm)
 
     def check_invariants(self) -> None:
-        """Assert the invariants of the picture; for tests and checkers."""
+        """Assert the invariants of the state. Tests and checkers call this method."""
         assert set(self.cache) == set(self._residency)
         assert 0 <= self.cache.used <= self.cache.total
         assert all(count > 0 for count in self._infers.values())
@@ -286,7 +295,7 @@ class GPUState:
         assert len(self._loading) + len(self._executing) <= len(self.outstanding)
 
     def _after(self, model: str, event: ResidencyEvent) -> Residency:
-        """Return the state of the model's weights after an event; ValueError if the event must not happen now."""
+        """Return the state of the model's weights after an event. Raise ValueError if the event is not allowed now."""
         if self.gone:
             raise ValueError(f"{event.value}: {self} is gone: its worker was lost")
         state = self.residency(model)
@@ -317,34 +326,34 @@ class GPUState:
     def __str__(self) -> str:
         return f"{self.worker_id}/gpu{self.gpu_id}"
 
-    def __repr__(self) -> str:  # not an alias of __str__: mypyc does not compile aliases of methods
+    def __repr__(self) -> str:  # this is not an alias of __str__, because mypyc does not compile aliases of methods
         return str(self)
 
 
 class QueuedAction:
-    """An action that a device's state has made and the controller has not sent yet."""
+    """An action that the state of a device has made and that the controller has not sent yet."""
 
     __slots__ = ("action", "gpu", "start")
 
     def __init__(self, gpu: GPUState, action: DeviceAction, start: Nanos) -> None:
-        """``start`` is when the scheduler expects the action to begin; 0 if it states no time."""
+        """``start`` is the start that the scheduler expects, or 0 if it states no time."""
         self.gpu = gpu
         self.action = action
         self.start = start
 
     def command(self, payloads: tuple[object, ...] = ()) -> SendAction:
-        """Return the command that sends the action with its requests' payloads."""
+        """Return the command that sends the action with the payloads of its requests."""
         return SendAction(self.gpu.worker_id, self.action, payloads)
 
 
 class ActionQueue:
-    """The actions that devices' states have made and the controller has not sent yet, in order.
+    """Actions, in order, that the states of devices have made and that the controller has not sent yet.
 
-    There is one queue in a controller. It also numbers the actions that need no device, such as LoadModelFromDisk.
+    A controller has one queue. The queue also numbers the actions that need no device, such as LoadModelFromDisk.
     """
 
     def __init__(self) -> None:
-        """Start empty; the first action has the id 1."""
+        """Start with an empty queue. The first action has the id 1."""
         self._last_id = 0
         self._queued: list[QueuedAction] = []
 
@@ -358,7 +367,7 @@ class ActionQueue:
         self._queued.append(queued)
 
     def take(self) -> list[QueuedAction]:
-        """Return all actions, in the order in which they were made, and leave the queue empty."""
+        """Return all actions in the order in which they were made. The queue is then empty."""
         taken = self._queued
         if taken:
             self._queued = []

@@ -11,11 +11,11 @@ from clockwork.state.prediction import OF_A_MODEL, Predictions
 from clockwork.units import Nanos
 
 MAX_RECENT: Final = 1000
-"""Number of durations in service that are kept for each batch size and for LoadWeights."""
+"""Limit of the durations in service that are stored for each batch size and for LoadWeights."""
 
 
 class ModelState:
-    """One model. ``profiles`` maps a kind of device to the model's times as measured before serving.
+    """A served model. ``profiles`` maps a kind of device to the times that were measured before serving.
 
     ``unbatched`` is the reason why each request is executed alone; if it is empty, requests may share a batch.
     """
@@ -28,15 +28,16 @@ class ModelState:
         self.name = info.name
         #: the name in clients' requests; it differs from ``name`` if several versions of a model were loaded
         self.served_as = info.name
-        #: whether the inputs of requests may differ in more than their first dimension
+        #: whether the inputs of different requests may differ in more than their first dimension
         self.flexible = any(-1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs)
         self.profiles: dict[str, ModelProfile] = {}
         self.unbatched = ""
-        self.predictions = Predictions(OF_A_MODEL)  #: errors of predictions of its actions on all devices
-        self._recent: dict[tuple[str, int], deque[Nanos]] = {}  #: by (kind, batch size), 0 for LoadWeights
+        self.predictions = Predictions(OF_A_MODEL)  #: errors of the predictions of its actions on all devices
+        #: durations by (kind, batch size); batch size 0 means LoadWeights
+        self._recent: dict[tuple[str, int], deque[Nanos]] = {}
 
     def took(self, kind: str, batch_size: int, duration: Nanos) -> None:
-        """Keep the duration of an Infer in service; a ``batch_size`` of 0 stands for a LoadWeights."""
+        """Store the duration of an Infer in service. A ``batch_size`` of 0 means a LoadWeights."""
         recent = self._recent.get((kind, batch_size))
         if recent is None:
             recent = self._recent[kind, batch_size] = deque(maxlen=MAX_RECENT)
@@ -58,7 +59,7 @@ class ModelState:
         return tuple(self._recent.get((kind, 0), ()))
 
     def recent(self, kind: str) -> ModelProfile:
-        """Return the profile with the durations measured in service, where there are at least `MIN_SAMPLES` of them.
+        """Return the profile. Durations measured in service replace its times if there are at least `MIN_SAMPLES`.
 
         Raises:
             KeyError: the model was not measured on this kind of device.
@@ -80,18 +81,18 @@ class ModelState:
 
     @property
     def max_batch_size(self) -> int:
-        """Limit of the rows of an Infer with several requests; 1: each request has its own Infer."""
+        """Limit of the rows of an Infer with several requests. If it is 1, each request has its own Infer."""
         return 1 if self.unbatched else self.max_rows
 
     @property
     def max_rows(self) -> int:
-        """Limit of the rows of one request: the largest batch size that was measured on every kind of device."""
+        """Limit of the rows of one request. It is the largest batch size that was measured on every kind of device."""
         if not self.info.batchable or not self.profiles:
             return 1
         return min(profile.batch_sizes[-1] for profile in self.profiles.values())
 
     def infer_estimate(self, batch_size: int, kind: str | None = None) -> Nanos:
-        """Return the p99 of executing ``batch_size`` rows on a device of ``kind``, or on the fastest kind (None).
+        """Return the p99 of the time for ``batch_size`` rows on a device of ``kind``, or on the fastest kind (None).
 
         Raises:
             KeyError: the model was not measured on this kind of device.
@@ -103,7 +104,7 @@ class ModelState:
         return min(profile.infer_estimate(batch_size) for profile in self.profiles.values())
 
     def load_estimate(self, kind: str) -> Nanos:
-        """Return the p99 of LoadWeights on a device of ``kind``.
+        """Return the p99 of the time of a LoadWeights on a device of ``kind``.
 
         Raises:
             KeyError: the model was not measured on this kind of device.

@@ -1,10 +1,11 @@
-"""Predictions of when actions start and end, and the errors of these predictions.
+"""Predicts when actions start and end, and counts the errors of these predictions.
 
-Theory of operation. A prediction is made when an action is sent. The predicted start is the one that the scheduler
-states, or else the end of the actions sent before it in its lane. There are no predictions for actions behind one whose
-duration is unknown. The error is counted when the result arrives. *Over* means that the prediction was later or longer
-than the actual value, *under* the opposite. Errors are counted in histograms, so that memory does not grow: with
-buckets of one per cent for a device, and of ten per cent for a model, because there are many models.
+Theory of operation. A prediction is made when an action is sent. The scheduler may state the predicted start.
+Otherwise, the predicted start is the end of the actions that were sent before in the same lane. If the duration of an
+action is unknown, there are no predictions for the actions behind it. The error is counted when the result arrives.
+*Over* means that the prediction was later or longer than the actual value, and *under* means the opposite. Errors are
+counted in histograms, so that memory does not grow. The buckets are one per cent wide for a device. They are ten per
+cent wide for a model, because there are many models.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from clockwork.units import Nanos
 
 OF_A_DEVICE: Final = 1
 OF_A_MODEL: Final = 10
-"""Widths of the histograms' buckets, in per cent."""
+"""Width in per cent of the histograms' buckets for a device and for a model."""
 
 
 class StartPredictor:
@@ -27,14 +28,15 @@ class StartPredictor:
 
     def __init__(self) -> None:
         """Start without outstanding actions."""
-        self._predicted: dict[int, tuple[Nanos, Nanos]] = {}  #: action id -> begin, duration; 0 if not predicted
-        self._base: Nanos = 0  #: the time from which `_work` is counted
+        #: action id -> predicted begin and duration; 0 if not predicted
+        self._predicted: dict[int, tuple[Nanos, Nanos]] = {}
+        self._base: Nanos = 0  #: time from which `_work` is counted
         self._work: Nanos = 0  #: sum of the expected durations of the outstanding actions
-        self._least: Nanos = 0  #: the action sent last cannot end before this
+        self._least: Nanos = 0  #: earliest end of the action that was sent last
         self._unknown = 0  #: number of outstanding actions whose duration is unknown
 
     def sent(self, action_id: int, earliest: Nanos, expected: Nanos, start: Nanos = 0) -> None:
-        """Note that an action is sent. ``start`` is the scheduler's prediction of its start, 0 if there is none."""
+        """Record that an action is sent. ``start`` is the scheduler's prediction of its start, or 0."""
         if not self._predicted:
             begin = self._base = start or earliest
             self._work = 0
@@ -50,9 +52,9 @@ class StartPredictor:
             self._unknown += 1
 
     def ended(self, action_id: int, end: Nanos | None) -> tuple[Nanos, Nanos] | None:
-        """Note that an action has ended at ``end``, or failed (None); return its predicted start and duration.
+        """Record that an action has ended at ``end``, or failed (None). Return its predicted start and duration.
 
-        A value that was not predicted is 0. Return None for an action that was never sent.
+        A value that was not predicted is 0. If the action was never sent, return None.
         """
         predicted = self._predicted.pop(action_id, None)
         if predicted is None:
@@ -71,7 +73,7 @@ class StartPredictor:
         return begin or None
 
     def end_of(self, action_id: int) -> Nanos:
-        """Return the predicted end of an outstanding action; 0 if there is no prediction."""
+        """Return the predicted end of an outstanding action, or 0 if there is no prediction."""
         begin, expected = self._predicted.get(action_id, (0, 0))
         return begin + expected if begin and expected else 0
 
@@ -85,7 +87,7 @@ class Errors:
     __slots__ = ("over", "right", "under")
 
     def __init__(self, width: int) -> None:
-        """Start empty; ``width`` is the width of the histograms' buckets in per cent."""
+        """Start empty. ``width`` is the width of the histograms' buckets in per cent."""
         self.right = 0
         self.over = Histogram(width)
         self.under = Histogram(width)
@@ -113,17 +115,17 @@ class Errors:
 
 
 class ActionErrors:
-    """Errors of the predictions of one kind of action: of its start, duration and completion."""
+    """Errors of the predictions for one kind of action, which are errors of start, duration and completion."""
 
     __slots__ = ("completion", "duration", "failed", "ratios", "start")
 
     def __init__(self, width: int) -> None:
-        """Start empty; ``width`` is the width of the histograms' buckets in per cent."""
+        """Start empty. ``width`` is the width of the histograms' buckets in per cent."""
         self.start = Errors(width)
         self.duration = Errors(width)
         self.completion = Errors(width)
         self.failed = 0
-        self.ratios = 0.0  #: sum of expected / actual over all durations
+        self.ratios = 0.0  #: sum over all durations of expected / actual
 
     def merge(self, other: "ActionErrors") -> None:
         """Add the counts of another object."""
@@ -142,17 +144,17 @@ class ActionErrors:
 
 
 class Predictions:
-    """Errors of the predictions for a device or for a model, by the kind of action."""
+    """Errors of the predictions for one device or one model, by the kind of action."""
 
     __slots__ = ("_by_kind", "_width")
 
     def __init__(self, width: int = OF_A_DEVICE) -> None:
-        """Start empty; ``width`` is the width of the histograms' buckets in per cent."""
+        """Start empty. ``width`` is the width of the histograms' buckets in per cent."""
         self._width = width
         self._by_kind: dict[str, ActionErrors] = {}
 
     def of(self, kind: str) -> ActionErrors:
-        """Return the errors of a kind of action, ``load`` or ``infer``."""
+        """Return the errors of one kind of action, which is ``load`` or ``infer``."""
         errors = self._by_kind.get(kind)
         if errors is None:
             errors = self._by_kind[kind] = ActionErrors(self._width)
@@ -164,7 +166,7 @@ class Predictions:
             self.of(kind).merge(errors)
 
     def summary(self) -> dict[str, PredictionSummary]:
-        """Return the errors as the status reports them, ``infer`` before ``load``."""
+        """Return the errors as the status reports them, with ``infer`` before ``load``."""
         return {kind: errors.summary() for kind, errors in self}
 
     def __iter__(self) -> Iterator[tuple[str, ActionErrors]]:
@@ -174,7 +176,8 @@ class Predictions:
 def compare(predicted: tuple[Nanos, Nanos], timing: Timing | None, device: ActionErrors, model: ActionErrors) -> None:
     """Count the errors of an action's predictions for its device and for its model.
 
-    ``predicted`` is its predicted start and duration, 0 if not predicted; ``timing`` is None if the action failed.
+    ``predicted`` contains the predicted start and duration, where 0 means no prediction. ``timing`` is None if the
+    action failed.
     """
     if timing is None:
         device.failed += 1
@@ -193,7 +196,7 @@ def compare(predicted: tuple[Nanos, Nanos], timing: Timing | None, device: Actio
 
 
 def _count(error: Nanos, device: Errors, model: Errors) -> None:
-    """Count an error: the actual value minus the predicted one."""
+    """Count an error, which is the actual value minus the predicted value."""
     if error > 0:
         add_to_both(error, device.under, model.under)
     elif error:

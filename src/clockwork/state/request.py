@@ -1,4 +1,4 @@
-"""A request while it waits for its answer."""
+"""Defines a request that waits for its answer."""
 
 from clockwork.messages.actions import InferInput
 from clockwork.state.model import ModelState
@@ -6,16 +6,19 @@ from clockwork.units import Bytes, Nanos
 
 
 class PendingRequest:
-    """An inference that the controller has accepted and not yet answered.
+    """An inference request that the controller has accepted but not answered yet.
 
-    ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is its share of an Infer action,
-    ``payload`` an opaque handle of its tensors' elements, ``batch_size`` its rows in a batch.
-    ``cold_start``: when the request arrived, no device had the weights.
-    ``promised`` is the time by which the scheduler has promised the answer; None if there is no promise. ``reason`` is
-    why the promise is broken; it is empty if the promise is not broken or the reason is unknown. A scheduler sets both.
-    ``nbytes`` is the size of its inputs, sent or generated. ``losses`` counts the workers that were lost while they
-    held the request. ``over`` is set by the controller when the request has been answered or cancelled: nothing more is
-    to be done.
+    ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is the request's share of an Infer
+    action. ``payload`` is an opaque handle of the elements of its tensors. ``batch_size`` is its number of rows in a
+    batch. ``cold_start`` means that no device had the weights when the request arrived. ``nbytes`` is the size of its
+    inputs, whether they are sent or generated. ``losses`` counts the workers that were lost while they had the request.
+
+    A scheduler sets ``promised`` and ``reason``. ``promised`` is the time by which it has promised the answer, or None
+    if there is no promise. ``reason`` is why the promise is broken. It is empty if the promise is not broken or the
+    reason is unknown.
+
+    The controller sets ``over`` when the request has been answered or cancelled. Nothing more has to be done for it
+    then.
     """
 
     __slots__ = (

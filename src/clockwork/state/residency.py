@@ -1,7 +1,7 @@
-"""Where a model's weights are, seen from one device, and which event changes that.
+"""Defines the states of a model's weights on one device, and the events that change the state.
 
-`RESIDENCY` is the whole table. An event that a state has no entry for is a defect of the scheduler or of the worker:
-`GPUState` raises `ValueError`. A model whose worker was lost, or was never loaded, is COLD.
+`RESIDENCY` is the complete table. If a state has no entry for an event, the event is a defect of the scheduler or of
+the worker, and `GPUState` raises `ValueError`. A model is COLD if it was never loaded or its worker was lost.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class Residency(Enum):
-    """Where a model's weights are, seen from one device."""
+    """State of a model's weights on one device."""
 
     COLD = "cold"
     LOADING = "loading"
@@ -18,7 +18,10 @@ class Residency(Enum):
 
 
 class ResidencyEvent(Enum):
-    """An event that concerns a model's weights on one device; the values are the texts of the diagram."""
+    """An event that concerns a model's weights on one device.
+
+    The values are the texts of the diagram in ARCHITECTURE.md.
+    """
 
     REPORTED = "its worker reports the weights when it connects"
     LOAD = "load_weights"
@@ -34,13 +37,13 @@ _E = ResidencyEvent
 
 RESIDENCY: Final[Mapping[tuple[Residency, ResidencyEvent], Residency]] = {
     (_R.COLD, _E.REPORTED): _R.WARM,
-    (_R.COLD, _E.LOAD): _R.LOADING,  # takes the pages now, before the worker confirms
+    (_R.COLD, _E.LOAD): _R.LOADING,  # takes the pages at once, before the worker confirms
     (_R.LOADING, _E.LOADED): _R.WARM,
-    (_R.LOADING, _E.LOAD_FAILED): _R.COLD,  # frees the pages; Infers sent behind the load will fail
+    (_R.LOADING, _E.LOAD_FAILED): _R.COLD,  # frees the pages; Infers that were sent behind the load will fail
     (_R.LOADING, _E.INFER): _R.LOADING,  # the worker executes the Infer when the load has ended
     (_R.LOADING, _E.UNLOAD): _R.COLD,
     (_R.WARM, _E.INFER): _R.WARM,  # the weights cannot be evicted before the result
-    (_R.WARM, _E.EVICT): _R.COLD,  # frees the pages now: the worker executes loads and evictions in order
+    (_R.WARM, _E.EVICT): _R.COLD,  # frees the pages at once, because the worker executes loads and evictions in order
     (_R.WARM, _E.UNLOAD): _R.COLD,
 }
-"""(state, event) -> next state."""
+"""Maps (state, event) to the next state."""

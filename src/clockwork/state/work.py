@@ -1,4 +1,4 @@
-"""Counts and times of the work that a device has done."""
+"""Counts the work that a device has done, and adds up its times."""
 
 from clockwork.messages.counts import DeviceCounts
 from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferResult, LoadWeightsResult, Result
@@ -6,7 +6,7 @@ from clockwork.units import Nanos
 
 
 class Work:
-    """Counts of one device's actions; see `DeviceCounts`."""
+    """Counts of one device's actions. `DeviceCounts` explains the fields."""
 
     __slots__ = ("batches", "evictions", "exec_ns", "failed", "load_ns", "loads")
 
@@ -17,7 +17,7 @@ class Work:
         self.load_ns: Nanos = 0
 
     def count(self, result: Result) -> None:
-        """Count the result of an action of the scheduler."""
+        """Count the result of an action that the scheduler made."""
         if isinstance(result, InferResult):
             self.batches += 1
             self.exec_ns += result.exec.duration
