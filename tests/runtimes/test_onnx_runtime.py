@@ -87,24 +87,24 @@ def test_a_model_that_rejects_small_inputs_is_tried_with_larger_ones(tmp_path: P
 
 
 def test_a_model_that_rejects_all_random_inputs_is_not_batched_and_its_weights_are_copied(tmp_path: Path) -> None:
-    table = np.arange(4096, dtype=np.float32).reshape(16, 256)
+    table = np.arange(16 * 282, dtype=np.float32).reshape(16, 282)
     proto = model(
         [node("Concat", "x x", "z", axis=1), node("Add", "z w", "y")],
         [value("x", ["N", "L"])],
         [value("y", ["N", "M"])],
         w=table[0],
-    )  # it accepts only 128 columns
+    )  # it accepts only 141 columns
     host = OnnxRuntime().load_model(saved(proto, tmp_path / "a.onnx"))
     assert host.info.unbatched == "it accepts none of the random inputs made to try it"
     assert not host.info.batchable
     assert not host.in_place
-    assert response(host, np.zeros((1, 128), "f4")).tolist() == list(range(256))
+    assert response(host, np.zeros((1, 141), "f4")).tolist() == list(range(282))
 
 
 def test_inputs_that_would_be_too_large_are_not_tried(tmp_path: Path) -> None:
     host = OnnxRuntime().load_model(saved(echo(FLOAT, ["N", *"ABCDEFGH"]), tmp_path / "a.onnx"))
-    assert not host.info.batchable
-    assert not host.in_place
+    assert host.info.example is not None
+    assert host.info.example.shapes == ((1, *[8] * 8),)
 
 
 # -------------------------------------------------------------------------------------------------------- prepared

@@ -19,6 +19,7 @@ from clockwork.cli.worker_options import (
     AllowLinksTo,
     DeviceKind,
     Devices,
+    ModelShapes,
     NoBatching,
     ThreadsPerDevice,
 )
@@ -41,6 +42,7 @@ CHECK_MODEL_EXAMPLES: Final = examples(
     "clockwork check-model resnet.pt2",
     "clockwork check-model resnet.pt2 --device cuda",
     "clockwork check-model models/bert/1/model.onnx --free-dim 64 --max-batch 4 --json",
+    "clockwork check-model ocr.onnx --model-shape ocr:x=3x48x320",
 )
 
 MIN_SAMPLES: Final = 3
@@ -139,17 +141,18 @@ def check_model(
     allow_compiled: AllowCompiled = False,
     no_batching: NoBatching = None,
     allow_batching: AllowBatching = None,
-    free_dim: Annotated[int, typer.Option(min=1, help="Size of free dimensions other than the batch dimension.")] = 128,
+    model_shape: ModelShapes = None,
+    free_dim: Annotated[int, typer.Option(min=1, help="First size that is tried for free dimensions.")] = 128,
     allow_links_to: AllowLinksTo = None,
     json: AsJson = False,
 ) -> None:
     """Load and execute a model, and show its inputs, outputs, weights, load time, and the time of each batch size.
 
-    The command needs no server. The inputs are zeros. --no-batching and --allow-batching accept the name that serve
-    would give the model.
+    The command needs no server. The output shows the inputs that the model was measured with, and those that it
+    refused. --no-batching, --allow-batching and --model-shape accept the name that serve would give the model.
     """
     from clockwork.cli.batch_limits import batch_limit
-    from clockwork.cli.models import common_root, parse_model
+    from clockwork.cli.models import common_root, model_shapes, parse_model
     from clockwork.cli.output import show, show_json
     from clockwork.controller.config import ProfilingConfig
     from clockwork.host.model_check import check_model as check
@@ -158,11 +161,11 @@ def check_model(
     from clockwork.runtimes.links import LinkPolicy
     from clockwork.scheduling.fifo import FifoScheduler
 
-    batching = batching_options(no_batching, allow_batching)
+    batching = batching_options(no_batching, allow_batching, model_shapes(model_shape), free_dim)
     runtime = _runtime_for(path, device, threads_per_device, max_batch, allow_compiled, batching)
     model = parse_model(str(path))
     runtime.links = LinkPolicy((path if path.is_dir() else path.parent,), tuple(allow_links_to or ()))
-    profiling = ProfilingConfig(max_batch_size=max_batch, free_dim=free_dim)
+    profiling = ProfilingConfig(max_batch_size=max_batch)
     checked = check(runtime, common_root([model]), model.path, model.name, FifoScheduler(), profiling, PAGE_SIZE)
     if json:
         show_json(
@@ -174,6 +177,7 @@ def check_model(
                 "load_weights": checked.profile.load_weights,
                 "infer": checked.profile.infer,
                 "batch_limit": batch_limit(checked.profile),
+                "unmeasured": checked.profile.unmeasured,
             }
         )
     else:
@@ -198,6 +202,10 @@ def _describe_model(checked: "CheckedModel") -> "Iterator[Listing | str]":
         yield f"  note     {info.note}"
     loading = show_duration(profile.load_weights.median)
     yield f"  from disk to host memory {show_duration(checked.read_time)}, to the device {loading}"
+    yield from _describe_example(checked)
+    if profile.unmeasured:
+        yield "  not measured: the first request that is executed is the measurement (--unmeasured-cap)"
+        return
     rows = [
         (size, show_duration(times.median), show_duration(times.p99), f"{size * 1e9 / times.median:,.0f}")
         for size, times in profile.infer.items()
@@ -205,6 +213,18 @@ def _describe_model(checked: "CheckedModel") -> "Iterator[Listing | str]":
     yield table("", (">batch size", ">p50", ">p99", ">rows/s"), rows)
     if info.batchable and (limit := batch_limit(profile)):
         yield limit
+
+
+def _describe_example(checked: "CheckedModel") -> "Iterator[str]":
+    """Yield the inputs that the model was measured with, and those that it refused."""
+    example = checked.info.example
+    if example is None:
+        return
+    yield from (f"  refused  {refused}" for refused in example.refused)
+    if example.shapes:
+        inputs = zip(checked.info.inputs, example.shapes, strict=True)
+        shapes = ", ".join(replace(tensor, shape=shape).describe() for tensor, shape in inputs)
+        yield f"  example  {shapes} ({example.source})"
 
 
 def _runtime_for(

@@ -154,6 +154,24 @@ def batching_names(names: list[str] | None, specs: tuple[LoadSpec, ...], option:
     return tuple(names or ())
 
 
+def model_shapes(texts: Iterable[str] | None, specs: Iterable[LoadSpec] | None = None) -> tuple[str, ...]:
+    """Check the values of ``--model-shape`` and return them; ``specs`` are the models, if these are known.
+
+    Raises:
+        typer.BadParameter: a value is not ``NAME:INPUT=SHAPE``, or no model has the name.
+    """
+    from clockwork.runtimes.given import OPTION, shapes_by_model
+
+    values = tuple(texts or ())
+    try:
+        shapes = shapes_by_model(values)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=OPTION) from None
+    if specs is not None:
+        _check_names(shapes, {spec.name for spec in specs}, OPTION)
+    return values
+
+
 def _check_names(names: Iterable[str], known: Iterable[str], option: str) -> None:
     for name in names:
         if name not in known:

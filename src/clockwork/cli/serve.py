@@ -56,6 +56,7 @@ from clockwork.cli.worker_options import (
     IoSize,
     ModelCache,
     ModelCacheSize,
+    ModelShapes,
     NoBatching,
     PageSize,
     PayloadMemory,
@@ -155,6 +156,7 @@ def serve(
     max_batch: MaxBatch = 16,
     no_batching: NoBatching = None,
     allow_batching: AllowBatching = None,
+    model_shape: ModelShapes = None,
     profile_seconds: ProfileSeconds = 1.0,
     unmeasured_cap: UnmeasuredCap = 50 * MILLISECOND,
     verify_batches: VerifyBatches = DEFAULT_VERIFIED_SHARE,
@@ -195,7 +197,7 @@ def serve(
         specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
         specs, worker = _local_worker(
-            files=(models or [], copies, model_root, allow_links_to or [], no_batching, allow_batching),
+            files=(models or [], copies, model_root, allow_links_to or [], no_batching, allow_batching, model_shape),
             execution=(runtime, options, devices, threads_per_device, max_batch, allow_compiled),
             memory=(cache_size, page_size, model_cache, model_cache_size),
         )
@@ -248,15 +250,15 @@ def _emulated(
 
 
 def _local_worker(
-    files: tuple[list[str], int, Path | None, list[Path], list[str] | None, list[str] | None],
+    files: tuple[list[str], int, Path | None, list[Path], list[str] | None, list[str] | None, list[str] | None],
     execution: tuple[str, DeviceOptions, int, int, int, bool],
     memory: tuple[Bytes | None, Bytes, Path | None, Bytes],
 ) -> "tuple[tuple[LoadSpec, ...], WorkerOptions]":
     """Return the models to load from files, and the worker that executes them."""
-    from clockwork.cli.models import batching_names, link_policy
+    from clockwork.cli.models import batching_names, link_policy, model_shapes
     from clockwork.cli.worker_process import LocalWorker
 
-    models, copies, model_root, links, no_batching, allow_batching = files
+    models, copies, model_root, links, no_batching, allow_batching, shapes = files
     root, specs = _from_files(models, copies, model_root)
     runtime, options, devices, threads_per_device, max_batch, allow_compiled = execution
     cache_size, page_size, model_cache, model_cache_size = memory
@@ -275,6 +277,7 @@ def _local_worker(
         allow_compiled=allow_compiled,
         no_batching=batching_names(no_batching, specs, "--no-batching"),
         allow_batching=batching_names(allow_batching, specs, "--allow-batching"),
+        model_shapes=model_shapes(shapes, specs),
     )
 
 

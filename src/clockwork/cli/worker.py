@@ -25,6 +25,7 @@ from clockwork.cli.worker_options import (
     IoSize,
     ModelCache,
     ModelCacheSize,
+    ModelShapes,
     NoBatching,
     PageSize,
     PinnedSize,
@@ -86,6 +87,7 @@ def worker(
     max_batch: MaxBatch = 16,
     no_batching: NoBatching = None,
     allow_batching: AllowBatching = None,
+    model_shape: ModelShapes = None,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
     emulate: Emulate = None,
@@ -107,7 +109,7 @@ def worker(
     Ctrl-C or SIGTERM ends the worker as soon as the running actions have ended.
     """
     from clockwork.cli.logs import start_log
-    from clockwork.cli.models import check_emulated, emulated_models, emulated_pages
+    from clockwork.cli.models import check_emulated, emulated_models, emulated_pages, model_shapes
     from clockwork.cli.process import end_with_parent
     from clockwork.cli.security import worker_link
 
@@ -158,7 +160,7 @@ def worker(
             allow_compiled,
             model_cache=model_cache,
             model_cache_size=model_cache_size,
-            batching=batching_options(no_batching, allow_batching),
+            batching=batching_options(no_batching, allow_batching, model_shapes(model_shape)),
         )
         executor.links = LinkPolicy(tuple(named_directories or ()), tuple(allow_links_to or ()))
         _run(lambda on_host: run_worker(worker_config, executor, on_host))

@@ -133,6 +133,16 @@ NoBatching: TypeAlias = Annotated[
         help="Name of a model whose requests are never batched. May be repeated.",
     ),
 ]
+ModelShapes: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-shape",
+        metavar="NAME:INPUT=SHAPE",
+        show_default=False,
+        help="Shape of an input to try and measure a model with, without the batch dimension: ocr:x=3x48x320 "
+        "(docs/models.md); may be repeated.",
+    ),
+]
 AllowLinksTo: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option(

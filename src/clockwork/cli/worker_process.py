@@ -185,6 +185,7 @@ class LocalWorker(Struct, frozen=True, kw_only=True):
     allow_compiled: bool = False
     no_batching: tuple[str, ...] = ()
     allow_batching: tuple[str, ...] = ()
+    model_shapes: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
         """Return the arguments of ``clockwork worker``."""
@@ -203,6 +204,7 @@ class LocalWorker(Struct, frozen=True, kw_only=True):
         arguments += [f"--allow-links-to={directory}" for directory in self.links.targets]
         arguments += [f"--no-batching={name}" for name in self.no_batching]
         arguments += [f"--allow-batching={name}" for name in self.allow_batching]
+        arguments += [f"--model-shape={shape}" for shape in self.model_shapes]
         if self.allow_compiled:
             arguments.append("--allow-compiled")
         if self.model_cache is not None:

@@ -180,7 +180,8 @@ class TaskRunner:
             info.weights_bytes,
             info.max_batch,
             version_of(path, file),
-            trial=info.trial,
+            info.example,
+            info.trial,
         )
 
     def _assemble(self, action: Infer, task: StartTask) -> Batch:

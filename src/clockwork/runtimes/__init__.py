@@ -2,20 +2,23 @@
 
 No runtime imports another. The runtimes share these modules:
 
-==============  ================================================================================================
-`common`        the base class of runtimes, model information and error texts
-`locating`      finds the model file that a path means
-`signature`     inputs and outputs of a model
-`batches`       assembles requests into a batch and splits the outputs
-`batching`      decides from the graph and the operator's options whether requests may share a batch
-`rows`          the analysis of the graph for that decision
-`probe`         tries a prepared model on random inputs
-`trial`         compares rows executed alone with the same rows executed in a batch
-`config_pbtxt`  reads Triton's config.pbtxt
-`text_format`   parses protobuf text, its format
-`hardware`      the name of the CPU
-`nvidia`        the NVIDIA GPUs of this machine
-`by_file`       one runtime that chooses between ONNX Runtime and PyTorch by the name of the file
-`ort`           the only module that imports ONNX Runtime
-==============  ================================================================================================
+=================  =============================================================================================
+`common`           the base class of runtimes, model information and error texts
+`locating`         finds the model file that a path means
+`signature`        inputs and outputs of a model
+`batches`          assembles requests into a batch and splits the outputs
+`batching`         decides from the graph and the operator's options whether requests may share a batch
+`rows`             the analysis of the graph for that decision
+`probe`            tries a prepared model on random inputs
+`examples`         finds inputs that a model accepts, for trials and for measurements
+`given`            reads the inputs that the operator gives for a model
+`random_elements`  random elements, zeros, and repeated elements of an example
+`trial`            compares rows executed alone with the same rows executed in a batch
+`config_pbtxt`     reads Triton's config.pbtxt
+`text_format`      parses protobuf text, its format
+`hardware`         the name of the CPU
+`nvidia`           the NVIDIA GPUs of this machine
+`by_file`          one runtime that chooses between ONNX Runtime and PyTorch by the name of the file
+`ort`              the only module that imports ONNX Runtime
+=================  =============================================================================================
 """

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct
 
 from clockwork.messages.actions import InferInput
-from clockwork.messages.results import DeviceTime, TrialRun
+from clockwork.messages.results import DeviceTime, ExampleInputs, TrialRun
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import Bytes
@@ -55,6 +55,8 @@ class HostModelInfo(Struct, frozen=True):
     """Largest batch that the model's config.pbtxt allows, in rows; 0: no limit is configured."""
     trial: TrialRun | None = None
     """The execution of one row in the trial of the model; None if the model accepted no inputs."""
+    example: ExampleInputs | None = None
+    """Inputs that the model accepts, to measure it with. None means that the runtime did not look for any."""
 
 
 class LoadedModel(Protocol):

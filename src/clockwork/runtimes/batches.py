@@ -4,20 +4,24 @@ If a batch has a single request, its inputs are views of the request's payload. 
 copied once, into the batch. Outputs are never copied, because each request gets a view of its rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
 
-from clockwork.arrays import Array, dtype_of, from_payload, raw_bytes, to_payload
+from clockwork.arrays import Array, from_payload, raw_bytes, to_payload
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.messages.actions import InferInput
 from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec
 from clockwork.runtimes.base import HostModelInfo, Payload
+from clockwork.runtimes.random_elements import generated
 from clockwork.runtimes.signature import FREE
 
 Feed: TypeAlias = dict[str, Array]
 """Inputs by name."""
+
+NO_ROW: Final[Mapping[str, Array]] = {}
+"""The elements of generated inputs that are all zeros."""
 
 RequestOutputs: TypeAlias = tuple[tuple[TensorSpec, ...], list[Payload]]
 """Specs and payloads of one request's outputs."""
@@ -31,9 +35,18 @@ def keep_strings(tensor: TensorSpec, array: Array) -> Array:
 class Batcher:
     """Checks requests against a model's inputs and outputs, assembles batches and splits outputs."""
 
-    def __init__(self, info: HostModelInfo, decode: Callable[[TensorSpec, Array], Array] = keep_strings) -> None:
-        """``decode`` converts the arrays of BYTES tensors to the runtime's own form of strings."""
+    def __init__(
+        self,
+        info: HostModelInfo,
+        decode: Callable[[TensorSpec, Array], Array] = keep_strings,
+        example: Mapping[str, Array] = NO_ROW,
+    ) -> None:
+        """``decode`` converts the arrays of BYTES tensors to the runtime's own form of strings.
+
+        Generated inputs repeat the elements of ``example``, which has one row, or are zeros.
+        """
         self._decode = decode
+        self._example = example
         self._batchable = info.batchable
         self._inputs = {tensor.name: tensor for tensor in info.inputs}
         self._strings = frozenset(tensor.name for tensor in info.inputs if tensor.datatype == Datatype.BYTES)
@@ -101,7 +114,7 @@ class Batcher:
         for tensor in request.tensors:
             self._check(request, tensor)
             if request.generated:
-                feed[tensor.name] = _zeros(tensor)
+                feed[tensor.name] = generated(tensor.datatype, tensor.shape, self._example.get(tensor.name))
                 continue
             array = from_payload(tensor, payload, offset)
             offset += tensor.nbytes
@@ -157,9 +170,14 @@ class LoadedArrayModel:
 
     uploads: Final = False
 
-    def __init__(self, info: HostModelInfo, decode: Callable[[TensorSpec, Array], Array] = keep_strings) -> None:
-        """``decode`` converts strings, as in `Batcher`."""
-        self._batcher = Batcher(info, decode)
+    def __init__(
+        self,
+        info: HostModelInfo,
+        decode: Callable[[TensorSpec, Array], Array] = keep_strings,
+        example: Mapping[str, Array] = NO_ROW,
+    ) -> None:
+        """``decode`` converts strings, and ``example`` has the elements of generated inputs, as in `Batcher`."""
+        self._batcher = Batcher(info, decode, example)
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> Feed:
         """Assemble a batch from the rows of several requests; see `Batcher.assemble`."""
@@ -171,11 +189,6 @@ class LoadedArrayModel:
 
     def device_time(self, outputs: list[Array]) -> None:
         """Return None, because the caller measures the time of `execute` itself."""
-
-
-def _zeros(tensor: TensorSpec) -> Array:
-    dtype = dtype_of(tensor.datatype)
-    return np.full(tensor.shape, "", object) if dtype.kind == "O" else np.zeros(tensor.shape, dtype)
 
 
 def _check_same(info: TensorInfo, arrays: list[Array]) -> None:

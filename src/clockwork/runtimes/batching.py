@@ -8,13 +8,16 @@ rows is never batched.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
 from clockwork.runtimes.config_pbtxt import max_batch_size
+from clockwork.runtimes.examples import FREE_DIM, Known, Search
+from clockwork.runtimes.given import GivenInputs, Shape, given_inputs, shapes_by_model
+from clockwork.runtimes.links import NO_LINKS, LinkPolicy
 from clockwork.runtimes.rows.value import Proof
 
 NO_BATCHING: Final = "--no-batching"
@@ -26,16 +29,23 @@ CONFIGURED: Final = "max_batch_size is 0 in its config.pbtxt"
 
 
 class BatchingPolicy(Struct, frozen=True):
-    """The operator's choices about batching for one model.
+    """The operator's choices for one model: about batching, and about the inputs to try and measure it with.
 
     ``forbidden`` is the reason why the model must not be batched; it is empty if the model may be batched. ``allowed``
     means that the model may be batched even without a proof. ``max_batch`` is the largest batch in rows, or 0 for no
-    limit.
+    limit. ``given`` contains the inputs that the operator gives, and ``free_dim`` is the size to try first for free
+    dimensions.
     """
 
     forbidden: str = ""
     allowed: bool = False
     max_batch: int = 0
+    given: tuple[GivenInputs, ...] = ()
+    free_dim: int = FREE_DIM
+
+    def search(self, known: Known | None = None, only_zeros: bool = False) -> Search:
+        """Return how to find inputs that the model accepts; see `clockwork.runtimes.examples.Search`."""
+        return Search(self.given, known or {}, self.free_dim, only_zeros)
 
     def digest(self, of_file: str) -> str:
         """Return the digest of a model and this policy. With the default policy, this is the file's own digest.
@@ -47,28 +57,36 @@ class BatchingPolicy(Struct, frozen=True):
 
 
 class BatchingOptions(Struct, frozen=True):
-    """Model names given with ``--no-batching`` and ``--allow-batching``."""
+    """Model names given with ``--no-batching`` and ``--allow-batching``, and shapes given with ``--model-shape``."""
 
     never: frozenset[str] = frozenset()
     allowed: frozenset[str] = frozenset()
+    shapes: Mapping[str, Mapping[str, Shape]] = {}
+    free_dim: int = FREE_DIM
 
-    def of(self, name: str, path: Path, file: Path) -> BatchingPolicy:
+    def of(self, name: str, path: Path, file: Path, links: LinkPolicy = NO_LINKS) -> BatchingPolicy:
         """Return the policy for the model with this name; ``file`` is the model file that ``path`` means.
 
         Raises:
-            InvalidModelError: the config.pbtxt beside the model cannot be read.
+            InvalidModelError: the config.pbtxt or the file with examples beside the model cannot be read.
         """
+        given = given_inputs(self.shapes.get(name), path, file, links)
         if name in self.never:
-            return BatchingPolicy(FORBIDDEN)
+            return BatchingPolicy(FORBIDDEN, given=given, free_dim=self.free_dim)
         limit = max_batch_size(path, file)
         if limit == 0:
-            return BatchingPolicy(CONFIGURED)
-        return BatchingPolicy(allowed=name in self.allowed, max_batch=limit or 0)
+            return BatchingPolicy(CONFIGURED, given=given, free_dim=self.free_dim)
+        return BatchingPolicy("", name in self.allowed, limit or 0, given, self.free_dim)
 
 
-def batching_options(never: Iterable[str] | None, allowed: Iterable[str] | None) -> BatchingOptions:
-    """Return the options for the values of ``--no-batching`` and ``--allow-batching``."""
-    return BatchingOptions(frozenset(never or ()), frozenset(allowed or ()))
+def batching_options(
+    never: Iterable[str] | None,
+    allowed: Iterable[str] | None,
+    shapes: Iterable[str] | None = None,
+    free_dim: int = FREE_DIM,
+) -> BatchingOptions:
+    """Return the options for the values of ``--no-batching``, ``--allow-batching`` and ``--model-shape``."""
+    return BatchingOptions(frozenset(never or ()), frozenset(allowed or ()), shapes_by_model(shapes or ()), free_dim)
 
 
 class TrialPlan(Struct, frozen=True):

@@ -60,7 +60,7 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
             ServerError: a device cannot execute the model, or has too little memory for it.
         """
         found = self.locate(path, name)
-        policy = self._batching.of(name, path, found)
+        policy = self._batching.of(name, path, found, self.links)
         file = self._read(found)
         digest = policy.digest(file.digest)
         with self._lock:
@@ -100,6 +100,7 @@ def model_info(
         unbatched=verdict.unbatched,
         max_batch=policy.max_batch,
         trial=verdict.trial,
+        example=verdict.example,
     )
 
 

@@ -29,7 +29,7 @@ def max_batch_size(path: Path, file: Path) -> int | None:
     Raises:
         InvalidModelError: the file cannot be read, or the value is wrong.
     """
-    config = _beside(path, file)
+    config = beside(path, file)
     fields = None if config is None else read_config(config, path.name)
     try:
         return None if fields is None else configured_batch(fields)
@@ -77,7 +77,7 @@ def _shown(value: object) -> str:
     return "a message" if isinstance(value, dict) else repr(value)[:40]
 
 
-def _beside(path: Path, file: Path) -> Path | None:
+def beside(path: Path, file: Path) -> Path | None:
     """Return ``NAME/config.pbtxt`` for ``NAME/1/model.onnx`` or ``NAME/model.onnx``.
 
     Return None if the path is the model file itself and the file is not called ``model``: its directory may contain

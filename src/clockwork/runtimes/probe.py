@@ -8,30 +8,33 @@ The declared shapes do not prove that a model can be batched. Many exported mode
 contain a Reshape or a recurrent state that fixes its size. Other models compute across the batch. So the graph is
 analysed first (`clockwork.runtimes.rows`). A `clockwork.runtimes.batching.TrialPlan` then states which trials are
 needed.
+
+The inputs are random, with free dimensions of a few sizes. If the model accepts none of these sizes, the shapes and the
+elements of its example (`clockwork.runtimes.examples`) are tried.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from itertools import chain
+from math import prod
 from typing import Any, Final
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clockwork.arrays import Array, dtype_of
+from clockwork.arrays import Array
 from clockwork.clock import MonotonicClock
-from clockwork.messages.results import TrialRun
-from clockwork.messages.tensors import Datatype
+from clockwork.messages.results import ExampleInputs, TrialRun
 from clockwork.runtimes.batching import UNDECLARED, TrialPlan
+from clockwork.runtimes.examples import MAX_ELEMENTS, Example, example_feed
+from clockwork.runtimes.given import Shape
+from clockwork.runtimes.random_elements import random_elements
 from clockwork.runtimes.signature import FREE, Port, Signature
-from clockwork.runtimes.trial import Run, attempt, is_float, row_kinds, why_not_batchable
+from clockwork.runtimes.trial import Feed, Run, attempt, is_float, row_kinds, why_not_batchable
 from clockwork.units import Bytes
 
 SIZES: Final = (16, 64, 224)
 """Sizes to try for free dimensions. They suit short texts, and images that can be halved five times."""
-
-MAX_ELEMENTS: Final = 1 << 24
-"""Number of elements of the largest input that is tried."""
 
 ROWS: Final = 4
 """Number of rows of an example batch. Batches are small if requests have deadlines."""
@@ -41,7 +44,8 @@ MAX_DIFFERENCE: Final = 0.1
 
 UNTRIED: Final = "it accepts none of the random inputs made to try it"
 
-_FLOATS: Final = (Datatype.FP64, Datatype.FP32, Datatype.FP16, Datatype.BF16)
+NO_EXAMPLE: Final = Example(ExampleInputs())
+"""The example of a model for which none was searched."""
 
 
 class Verdict(Struct, frozen=True):
@@ -52,6 +56,7 @@ class Verdict(Struct, frozen=True):
     - ``packed``: sessions pack weights
     - ``session_bytes``: the heap memory that a session takes, without weights that are used in place
     - ``trial``: the first execution of the prepared graph; None if it accepted none of the random inputs
+    - ``example``: the model's example, and ``random_example`` whether its elements are random
     """
 
     in_place: bool
@@ -59,18 +64,19 @@ class Verdict(Struct, frozen=True):
     packed: bool = True
     session_bytes: Bytes = 0
     trial: TrialRun | None = None
+    example: ExampleInputs | None = None
+    random_example: bool = False
 
 
 _clock: Final = MonotonicClock()
 
 
-def try_model(ports: Signature, original: Run, prepared: Run, plan: TrialPlan) -> Verdict:
+def try_model(
+    ports: Signature, original: Run, prepared: Run, plan: TrialPlan, example: Example = NO_EXAMPLE
+) -> Verdict:
     """Try both graphs on random inputs. Also try the prepared graph on batches, unless the plan forbids batching."""
     refused = plan.refused if ports.may_batch else UNDECLARED
-    for size in SIZES if _has_free(ports) else SIZES[:1]:
-        first = _feed(ports, size, seed=1)
-        if first is None:
-            break
+    for shapes, first in _first_rows(ports, example):
         expected = attempt(original, first)
         if expected is None:
             continue
@@ -78,21 +84,21 @@ def try_model(ports: Signature, original: Run, prepared: Run, plan: TrialPlan) -
         found = attempt(prepared, first)
         trial = TrialRun(_clock.now() - begin, sum(array.size for array in first.values()))
         if not refused:
-            rows = chain([(first, found)], ((row, None) for row in _rows(ports, size, plan)))
+            rows = chain([(first, found)], ((row, None) for row in _rows(ports, shapes, plan)))
             refused = why_not_batchable(prepared, rows, plan.thorough, plan.coarse)
-        return Verdict(_identical(expected, found), refused, trial=trial)
-    return Verdict(in_place=False, unbatched=refused or UNTRIED)
+        return Verdict(
+            _identical(expected, found), refused, trial=trial, example=example.inputs, random_example=example.random
+        )
+    untried = refused or UNTRIED
+    return Verdict(in_place=False, unbatched=untried, example=example.inputs, random_example=example.random)
 
 
-def example_inputs(ports: Signature, run: Run) -> list[dict[str, Array]]:
+def example_inputs(ports: Signature, run: Run, example: Example = NO_EXAMPLE) -> list[Feed]:
     """Return inputs that the model accepts: one row and, if it accepts batches, `ROWS` rows.
 
     The list is empty if the model accepts none of the random inputs.
     """
-    for size in SIZES if _has_free(ports) else SIZES[:1]:
-        row = _feed(ports, size, seed=1)
-        if row is None:
-            break
+    for _, row in _first_rows(ports, example):
         if attempt(run, row) is None:
             continue
         rows = {name: np.concatenate([array] * ROWS) for name, array in row.items()} if ports.may_batch else row
@@ -100,16 +106,15 @@ def example_inputs(ports: Signature, run: Run) -> list[dict[str, Array]]:
     return []
 
 
-def observed(ports: Signature, run: Run) -> Signature:
+def observed(ports: Signature, run: Run, example: Example = NO_EXAMPLE) -> Signature:
     """Return the signature after correcting the shapes of outputs from a run of the model.
 
     A graph may declare no shape for an output, or a wrong one. A dimension whose declared size is wrong becomes free.
     If the number of dimensions is wrong, all dimensions become free. If the model accepts no random input, the declared
     shapes stay.
     """
-    for size in SIZES if _has_free(ports) else SIZES[:1]:
-        row = _feed(ports, size, seed=1)
-        outputs = None if row is None else attempt(run, row)
+    for _, row in _first_rows(ports, example):
+        outputs = attempt(run, row)
         if outputs is not None:
             pairs = zip(ports.outputs, outputs, strict=True)
             return Signature(ports.inputs, tuple(_corrected(port, array.shape) for port, array in pairs))
@@ -128,58 +133,40 @@ def _has_free(ports: Signature) -> bool:
     return any(FREE in port.info.shape[int(ports.may_batch) :] for port in ports.inputs)
 
 
-def _rows(ports: Signature, size: int, plan: TrialPlan) -> Iterator[Mapping[str, Array]]:
+def _first_rows(ports: Signature, example: Example) -> Iterator[tuple[Sequence[Shape], Feed]]:
+    """Yield shapes and elements to try first, until the model accepts them."""
+    for size in SIZES if _has_free(ports) else SIZES[:1]:
+        shapes = [_sized(ports, port, size) for port in ports.inputs]
+        if any(prod(shape) > MAX_ELEMENTS for shape in shapes):
+            break
+        yield shapes, _feed(ports, shapes, seed=1)
+    if example.inputs.shapes:
+        yield example.inputs.shapes, _feed(ports, example.inputs.shapes, seed=1)
+        given = example_feed(ports, example)
+        if example.row and given is not None:  # zeros would hide weights that are wrong
+            yield example.inputs.shapes, given
+
+
+def _rows(ports: Signature, shapes: Sequence[Shape], plan: TrialPlan) -> Iterator[Feed]:
     """Generate the rows to try after the first, which has seed 1."""
     for seed, kind in enumerate(row_kinds(plan.thorough, plan.coarse), 2):
-        row = _feed(ports, size, seed, kind)
-        assert row is not None  # it is as large as the first row
-        yield row
+        yield _feed(ports, shapes, seed, kind)
 
 
-def _feed(ports: Signature, size: int, seed: int, kind: str = "fractions") -> dict[str, Array] | None:
-    """Return one row of random inputs, or None if an input would be too large."""
+def _sized(ports: Signature, port: Port, size: int) -> Shape:
+    shape = [size if dim == FREE else dim for dim in port.info.shape]
+    if ports.may_batch:
+        shape[0] = 1
+    return tuple(shape)
+
+
+def _feed(ports: Signature, shapes: Sequence[Shape], seed: int, kind: str = "fractions") -> Feed:
+    """Return one row of random inputs."""
     generator = np.random.default_rng(seed)
-    feed: dict[str, Array] = {}
-    for port in ports.inputs:
-        shape = [size if dim == FREE else dim for dim in port.info.shape]
-        if ports.may_batch:
-            shape[0] = 1
-        if np.prod(shape, dtype=float) > MAX_ELEMENTS:
-            return None
-        feed[port.info.name] = random_elements(port, tuple(shape), generator, kind)
-    return feed
-
-
-def random_elements(
-    port: Port, shape: tuple[int, ...], generator: np.random.Generator, kind: str = "fractions"
-) -> Array:
-    """Return random elements of one of `trial.row_kinds`.
-
-    For the kind "fractions", integers are 0 or 1, because these are valid indices into every table. Strings are short.
-    """
-    if port.info.datatype == Datatype.BYTES:
-        low, high = _STRINGS.get(kind, (0, 2))
-        return generator.integers(low, high, shape).astype(str).astype(object)
-    dtype = dtype_of(port.info.datatype)
-    if port.info.datatype in _FLOATS:
-        factor = _FACTORS.get(kind)
-        if factor is None:
-            return np.asarray(generator.random(shape, dtype=np.float32)).astype(dtype)
-        return np.asarray(generator.standard_normal(shape, dtype=np.float32) * np.float32(factor)).astype(dtype)
-    low, high = _NUMBERS.get(kind, (0, 2))
-    if dtype.kind == "b":
-        low, high = 0, 2
-    elif dtype.kind == "u" or dtype.itemsize == 1:
-        low, high = max(low, 0), min(high, 100)
-    return np.asarray(generator.integers(low, max(high, low + 1), shape)).astype(dtype)
-
-
-_FACTORS: Final = {"signed": 4.0, "zeros": 0.0, "large": 1e3, "small": 1e-3, "negative": -30.0}
-"""For each kind of row, the factor by which normally distributed floats are multiplied."""
-
-_NUMBERS: Final = {"signed": (0, 10), "zeros": (0, 1), "large": (0, 1000), "negative": (-10, 1)}
-_STRINGS: Final = {"signed": (0, 1 << 20), "zeros": (0, 1), "large": (1 << 40, 1 << 60)}
-"""For each kind of row, the range of its integers. The digits of these integers also make its strings."""
+    return {
+        port.info.name: random_elements(port, shape, generator, kind)
+        for port, shape in zip(ports.inputs, shapes, strict=True)
+    }
 
 
 def _identical(expected: list[Array], found: list[Array] | None) -> bool:

@@ -9,17 +9,20 @@ The trial that decides whether requests can be batched runs on the CPU, with the
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
 
+from clockwork.arrays import Array
 from clockwork.errors import InvalidRequestError
 from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.batches import NO_ROW
 from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy, plan_trial
 from clockwork.runtimes.common import ModelRuntime, weights_error
+from clockwork.runtimes.examples import find_example
 from clockwork.runtimes.nvidia import Gpu
 from clockwork.runtimes.onnx.cache import PreparedCache
 from clockwork.runtimes.onnx.closing import CloseTiming
@@ -28,7 +31,7 @@ from clockwork.runtimes.onnx.gpus import Gpus, nodes_on_cpu
 from clockwork.runtimes.onnx.model import LoadedOnnxModel
 from clockwork.runtimes.onnx.prepared import PreparedModel, prepare
 from clockwork.runtimes.onnx.rows import analyse
-from clockwork.runtimes.onnx.runtime import prepared_info, runner, version
+from clockwork.runtimes.onnx.runtime import example_row, prepared_info, runner, search_for, version
 from clockwork.runtimes.onnx.sessions import FAILURES, LIBRARY, check_not_lost, describe
 from clockwork.runtimes.probe import Verdict, observed, try_model
 from clockwork.units import GIB, Bytes, show_bytes
@@ -96,20 +99,31 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
         conditions = (self.version, self.device_kind, str(policy))
         prepared, verdict = self._cache.get(file.digest, conditions, partial(self._optimise_and_try, file, policy))
         info = prepared_info(file, prepared, verdict, policy)
-        return OnnxCudaModel(info, prepared, self._gpus, self._close_timing)
+        row = example_row(file, prepared, verdict, policy)
+        return OnnxCudaModel(info, prepared, self._gpus, self._close_timing, row)
 
     def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
         original, prepared = prepare(file, 1, self._cache.scratch, portable=True)
         run = runner(prepared.ports, original)
-        prepared.ports = observed(prepared.ports, run)
-        verdict = try_model(prepared.ports, run, run, plan_trial(policy, partial(analyse, file.outline)))
+        example = find_example(prepared.ports, run, search_for(file, policy))
+        prepared.ports = observed(prepared.ports, run, example)
+        verdict = try_model(prepared.ports, run, run, plan_trial(policy, partial(analyse, file.outline)), example)
         return prepared, replace(verdict, in_place=False)
 
 
 class OnnxCudaModel:
     """A model in host memory. Its graph has only the optimisations that are valid for all devices."""
 
-    def __init__(self, info: HostModelInfo, prepared: PreparedModel, gpus: Gpus, close_timing: CloseTiming) -> None:
+    def __init__(
+        self,
+        info: HostModelInfo,
+        prepared: PreparedModel,
+        gpus: Gpus,
+        close_timing: CloseTiming,
+        example: Mapping[str, Array] = NO_ROW,
+    ) -> None:
+        """``example`` has the elements of generated inputs that are not zeros."""
+        self._example = example
         self.info: Final = info
         self._prepared = prepared
         self._gpus = gpus
@@ -134,4 +148,4 @@ class OnnxCudaModel:
             on_cpu = nodes_on_cpu(session.get_provider_graph_assignment_info())
             if on_cpu:
                 log.warning("model %.12s is slower than it could be: %s", self.info.digest, on_cpu)
-        return LoadedOnnxModel(self.info, session, self._prepared, self._close_timing)
+        return LoadedOnnxModel(self.info, session, self._prepared, self._close_timing, self._example)

@@ -4,6 +4,7 @@
 BYTES tensors are converted to str objects, which ONNX Runtime requires.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from clockwork.arrays import Array
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.tensors import Datatype, TensorSpec
 from clockwork.runtimes.base import HostModelInfo
-from clockwork.runtimes.batches import Feed, LoadedArrayModel
+from clockwork.runtimes.batches import NO_ROW, Feed, LoadedArrayModel
 from clockwork.runtimes.common import weights_error
 from clockwork.runtimes.onnx.closing import CloseTiming
 from clockwork.runtimes.onnx.prepared import Placeholder, PreparedModel
@@ -30,6 +31,7 @@ class OnnxModel:
         placeholder: Placeholder | None,
         packed: bool,
         close_timing: CloseTiming,
+        example: Mapping[str, Array] = NO_ROW,
     ) -> None:
         """Without ``placeholder``, every session copies the weights. ``packed`` makes sessions pack weights."""
         self.info: Final = info
@@ -38,6 +40,7 @@ class OnnxModel:
         self._placeholder = placeholder
         self._packed = packed
         self._close_timing = close_timing
+        self._example = example
 
     @property
     def in_place(self) -> bool:
@@ -58,6 +61,7 @@ class OnnxModel:
             placeholder=self._placeholder,
             packed=packed,
             close_timing=self._close_timing,
+            example=self._example,
         )
 
     def load_weights(self, device: int) -> "LoadedOnnxModel":
@@ -70,15 +74,22 @@ class OnnxModel:
             session = self._prepared.session(self._threads, self._placeholder, self._packed)
         except FAILURES as error:
             raise weights_error(LIBRARY, self.info.weights_bytes, device, describe(error)) from error
-        return LoadedOnnxModel(self.info, session, self._prepared, self._close_timing)
+        return LoadedOnnxModel(self.info, session, self._prepared, self._close_timing, self._example)
 
 
 class LoadedOnnxModel(LoadedArrayModel):
     """A model on a device, which is a session of ONNX Runtime."""
 
-    def __init__(self, info: HostModelInfo, session: Any, owner: PreparedModel, close_timing: CloseTiming) -> None:
+    def __init__(
+        self,
+        info: HostModelInfo,
+        session: Any,
+        owner: PreparedModel,
+        close_timing: CloseTiming,
+        example: Mapping[str, Array] = NO_ROW,
+    ) -> None:
         """``owner`` holds the memory that the session uses. All sessions of a runtime share one ``close_timing``."""
-        super().__init__(info, _decode_strings)
+        super().__init__(info, _decode_strings, example)
         self._close_timing = close_timing
         self._session: Any | None = session
         self._owner: PreparedModel | None = owner

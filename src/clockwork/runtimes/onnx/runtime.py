@@ -1,21 +1,26 @@
 """Defines `OnnxRuntime`, which executes ONNX models on CPUs."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
+from clockwork.arrays import Array
 from clockwork.errors import InvalidModelError
 from clockwork.malloc import measure_allocation
 from clockwork.messages.tensors import Datatype
 from clockwork.runtimes.base import HostModelInfo
+from clockwork.runtimes.batches import NO_ROW
 from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy, TrialPlan, plan_trial
 from clockwork.runtimes.common import ModelRuntime, model_info
+from clockwork.runtimes.examples import Example, Search, find_example, remembered
 from clockwork.runtimes.hardware import device_kind, instruction_set
 from clockwork.runtimes.onnx.cache import PreparedCache
 from clockwork.runtimes.onnx.closing import CloseTiming
 from clockwork.runtimes.onnx.files import ModelFile, find, read
+from clockwork.runtimes.onnx.known_sizes import known_sizes
 from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.runtimes.onnx.packing import worth_packing
 from clockwork.runtimes.onnx.prepared import Placeholder, PreparedModel, open_unpacked, prepare
@@ -71,16 +76,22 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
             placeholder=self._placeholder if verdict.in_place else None,
             packed=verdict.packed,
             close_timing=self._close_timing,
+            example=example_row(file, prepared, verdict, policy),
         )
 
     def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
         original, prepared = prepare(file, self._threads, self._cache.scratch)
-        prepared.ports = observed(prepared.ports, runner(prepared.ports, original))
-        return prepared, self._try(file, original, prepared, plan_trial(policy, partial(analyse, file.outline)))
+        run = runner(prepared.ports, original)
+        example = find_example(prepared.ports, run, search_for(file, policy))
+        prepared.ports = observed(prepared.ports, run, example)
+        plan = plan_trial(policy, partial(analyse, file.outline))
+        return prepared, self._try(file, original, prepared, plan, example)
 
-    def _try(self, file: ModelFile, original: Any, prepared: PreparedModel, plan: TrialPlan) -> Verdict:
+    def _try(
+        self, file: ModelFile, original: Any, prepared: PreparedModel, plan: TrialPlan, example: Example
+    ) -> Verdict:
         """Try the prepared model with its weights in place. If that fails, try it with copied weights."""
-        packed = self._should_pack(prepared)
+        packed = self._should_pack(prepared, example)
         if not packed:
             del original  # release its memory, because the next session needs as much
             original = open_unpacked(file, self._threads)
@@ -90,7 +101,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         except FAILURES:
             pass
         else:
-            verdict = try_model(prepared.ports, run_original, runner(prepared.ports, session), plan)
+            verdict = try_model(prepared.ports, run_original, runner(prepared.ports, session), plan, example)
             if verdict.in_place:
                 return replace(verdict, packed=packed, session_bytes=session_bytes)
             del session
@@ -100,14 +111,14 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
             raise InvalidModelError(
                 f"ONNX Runtime cannot load {file.path.name!r} after optimising it: {describe(error)}"
             ) from error
-        verdict = try_model(prepared.ports, run_original, runner(prepared.ports, session), plan)
+        verdict = try_model(prepared.ports, run_original, runner(prepared.ports, session), plan, example)
         return replace(verdict, in_place=False, packed=packed, session_bytes=session_bytes)
 
     def _open(self, prepared: PreparedModel, placeholder: Placeholder | None, packed: bool) -> tuple[Any, Bytes]:
         """Open a session. Return the session and the heap memory that it takes."""
         return measure_allocation(partial(prepared.session, self._threads, placeholder, packed))
 
-    def _should_pack(self, prepared: PreparedModel) -> bool:
+    def _should_pack(self, prepared: PreparedModel, example: Example) -> bool:
         """Measure whether packed weights save enough time. Weights that cannot be used in place are always packed."""
         try:
             packed, packed_bytes = self._open(prepared, self._placeholder, True)
@@ -116,7 +127,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
             return True
         run_packed, run_plain = runner(prepared.ports, packed), runner(prepared.ports, plain)
         return worth_packing(
-            run_packed, run_plain, example_inputs(prepared.ports, run_packed), packed_bytes - plain_bytes
+            run_packed, run_plain, example_inputs(prepared.ports, run_packed, example), packed_bytes - plain_bytes
         )
 
 
@@ -135,6 +146,20 @@ def prepared_info(file: ModelFile, prepared: PreparedModel, verdict: Verdict, po
         weights_bytes=prepared.nbytes + verdict.session_bytes,
         runtime=version(),
     )
+
+
+def search_for(file: ModelFile, policy: BatchingPolicy) -> Search:
+    """Return how to find inputs that the model accepts."""
+    return policy.search(known_sizes(file.outline))
+
+
+def example_row(
+    file: ModelFile, prepared: PreparedModel, verdict: Verdict, policy: BatchingPolicy
+) -> Mapping[str, Array]:
+    """Return the elements of generated inputs that are not zeros."""
+    if verdict.example is None:
+        return NO_ROW
+    return remembered(prepared.ports, search_for(file, policy), verdict.example, verdict.random_example).row
 
 
 def runner(ports: Signature, session: Any) -> Run:

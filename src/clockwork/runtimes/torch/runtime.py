@@ -11,6 +11,7 @@ from clockwork.malloc import return_large_blocks
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.batching import UNDECLARED, BatchingOptions, BatchingPolicy, TrialPlan, plan_trial
 from clockwork.runtimes.common import ModelRuntime, model_info
+from clockwork.runtimes.examples import find_example
 from clockwork.runtimes.hardware import device_kind
 from clockwork.runtimes.probe import try_model
 from clockwork.runtimes.torch import compiled
@@ -104,11 +105,12 @@ def eager_run(program: Program) -> Run:
 def program_info(file: ModelFile, program: Program, policy: BatchingPolicy) -> HostModelInfo:
     """Describe a program. A trial on the CPU, with weights in host memory, decides whether it can be batched."""
     run = eager_run(program)
+    example = find_example(program.ports, run, policy.search(only_zeros=True))
     return model_info(
         program.ports,
         file.digest,
         policy,
-        try_model(program.ports, run, run, trial_plan(program, policy)),
+        try_model(program.ports, run, run, trial_plan(program, policy), example),
         weights_bytes=program.layout.nbytes,
         runtime=version(),
     )

@@ -1,7 +1,8 @@
 """Makes example inputs for the batches that a controller will send, so that graphs can be captured in advance.
 
-The batch sizes are those of `clockwork.controller.measuring`, which are powers of two up to the largest batch. Free
-dimensions have size `FREE_DIM`, or 1 if the program refuses that size.
+The batch sizes are those of `clockwork.controller.measuring`, which are powers of two up to the largest batch. The
+shapes are those of the model's example. Without an example, free dimensions have size `FREE_DIM`, or 1 if the program
+refuses that size.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from msgspec import Struct
 from clockwork.arrays import Array
 from clockwork.errors import InvalidRequestError
 from clockwork.runtimes.base import HostModelInfo
-from clockwork.runtimes.probe import random_elements
+from clockwork.runtimes.random_elements import random_elements
 from clockwork.runtimes.signature import FREE, Port
 from clockwork.runtimes.torch.program import Program
 from clockwork.runtimes.torch.shapes import Shape
@@ -40,11 +41,12 @@ class Example(Struct, frozen=True):
 
 def examples(info: HostModelInfo, program: Program, max_batch: int) -> Iterator[Example]:
     """Yield an example for each batch size that the program accepts, with the smallest first."""
-    for free in (FREE_DIM, 1):
-        if _accepted(program, shapes_of(info, 1, free)):
+    found = () if info.example is None else info.example.shapes
+    for row in (found,) if found else (shapes_of(info, 1, FREE_DIM), shapes_of(info, 1, 1)):
+        if _accepted(program, row):
             rows = 1
             while rows <= (max_batch if info.batchable else 1):
-                shapes = shapes_of(info, rows, free)
+                shapes = tuple((rows, *shape[1:]) if info.batchable else shape for shape in row)
                 if not _accepted(program, shapes):
                     break
                 yield _example(program, rows, shapes)
