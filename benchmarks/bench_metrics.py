@@ -4,9 +4,8 @@
 
 There are three parts:
 
-(a) Two servers (controller, front end, worker, a 64-64-10 MLP) run on one core. The servers are measured in turns over
-HTTP
-    with 64 connections from another core. One server has the default options, and its metrics are scraped once in each
+(a) Two servers (controller, front end, worker, a 64-64-10 MLP) run on one core. The servers are measured in turns, over
+    HTTP with 64 connections from another core. One server has the default options, and its metrics are scraped in each
     turn. The other has --no-metrics. Both servers keep counts, because Triton's statistics need them. The results are
     ratios of the throughput (limit: 0.97) and of the controller's processor time for a request (limit: 1.03). Other
     programs on the machine disturb the ratio of processor times less. A ratio is the median over all rounds.
