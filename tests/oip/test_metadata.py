@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import tritonclient.grpc.model_config_pb2 as triton_config
+import tritonclient.grpc.service_pb2 as triton
 from google.protobuf.json_format import ParseDict
 
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
@@ -64,6 +65,19 @@ def test_statistics_have_every_request_and_batch() -> None:
     assert [sums[f"compute_{step}"]["ns"] for step in ("input", "infer", "output")] == [30, 40, 50]
     assert [batch["batch_size"] for batch in statistics["batch_stats"]] == [1, 4]
     assert statistics["batch_stats"][1]["compute_infer"] == {"count": 2, "ns": 6}
+
+
+@pytest.mark.parametrize("name", ["ModelStatistics", "InferResponseStatistics", "MemoryUsage"])
+def test_statistics_have_every_field_that_tritons_have(name: str) -> None:
+    theirs, ours = (
+        [(field.number, field.name, field.type) for field in getattr(messages, name).DESCRIPTOR.fields]
+        for messages in (triton, pb)
+    )
+    assert ours == theirs
+    statistics = model_statistics(status("m"), 7 * SECOND)
+    if name == "ModelStatistics":
+        assert set(statistics) == {field_name for _, field_name, _ in theirs}
+    assert (statistics["response_stats"], statistics["memory_usage"]) == ({}, [])
 
 
 def test_grpc_messages_are_made_of_the_same_dicts() -> None:

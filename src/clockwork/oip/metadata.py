@@ -45,7 +45,8 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
 
     A request that is answered in time counts as a success. All other requests count as failures. The number of
     executions is the number of batches. A duration is a sum over all successful requests. In ``batch_stats``, a
-    duration is a sum over all batches.
+    duration is a sum over all batches. ``response_stats`` and ``memory_usage`` are empty, as Triton's are for a
+    model that sends one response per request and whose backend does not report its memory.
 
     Args:
         model: the model and its counts.
@@ -78,6 +79,8 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
             }
             for batch in counts.by_batch_size
         ],
+        "response_stats": {},
+        "memory_usage": [],
     }
 
 

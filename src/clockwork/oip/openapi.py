@@ -321,6 +321,8 @@ def _statistics() -> Json:
         "execution_count": _COUNT,
         "inference_stats": _object(dict.fromkeys(names, duration)),
         "batch_stats": _list({"type": "object"}),
+        "response_stats": {"type": "object", "description": "always empty: each request gets one response"},
+        "memory_usage": _list({"type": "object"}),
     }
     return _object({"model_stats": _list(_object(model))})
 
