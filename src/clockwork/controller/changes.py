@@ -125,6 +125,12 @@ class Changes:
         removing = self._retiring or self._leaving or self._unloads.pending
         return bool(self._changes or self._comings or removing or self._measuring.progress)
 
+    def paths(self) -> set[str]:
+        """Return the paths of the models that changes load, including the changes that wait."""
+        waiting = [request for entries in self._waiting.values() for _, request in entries]
+        paths = {version.path for load in waiting if isinstance(load, LoadModelRequest) for version in load.versions}
+        return paths | {coming.path for _, coming in self._comings.values()}
+
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:

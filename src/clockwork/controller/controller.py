@@ -172,6 +172,10 @@ class ControllerWithStartupPhase:
             moments = [self._fleet.queries.next_timeout(), self._buffer.next_expiry(), startup.loading_ends()]
         return min([moment for moment in moments if moment is not None], default=None)
 
+    def paths_in_use(self) -> set[str]:
+        """Return the paths of all models that are loaded, being loaded, or about to be loaded."""
+        return self._startup.paths() | self._changes.paths()
+
     def refuse_early(self, client_id: int, request: InferRequest) -> Respond | None:
         """Return a refusal if the model does not accept the request's inputs, else None. Sizes are not checked."""
         return self._serving.refuse_early(client_id, request) if self.stage is Stage.SERVING else None

@@ -115,6 +115,12 @@ class Startup:
             return self.profiler.progress(now)
         return Progress()
 
+    def paths(self) -> set[str]:
+        """Return the paths of the models that are loaded, or that start-up will load."""
+        early = [request for _, request in self._early_loads]
+        paths = {version.path for request in early for version in request.versions}
+        return paths | {model.info.path for model in self._state.models.values()} | {spec.path for spec in self._named}
+
     # --- workers -----------------------------------------------------------------------------------------------------
 
     def worker_connected(self, now: Nanos, worker_id: str) -> Commands:

@@ -49,6 +49,7 @@ from clockwork.host.log_events import event_fields
 from clockwork.host.long_responses import LongResponses
 from clockwork.host.machine_runner import MachineRunner
 from clockwork.host.memory_trimmer import MemoryTrimmer
+from clockwork.host.model_repositories import ModelRepositories, RepositoryConfig
 from clockwork.host.native_inbox import NativeInbox
 from clockwork.host.output_comparison import compare_outputs
 from clockwork.host.profile_store import ProfileStore
@@ -102,7 +103,7 @@ class ControllerHostConfig:
     apply to workers. Without these fields, connections are not encrypted and every peer is admitted. ``payload_bytes``
     is the size of the memory for payloads that the controller shares with a worker on this host
     (`ControllerHost.arena`). ``max_connections`` is the limit of the port for clients; None stands for
-    the default limit.
+    the default limit. ``repository`` describes the model repositories; None: there are none.
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -116,6 +117,7 @@ class ControllerHostConfig:
     worker_tokens: Tokens = field(default_factory=Tokens)
     payload_bytes: Bytes = 0
     max_connections: int | None = None
+    repository: RepositoryConfig | None = None
 
 
 class ControllerHost:
@@ -164,6 +166,7 @@ class ControllerHost:
             model=self._machine.find_model,
         )
         self._native_inbox = NativeInbox(self.reception, config.controller, self._machine.refuse_full, self._take_in)
+        self.repositories: Final = ModelRepositories(config.repository, self._machine.paths_in_use)
         self._failure: asyncio.Future[None] = loop.create_future()
 
     async def start(self) -> None:
@@ -277,6 +280,7 @@ class ControllerHost:
         self.reception.close()
         self._long_responses.close()
         self._memory_trimmer.close()
+        self.repositories.close()
         if self._failure.done() and not self._failure.cancelled():
             self._failure.exception()  # this marks the exception as retrieved, because `wait` may have ended
         for server in self._servers:

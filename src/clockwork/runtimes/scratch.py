@@ -5,11 +5,12 @@ processes were killed. Three places are tried in turn: the caller's directory, t
 memory. The next place is tried if a directory cannot be made or its file system becomes full.
 """
 
+import errno
 import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,16 +41,20 @@ def places(preferred: Path | None = None) -> Iterator[Path]:
 class ScratchDirectory:
     """A locked temporary directory. As a context manager, it removes the directory at the end."""
 
-    def __init__(self, place: Path) -> None:
-        """Make the directory in ``place``.
+    def __init__(self, place: Path, existing: Path | None = None) -> None:
+        """Make the directory in ``place``, or lock the ``existing`` directory of an earlier process.
 
         Raises:
-            OSError: the directory cannot be made.
+            OSError: the directory cannot be made or opened, or another process has locked it.
         """
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with suppress(OSError):  # some file systems have no locks
+        self.path = existing or Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # some file systems have no locks
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                os.close(self._descriptor)
+                raise
 
     def __enter__(self) -> Path:
         """Return the directory."""
@@ -64,6 +69,10 @@ class ScratchDirectory:
     def remove(self) -> None:
         """Remove the directory with its files."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Keep the directory, but unlock it. A later process may lock it again."""
         os.close(self._descriptor)
 
 
@@ -93,10 +102,10 @@ def is_full(directory: Path) -> bool:
     return False
 
 
-def sweep(place: Path) -> None:
-    """Remove the temporary directories in ``place`` whose processes were killed."""
+def sweep(place: Path, keep: Collection[Path] = ()) -> None:
+    """Remove the temporary directories in ``place`` whose processes were killed, except those in ``keep``."""
     with suppress(OSError):
-        for path in place.glob(f"{PREFIX}*"):
+        for path in set(place.glob(f"{PREFIX}*")).difference(keep):
             with suppress(OSError):  # the directory may be in use, or may belong to another user
                 _remove_unlocked(path)
 
