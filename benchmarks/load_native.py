@@ -1,6 +1,6 @@
 """A load generator for the native protocol, with a few connections.
 
-Each frame is encoded once. Only its id and its SLO change.
+Each frame is encoded once. Only the id and the SLO in a frame change.
 """
 
 import struct

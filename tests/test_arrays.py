@@ -145,8 +145,8 @@ ROW = np.array([0.5, -2.0, 0.0])
             "the largest difference is 1e-30, of elements up to 0",
         ),
         (np.array([np.inf, np.nan, 1.0]), np.array([np.inf, np.nan, 1.0]), ""),
-        (np.array([np.inf, 1.0]), np.array([-np.inf, 1.0]), "infinities or NaNs are in other places"),
-        (np.array([np.nan, 1.0]), np.array([1.0, np.nan]), "infinities or NaNs are in other places"),
+        (np.array([np.inf, 1.0]), np.array([-np.inf, 1.0]), "infinities or NaNs are in different places"),
+        (np.array([np.nan, 1.0]), np.array([1.0, np.nan]), "infinities or NaNs are in different places"),
         (np.array([np.nan, np.inf]), np.array([np.nan, np.inf]), ""),
     ],
 )

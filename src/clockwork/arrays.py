@@ -222,7 +222,7 @@ def difference(wanted: Array, found: Array) -> str:
     expected, got = wanted.astype(np.float64), found.astype(np.float64)
     finite = np.isfinite(expected)
     if not np.array_equal(expected[~finite], got[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
-        return "infinities or NaNs are in other places"
+        return "infinities or NaNs are in different places"
     if not finite.any():
         return ""
     most = float(np.abs(got[finite] - expected[finite]).max())

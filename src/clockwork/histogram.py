@@ -57,7 +57,7 @@ class Histogram:
         self.total += other.total
 
     def up_to(self, bounds: Sequence[Nanos]) -> list[int]:
-        """Return the number of durations up to each bound. ``bounds`` must ascend.
+        """Return the number of durations up to each bound. ``bounds`` must be in ascending order.
 
         The numbers are only as exact as the buckets.
         """

@@ -123,7 +123,9 @@ def test_check_model_shows_what_was_tried_if_nothing_fits(tmp_path: Path, capsys
     shown = capsys.readouterr().out
     assert "  refused  x BYTES[1]: the model rejects these inputs" in shown
     assert "  refused  x BYTES[1] with random elements: the model rejects these inputs" in shown
-    assert "  not measured: the first request that is executed is the measurement (--unmeasured-cap)\n" in shown
+    assert (
+        "  not measured yet: the first request that is executed will be the measurement (--unmeasured-cap)\n" in shown
+    )
 
 
 @pytest.mark.parametrize("command", ["check-model", "serve", "worker"])

@@ -89,7 +89,7 @@ WRONG = [
     (["controller", "--admin-token-file=absent"], "cannot read absent: No such file"),
     (
         ["controller", "--admin-token-file=readable"],
-        "readable holds secrets but is readable by all users; run",
+        "readable contains secrets but is readable by all users; run",
     ),
     (["controller", "--admin-token-file=empty"], "empty has no tokens"),
     (["controller", "--admin-token-file=short"], "short: token 1 has 5 characters; 16 to 4096 are accepted"),

@@ -364,7 +364,7 @@ def test_each_fact_has_a_level(name: str, facts: dict[str, Any], level: str, par
         ("steal", {"stolen": (Share(1, 0.2),)}, "bad", "20 % of core 1"),
         ("timers", {"timers": (Lateness("sleep", 9, us(60), us(80), us(500)),)}, "note", "delayed a start by 300 us"),
         ("timers", {"timers": (Lateness("sleep", 9, us(60), us(500), us(500)),)}, "warning", "late by 300 us or more"),
-        ("timers", {"timers": (Lateness("sleep", 9, us(600), us(800), us(900)),)}, "bad", "usually late"),
+        ("timers", {"timers": (Lateness("sleep", 9, us(600), us(800), us(900)),)}, "bad", "usually still late"),
         ("clock source", {"interruptions": (Interruptions(1, SECOND, 500_000),)}, "warning", "takes 2 us"),
         ("clock source", {"interruptions": (Interruptions(1, SECOND, 0),)}, "ok", "tsc"),
     ],

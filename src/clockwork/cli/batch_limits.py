@@ -1,4 +1,7 @@
-"""Explains what limits the batches of a model. The commands ``status`` and ``check-model`` show these texts."""
+"""Explains in texts what limits the batches of a model.
+
+The commands ``status`` and ``check-model`` show these texts.
+"""
 
 from collections.abc import Iterable, Iterator
 

@@ -204,7 +204,7 @@ def _describe_model(checked: "CheckedModel") -> "Iterator[Listing | str]":
     yield f"  from disk to host memory {show_duration(checked.read_time)}, to the device {loading}"
     yield from _describe_example(checked)
     if profile.unmeasured:
-        yield "  not measured: the first request that is executed is the measurement (--unmeasured-cap)"
+        yield "  not measured yet: the first request that is executed will be the measurement (--unmeasured-cap)"
         return
     rows = [
         (size, show_duration(times.median), show_duration(times.p99), f"{size * 1e9 / times.median:,.0f}")

@@ -84,7 +84,7 @@ class FrontEnds(NamedTuple):
 
     - ``http_config``: settings of the HTTP front end, some of which apply to gRPC too
     - ``grpc_keep_alive``: time without traffic after which the server pings a gRPC connection
-    - ``max_connections``: limit of each port for clients; None: each port has its default limit
+    - ``max_connections``: limit on the connections of each port for clients; None means each port's default
     """
 
     http: Address | None

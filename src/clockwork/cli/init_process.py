@@ -24,7 +24,7 @@ _NOT_FORWARDED: Final = _FAULTS | _JOB_CONTROL | {signal.SIGKILL, signal.SIGSTOP
 
 
 def leave_process_one() -> None:
-    """Continue in a child process if this is process 1; then process 1 never returns from this function."""
+    """Continue in a child process if this is process 1. In process 1, this function never returns."""
     if os.getpid() != 1:
         return
     signals = signal.valid_signals() - _NOT_FORWARDED
@@ -37,7 +37,10 @@ def leave_process_one() -> None:
 
 
 def _forward_and_reap(child: int, signals: set[signal.Signals]) -> int:
-    """Return the exit code of the child when it has ended; a signal's number plus 128 if a signal ended it."""
+    """Return the exit code of the child when it has ended.
+
+    If a signal ended it, this is the signal's number plus 128.
+    """
     while True:
         info = signal.sigwaitinfo(signals)
         if info.si_signo == signal.SIGCHLD:
@@ -49,7 +52,7 @@ def _forward_and_reap(child: int, signals: set[signal.Signals]) -> int:
 
 
 def _reap(child: int) -> int | None:
-    """Reap all processes that have ended; return the child's exit code if it was among them."""
+    """Reap all processes that have ended. Return the child's exit code if the child has ended."""
     code = None
     while True:
         try:

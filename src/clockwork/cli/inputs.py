@@ -120,7 +120,7 @@ def _by_name(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _misfit(path: Path, error: Exception) -> InvalidRequestError:
-    return InvalidRequestError(f"{path} does not hold a tensor: {error}")
+    return InvalidRequestError(f"{path} does not contain a tensor: {error}")
 
 
 def _fitted(info: TensorInfo, data: Any, path: Path) -> Array:
@@ -140,7 +140,7 @@ def _converted(info: TensorInfo, array: Array, path: Path) -> Array:
     dtype = dtype_of(info.datatype)
     integers = array.dtype.kind in "iu" and dtype.kind in "iu"
     if array.size and not (_holds(dtype, array) if integers else np.can_cast(array.dtype, dtype, "same_kind")):
-        raise InvalidRequestError(f"{path} holds {_range(array)}; the input is {info.describe()}, convert the file")
+        raise InvalidRequestError(f"{path} contains {_range(array)}; convert the file to {info.describe()}")
     return array.astype(dtype)
 
 

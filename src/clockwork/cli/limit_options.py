@@ -116,7 +116,7 @@ def http_config(
     max_body: Bytes,
     max_head: Bytes,
 ) -> HttpConfig:
-    """Return the settings of the HTTP front end; the keep-alive time is rounded to seconds, and at least 1 s."""
+    """Return the settings of the HTTP front end. The keep-alive time is rounded to seconds, and is at least 1 s."""
     return HttpConfig(
         metrics=metrics,
         model_histograms=model_histograms,
@@ -136,7 +136,7 @@ def client_limits(
     max_loads: int,
     max_slo: Nanos,
 ) -> dict[str, Any]:
-    """Return the limits by their name in `ControllerConfig`."""
+    """Return the limits by the names of their fields in `ControllerConfig`."""
     return {
         "max_pending": max_pending,
         "max_pending_bytes": max_pending_bytes,

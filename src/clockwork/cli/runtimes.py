@@ -151,7 +151,7 @@ def runtime_on_gpus(name: str, paths: Iterable[Path]) -> str:
         return found[0]
     why = "these models need both" if found else "a worker does not know its models when it starts"
     raise typer.BadParameter(
-        f"all memory of a GPU goes to one runtime, and {why}; give onnx or torch, and run one worker for each",
+        f"one runtime uses all memory of a GPU, and {why}; give onnx or torch, and run one worker for each",
         param_hint="--runtime",
     )
 

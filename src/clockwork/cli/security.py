@@ -214,7 +214,7 @@ def read_token_file(path: Path) -> list[str]:
     except OSError as error:
         raise InvalidRequestError(f"cannot read {path}: {error.strerror}") from None
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
-        raise InvalidRequestError(f"{path} holds secrets but is readable by all users; run: chmod o-r {path}")
+        raise InvalidRequestError(f"{path} contains secrets but is readable by all users; run: chmod o-r {path}")
     if len(data) > MAX_TOKEN_FILE_BYTES:
         raise InvalidRequestError(f"{path} is larger than the limit of {MAX_TOKEN_FILE_BYTES} bytes")
     try:

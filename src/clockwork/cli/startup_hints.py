@@ -1,4 +1,4 @@
-"""Texts about the event for which a server waits during start-up. The log, ``status`` and ``load`` show them."""
+"""Texts about the event for which a server waits during start-up. The log, ``status`` and ``load`` show these texts."""
 
 from clockwork.controller.stage import Stage
 from clockwork.messages.requests import Progress
@@ -12,5 +12,8 @@ def waits_for(stage: str, progress: Progress) -> str:
     if stage == Stage.QUERYING.value:
         return "waits until as many workers as configured (--workers) are connected and have reported their state"
     if stage == Stage.LOADING.value and progress.done == progress.total:
-        return "waits for clients to load models (clockwork load PATH); serves when no load has come for --load-timeout"
+        return (
+            "waits for clients to load models (clockwork load PATH); serving begins when no load has arrived for "
+            "--load-timeout"
+        )
     return ""

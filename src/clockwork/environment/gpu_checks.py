@@ -52,7 +52,7 @@ def compute_mode(environment: Environment, found: NvidiaGpus) -> Finding:
         return Finding(name, Level.BAD, shown, NO_WORKER, "nvidia-smi -c DEFAULT, or -c EXCLUSIVE_PROCESS")
     if all(mode in ("exclusive process", None) for mode in modes):
         return Finding(name, Level.OK, shown)
-    cost = "another process may use the GPU, and inferences wait while it does"
+    cost = "another process may use the GPU, and inferences then wait for this process"
     return Finding(name, Level.NOTE, shown, cost, "nvidia-smi -c EXCLUSIVE_PROCESS")
 
 
@@ -80,7 +80,7 @@ def clocks(environment: Environment, found: NvidiaGpus) -> Finding:
     )
     if not shown:
         return unknown(name)
-    cost = "unless the clock is fixed, it follows load, power and temperature, and execution times change with it"
+    cost = "unless the clock is fixed, it depends on load, power and temperature, and so do execution times"
     fix = "nvidia-smi -lgc MHZ, with a clock that the GPU sustains under full load (nvidia-smi -q -d CLOCK); -rgc "
     fix += "undoes it"
     return Finding(name, Level.NOTE, shown, cost, fix)

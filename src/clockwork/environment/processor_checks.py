@@ -60,7 +60,7 @@ def isolation(environment: Environment) -> Finding:
         name,
         Level.NOTE,
         f"{which} open to all processes",
-        "any process on this host may run there; interruptions and other processes measure the present cost",
+        "any process may run on these cores; the findings interruptions and other processes show the current cost",
         fix,
     )
 
@@ -77,7 +77,7 @@ def hyper_threads(environment: Environment) -> Finding:
             for sibling in host.siblings.get(core, ()):
                 if sibling != core and sibling not in own:
                     (inside if sibling in host.allowed else outside)[sibling] = None
-    cost = "a thread on the sibling uses the same execution units: inferences take longer meanwhile"
+    cost = "a thread on the sibling uses the same execution units, so inferences take longer while it runs"
     fix = (
         "allow one core of each pair only, and leave the other idle (taskset, cpuset), "
         "or disable hyper-threads: echo off > /sys/devices/system/cpu/smt/control"
@@ -105,7 +105,7 @@ def numa(environment: Environment) -> Finding:
         name,
         Level.WARNING if split else Level.NOTE,
         found + (", even those of a single device" if split else ""),
-        "weights may be in the memory of another node than the core that uses them, which is slower to access",
+        "weights may be in the memory of another node, and access to another node's memory is slower",
         "run one worker for each node: numactl --cpunodebind=0 --membind=0 clockwork worker ...",
     )
 
@@ -182,7 +182,7 @@ def cpu_boost(environment: Environment) -> Finding:
         name,
         Level.NOTE,
         "on",
-        "the frequency depends on the temperature and on the number of busy cores, and so do execution times",
+        "frequency and execution times depend on the temperature and on the number of busy cores",
         "if steady times matter more than short ones: echo 0 > /sys/devices/system/cpu/cpufreq/boost "
         "(intel_pstate: echo 1 > /sys/devices/system/cpu/intel_pstate/no_turbo)",
     )

@@ -149,7 +149,7 @@ def timers(environment: Environment) -> Finding:
     level, cost = Level.OK, ""
     early = show_duration(WATCH)
     if p50 > WATCH:
-        level, cost = Level.BAD, f"a worker wakes {early} before an action is due, and is usually late even so"
+        level, cost = Level.BAD, f"a worker wakes {early} before an action is due, and is usually still late"
     elif p99 > WATCH:
         level = Level.WARNING
         cost = f"a worker wakes {early} before an action is due; one start in a hundred is late by "
@@ -179,7 +179,7 @@ def clock_source(environment: Environment) -> Finding:
     elif source in SLOW_CLOCKS or (reading is not None and reading >= SLOW_READING):
         level, cost = (
             Level.WARNING,
-            "reading the clock is slow: a thread that waits for a moment by reading it is late",
+            "reading the clock is slow, so a thread that waits by reading the clock is late",
         )
     else:
         return Finding(name, Level.OK, found)

@@ -13,7 +13,7 @@ The server closes the connection if no reply arrives.
 """
 
 MAX_CONNECTIONS: Final = 4096
-"""Default limit on open connections; further ones are closed at once."""
+"""Default for the largest number of open connections. Further connections are closed at once."""
 
 
 class GrpcConfig(Struct, frozen=True):

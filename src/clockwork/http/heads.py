@@ -15,7 +15,7 @@ class BadHeadError(Exception):
 
 
 class LargeHeadError(Exception):
-    """A head exceeds the limit; the text names the limit."""
+    """The head of a request exceeds the limit. The exception's text names the limit."""
 
 
 def check_head(headers: Head, version: str, checked_host: bytes | None) -> bytes | None:

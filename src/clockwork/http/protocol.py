@@ -371,7 +371,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
 
     def _too_slow(self) -> None:
         if self._head_bytes:
-            text = f"the head of the request came too slowly; the limit is {self.limits.head_timeout:g} s"
+            text = f"the head of the request arrived too slowly; the limit is {self.limits.head_timeout:g} s"
             self._refuse(408, text, Status.INVALID_REQUEST)
         else:
             self._close()

@@ -44,7 +44,7 @@ def too_slow(patience: float, limit: float) -> RequestFailedError:
     ``patience`` is the limit in seconds for each MiB, and ``limit`` is the limit in seconds for the whole body.
     """
     return bad_request(
-        f"the body came too slowly; the limits are {patience:g} s for each MiB and {limit:g} s in all", 408
+        f"the body arrived too slowly; the limits are {patience:g} s for each MiB and {limit:g} s in all", 408
     )
 
 

@@ -1,4 +1,4 @@
-"""Error messages that several modules use. Each fault has the same text in all of them."""
+"""Error messages that several modules use. Each fault has the same text in all modules."""
 
 from collections.abc import Iterable
 from heapq import nsmallest
@@ -22,7 +22,7 @@ def not_served(name: str, why: str) -> str:
 
 
 def unknown_version(name: str, version: str, ready: Iterable[str]) -> str:
-    """Return the error message for a version that is not served; ``ready`` are the versions that are."""
+    """Return the error message for a version that is not served. ``ready`` contains the served versions."""
     listed = ", ".join(list(ready)[-MAX_LISTED:]) or "none"
     return f"model {quoted(name)} has no version {quoted(version)}; served versions: {listed}"
 

@@ -30,7 +30,7 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
       both are set, the shorter SLO applies. If neither is set, the server's default applies.
     - ``outputs``: names of the requested outputs; empty for all outputs
     - ``generated``: the request has no payload, and the worker uses zeros as inputs
-    - ``version``: number or label of a version; empty for the default version
+    - ``version``: number or label of a version; empty for the model's default version
     """
 
     id: int
@@ -90,7 +90,7 @@ class CancelRequest(Struct, frozen=True, array_like=True, tag=18):
 class ModelVersion(Struct, frozen=True, array_like=True):
     """A version of a model: its number, and the path of its directory or file below the workers' model roots.
 
-    ``number`` is empty if the path decides.
+    ``number`` is empty if the path contains the number.
     """
 
     number: str
@@ -100,11 +100,12 @@ class ModelVersion(Struct, frozen=True, array_like=True):
 class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
     """Request that every worker loads a model. ``path`` is relative to the workers' model roots.
 
-    If ``name`` is empty, the model's name is derived from the path. The other fields count only while serving:
+    If ``name`` is empty, the model's name is derived from the path. The other fields are only used while the server
+    serves:
 
-    - ``versions``: the versions to load; if it is empty, the one version that ``path`` means
-    - ``keep``: other versions of the model stay in service; otherwise this load replaces them
-    - ``wait``: the response is sent when the versions are ready; otherwise at once
+    - ``versions``: the versions to load. If it is empty, ``path`` is the only version.
+    - ``keep``: whether other versions of the model stay in service. If not, this load replaces them.
+    - ``wait``: whether the response is sent when the versions are ready. If not, it is sent at once.
     """
 
     id: int
@@ -126,9 +127,10 @@ class LoadModelResponse(Struct, frozen=True, array_like=True, tag=20):
 
 
 class UnloadModelRequest(Struct, frozen=True, array_like=True, tag=28):
-    """Serve a model no longer, and remove it from the workers; an empty ``version`` stands for all versions.
+    """Request that a model is no longer served and is removed from the workers.
 
-    Admitted requests are finished first. Without ``wait`` the response comes at once.
+    An empty ``version`` means all versions. Admitted requests are finished first. If ``wait`` is false, the response is
+    sent at once.
     """
 
     id: int
@@ -138,7 +140,7 @@ class UnloadModelRequest(Struct, frozen=True, array_like=True, tag=28):
 
 
 class UnloadModelResponse(Struct, frozen=True, array_like=True, tag=29):
-    """The response to UnloadModelRequest: the versions that are unloaded."""
+    """The response to UnloadModelRequest. It contains the unloaded versions."""
 
     id: int
     status: int
@@ -147,7 +149,7 @@ class UnloadModelResponse(Struct, frozen=True, array_like=True, tag=29):
 
 
 class PromoteRequest(Struct, frozen=True, array_like=True, tag=30):
-    """Make a version the default of its model; with ``label``, give it this label instead."""
+    """Request that a version becomes its model's default, or gets the label ``label`` if this is not empty."""
 
     id: int
     name: str
@@ -156,7 +158,7 @@ class PromoteRequest(Struct, frozen=True, array_like=True, tag=30):
 
 
 class PromoteResponse(Struct, frozen=True, array_like=True, tag=31):
-    """The response to PromoteRequest."""
+    """The response to PromoteRequest. ``message`` is the reason of a failure."""
 
     id: int
     status: int
@@ -164,7 +166,7 @@ class PromoteResponse(Struct, frozen=True, array_like=True, tag=31):
 
 
 class ListModelsRequest(Struct, frozen=True, array_like=True, tag=21):
-    """Request a list of the served models. ``clockwork ls`` sends it."""
+    """Request a list of the served models. ``clockwork ls`` sends this request."""
 
     id: int
 
@@ -207,7 +209,7 @@ class EvictResponse(Struct, frozen=True, array_like=True, tag=24):
 
 
 class StatusRequest(Struct, frozen=True, array_like=True, tag=25):
-    """Request the server's status. The server answers at once, in every stage."""
+    """Request the server's status. The server answers this request at once in every stage."""
 
     id: int
 

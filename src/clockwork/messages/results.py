@@ -36,7 +36,7 @@ class DeviceTime(Struct, frozen=True, array_like=True):
 
 
 class TrialRun(Struct, frozen=True, array_like=True):
-    """One execution of one row by the worker's host, when the worker read the model.
+    """The execution of one row on the worker's CPU, when the worker read the model.
 
     ``duration`` is in nanoseconds. ``elements`` is the number of elements of the inputs.
     """
@@ -46,11 +46,11 @@ class TrialRun(Struct, frozen=True, array_like=True):
 
 
 class ExampleInputs(Struct, frozen=True, array_like=True):
-    """The inputs that a worker measures a model with, if the worker looked for inputs that the model accepts.
+    """The inputs with which a worker measures a model, if the worker looked for inputs that the model accepts.
 
     - ``shapes``: the shape of each required input, in order, with one row if the model has a batch dimension
-    - ``source``: where the inputs come from; for people
-    - ``unmeasured``: why the model cannot be measured: it accepts none of the inputs; empty if it accepts them
+    - ``source``: a text for people about the source of the inputs
+    - ``unmeasured``: the reason for which the model accepts none of the inputs and cannot be measured; else empty
     - ``refused``: inputs that were tried before and refused, with the model's reasons
     """
 
@@ -72,7 +72,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     - ``max_batch``: the largest batch size that the model's own configuration permits; 0 if it has no limit
     - ``version``: name of the directory that contains the model's file, if this is a number, or `DEFAULT_VERSION`
     - ``example``: the inputs with which the model is measured; None if the controller chooses their shapes
-    - ``trial``: an execution on the host, which bounds the time on a device; None if there was none
+    - ``trial``: an execution on the CPU, which bounds the time on a device; None if there was no execution
     """
 
     name: str

@@ -138,7 +138,7 @@ def check_specs(tensors: tuple[TensorSpec, ...], payload_bytes: Bytes) -> None:
         names.add(tensor.name)
         total += tensor.nbytes
     if total != payload_bytes:
-        raise InvalidRequestError(f"the tensors take {total} bytes, but {payload_bytes} came with the request")
+        raise InvalidRequestError(f"the tensors take {total} bytes, but the request has {payload_bytes}")
 
 
 def _check_spec(tensor: TensorSpec) -> None:

@@ -150,17 +150,17 @@ SOURCES: Final[Sequence[_Source]] = (
     ),
     _triton(
         "nv_inference_compute_input_duration_us",
-        "Time in microseconds to assemble the inputs of a batch, added once for each of its requests answered in time.",
+        "Time in microseconds to assemble the inputs of a batch. It is added once for each request answered in time.",
         lambda row: row.counts.input_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_compute_infer_duration_us",
-        "Time in microseconds to execute a batch, added once for each of its requests answered in time.",
+        "Time in microseconds to execute a batch. It is added once for each request answered in time.",
         lambda row: row.counts.exec_ns // MICROSECOND,
     ),
     _triton(
         "nv_inference_compute_output_duration_us",
-        "Time in microseconds to read the outputs of a batch, added once for each of its requests answered in time.",
+        "Time in microseconds to read the outputs of a batch. It is added once for each request answered in time.",
         lambda row: row.counts.output_ns // MICROSECOND,
     ),
     _triton(
@@ -208,7 +208,7 @@ SOURCES: Final[Sequence[_Source]] = (
     ),
     _counter(
         "clockwork_cold_starts_total",
-        "Requests for a model whose weights no device held on arrival.",
+        "Requests that arrived when no device had the model's weights.",
         lambda row: row.cold_starts,
     ),
     _counter("clockwork_loads_total", "Loads of the model's weights to a device.", lambda row: row.counts.loads),

@@ -25,14 +25,14 @@ PREDICTED: Final = ("action", "of", "error")
 
 PREDICTIONS: Final = Family(
     "clockwork_predictions_total",
-    "Predictions of the start, duration and completion of load and infer actions, by error: over (predicted "
+    "Predictions of the start, duration and completion of load and infer actions. The error is over (predicted "
     "too late or too long), under, or none.",
     Kind.COUNTER,
     PREDICTED,
 )
 ERRORS: Final = Family(
     "clockwork_prediction_error_seconds",
-    "Size of the prediction errors, with separate histograms for over and under.",
+    "Sizes of the prediction errors. The errors over and under have separate histograms.",
     Kind.HISTOGRAM,
     PREDICTED,
 )
@@ -50,7 +50,9 @@ def _server_pieces(server: Description) -> Iterator[Piece]:
     yield from rendered(info, [[((server.version, server.scheduler), 1)]])
     stage = Family("clockwork_stage", "1 for the server's current stage, else 0.", Kind.GAUGE, ("stage",))
     yield from rendered(stage, [[((each.value,), each.value == server.stage) for each in Stage]])
-    ready_family = Family("clockwork_ready", "Whether the server serves and a worker is not silent.", Kind.GAUGE)
+    ready_family = Family(
+        "clockwork_ready", "Whether the server serves and at least one worker is not silent.", Kind.GAUGE
+    )
     yield from rendered(ready_family, [[((), server.is_ready())]])
     serving = Family("clockwork_serving_seconds", "Time since serving began.", Kind.GAUGE)
     yield from rendered(serving, [[((), server.serving_ns / SECOND)]])
@@ -58,11 +60,11 @@ def _server_pieces(server: Description) -> Iterator[Piece]:
         "clockwork_pending_requests", "Requests that wait for their response, or for serving to begin.", Kind.GAUGE
     )
     yield from rendered(pending, [[((), server.outstanding)]])
-    models = Family("clockwork_models", "Models by whether they are served.", Kind.GAUGE, ("served",))
+    models = Family("clockwork_models", "Number of models, by whether they are served.", Kind.GAUGE, ("served",))
     yield from rendered(models, [[(("yes",), len(server.state.models)), (("no",), len(server.broken))]])
     workers = Family(
         "clockwork_workers",
-        "Connected workers by whether they serve and are not silent.",
+        "Number of connected workers, by whether they serve and are not silent.",
         Kind.GAUGE,
         ("ready",),
     )
@@ -116,12 +118,14 @@ DEVICE_COUNTERS: Final = (
     Family("clockwork_device_batches_total", "Batches that the device executed.", Kind.COUNTER, BY_DEVICE),
     Family(
         "clockwork_device_executing_seconds_total",
-        "Time that the device executed batches; its rate is the utilisation.",
+        "Time for which the device executed batches. Its rate is the device's utilisation.",
         Kind.COUNTER,
         BY_DEVICE,
     ),
     Family("clockwork_device_loads_total", "Loads of weights to the device.", Kind.COUNTER, BY_DEVICE),
-    Family("clockwork_device_loading_seconds_total", "Time that the device loaded weights.", Kind.COUNTER, BY_DEVICE),
+    Family(
+        "clockwork_device_loading_seconds_total", "Time for which the device loaded weights.", Kind.COUNTER, BY_DEVICE
+    ),
     Family("clockwork_device_evictions_total", "Evictions of weights from the device.", Kind.COUNTER, BY_DEVICE),
     Family(
         "clockwork_device_failed_actions_total",

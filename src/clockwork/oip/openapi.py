@@ -201,7 +201,7 @@ _FAILURES: Final = {
     401: "a token is needed",
     403: "another token is needed",
     404: "the model or its version is unknown",
-    408: "the body came too slowly",
+    408: "the body arrived too slowly",
     413: "the body is too large, as sent or unpacked",
     415: "the body's content coding is unknown",
     499: "the client has disconnected",
