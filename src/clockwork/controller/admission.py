@@ -45,7 +45,10 @@ class Admission:
         return batch_size
 
     def forget(self, model: str) -> None:
-        """Check requests for the model anew: it was removed, or other batch sizes are measured now."""
+        """Forget the checks of requests for the model.
+
+        The model was removed, or other batch sizes are measured now.
+        """
         for key in [key for key in self._batch_sizes if key[0] == model]:
             del self._batch_sizes[key]
 

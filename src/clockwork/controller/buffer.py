@@ -24,7 +24,7 @@ SPARE_EXPIRIES: Final = 1000
 
 
 class _Buffered(Struct, frozen=True):
-    """A request; ``deadline`` is None if it does not state its SLO in nanoseconds."""
+    """A waiting request. ``deadline`` is None if the request does not state its SLO in nanoseconds."""
 
     arrival: Nanos
     deadline: Nanos | None

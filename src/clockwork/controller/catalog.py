@@ -1,11 +1,13 @@
-"""The models that clients can name: their versions, the life of each version, and which version a request means.
+"""Keeps the versions of all models, and finds the version that a request means.
 
-Theory of operation. A *version* is a model under a name and a version number. `VERSION_STATES` is its life. Inside the
-controller each load has a *key*, which names its `ModelState`, and its model on workers and devices. So two loads of
-the same version can exist at the same time, one serving and one that will replace it. The catalog knows the load that
-serves each version. A request is given to that load when it is admitted, and stays with it.
+Theory of operation. A *version* is a model under a name and a version number. `VERSION_STATES` defines the states of a
+version. A version can be loaded several times. Inside the controller, each load has a *key*, which names its
+`ModelState` and its model on workers and devices. So two loads of the same version can exist at the same time: one that
+serves, and one that will replace it. The catalog records which load serves each version. An admitted request uses the
+load that serves its version at that moment, even if another load replaces this load later.
 
-A request without a version means the *default*: the promoted version while it is ready, else the highest ready one.
+A request without a version means the *default* version. This is the promoted version while it is ready. Otherwise, it
+is the highest ready version.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,23 +20,23 @@ from clockwork.messages.status import Status
 from clockwork.state import ModelState
 
 MAX_UNAVAILABLE: Final = 1000
-"""Limit of versions that are listed as UNAVAILABLE. The oldest ones are forgotten."""
+"""Limit of versions that are listed as UNAVAILABLE. The oldest of these are forgotten."""
 
 MAX_LABELS: Final = 100
 """Limit of the labels of one model."""
 
 
 class VersionState(Enum):
-    """The state of a version; Triton's terms."""
+    """The state of a version. The names are Triton's."""
 
-    LOADING = "LOADING"  #: being loaded or measured for the first time
-    READY = "READY"  #: serving
-    UNLOADING = "UNLOADING"  #: refusing new requests, and finishing those that were admitted
-    UNAVAILABLE = "UNAVAILABLE"  #: not loaded
+    LOADING = "LOADING"  #: the version is being loaded or measured for the first time
+    READY = "READY"  #: the version serves requests
+    UNLOADING = "UNLOADING"  #: the version refuses new requests and finishes admitted requests
+    UNAVAILABLE = "UNAVAILABLE"  #: the version is not loaded
 
 
 class VersionEvent(Enum):
-    """The events in the life of a version; the values label the diagram in ARCHITECTURE.md."""
+    """The events that change the state of a version. The values label the diagram in ARCHITECTURE.md."""
 
     LOAD = "a load begins"
     READY = "loaded, and measured at batch size 1"
@@ -57,11 +59,11 @@ VERSION_STATES: Final[Mapping[tuple[VersionState, VersionEvent], VersionState]] 
     (_S.UNLOADING, _E.LOAD): _S.LOADING,
     (_S.UNLOADING, _E.GONE): _S.UNAVAILABLE,
 }
-"""(state, event) -> next state."""
+"""Maps (state, event) to the next state."""
 
 
 class Version:
-    """One version of a model. ``model`` is the load that serves it; None while there is none."""
+    """One version of a model. ``model`` is the load that serves it, or None while there is none."""
 
     __slots__ = ("model", "name", "number", "reason", "state")
 
@@ -70,7 +72,7 @@ class Version:
         self.name = name
         self.number = number
         self.state = VersionState.UNAVAILABLE
-        self.reason = ""  #: why it is not READY, or why its last load failed
+        self.reason = ""  #: why the version is not READY, or why its last load failed
         self.model: ModelState | None = None
 
 
@@ -78,9 +80,9 @@ class Catalog:
     """The versions of all models by name, with their labels."""
 
     def __init__(self, labels: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        """Start without models; ``labels`` maps the name of a model to its labels and their versions."""
+        """Start without models. ``labels`` maps the name of a model to its labels and their versions."""
         self._versions: dict[str, dict[str, Version]] = {}
-        self._default: dict[str, ModelState] = {}  #: by name; models without a ready version are missing
+        self._default: dict[str, ModelState] = {}  #: default model by name; models without a ready version are missing
         self._promoted: dict[str, str] = {}  #: name -> version
         self.broken: Mapping[str, str] = {}  #: models that start-up could not load or measure -> why
         self._labels: dict[str, dict[str, str]] = {name: dict(given) for name, given in (labels or {}).items()}
@@ -88,7 +90,7 @@ class Catalog:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def find(self, name: str, version: str = "") -> ModelState | None:
-        """Return the load that serves a request for this version or label; None if none is ready."""
+        """Return the load that serves a request for this version or label, or None if none is ready."""
         if not version:
             return self._default.get(name)
         found = self.version(name, version)
@@ -102,11 +104,11 @@ class Catalog:
         return versions.get(version) or versions.get(self._labels.get(name, {}).get(version, ""))
 
     def versions(self, name: str) -> list[Version]:
-        """Return all versions of a name, lowest first."""
+        """Return all versions of a name, with the lowest first."""
         return sorted(self._versions.get(name, {}).values(), key=lambda version: _order(version.number))
 
     def ready(self, name: str) -> list[str]:
-        """Return the numbers of the ready versions, lowest first."""
+        """Return the numbers of the ready versions, with the lowest first."""
         return [version.number for version in self.versions(name) if version.state is VersionState.READY]
 
     def why_missing(self, name: str, version: str = "") -> tuple[Status, str]:
@@ -118,7 +120,7 @@ class Catalog:
         return Status.UNKNOWN_MODEL, unknown_model(name, self._default)
 
     def names(self) -> dict[str, ModelState]:
-        """Return the models that serve requests without a version, by name; the dict must not be changed."""
+        """Return the models that serve requests without a version, by name. The caller must not change the dict."""
         return self._default
 
     def __iter__(self) -> Iterator[Version]:
@@ -129,13 +131,13 @@ class Catalog:
     # --- life --------------------------------------------------------------------------------------------------------
 
     def load(self, name: str, number: str) -> None:
-        """Note that a load of a version begins."""
+        """Record that a load of a version begins."""
         version = self._version(name, number)
         version.reason = ""
         self._step(version, VersionEvent.LOAD)
 
     def serve(self, number: str, model: ModelState) -> ModelState | None:
-        """Serve a version with a load that is ready; return the load that it replaces, or None."""
+        """Let a load that is ready serve a version. Return the load that it replaces, or None."""
         version = self._version(model.served_as, number)
         self._step(version, VersionEvent.READY)
         replaced, version.model, version.reason = version.model, model, ""
@@ -143,14 +145,14 @@ class Catalog:
         return replaced
 
     def fail(self, name: str, number: str, reason: str) -> None:
-        """Note that the load of a version failed; an earlier load goes on serving the version."""
+        """Record that the load of a version failed. If an earlier load serves the version, it continues to serve."""
         version = self._version(name, number)
         version.reason = reason
         self._step(version, VersionEvent.FAILED)
         self._bound()
 
     def unload(self, name: str, number: str, reason: str) -> ModelState | None:
-        """Serve a version no longer; return the load that served it."""
+        """Stop serving a version. Return the load that served it."""
         version = self._version(name, number)
         self._step(version, VersionEvent.UNLOAD)
         model, version.model, version.reason = version.model, None, reason
@@ -160,7 +162,7 @@ class Catalog:
         return model
 
     def gone(self, name: str, number: str) -> None:
-        """Note that an unload has ended. A load of the same version may have begun or ended meanwhile."""
+        """Record that an unload has ended. A load of the same version may have begun or ended meanwhile."""
         version = self._versions.get(name, {}).get(number)
         if version is not None and version.state is VersionState.UNLOADING:
             self._step(version, VersionEvent.GONE)
@@ -191,7 +193,7 @@ class Catalog:
         return dict(self._labels.get(name, {}))
 
     def promoted(self, name: str) -> str:
-        """Return the version that was promoted; empty if none was."""
+        """Return the version that was promoted. The text is empty if none was promoted."""
         return self._promoted.get(name, "")
 
     # --- helpers -----------------------------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ class Catalog:
         version.state = VERSION_STATES[version.state, event]
 
     def _settle(self, name: str) -> None:
-        """Find the default version anew."""
+        """Determine the default version again."""
         ready = self.ready(name)
         if not ready:
             self._default.pop(name, None)
@@ -217,7 +219,7 @@ class Catalog:
         self._default[name] = model
 
     def _bound(self) -> None:
-        """Forget the versions that have been UNAVAILABLE for longest, beyond the limit."""
+        """Forget the versions that have been UNAVAILABLE longest, if there are more than the limit."""
         over = [version for versions in self._versions.values() for version in versions.values()]
         over = [version for version in over if version.state is VersionState.UNAVAILABLE]
         for version in over[: max(0, len(over) - MAX_UNAVAILABLE)]:
@@ -226,7 +228,7 @@ class Catalog:
                 del self._versions[version.name]
 
     def check_invariants(self) -> None:
-        """Assert the invariants; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         for version in self:
             assert (version.model is not None) == (version.state is VersionState.READY)
             assert version.model is None or version.model.served_as == version.name
@@ -234,7 +236,7 @@ class Catalog:
 
 
 def check_label(label: str) -> None:
-    """Raise InvalidRequestError if a text cannot be a label: labels and version numbers must differ."""
+    """Raise InvalidRequestError if a text cannot be a label. Labels must differ from version numbers."""
     if not label or len(label) > 100 or label.isdigit() or "/" in label:
         raise InvalidRequestError(
             f"invalid label {label[:80]!r}: it must have 1 to 100 characters, no '/', and not be a number"

@@ -1,14 +1,14 @@
 """Loads, replaces and unloads models while the server serves.
 
 Theory of operation. A *change* makes a name serve a set of versions. All loads of the change begin at once, on every
-worker, and each loaded model is measured until it is ready (`clockwork.controller.live_measuring`). When all are ready,
-one event serves them and retires the versions that they replace. If any load fails, the change fails as a whole: the
-new models are unloaded, and the earlier versions go on serving.
+worker. Each loaded model is measured until it is ready (`clockwork.controller.live_measuring`). When all models are
+ready, they begin to serve in one step, and the versions that they replace are retired. If any load fails, the whole
+change fails. Then the new models are unloaded, and the earlier versions continue to serve.
 
-A *retired* model gets no new requests, because the catalog no longer names it. When its last pending request is over,
-the scheduler forgets it, and the workers unload it.
+A *retired* model gets no new requests, because the catalog no longer contains it. When its last pending request has
+ended, the scheduler forgets the model, and the workers unload it.
 
-There is one change for a name at a time. Later requests for the same name wait in order.
+A name has at most one change at a time. Later requests for the same name wait in order.
 """
 
 from collections import deque
@@ -45,7 +45,9 @@ Commands: TypeAlias = list[ControllerCommand]
 ChangeRequest: TypeAlias = LoadModelRequest | UnloadModelRequest
 
 LOADS_PER_WORKER: Final = 1
-"""Number of loads that are outstanding at a worker at a time. One load disturbs the worker's other work least."""
+"""Limit of the loads that are outstanding at a worker at a time. With one load, the worker's other work is disturbed
+least.
+"""
 
 MAX_VERSIONS: Final = 100
 """Limit of the versions of one model."""
@@ -58,14 +60,14 @@ class _Coming:
     number: str
     path: str
     key: str
-    model: ModelState | None = None  #: loaded on the workers
+    model: ModelState | None = None  #: set when the model is loaded on the workers
     ready: bool = False
-    same: bool = False  #: the version that serves has the same content
+    same: bool = False  #: whether the version that serves has the same content
 
 
 @dataclass(eq=False)
 class _Change:
-    """A change under way. ``client`` is (client, request id), None once the client has its response."""
+    """A change under way. ``client`` is (client, request id), or None after the client has its response."""
 
     name: str
     coming: list[_Coming]
@@ -76,15 +78,15 @@ class _Change:
 
 @dataclass(eq=False)
 class _Unload:
-    """An unload whose client waits until the workers hold none of the models."""
+    """An unload. Its client waits until no worker has any of the models."""
 
     client: tuple[int, int]
     versions: tuple[str, ...]
-    left: set[str] = field(default_factory=set)  #: keys of models that are not gone
+    left: set[str] = field(default_factory=set)  #: keys of models that workers still have
 
 
 class Changes:
-    """The changes under way, and the models that are being retired."""
+    """The changes under way, and the retired models."""
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class Changes:
         profiler: Profiler,
         restorations: Loads,
     ) -> None:
-        """``restorations`` loads models into workers that connected during a load."""
+        """``restorations`` loads models on workers that connected during a load."""
         self._state = state
         self._config = config
         self._catalog = catalog
@@ -107,11 +109,13 @@ class Changes:
         self._restorations = restorations
         self._loads = Loads(state, fleet.workers, LOADS_PER_WORKER)
         self._unloads = Unloads(state)
-        self._changes: dict[str, _Change] = {}  #: by name
-        self._comings: dict[str, tuple[_Change, _Coming]] = {}  #: by key
-        self._waiting: dict[str, deque[tuple[int, ChangeRequest]]] = {}  #: requests behind a change, by name
-        self._retiring: dict[str, tuple[ModelState, str]] = {}  #: key -> model with requests, and its version
-        self._leaving: dict[str, tuple[str, str]] = {}  #: key -> name and version of a model that workers unload
+        self._changes: dict[str, _Change] = {}  #: changes by name
+        self._comings: dict[str, tuple[_Change, _Coming]] = {}  #: versions to load, by key
+        #: requests that wait for the end of a change, by name
+        self._waiting: dict[str, deque[tuple[int, ChangeRequest]]] = {}
+        #: key -> retired model with pending requests, and its version
+        self._retiring: dict[str, tuple[ModelState, str]] = {}
+        self._leaving: dict[str, tuple[str, str]] = {}  #: key -> name and version of a model that workers are unloading
         self._answers: list[_Unload] = []
 
     @property
@@ -229,7 +233,7 @@ class Changes:
         return [*self._loads.worker_lost(worker_id)]
 
     def result(self, worker_id: str, result: Result) -> Commands | None:
-        """Handle a worker's result of a load or unload; None if the action is none of these."""
+        """Handle a worker's result of a load or unload. Return None if the action is neither."""
         if self._loads.owns(worker_id, result.id):
             return [*self._loads.result(worker_id, result)]
         return self._unloads.ended(worker_id, result)
@@ -245,7 +249,7 @@ class Changes:
     # --- progress ----------------------------------------------------------------------------------------------------
 
     def settle(self, now: Nanos) -> Commands:
-        """Do what the last event has made possible; call this after every event while serving."""
+        """Do all steps that the last event has made possible. Call this after every event while serving."""
         commands: Commands = []
         while self._loads.finished or self._measuring.progress:
             finished, self._loads.finished = self._loads.finished, []
@@ -371,7 +375,7 @@ class Changes:
     # --- retired models ----------------------------------------------------------------------------------------------
 
     def _retire(self, model: ModelState, number: str) -> None:
-        """Unload a model when its requests are over. ``number`` is empty if another load serves its version."""
+        """Unload a model when its requests have ended. ``number`` is empty if another load serves its version."""
         self._measuring.remove(model)
         self._retiring[model.name] = model, number
 
@@ -383,12 +387,13 @@ class Changes:
             del self._retiring[key]
             self._leaving[key] = model.served_as, number
             commands += self._serving.remove_model(now, model)
-            for worker in self._state.workers.values():  # a worker that is not ready yet unloads it when it is
+            # a worker that is not ready yet unloads the model when it becomes ready
+            for worker in self._state.workers.values():
                 commands += self._unloads.begin(worker, [key])
         return commands
 
     def _note_gone(self, now: Nanos) -> Commands:
-        """Finish the unloads of models that no worker holds any more."""
+        """Finish the unloads of models that no worker has any more."""
         commands: Commands = []
         for worker in self._fleet.workers.values():
             commands += self._unloads.advance(worker)
@@ -430,7 +435,7 @@ class Changes:
         return name, versions
 
     def _copies(self, name: str) -> list[str]:
-        """Return the names of the copies that were loaded under a name at start-up; empty if there are none."""
+        """Return the names of the copies that were loaded under a name at start-up. There may be none."""
         if name in self._catalog.names():
             return []
         return [other for other, model in self._catalog.names().items() if model.info.load == name]
@@ -445,7 +450,7 @@ class Changes:
         return []
 
     def _free_key(self, name: str, number: str) -> str:
-        """Return a key that no model has: the name, or the name with the version and a count."""
+        """Return a key that no model has. It is the name, or the name with the version and a number."""
         key, count = name, 0
         while self._is_used(key):
             count += 1
@@ -463,13 +468,13 @@ class Changes:
         if ready:
             text = unknown_version(name, request.version, ready)
             return Respond(client_id, UnloadModelResponse(request.id, Status.UNKNOWN_MODEL, text))
-        if self._catalog.versions(name):  # unloaded already
+        if self._catalog.versions(name):  # the versions are already unloaded
             return Respond(client_id, UnloadModelResponse(request.id, Status.SUCCESS, ""))
         text = unknown_model(name, self._catalog.names())
         return Respond(client_id, UnloadModelResponse(request.id, Status.UNKNOWN_MODEL, text))
 
     def check_invariants(self) -> None:
-        """Assert the invariants; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         self._catalog.check_invariants()
         for version in self._catalog:
             assert version.model is None or self._state.models.get(version.model.name) is version.model

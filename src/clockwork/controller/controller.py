@@ -4,7 +4,7 @@
 `clockwork.controller.draining` ends the server. This module passes each event to one of these parts. It answers the
 requests that need none of them.
 
-Requests that come before SERVING wait in a `StartupBuffer`.
+Requests that arrive before SERVING wait in a `StartupBuffer`.
 """
 
 from clockwork.controller.buffer import StartupBuffer
@@ -99,7 +99,7 @@ class ControllerWithStartupPhase:
         return self._startup.progress(now)
 
     def model_version(self, model: str) -> str:
-        """Return the version that serves requests without a version; empty for an unknown model."""
+        """Return the version that serves requests without a version. It is empty for an unknown model."""
         found = self._serving.catalog.find(model) or self._state.models.get(model)
         return "" if found is None else found.info.version
 
@@ -112,7 +112,7 @@ class ControllerWithStartupPhase:
         return self._settle(now, self._dispatch(now, event))
 
     def _settle(self, now: Nanos, commands: Commands) -> Commands:
-        """Do what an event or the time has made possible."""
+        """Do all steps that an event or the time has made possible."""
         own = self._serving.own
         if self._startup.serving_since is not None and self._changes.busy:
             commands += self._changes.settle(now)
@@ -266,7 +266,7 @@ class ControllerWithStartupPhase:
                 return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
 
     def _change(self, now: Nanos, client_id: int, request: UnloadModelRequest | PromoteRequest) -> Commands:
-        """Handle a request that changes the served models; a load is handled by `Startup`."""
+        """Handle a request that changes the served models. `Startup` handles loads."""
         if self._config.control is ControlMode.NONE:
             text = "models are fixed after start-up; to change them while serving: --model-control-mode explicit"
             return [refusal_response(client_id, request, Status.INVALID_REQUEST, text)]

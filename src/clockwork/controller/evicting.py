@@ -5,7 +5,7 @@ from clockwork.state import ClockworkState, GPUState, ModelState, Residency
 
 
 def evict_everywhere(state: ClockworkState, model: ModelState) -> tuple[list[GPUState], Status, str]:
-    """Evict a model's weights from the devices where no outstanding action needs them.
+    """Evict a model's weights from the devices on which no outstanding action needs them.
 
     Return these devices, and the status and message for the operator.
     """

@@ -1,19 +1,20 @@
-"""Measures models while the server serves: each measurement is a request of the controller's own.
+"""Measures models while the server serves. Each measurement is a request that the controller itself makes.
 
-Theory of operation. A model that is loaded while serving has no times to plan with. So it first gets a *provisional*
-profile of upper bounds, and the scheduler plans the measurements like any other request: it reserves the bound on the
-device, promises nothing behind it for that time, and loads the weights. The bound of a batch size comes from the batch
-size before it. That of the first one comes from the execution when the worker read the model, or from the model's times
-on another kind of device. If neither is known, it is ``max_first_exec``.
+Theory of operation. A model that is loaded while serving has no times for planning. So it first gets a *provisional*
+profile of upper bounds. With these, the scheduler plans the measurements like other requests: it reserves the bound on
+the device and loads the weights. The bound of a batch size is computed from the next smaller batch size. The bound of
+the first batch size is computed from the execution when the worker read the model, or from the model's times on another
+kind of device. If both are unknown, the bound is ``max_first_exec``.
 
-A measurement has a deadline far away, so a scheduler that plans by deadlines executes it in a gap. At most one is under
-way in the whole fleet. A measurement begins at once if the server is idle, else only after a pause, so that
-measurements take at most ``live_share`` of a device's time.
+A measurement has a distant deadline, so a scheduler that plans by deadlines executes it when a device is free. At most
+one measurement is under way in the whole fleet. If the server is idle, a measurement begins at once. Otherwise, it
+begins after a pause, so that measurements take at most ``live_share`` of a device's time.
 
-A model is ready when ``ready_samples`` executions of one row are measured. Larger batch sizes follow. A batch size that
-fails ends the growth; batch size 1 is tried ``attempts`` times, and then the model cannot be served.
+A model is ready when ``ready_samples`` executions of one row are measured. Larger batch sizes are measured afterwards.
+If a batch size fails, no larger ones are measured. If batch size 1 fails ``attempts`` times, the model cannot be
+served.
 
-A measurement counts only if its Infer executed no other request: otherwise its time is that of another batch size.
+A measurement counts only if its Infer executed no other request. Otherwise, its time belongs to another batch size.
 """
 
 from collections import deque
@@ -35,19 +36,19 @@ from clockwork.state import ClockworkState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, SECOND, Nanos, as_ms, show_duration
 
 GROWTH: Final = 3
-"""Bound of a batch size in proportion to the time of half as many rows: work per row may grow, too."""
+"""Bound of a batch size, relative to the time of half as many rows. The work per row may grow as well."""
 
 KIND_FACTOR: Final = 4
-"""Bound of one row in proportion to the model's time on another kind of device."""
+"""Bound of one row, relative to the model's time on another kind of device."""
 
 TRIAL_FACTOR: Final = 3
-"""Bound of one row in proportion to its execution when the worker read the model, on the worker's host."""
+"""Bound of one row, relative to its execution when the worker read the model, on the worker's host."""
 
 LOAD_FACTOR: Final = 2
-"""Bound of a LoadWeights in proportion to the slowest known load per page."""
+"""Bound of a LoadWeights, relative to the slowest known load per page."""
 
 MIN_BOUND: Final[Nanos] = 2 * MILLISECOND
-"""The least bound: below it, the operating system decides how long an action takes."""
+"""Smallest bound. Below it, the operating system decides how long an action takes."""
 
 MAX_LOAD: Final[Nanos] = 1 * SECOND
 """Bound of a LoadWeights if no model was measured on this kind of device."""
@@ -57,7 +58,7 @@ MAX_TRIES: Final = 100
 
 
 class Progress(NamedTuple):
-    """What has happened to a model: it is ready, it has a new profile, or it cannot be served for a reason."""
+    """News about a model. It is ready, it has a new profile, or it cannot be served for a reason."""
 
     model: ModelState
     ready: bool = False
@@ -73,7 +74,7 @@ class _Job:
         self.shapes = shapes  #: the shapes of inputs to try; the first one is used
         self.size = 1
         self.samples: list[Nanos] = []
-        self.warmups = 0  #: executions of this size that did not count
+        self.warmups = 0  #: number of executions of this size that did not count
         self.failures = 0
         self.tries = 0
         self.ready = False
@@ -89,19 +90,19 @@ class LiveMeasuring:
     """The models to measure, and the measurement that is under way."""
 
     def __init__(self, state: ClockworkState, config: ProfilingConfig, known: dict[ProfileKey, ModelProfile]) -> None:
-        """``known`` has the profiles measured earlier; new ones are added to it."""
+        """``known`` contains the profiles that were measured earlier. New profiles are added to it."""
         self._state = state
         self._config = config
         self._known = known
         self._jobs: deque[_Job] = deque()
         self._ready: set[ModelState] = set()  #: models with jobs that are ready on one kind of device
-        self._not_before: Nanos = 0  #: while the server is busy, the next measurement begins no earlier
-        self.request: PendingRequest | None = None  #: the measurement under way
-        self.progress: list[Progress] = []  #: for the owner to take
+        self._not_before: Nanos = 0  #: while the server is busy, the next measurement does not begin before this time
+        self.request: PendingRequest | None = None  #: the measurement that is under way
+        self.progress: list[Progress] = []  #: news for the owner, which removes it
 
     @property
     def due(self) -> bool:
-        """Whether a model waits for a measurement and none is under way."""
+        """Whether a model waits for a measurement and no measurement is under way."""
         return bool(self._jobs) and self.request is None
 
     def next_wakeup(self) -> Nanos | None:
@@ -109,7 +110,7 @@ class LiveMeasuring:
         return self._not_before if self.due else None
 
     def add(self, model: ModelState, kinds: Iterable[str]) -> None:
-        """Measure a model that has no profile: the first kind of device makes it ready, the others follow."""
+        """Measure a model that has no profile. The first kind of device makes it ready, and the other kinds follow."""
         example = model.info.example
         if example is not None and example.unmeasured:
             for kind in kinds:
@@ -123,14 +124,14 @@ class LiveMeasuring:
         self.progress.append(Progress(model))
 
     def remove(self, model: ModelState) -> None:
-        """Measure a model no longer. A measurement that is under way for it does not count."""
+        """Stop measuring a model. If a measurement of it is under way, that measurement does not count."""
         self._ready.discard(model)
         self._jobs = deque(job for job in self._jobs if job.model is not model)
 
     # --- a measurement -----------------------------------------------------------------------------------------------
 
     def begin(self, now: Nanos, request_id: int, *, idle: bool) -> PendingRequest | None:
-        """Return the next measurement; None if it is not time for one."""
+        """Return the next measurement, or None if it is not time for one."""
         if not self.due or (not idle and now < self._not_before):
             return None
         job = self._jobs[0]
@@ -198,7 +199,7 @@ class LiveMeasuring:
         return self._failed(job, message)
 
     def _end(self, now: Nanos, duration: Nanos) -> _Job | None:
-        """End the measurement under way; return its job, or None if its model is measured no longer."""
+        """End the measurement that is under way. Return its job, or None if its model is no longer measured."""
         request, self.request = self.request, None
         self._not_before = now + int(duration / self._config.live_share) - duration
         if request is None or not self._jobs or self._jobs[0].model is not request.model:
@@ -234,7 +235,7 @@ class LiveMeasuring:
         return Measurement((bound,))
 
     def _tighten(self, job: _Job, slowest: Nanos) -> None:
-        """Lower the bound of the batch size that is being measured, now that some executions are known."""
+        """Lower the bound of the batch size that is being measured after some of its executions."""
         bound = max(MIN_BOUND, slowest + slowest // 2)
         if job.samples or bound < job.bound:
             self._update(job, {**job.measured, job.size: Measurement((bound,))}, announce=not job.samples)
@@ -245,7 +246,7 @@ class LiveMeasuring:
         self.progress.append(Progress(job.model, ready=True))
 
     def _next_size(self, job: _Job) -> list[ControllerCommand]:
-        """The batch size is measured: go on with the next one, or end."""
+        """Continue with the next batch size after one is measured, or end the job."""
         job.measured[job.size] = Measurement(tuple(job.samples))
         sizes = batch_sizes(job.model, self._config.max_batch_size)
         following = next((size for size in sizes if size > job.size), None)
@@ -263,9 +264,9 @@ class LiveMeasuring:
         return []
 
     def _failed(self, job: _Job, why: str, *, refused: bool = False) -> list[ControllerCommand]:
-        """A measurement failed: try other shapes, or again, or end the growth, or give the model up.
+        """Handle a failed measurement: try other shapes, try again, measure no larger sizes, or give up the model.
 
-        If the model has ``refused`` all inputs, its first requests are its measurement.
+        If the model has ``refused`` all inputs, its first requests are used as measurements.
         """
         if job.size > 1:
             return self._finish(job, why)
@@ -292,7 +293,7 @@ class LiveMeasuring:
             return self._finish(job, text)
         if job.samples:
             return self._next_size(job)
-        if job.ready or job.model in self._ready:  # requests in service will show how long it takes
+        if job.ready or job.model in self._ready:  # requests in service will show how long the size takes
             return self._finish(job, text, save=False)
         return self._give_up(job, text)
 
@@ -306,7 +307,7 @@ class LiveMeasuring:
         return [Report("ERROR", f"{model.name}: {why}", "model_failed", fields)]
 
     def _finish(self, job: _Job, stopped: str, *, save: bool = True) -> list[ControllerCommand]:
-        """All batch sizes are measured: store the profile, and go on with the next job."""
+        """Store the profile after all batch sizes are measured. Continue with the next job."""
         self._jobs.remove(job)
         if all(other.model is not job.model for other in self._jobs):
             self._ready.discard(job.model)

@@ -53,7 +53,7 @@ class Load:
 
     @property
     def worst_status(self) -> Status:
-        """INVALID_REQUEST if all failures are faults of the client, else ERROR."""
+        """Status of the failure: INVALID_REQUEST if all failures are faults of the client, otherwise ERROR."""
         return _worst(self)
 
     def describe_failures(self) -> str:

@@ -67,15 +67,16 @@ def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenien
 
 
 def unmeasured(load_weights: Measurement, config: ProfilingConfig, reason: str) -> ModelProfile:
-    """Return the profile of a model whose first requests are its measurement."""
+    """Return a profile with assumed times. The first requests for the model are used as its measurements."""
     assumed = {1: Measurement((config.unmeasured_cap,))}
     return ModelProfile(load_weights, assumed, config.max_batch_size, unmeasured=reason)
 
 
 def possible_shapes(model: ModelState, config: ProfilingConfig) -> list[tuple[tuple[int, ...], ...]]:
-    """Return the input shapes to try in a measurement, without a batch dimension; at least one.
+    """Return the input shapes to try in a measurement, without a batch dimension. There is at least one.
 
-    They are those that the worker found. If the worker did not look for any, free dimensions are ``free_dim``, or 1.
+    These are the shapes that the worker found. If the worker did not search for shapes, free dimensions are
+    ``free_dim``, or 1.
     """
     if model.info.example is not None:
         first = 1 if model.info.batchable else 0
@@ -104,7 +105,7 @@ def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
 
 
 def why_limited(model: ModelState, largest: int) -> str:
-    """Return the model's own limit if it is below ``largest``; else an empty string."""
+    """Return the model's own limit as text if it is below ``largest``. Otherwise, return an empty text."""
     limit = model.info.max_batch
     if model.info.batchable and limit and limit < largest:
         return f"max_batch_size is {limit} in the model's config.pbtxt"
@@ -167,7 +168,7 @@ def _measure_infer(
 
 
 def generated_inputs(model: ModelState, batch_size: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[InferInput, ...]:
-    """Return the input of an Infer whose elements the worker generates; ``shapes`` have no batch dimension."""
+    """Return inputs of an Infer whose elements the worker generates. ``shapes`` have no batch dimension."""
     tensors = tuple(
         _generated(info, (batch_size, *shape) if model.info.batchable else shape)
         for info, shape in zip(model.info.inputs, shapes, strict=True)
@@ -182,7 +183,7 @@ def _wants_more(samples: list[Nanos], spent: Nanos, config: ProfilingConfig) -> 
 
 
 def row_shapes(model: ModelState, free_dim: int) -> tuple[tuple[int, ...], ...]:
-    """Return the inputs' shapes without a batch dimension, with free dimensions set to ``free_dim``."""
+    """Return the inputs' shapes without a batch dimension. Free dimensions have the size ``free_dim``."""
     first = 1 if model.info.batchable else 0
     return tuple(tuple(free_dim if dim < 0 else dim for dim in info.shape[first:]) for info in model.info.inputs)
 

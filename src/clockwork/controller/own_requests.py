@@ -1,6 +1,7 @@
-"""The controller's own requests: checks of batches, and measurements of models. They have no client.
+"""Makes the controller's own requests, which are checks of batches and measurements of models.
 
-The scheduler treats them like any other request. At most one check and one measurement are pending.
+Own requests have no client. The scheduler treats them like any other request. At most one check and one measurement are
+pending.
 """
 
 from clockwork.controller.config import ControllerConfig
@@ -18,7 +19,7 @@ from clockwork.units import Nanos
 
 
 class OwnRequests:
-    """Decides when an own request begins, and receives its outcome."""
+    """Decides when an own request begins, and handles its outcome."""
 
     def __init__(
         self,
@@ -28,7 +29,7 @@ class OwnRequests:
         profiles: dict[ProfileKey, ModelProfile],
         pending: Pending,
     ) -> None:
-        """``profiles`` were measured earlier; ``pending`` has the requests of clients and of the controller."""
+        """``profiles`` were measured earlier. ``pending`` contains the requests of clients and of the controller."""
         self._state = state
         self._pending = pending
         self.checks = BatchChecks(state, tally, config.verifying)
@@ -44,12 +45,12 @@ class OwnRequests:
         return self.checks.due or self.measuring.due
 
     def needs(self, model: ModelState) -> bool:
-        """Return whether a check or measurement under way is for this model."""
+        """Return whether a check or measurement of this model is under way."""
         measured = self.measuring.request
         return self.checks.needs(model) or (measured is not None and measured.model is model)
 
     def forget(self, model: ModelState) -> None:
-        """Forget a model that was removed, and no own request is pending for."""
+        """Forget a model that was removed. No own request for it may be pending."""
         self.checks.forget(model)
         self.measuring.remove(model)
 
@@ -61,7 +62,7 @@ class OwnRequests:
         return request is not None and request.client_id == NO_CLIENT
 
     def next(self, now: Nanos, request_id: int) -> PendingRequest | None:
-        """Return a measurement if it is time for one, or a check if the server is idle; else None."""
+        """Return a measurement if it is time for one. Otherwise, return a check if the server is idle, or None."""
         idle = not self._pending and next(self._state.outstanding(), None) is None
         request = self.measuring.begin(now, request_id, idle=idle)
         if request is None and idle and self.checks.due:
@@ -69,7 +70,7 @@ class OwnRequests:
         return request
 
     def check_to_withdraw(self) -> PendingRequest | None:
-        """Return the check under way if it was not sent to a device yet: a client's request goes first."""
+        """Return the check under way if it was not sent to a device yet. A client's request has priority over it."""
         check = self.checks.request
         sent = check is not None and any(map(self.checks.is_alone, self._state.outstanding()))
         return None if sent else check
@@ -96,7 +97,7 @@ class OwnRequests:
         return self.measuring.answered(now, status, message)
 
     def check_invariants(self) -> None:
-        """Assert the invariants; for tests and checkers."""
+        """Assert the invariants. Tests and checkers call this method."""
         self.checks.check_invariants()
         for own in (self.checks.request, self.measuring.request):
             assert own is None or self._pending.get(own.id) is own

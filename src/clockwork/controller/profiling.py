@@ -84,7 +84,7 @@ class Profiler:
         return self._assign()
 
     def assign_known(self, model: ModelState, kind: str) -> bool:
-        """Give a model the profile that was measured earlier for a kind of device; return whether there is one."""
+        """Give a model the profile that was measured earlier for a kind of device. Return whether there is one."""
         if kind in model.profiles:
             return True
         profile = self._known.get(ProfileKey(model.info.digest, model.info.runtime, kind))

@@ -61,7 +61,7 @@ class Serving:
         config: ControllerConfig,
         profiles: dict[ProfileKey, ModelProfile] | None = None,
     ) -> None:
-        """Start without requests; `start` begins the stage. ``profiles`` were measured earlier."""
+        """Start without requests. `start` begins the stage."""
         self._state = state
         self._scheduler = scheduler
         self._config = config
@@ -81,7 +81,7 @@ class Serving:
         return len(self._pending) - len(self.own)
 
     def start(self, now: Nanos) -> list[ControllerCommand]:
-        """Begin the stage: serve the models that were measured, and start the scheduler."""
+        """Begin the stage. Serve the models that were measured, and start the scheduler."""
         for model in self._state.models.values():
             self.catalog.load(model.served_as, model.info.version)
             self.catalog.serve(model.info.version, model)
@@ -298,7 +298,7 @@ class Serving:
         return self._ask(now, (request,), self._scheduler.infer, request)
 
     def _withdraw_check(self, now: Nanos) -> list[ControllerCommand]:
-        """A client's request has arrived: postpone the check, unless it has been sent to a device."""
+        """Postpone a check that was not sent to a device yet, because a client's request has arrived."""
         check = self.own.check_to_withdraw()
         if check is None:
             return []

@@ -336,7 +336,7 @@ class Startup:
         return commands
 
     def _add_ready_workers(self, now: Nanos) -> Commands:
-        """Give the scheduler the workers that have become ready. Each holds only models that it can serve."""
+        """Give the scheduler the workers that have become ready. Each has only models that it can serve."""
         commands: Commands = []
         for worker_id, worker in list(self.fleet.workers.items()):
             waits = self.loads.pending_for(worker_id) or self.changes.removes_from(worker_id)
@@ -359,7 +359,7 @@ class Startup:
     # --- loads -------------------------------------------------------------------------------------------------------
 
     def load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
-        """Handle a client's request for a load: begin it, queue it until it can begin, or refuse it."""
+        """Handle a client's request for a load. Begin the load, queue it until it can begin, or refuse it."""
         starting = self.serving_since is None and self.stage is not Stage.DRAINING
         waits = starting and self._config.control is not ControlMode.NONE
         if self.stage is not Stage.QUERYING and not waits:

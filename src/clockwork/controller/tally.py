@@ -154,7 +154,7 @@ class Tally:
         return self._counts[model]
 
     def shed(self, now: Nanos, model: ModelState | None, count: int) -> None:
-        """Count requests that the host has refused by itself; ``model`` is None if it is unknown."""
+        """Count requests that the host itself has refused. ``model`` is None if the model is unknown."""
         status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
         if model is None:
             self.count_without_model(status, count)

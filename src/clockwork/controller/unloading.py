@@ -1,9 +1,9 @@
-"""Removes models from workers that serve: first their weights from every device, then the models from host memory.
+"""Removes models from workers that serve. Their weights are removed from the devices first.
 
 Theory of operation. A worker refuses an UnloadModel while the weights of the model are in use or being moved
-(`clockwork.worker.tasks`). So for each worker the evictions come first, and UnloadModel is sent when no action for the
-model is outstanding and no device holds its weights. The evictions go through the lanes that also load weights.
-Therefore a later LoadWeights may use the pages at once.
+(`clockwork.worker.tasks`). So the weights are first evicted from all devices of a worker. UnloadModel is sent when no
+action for the model is outstanding and no device has its weights. Evictions use the same lanes as loads of weights. So
+a later LoadWeights may use the pages at once.
 """
 
 from clockwork.controller.events import ControllerCommand, DropWorker, Report
@@ -20,7 +20,7 @@ class Unloads:
     def __init__(self, state: ClockworkState) -> None:
         """Start without work."""
         self._state = state
-        self._evicting: dict[str, set[str]] = {}  #: worker -> models whose weights have to leave its devices first
+        self._evicting: dict[str, set[str]] = {}  #: worker -> models whose weights must leave its devices first
         self._outstanding: dict[int, tuple[str, str]] = {}  #: id of an UnloadModel -> worker, model
 
     @property
@@ -37,7 +37,7 @@ class Unloads:
         return self.advance(worker)
 
     def advance(self, worker: WorkerState) -> list[ControllerCommand]:
-        """Send what can be sent now; call this after every result of an action of the worker's devices."""
+        """Send all actions that can be sent now. Call this after every result of an action of the worker's devices."""
         waiting = self._evicting.get(worker.id)
         if not waiting:
             return []
@@ -59,7 +59,7 @@ class Unloads:
         return [*evictions, *commands]
 
     def ended(self, worker_id: str, result: Result) -> list[ControllerCommand] | None:
-        """Handle the result of an UnloadModel; return None if the action is not one of these."""
+        """Handle the result of an UnloadModel. Return None if the action is not one of these."""
         if self._outstanding.get(result.id, ("", ""))[0] != worker_id:
             return None
         _, model = self._outstanding.pop(result.id)

@@ -102,8 +102,8 @@ class ControllerHostConfig:
     ``tls`` and ``access`` apply to clients, including the clients of front ends. ``worker_tls`` and ``worker_tokens``
     apply to workers. Without these fields, connections are not encrypted and every peer is admitted. ``payload_bytes``
     is the size of the memory for payloads that the controller shares with a worker on this host
-    (`ControllerHost.arena`). ``max_connections`` is the limit of the port for clients; None stands for
-    the default limit. ``repository`` describes the model repositories; None: there are none.
+    (`ControllerHost.arena`). ``max_connections`` is the limit of the port for clients; None
+    means the default limit. ``repository`` describes the model repositories, or is None if there are none.
     """
 
     listen: Address = DEFAULT_LISTEN

@@ -58,7 +58,7 @@ def lower_priority() -> None:
 
 
 def begin_background_thread() -> None:
-    """Lower the priority of the calling thread if possible; for the ``initializer`` of a pool of threads."""
+    """Lower the priority of the calling thread if possible. Pools of threads use this function as ``initializer``."""
     with suppress(OSError):  # raised if the process already has a lower priority than this thread would get
         lower_priority()
 

@@ -1,8 +1,8 @@
 """Reads a model repository in threads of low priority, and polls it for changes.
 
-File systems may be slow or stop answering, so no call to them runs on the event loop. A thread that computes holds the
-interpreter's lock, so it pauses after each burst of work. One thread polls and lists the repository; another finds
-single models, so that a load does not wait for the end of a poll.
+File systems may be slow or stop answering, so the event loop never calls them. A thread that computes has the
+interpreter's lock, so it pauses after each burst of work. One thread polls and lists the repository. Another thread
+finds single models, so that a load does not wait for the end of a poll.
 """
 
 import asyncio
@@ -29,16 +29,16 @@ from clockwork.steps import Steps
 from clockwork.units import MILLISECOND, Nanos, seconds
 
 MAX_FINDS: Final = 64
-"""Calls of `RepositoryWatcher.find` that may wait at a time; further calls are refused."""
+"""Limit of the calls of `RepositoryWatcher.find` that wait at a time. Further calls are refused."""
 
 MAX_BURST: Final[Nanos] = 2 * MILLISECOND
-"""Time after which a thread pauses; a step that has begun is finished."""
+"""Time after which a thread pauses. It first finishes the step that it has begun."""
 
 PAUSE: Final = 0.001
 """Pause in seconds between two bursts."""
 
 TIMER_ERROR: Final = 0.002
-"""Seconds by which an event loop's timer may be early. A poll that begins too early confirms nothing."""
+"""Seconds by which an event loop's timer may fire early. A poll that begins too early confirms nothing."""
 
 T = TypeVar("T")
 
@@ -46,11 +46,12 @@ log = logging.getLogger("clockwork.controller")
 
 
 class RepositoryChanges(Struct, frozen=True):
-    """What a poll found, as the models to load and reload and the names of the models to unload.
+    """The changes that a poll found: models to load, models to reload, and names of models to unload.
 
-    - A model may have problems; then its load fails, and the problems say why
-    - ``problems``: why directories cannot be read, by the names of their models. These models stay as they are
-    - ``error``: why the repository cannot be read; empty if it can. Then nothing changes
+    - If a model has problems, its load fails, and the problems are the reason.
+    - ``problems`` contains the reasons why directories cannot be read, by the names of their models. These models do
+      not change.
+    - ``error`` is the reason why the repository cannot be read, in which case nothing changes. It is empty otherwise.
     """
 
     load: tuple[RepositoryModel, ...] = ()
@@ -64,7 +65,10 @@ class RepositoryWatcher:
     """Reads one repository. Use it on one running event loop."""
 
     def __init__(self, root: Path, interval: float, links: LinkPolicy = NO_LINKS) -> None:
-        """``interval`` is in seconds: between two polls, and until an unchanged directory counts as complete."""
+        """``interval`` is the number of seconds between two polls.
+
+        An unchanged directory counts as complete after the same time.
+        """
         self._root = root
         self._interval = interval
         self._links = links
@@ -81,13 +85,13 @@ class RepositoryWatcher:
     def start(self, on_changes: Callable[[RepositoryChanges], None]) -> None:
         """Poll from now on, and call ``on_changes`` on the loop after each poll.
 
-        The caller reports the end of each action with `finished`; until then, the poller chooses no other action of
+        The caller reports the end of each action with `finished`. Until then, the poller chooses no other action for
         that model.
         """
         self._task = asyncio.ensure_future(self._run(on_changes))
 
     def close(self) -> None:
-        """Stop polling. Calls that wait are cancelled; a thread that reads is not waited for."""
+        """Stop polling. Cancel the calls that wait, but do not wait for threads that are reading."""
         self._closing.set()
         if self._task is not None:
             self._task.cancel()
@@ -95,7 +99,7 @@ class RepositoryWatcher:
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def find(self, name: str, config: Fields | None = None) -> RepositoryModel:
-        """Return a model; see `clockwork.repository.models.find_model`.
+        """Return a model, as `clockwork.repository.models.find_model` does.
 
         Raises:
             InvalidRequestError: the name is wrong, or the repository has no such model.
@@ -121,7 +125,7 @@ class RepositoryWatcher:
     async def models(self) -> list[RepositoryModel]:
         """Return all models, ordered by name. Concurrent callers share one reading of the repository.
 
-        This takes about 0.5 ms per model; `names` takes a hundredth of that.
+        This takes about 0.5 ms per model. `names` takes a hundredth of this time.
 
         Raises:
             InvalidRequestError: the repository cannot be read, or has too many entries.
@@ -129,7 +133,7 @@ class RepositoryWatcher:
         return await self._listed.get()
 
     async def poll(self) -> RepositoryChanges:
-        """Poll the repository once; `start` does this at intervals."""
+        """Poll the repository once. `start` polls it at intervals."""
         began, epoch = self._clock.now(), monotonic_epoch()
         try:
             found = await self._in_steps(scan_in_steps(self._root, self._links))
@@ -141,7 +145,7 @@ class RepositoryWatcher:
         return await self._read(actions, found, problems)
 
     def finished(self, name: str, succeeded: bool) -> None:
-        """Note the end of a load, reload or unload that a poll chose.
+        """Record the end of a load, reload or unload that a poll chose.
 
         Raises:
             ValueError: no action of the model is outstanding.
@@ -159,12 +163,12 @@ class RepositoryWatcher:
     async def _read(
         self, actions: PollActions, found: dict[str, Contents | str], problems: dict[str, str]
     ) -> RepositoryChanges:
-        """Return the models of a poll's actions; postpone those that have changed since they were scanned."""
+        """Return the models of a poll's actions. Postpone models that have changed since they were scanned."""
         read: dict[str, RepositoryModel] = {}
         for name in (*actions.load, *actions.reload):
             try:
                 model = await self._in_steps(_one_step(partial(find_model, self._root, name, self._links)))
-            except ClockworkError:  # it has vanished
+            except ClockworkError:  # the directory has vanished
                 self._poller.postponed(name)
                 continue
             if _differ(found[name], model.contents):
@@ -203,12 +207,12 @@ class RepositoryWatcher:
 
 
 def _seen(began: Nanos, contents: Contents | str) -> Seen | None:
-    """Return what the poller needs of a model; ``began`` is a time of day, like the times of files."""
+    """Return the part of a model that the poller needs. ``began`` is a time of day, like the times of files."""
     return None if isinstance(contents, str) else Seen(contents.fingerprint, contents.inode, began - contents.newest)
 
 
 def _differ(scanned: Contents | str, read: Contents | None) -> bool:
-    """Return whether both are known and different."""
+    """Return whether both are known and they differ."""
     return isinstance(scanned, Contents) and read is not None and scanned.fingerprint != read.fingerprint
 
 

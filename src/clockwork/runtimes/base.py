@@ -1,8 +1,8 @@
 """The interface between the worker and the runtimes that execute models.
 
-Threads: every method may block. The worker calls these methods on its lane threads, never on the network's event loop.
-All devices of a worker share one `Runtime`. A `LoadedModel` belongs to one device, whose EXEC lane calls `execute` from
-one thread at a time.
+Every method may block. The worker calls these methods on its lane threads, never on the network's event loop. All
+devices of a worker share one `Runtime`. A `LoadedModel` belongs to one device, whose EXEC lane calls `execute` from one
+thread at a time.
 
 A payload is a bytes-like object. It contains a tensor's elements in wire order (see `clockwork.messages.tensors`).
 
@@ -23,7 +23,7 @@ from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import Bytes
 
 Payload: TypeAlias = Any
-"""Bytes-like (the buffer protocol), or None if the worker generates zeros."""
+"""A bytes-like object that supports the buffer protocol. It is None if the worker generates zeros."""
 
 Batch: TypeAlias = Any
 """A batch of inputs, or its outputs, in the runtime's own form.
@@ -50,19 +50,19 @@ class HostModelInfo(Struct, frozen=True):
     note: str = ""
     """Unusual facts about how the model is executed, for people to read. Empty if there are none."""
     unbatched: str = ""
-    """Why requests cannot share a batch; empty if they can."""
+    """Why requests cannot share a batch. Empty if they can."""
     max_batch: int = 0
-    """Largest batch that the model's config.pbtxt allows, in rows; 0: no limit is configured."""
+    """Largest batch that the model's config.pbtxt allows, in rows. If no limit is configured, it is 0."""
     trial: TrialRun | None = None
-    """The execution of one row in the trial of the model; None if the model accepted no inputs."""
+    """Result of executing one row in the trial of the model. None if the model accepted no inputs."""
     example: ExampleInputs | None = None
-    """Inputs that the model accepts, to measure it with. None means that the runtime did not look for any."""
+    """Inputs that the model accepts, for its measurement. None if the runtime did not search for such inputs."""
 
 
 class LoadedModel(Protocol):
     """A model whose weights are on a device.
 
-    Every method may raise `clockwork.errors.DeviceLostError`; the worker then ends.
+    Every method may raise `clockwork.errors.DeviceLostError`. The worker then ends.
     """
 
     @property
@@ -142,7 +142,7 @@ class Runtime(Protocol):
         ...
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means; see `clockwork.runtimes.locating`.
+        """Return the model file that a path means, by the rules of `clockwork.runtimes.locating`.
 
         If the path is a model file, that file is returned.
 

@@ -52,7 +52,7 @@ class RuntimeByFile:
         return self._runtime_of(path).load_model(path, name)
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means; see `clockwork.runtimes.base.Runtime`."""
+        """Return the model file that a path means, as `clockwork.runtimes.base.Runtime` describes."""
         return self._runtime_of(path).locate(path, name)
 
     def _runtime_of(self, path: Path) -> Runtime:

@@ -72,7 +72,7 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
 
     @abstractmethod
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means; see `clockwork.runtimes.base.Runtime`."""
+        """Return the model file that a path means, as `clockwork.runtimes.base.Runtime` describes."""
 
     @abstractmethod
     def _read(self, path: Path) -> FileT:

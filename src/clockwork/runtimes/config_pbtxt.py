@@ -59,7 +59,7 @@ def read_config(config: Path, model: str) -> Fields | None:
 
 
 def configured_batch(fields: Fields) -> int | None:
-    """Return max_batch_size from the fields of a configuration; None if it is not set.
+    """Return max_batch_size from the fields of a configuration, or None if it is not set.
 
     Raises:
         ValueError: the value is not a non-negative whole number.
@@ -80,8 +80,8 @@ def _shown(value: object) -> str:
 def beside(path: Path, file: Path) -> Path | None:
     """Return ``NAME/config.pbtxt`` for ``NAME/1/model.onnx`` or ``NAME/model.onnx``.
 
-    Return None if the path is the model file itself and the file is not called ``model``: its directory may contain
-    several models.
+    If the path is a model file that is not called ``model``, return None. The directory of such a file may contain
+    several models, so its config.pbtxt may belong to another model.
     """
     if path == file and file.stem != "model":
         return None

@@ -1,6 +1,6 @@
 """Parses protobuf text, the format of Triton's ``config.pbtxt``, without a schema.
 
-The parser knows no field, so it accepts every well-formed file, whatever the release of Triton that it was written for.
+The parser does not check the names of fields. So it accepts every well-formed file of any release of Triton.
 """
 
 import re
@@ -46,7 +46,7 @@ class _Parser:
         self._advance()
 
     def message(self, end: str = "") -> Fields:
-        """Return the fields up to the closing bracket ``end``; with an empty ``end``, up to the end of the text."""
+        """Return the fields up to the closing bracket ``end``. If ``end`` is empty, return all fields of the text."""
         fields: Fields = {}
         while self._token != end or not self._kind:
             if not self._kind and not end:
@@ -71,7 +71,7 @@ class _Parser:
     def _name(self) -> str:
         if self._kind == "word":
             return self._advance()
-        if self._token == "[":  # an extension, or the type of an Any
+        if self._token == "[":  # this is an extension, or the type of an Any
             self._enter()
             parts = []
             while self._kind and self._token != "]":
@@ -119,7 +119,7 @@ class _Parser:
         return -number if negative else number
 
     def _enter(self) -> str:
-        """Consume an opening bracket; return the bracket that closes it."""
+        """Consume an opening bracket. Return the bracket that closes it."""
         self._open.append(self._token)
         if len(self._open) > MAX_DEPTH:
             raise ValueError(f"line {self._line} is nested deeper than {MAX_DEPTH}")
@@ -140,11 +140,11 @@ class _Parser:
             return ValueError(f"a {self._open[-1]!r} is not closed")
         if self._token in _CLOSING.values():
             return ValueError(f"line {self._line} has a {self._token!r} that closes nothing")
-        # Errors do not repeat the text: the file may be a link to a file of another user.
+        # Errors do not repeat the text, because the file may be a link to a file of another user.
         return ValueError(f"line {self._line} has other text where a field's name is expected")
 
     def _advance(self) -> str:
-        """Read the next token; return the current one."""
+        """Read the next token. Return the current token."""
         current = self._token
         while self._position < len(self._text):
             match = _TOKEN.match(self._text, self._position)

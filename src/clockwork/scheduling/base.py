@@ -1,10 +1,7 @@
 """Defines the interface of schedulers.
 
-A scheduler starts when the controller's start-up is over. By then, every model is loaded and measured, and no model is
-added later. The controller calls the scheduler with requests and results. The scheduler makes actions and returns
-answers. These are the rules:
-A scheduler starts when start-up is over: every model is loaded and measured. The controller calls it with requests and
-results. It makes actions, and returns answers. Rules:
+A scheduler starts when the controller's start-up is over. By then, every model is loaded and measured. The controller
+calls the scheduler with requests and results. The scheduler makes actions and returns answers. These are the rules:
 
 - A scheduler uses no clock, no I/O, no thread and no global randomness. ``now`` is an argument of every call, and never
   decreases.
@@ -17,20 +14,11 @@ results. It makes actions, and returns answers. Rules:
 - A request ends in one of three ways: the scheduler answers it (`Answer`), an Infer that contains it succeeds, or
   `cancel` is called. After a successful Infer, the controller answers the requests before it calls `result`. The
   requests of a failed Infer have not ended. The scheduler must answer them or try again.
-- If the ``client_id`` of a request is -1, the controller checks a batch with it. The scheduler treats it like any other
-  request.
+- If the ``client_id`` of a request is -1, the controller itself made the request, to check a batch or to measure a
+  model. The scheduler treats it like any other request.
+- Models are added and removed while serving only if the scheduler defines `model_added` and `model_removed`.
 - If the scheduler has not answered a request by its deadline, the controller answers it. If the scheduler raises an
   exception, the controller reports the exception and answers the requests that the call was about.
-- Only `GPUState` knows where weights are. An operator may evict them at any time, even while requests wait for them,
-  and a LoadWeights may fail: the picture changes before `evicted` or `result` is called.
-- A request is over when the scheduler answers it (`Answer`), when an Infer that contains it succeeds (the controller
-  answers it before it calls `result`), or when `cancel` is called. The requests of a failed Infer are not over: the
-  scheduler answers them or tries again.
-- A request with the ``client_id`` -1 is the controller's own: it checks a batch or measures a model. It is treated like
-  any other request.
-- Models are added and removed while serving only if the scheduler defines `model_added` and `model_removed`.
-- The controller answers a request that the scheduler has not answered by its deadline. It reports an exception of the
-  scheduler, and answers the requests that the call was about.
 """
 
 from abc import ABC, abstractmethod

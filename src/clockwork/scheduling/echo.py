@@ -30,9 +30,9 @@ class EchoScheduler(Scheduler):
         return []
 
     def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
-        """Do nothing: the scheduler does not use models."""
+        """Do nothing, because the scheduler does not use models."""
         return []
 
     def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
-        """Do nothing: the scheduler does not use models."""
+        """Do nothing, because the scheduler does not use models."""
         return []

@@ -87,11 +87,11 @@ class EdfScheduler(Scheduler):
         return []
 
     def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
-        """Do nothing: a model is loaded when it is requested."""
+        """Do nothing, because a model is loaded when it is requested."""
         return []
 
     def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
-        """Do nothing: nothing is known about a model without requests."""
+        """Do nothing, because nothing is stored about a model without requests."""
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:

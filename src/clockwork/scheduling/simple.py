@@ -86,7 +86,7 @@ class SimpleScheduler(Scheduler):
         return []
 
     def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
-        """Do nothing: a model is loaded when it is requested."""
+        """Do nothing, because a model is loaded when it is requested."""
         return []
 
     def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:

@@ -49,7 +49,7 @@ class ModelFile(Struct, frozen=True):
 
 
 def find(path: Path, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
-    """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
+    """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
     return locate(path, SUFFIX, "an ONNX model", name, links)
 
 

@@ -6,10 +6,11 @@ convolutions without a copy. Packed weights make LoadWeights slow and halve the 
 packed weights, the kernels pack weights during each inference. This costs little if each weight is used for many rows,
 and much if each weight is used for few rows.
 
-The decision is made once, when a model is read, by trying both. Weights are packed if the packed copy is small, if the
-trial fails, or if executing without packing takes more than `MAX_SLOWDOWN` times as long. Measured on one core of an
-AMD EPYC (family 26) with onnxruntime 1.32 (``python benchmarks/bench_weights.py``): LoadWeights in ms, its heap in MB,
-and the execution time without packing as a multiple of the time with packing:
+When a model is read, both variants are tried, and one is chosen. Weights are packed if the packed copy is small, if the
+trial fails, or if execution without packing takes more than `MAX_SLOWDOWN` times as long. The table shows the time of
+LoadWeights in ms and its heap in MB. The last columns show the execution time without packing, as a multiple of the
+time with packing. The measurements (``python benchmarks/bench_weights.py``) used one core of an AMD EPYC (family 26)
+and onnxruntime 1.32.
 
 ===========  ===============  ===============  =======  =======  =======
 model        packed           not packed       batch 1  batch 4  batch 8

@@ -60,7 +60,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         self._close_timing = CloseTiming()
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
+        """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
         return find(path, name, self.links)
 
     def _read(self, path: Path) -> ModelFile:

@@ -53,7 +53,7 @@ class ModelFile(Struct, frozen=True):
 
 
 def find(path: Path, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
-    """Return the model file for a path; see `clockwork.runtimes.locating.locate`."""
+    """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
     return locate(path, SUFFIX, "an exported PyTorch program", name, links)
 
 

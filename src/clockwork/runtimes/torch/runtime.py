@@ -58,7 +58,7 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
         self._allow_compiled = allow_compiled
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means; see `clockwork.runtimes.locating.locate`."""
+        """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
         return find(path, name, self.links)
 
     def _read(self, path: Path) -> ModelFile:

@@ -78,7 +78,7 @@ class Device:
         return self._load_times.of(model.info.digest, lambda: model.load_estimate(kind)).at(now)
 
     def forget_times(self, model: ModelState) -> None:
-        """Forget the measured times of a model's content; its next estimates start from its profile."""
+        """Forget the measured times of a model's content. Its next estimates start from its profile."""
         self.times.forget(model.info.digest)
         self._load_times.forget(model.info.digest)
 
