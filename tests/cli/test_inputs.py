@@ -89,8 +89,8 @@ def test_several_inputs_come_from_several_files_or_one() -> None:
             ["text=words.json"],
             "input 'ids' is missing; model m takes ids INT32[-1,2], text BYTES[-1] (add --input",
         ),
-        (PAIR, ["ids=huge.json"], "huge.json holds int64 from 0 to 4294967296; the input is ids INT32[-1,2]"),
-        (PAIR, ["ids=halves.json"], "halves.json holds float64 from 0.5 to 1.5"),
+        (PAIR, ["ids=huge.json"], "huge.json contains int64 from 0 to 4294967296; convert the file to ids INT32[-1,2]"),
+        (PAIR, ["ids=halves.json"], "halves.json contains float64 from 0.5 to 1.5"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(model: ModelSummary, files: list[str], message: str) -> None:

@@ -120,7 +120,7 @@ async def raw_infer(host: ControllerHost, request: InferRequest, payload: bytes)
 @pytest.mark.parametrize(
     ("tensor", "payload", "expected"),
     [
-        (TensorSpec("x", "FP32", (1, 4), 16), b"short", "16 bytes, but 5 came"),
+        (TensorSpec("x", "FP32", (1, 4), 16), b"short", "16 bytes, but the request has 5"),
         (TensorSpec("x", "FP32", (1, 4), 5), b"short", "takes 16 bytes, but its size is given as 5"),
         (TensorSpec("x", "FP32", (-1, -4), 16), bytes(16), "negative dimension"),
         (TensorSpec("x", "FP32", (2**62, 2**62), 16), bytes(16), "but its size is given as 16"),

@@ -53,9 +53,9 @@ def test_tensors_whose_sizes_add_up_are_accepted(tensors: tuple[TensorSpec, ...]
 @pytest.mark.parametrize(
     ("tensors", "payload", "why"),
     [
-        ((), 1, "take 0 bytes, but 1 came"),
-        ((X,), 11, "take 12 bytes, but 11 came"),
-        ((X,), 0, "take 12 bytes, but 0 came"),
+        ((), 1, "take 0 bytes, but the request has 1"),
+        ((X,), 11, "take 12 bytes, but the request has 11"),
+        ((X,), 0, "take 12 bytes, but the request has 0"),
         ((X, X), 24, "'x' was sent twice"),
         ((TensorSpec("x", "FP32", (1, 3), 11),), 11, "takes 12 bytes, but its size is given as 11"),
         ((TensorSpec("x", "FP32", (1, 3), -12),), -12, "takes 12 bytes, but its size is given as -12"),
@@ -64,7 +64,7 @@ def test_tensors_whose_sizes_add_up_are_accepted(tensors: tuple[TensorSpec, ...]
         ((TensorSpec("x", "FP4", (1,), 1),), 1, "unknown datatype 'FP4'; known datatypes: BOOL"),
         ((TensorSpec("t", "BYTES", (2,), 7),), 7, "each element takes at least 4"),
         ((TensorSpec("t", "BYTES", (0,), -1),), -1, "each element takes at least 4"),
-        ((spec("x", "FP32", (1 << 62, 1 << 62)),), 0, "but 0 came"),
+        ((spec("x", "FP32", (1 << 62, 1 << 62)),), 0, "but the request has 0"),
         ((spec("x", "INT8", (1,) * (MAX_RANK + 1)),), 1, "has 17 dimensions; at most 16"),
         (tuple(spec(str(i), "INT8", (1,)) for i in range(MAX_TENSORS + 1)), 257, "257 inputs; at most 256"),
     ],
