@@ -221,6 +221,11 @@ def test_the_example_file_is_valid(capsys: Capture) -> None:
             assert found[table][key] == {"value": value, "from": str(example)}
 
 
+def test_the_example_in_the_documentation_is_the_example_file() -> None:
+    example = (ROOT / "examples" / "clockwork.toml").read_text()
+    assert f"```toml\n{example}```" in (ROOT / "docs" / "operations.md").read_text()
+
+
 def test_a_child_process_does_not_inherit_configuration_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CLOCKWORK_CONFIG", "CLOCKWORK_WORKER_DEVICES", "CLOCKWORK_SERVE_SLO"):
         monkeypatch.setenv(name, "x")

@@ -171,3 +171,25 @@ def test_the_log_for_people_is_text(tmp_path: Path) -> None:
 def check_lines_for_people(worker: Process) -> None:
     worker.err.wait_for(r"^\d\d:\d\d:\d\d WARNING clockwork.worker: cannot connect to 127.0.0.1:1: .*; retrying")
     worker.err.wait_for(r"^\d\d:\d\d:\d\d INFO clockwork.cli: clockwork \S+ begins$")
+
+
+def test_the_reason_comes_first_when_a_signal_shuts_the_server_down(tmp_path: Path) -> None:
+    with serve(str(save_dense(tmp_path / "dense.onnx"))) as server:
+        server.address()
+        before = len(server.err.seen)
+        server.send(signal.SIGTERM)
+        assert server.ended() == 0
+        reasons = [at for at, line in enumerate(server.err.seen) if "shutting down" in line]
+    assert len(reasons) == 1
+    assert "SIGTERM: shutting down; a second signal ends the process at once" in server.err.seen[reasons[0]]
+    assert not [line for line in server.err.seen[before : reasons[0]] if "drain" in line or "lost" in line]
+
+
+def test_the_reason_comes_first_when_an_error_shuts_the_server_down(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_text("nonsense")
+    with serve(str(tmp_path / "bad.onnx")) as server:
+        assert server.ended() == 1
+    lines = server.err.seen
+    (first,) = (at for at, line in enumerate(lines) if "ERROR clockwork.cli: shutting down: cannot serve bad" in line)
+    assert lines[first + 1 :] == [lines[-1]], "nothing but the result of the command follows"
+    assert lines[-1].startswith("clockwork: cannot serve bad: it could not be loaded")

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from clockwork.cli import logs
-from clockwork.cli.process import Shutdown, cache_directory, run_together, run_until_signal
+from clockwork.cli.process import Shutdown, cache_directory, log_failure, run_together, run_until_signal
 from clockwork.cli.startup_hints import waits_for
 from clockwork.controller.config import ControllerConfig, ProfilingConfig, VerifyingConfig
 from clockwork.controller.stage import Stage
@@ -113,7 +113,7 @@ def run_controller(
     async def work() -> None:
         async with listening(config, scheduler) as host, front_ends(host, ends):
             shutdown.before_end(partial(host.drain, drain_limit))
-            await run_together(host.wait(), *(start(host) for start in works))
+            await run_together(host.wait(), *(start(host) for start in works), on_failure=log_failure)
 
     uvloop.run(run_until_signal(work(), shutdown))
 

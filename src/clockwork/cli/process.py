@@ -28,6 +28,9 @@ If the variables are not set, these libraries write to ``~/.nv`` and to ``~/.con
 
 log = logging.getLogger("clockwork.cli")
 
+_parent_is_watched: Final = threading.Event()
+"""Set in a process that ends with its parent. The parent logs the reason, so this process does not log the signal."""
+
 
 class Shutdown:
     """The optional function that is called after a signal, before the work of the process is ended."""
@@ -60,7 +63,8 @@ async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) 
 
     def on_signal(number: signal.Signals) -> None:
         extra = event_fields("signal", signal=number.name)
-        log.info("%s: shutting down; a second signal ends the process at once", number.name, extra=extra)
+        level = logging.DEBUG if _parent_is_watched.is_set() else logging.INFO
+        log.log(level, "%s: shutting down; a second signal ends the process at once", number.name, extra=extra)
         stop.set()
         for caught in signals:
             loop.remove_signal_handler(caught)
@@ -79,24 +83,43 @@ async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) 
         await asyncio.wait((finishing,))
         if not finishing.cancelled():
             finishing.result()
-        logging.getLogger("clockwork").setLevel(logging.ERROR)  # connections are lost during the shutdown
+        _log_errors_only()
     working.cancel()
     await asyncio.wait((working,))
     if not (interrupted and working.cancelled()):
         working.result()
 
 
-async def run_together(*works: Coroutine[Any, Any, None]) -> None:
-    """Run all coroutines until all have ended or one of them fails. Then cancel and await the others."""
+async def run_together(
+    *works: Coroutine[Any, Any, None], on_failure: Callable[[BaseException], None] = lambda error: None
+) -> None:
+    """Run all coroutines until all have ended or one of them fails. Then cancel and await the others.
+
+    ``on_failure`` receives the failure before the others are cancelled.
+    """
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                on_failure(error)
             task.result()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def log_failure(error: BaseException) -> None:
+    """Log the error that shuts the process down, and from now on errors only."""
+    log.error("shutting down: %s", error, extra=event_fields("shutdown", reason=str(error)))
+    _log_errors_only()
+
+
+def _log_errors_only() -> None:
+    """Log errors only from now on, because connections are lost during a shutdown."""
+    logging.getLogger("clockwork").setLevel(logging.ERROR)
 
 
 def end_with_parent() -> None:
@@ -105,6 +128,7 @@ def end_with_parent() -> None:
     Stdin is a pipe from the parent. When the parent ends for any reason, the system closes the pipe. This process then
     sends itself SIGTERM. If it has not ended after `GRACE` seconds, it exits at once.
     """
+    _parent_is_watched.set()
     stdin = os.dup(0)  # other code may close descriptor 0
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
