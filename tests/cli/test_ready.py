@@ -57,7 +57,7 @@ class Server:
         metrics = (await asyncio.to_thread(ask, self.http, "metrics"))[2].decode().splitlines()
         answers = {"http model": model[0] == 200, "http index": json.loads(index[2])[0]["state"] == "READY"}
         answers["metrics"] = "clockwork_ready 1.0" in metrics
-        answers["model metrics"] = f'clockwork_model_ready{{model="{MODEL}"}} 1.0' in metrics
+        answers["model metrics"] = f'clockwork_model_ready{{model="{MODEL}",version="1"}} 1.0' in metrics
         assert answers["http model"] or (model[0], model[1]) == (503, "1")
         async with AsyncClient(self.native) as client:
             status = await client.status()

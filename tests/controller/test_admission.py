@@ -130,7 +130,9 @@ def test_the_deadline_comes_from_the_shorter_of_slo_and_slo_factor_or_from_the_d
     cluster.run_until(asked + timeout_after)
     assert cluster.answer(1) is None  # an answer at the deadline would be in time
     cluster.run_until(asked + timeout_after + 1)
-    assert cluster.answer(1) == InferResponse(1, Status.TIMEOUT, LATE, (), RequestTiming(timeout_after + 1))
+    assert cluster.answer(1) == InferResponse(
+        1, Status.TIMEOUT, LATE, (), RequestTiming(timeout_after + 1), version="1"
+    )
 
 
 @pytest.mark.parametrize(("slo", "factor", "within"), [(None, None, ms(100)), (ms(7), None, ms(7)), (None, 2.0, ms(6))])
@@ -144,7 +146,7 @@ def test_the_deadline_counts_from_the_arrival_that_the_host_reports(
     cluster.run_until(arrival + within)
     assert cluster.answer(1) is None
     cluster.run_until(arrival + within + 1)
-    assert cluster.answer(1) == InferResponse(1, Status.TIMEOUT, LATE, (), RequestTiming(within + 1))
+    assert cluster.answer(1) == InferResponse(1, Status.TIMEOUT, LATE, (), RequestTiming(within + 1), version="1")
 
 
 def test_a_request_handled_after_its_deadline_never_reaches_the_scheduler() -> None:

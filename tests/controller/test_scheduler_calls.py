@@ -44,7 +44,7 @@ def test_a_scheduler_is_woken_at_its_next_wakeup() -> None:
     cluster.ask(infer_request(1))
     assert cluster.controller.next_wakeup() == cluster.now + ms(10)
     cluster.run_until(cluster.now + ms(10))
-    assert infer_response(cluster, 1) == InferResponse(1, 0, "", (), RequestTiming(ms(10)))
+    assert infer_response(cluster, 1) == InferResponse(1, 0, "", (), RequestTiming(ms(10)), version="1")
     assert cluster.controller.next_wakeup() is None
 
 
@@ -65,7 +65,9 @@ def test_a_late_success_becomes_a_timeout_even_before_the_wake_of_the_deadline()
     cluster.ask(infer_request(1, slo=ms(10)))
     cluster.now += ms(10) + 1
     cluster.ask(infer_request(2))
-    assert infer_response(cluster, 1) == InferResponse(1, Status.TIMEOUT, LATE, (), RequestTiming(ms(10) + 1))
+    assert infer_response(cluster, 1) == InferResponse(
+        1, Status.TIMEOUT, LATE, (), RequestTiming(ms(10) + 1), version="1"
+    )
 
 
 def test_the_scheduler_gets_the_result_of_each_of_its_actions_and_no_others() -> None:

@@ -32,7 +32,7 @@ def test_a_successful_infer_answers_its_requests_with_outputs_and_times() -> Non
     cluster.ask(infer_request(8), client_id=4)
     cluster.run_until(cluster.now + ms(9))
     first, second = infer_response(cluster, 7, 3), infer_response(cluster, 8, 4)
-    assert first == InferResponse(7, 0, "", tensors(), RequestTiming(ms(3), 0, ms(3), 1, cold_start=False))
+    assert first == InferResponse(7, 0, "", tensors(), RequestTiming(ms(3), 0, ms(3), 1), version="1")
     assert second.timing == RequestTiming(ms(5), ms(2), ms(3), 1, cold_start=False)
     responds = [command for _, command in cluster.said if isinstance(command, Respond)]
     payloads = [command.payload for command in responds if command.response in (first, second)]

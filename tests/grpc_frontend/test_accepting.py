@@ -14,6 +14,7 @@ import pytest
 
 from client.live import LOOPBACK, run, serving
 from clockwork.clock import Clock
+from clockwork.controller.catalog import Catalog
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.stage import Stage
 from clockwork.controller.throttling import Throttle
@@ -146,7 +147,9 @@ def test_a_deadline_counts_from_the_time_when_the_call_was_taken(arrived: int | 
         peers: Any = Peers(lambda: client)
         loop = asyncio.get_running_loop()
         reception = Reception(loop, Still(), ControllerConfig(), lambda by_model: None, lambda busy: None, Throttle())
-        host: Any = SimpleNamespace(reception=reception, stepper=Stepper(), access=None, local_client=lambda: client)
+        host: Any = SimpleNamespace(
+            reception=reception, stepper=Stepper(), access=None, local_client=lambda: client, catalog=Catalog()
+        )
         service = Service(grpc_front_end(host), peers, clock=Still())
         with pytest.raises(ConnectionLostError):
             await service.model_infer(encoded_request(slo_ms=pb.InferParameter(double_param=20)), Call())

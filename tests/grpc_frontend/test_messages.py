@@ -105,7 +105,8 @@ def test_an_inconsistent_message_is_refused(message: pb.ModelInferRequest, why: 
 
 def success(rows: int, batch_size: int) -> InferResponse:
     timing = RequestTiming(5_000_000, 1_000_000, 2_000_000, batch_size, True)
-    return InferResponse(1, Status.SUCCESS, "", (TensorSpec("y", "FP32", (rows, 1), 4 * rows),), timing, 4_000_000)
+    outputs = (TensorSpec("y", "FP32", (rows, 1), 4 * rows),)
+    return InferResponse(1, Status.SUCCESS, "", outputs, timing, 4_000_000, version="1")
 
 
 def test_a_response_has_its_timing_as_parameters() -> None:

@@ -15,7 +15,7 @@ from clockwork.grpc_frontend.raw_contents import (
     MAX_FIELDS,
     MIN_SPLIT_BYTES,
     in_stream,
-    model_name,
+    model_and_version,
     split,
     varint,
     with_raw_outputs,
@@ -168,8 +168,14 @@ def test_the_tighter_of_the_deadlines_of_message_and_call_counts() -> None:
     assert request_of(message, raw, 1, None).slo is None
 
 
-def test_the_name_of_the_model_is_found_without_a_parser() -> None:
-    assert model_name(encoded_request(b"1")) == pb.ModelInferRequest.FromString(encoded_request(b"1")).model_name != ""
-    assert model_name(pb.ModelInferRequest(model_name="m\u00e9" * 80).SerializeToString()) == "m\u00e9" * 80
+def test_the_name_and_version_of_the_model_are_found_without_a_parser() -> None:
+    name = pb.ModelInferRequest.FromString(encoded_request(b"1")).model_name
+    assert model_and_version(encoded_request(b"1")) == (name, "")
+    assert model_and_version(pb.ModelInferRequest(model_name="m\u00e9" * 80).SerializeToString()) == (
+        "m\u00e9" * 80,
+        "",
+    )
+    versioned = pb.ModelInferRequest(model_name="m", model_version="3", id="4").SerializeToString()
+    assert model_and_version(versioned) == ("m", "3")
     for data in (b"", b"\n", b"\n\x05ab", b"\x12\x01a", b"\n" + b"\xff" * 12):
-        assert model_name(data) == ""
+        assert model_and_version(data) == ("", "")

@@ -150,7 +150,7 @@ def test_memory_that_a_worker_may_still_read_is_not_reused() -> None:
                 await worker.until(lambda: len(worker.held) == 1)
                 impatient.cancel()
                 await asyncio.wait([impatient])
-                await eventually(lambda: not host.description().counts_of("wide").pending)
+                await eventually(lambda: not host.description().tally.of("wide").pending)
                 assert arena.taken > 0
                 other = asyncio.ensure_future(infer(client))
                 await worker.until(lambda: len(worker.held) == 2)

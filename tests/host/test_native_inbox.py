@@ -36,7 +36,7 @@ class FakeReception:
             cast(Reception, self), CONFIG, self._refuse_full, lambda client, request, *_: self._handle(client, request)
         )
 
-    def put(self, handle: Any, model: str, slo: int | None) -> Any:
+    def put(self, handle: Any, model: str, slo: int | None, version: str) -> Any:
         if not self.busy:
             handle()
             return None

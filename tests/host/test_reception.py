@@ -10,8 +10,13 @@ import uvloop
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.shedding import SEED_COST
 from clockwork.controller.throttling import Throttle
-from clockwork.host.reception import BUSY_FOR, MAX_MODELS, REMEMBERED_SLOS, Reception
+from clockwork.host.reception import BUSY_FOR, MAX_MODELS, REMEMBERED_SLOS, Key, Reception
 from clockwork.units import Nanos, ms
+
+
+def the_model(name: str, version: str) -> Any:
+    """Return a stand-in for the load that serves a model and version."""
+    return SimpleNamespace(name=name, info=SimpleNamespace(load=name))
 
 
 class SetClock:
@@ -27,12 +32,14 @@ class ReceptionFixture:
 
     def __init__(self) -> None:
         self.clock = SetClock()
-        self.shed: list[dict[str, int]] = []
+        self.shed: list[dict[Key, int]] = []
         self.loads: list[float] = []
         self.throttle = Throttle()
         config = ControllerConfig(default_slo=ms(500), model_slos={"quick": ms(20)})
         loop = asyncio.get_running_loop()
-        self.reception = Reception(loop, self.clock, config, self.shed.append, self.loads.append, self.throttle)
+        self.reception = Reception(
+            loop, self.clock, config, self.shed.append, self.loads.append, self.throttle, the_model
+        )
 
     def queue(self, count: int) -> None:
         for _ in range(count):
@@ -92,7 +99,7 @@ def test_refusals_are_reported_once_a_turn_and_unknown_names_together() -> None:
             assert fixture.reception.refuses(name, fixture.clock.at) is not None
         assert fixture.shed == []
         await asyncio.sleep(0)
-        assert fixture.shed == [{"m": 2, "": 2}]
+        assert fixture.shed == [{("m", ""): 2, ("", ""): 2}]
         fixture.reception.close()
 
     uvloop.run(test())
@@ -126,8 +133,8 @@ def test_the_table_of_slos_has_a_limit() -> None:
         for number in range(MAX_MODELS + 10):
             fixture.reception.note_slo(f"m{number}", ms(1))
         assert len(fixture.reception._answers) == MAX_MODELS
-        assert fixture.reception.has_answered("m0")
-        assert not fixture.reception.has_answered(f"m{MAX_MODELS}")
+        assert not fixture.reception.has_answered("m0"), "the oldest is forgotten"
+        assert fixture.reception.has_answered(f"m{MAX_MODELS}")
 
     run(test)
 
@@ -136,9 +143,9 @@ def test_the_longest_slo_is_forgotten_after_enough_other_requests() -> None:
     def test(fixture: ReceptionFixture) -> None:
         for slo in (ms(400), *(ms(i) for i in range(1, REMEMBERED_SLOS))):
             fixture.reception.note_slo("m", slo)
-        assert fixture.reception._slo("m") == ms(400)
+        assert fixture.reception._slo("m", "") == ms(400)
         fixture.reception.note_slo("m", ms(7))
-        assert fixture.reception._slo("m") == ms(REMEMBERED_SLOS - 1)
+        assert fixture.reception._slo("m", "") == ms(REMEMBERED_SLOS - 1)
 
     run(test)
 
@@ -156,11 +163,15 @@ def test_a_check_does_not_count_a_refusal() -> None:
 
 
 def test_a_copy_of_a_model_has_the_default_slo_of_the_model() -> None:
+    copies: dict[str, Any] = {"quick-2": SimpleNamespace(info=SimpleNamespace(load="quick"))}
+
+    def find(name: str, version: str) -> Any:
+        return copies.get(name)
+
     async def test() -> None:
-        copies: dict[str, Any] = {"quick-2": SimpleNamespace(info=SimpleNamespace(load="quick"))}
         config = ControllerConfig(default_slo=ms(500), model_slos={"quick": ms(20)})
         loop = asyncio.get_running_loop()
-        reception = Reception(loop, SetClock(), config, lambda _: None, lambda _: None, Throttle(), copies.get)
+        reception = Reception(loop, SetClock(), config, lambda _: None, lambda _: None, Throttle(), find)
         assert reception.default_slo("quick-2") == ms(20)
         assert reception.default_slo("other") == ms(500)
         reception.close()

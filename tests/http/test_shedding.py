@@ -3,9 +3,11 @@
 import pytest
 
 from clockwork.controller.shedding import Shed
+from clockwork.host.reception import Key
 from clockwork.http.shedding import (
     MAX_PATH,
     MAX_PATHS,
+    NO_MODEL,
     ShedReplies,
     model_of,
     posted_path,
@@ -60,21 +62,22 @@ def test_the_path_of_a_post_request_is_known_from_its_first_line() -> None:
 
 
 def test_an_inference_is_recognised_by_its_path() -> None:
-    assert model_of("POST", "/v2/models/a/infer") == "a"
-    assert model_of("POST", "/v2/models/a/versions/1/infer") == "a"
-    assert model_of("GET", "/v2/models/a/infer") == ""
-    assert model_of("POST", "/v2/models/a/ready") == ""
-    assert model_of("POST", "/v2/repository/models/a/load") == ""
+    assert model_of("POST", "/v2/models/a/infer") == ("a", "")
+    assert model_of("POST", "/v2/models/a/versions/1/infer") == ("a", "1")
+    assert model_of("GET", "/v2/models/a/infer") == NO_MODEL
+    assert model_of("POST", "/v2/models/a/ready") == NO_MODEL
+    assert model_of("POST", "/v2/repository/models/a/load") == NO_MODEL
 
 
 def test_the_table_of_paths_has_a_limit_and_so_have_its_paths() -> None:
-    paths: dict[bytes, str] = {}
-    remember(paths, b"/".ljust(MAX_PATH, b"a"), "a")
-    remember(paths, b"/".ljust(MAX_PATH + 1, b"a"), "a")
+    paths: dict[bytes, Key] = {}
+    remember(paths, b"/".ljust(MAX_PATH, b"a"), ("a", ""))
+    remember(paths, b"/".ljust(MAX_PATH + 1, b"a"), ("a", ""))
     assert len(paths) == 1
     for number in range(MAX_PATHS + 1):
-        remember(paths, b"/%d" % number, "a")
+        remember(paths, b"/%d" % number, ("a", ""))
     assert len(paths) == MAX_PATHS
+    assert b"/0" not in paths, "the oldest path is forgotten"
 
 
 def test_a_reply_is_encoded_once_for_each_wait() -> None:

@@ -1,6 +1,5 @@
 """Metadata and statistics, the gRPC messages made of them, and the version of a model."""
 
-from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -12,14 +11,11 @@ from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.messages.counts import BatchCounts, ModelCounts
 from clockwork.messages.requests import ModelStatus, ModelSummary
 from clockwork.messages.results import ModelInfo
-from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo
-from clockwork.oip.failures import RequestFailedError
 from clockwork.oip.metadata import (
-    check_version,
+    index_entry,
     model_metadata,
     model_statistics,
-    repository_index,
     server_metadata,
 )
 from clockwork.oip.model_config import model_config
@@ -49,9 +45,6 @@ def status(name: str, ready: bool = True) -> ModelStatus:
     return ModelStatus(
         ModelInfo(name, "m.onnx", "d", "r", INPUTS, OUTPUTS, True, 1, 1, name), {}, counts=COUNTS, ready=ready
     )
-
-
-NAMES, BROKEN = {"b": "1", "a": "1"}, {"worse": "it is broken"}
 
 
 def test_statistics_have_every_request_and_batch() -> None:
@@ -92,40 +85,13 @@ def test_grpc_messages_are_made_of_the_same_dicts() -> None:
     kinds = [pb.DataType.Name(tensor.data_type) for tensor in config.input]
     assert kinds == ["TYPE_STRING" if datatype is Datatype.BYTES else f"TYPE_{datatype}" for datatype in Datatype]
     assert list(config.output[0].dims) == [5]
-    metadata = pb.ModelMetadataResponse(**model_metadata(SUMMARY))
+    metadata = pb.ModelMetadataResponse(**model_metadata(SUMMARY, ["1", "2"]))
+    assert list(metadata.versions) == ["1", "2"]
     assert (metadata.platform, list(metadata.inputs[0].shape)) == (config.platform, [-1, 3])
     assert list(pb.ServerMetadataResponse(**server_metadata("1", ["more"])).extensions)[-1] == "more"
-    index = list(repository_index(NAMES, BROKEN, NAMES.__contains__, "serving", True, False))
-    assert pb.RepositoryIndexResponse.ModelIndex(**index[2]).reason == "it is broken"
-
-
-def test_the_index_has_every_model_and_the_reason_why_one_is_not_ready() -> None:
-    def states(*server: Any, ready: Collection[str] = NAMES) -> list[tuple[str, str, str]]:
-        index = repository_index(NAMES, BROKEN, ready.__contains__, *server)
-        return [(entry["name"], entry["state"], entry["reason"]) for entry in index]
-
-    broken = ("worse", "UNAVAILABLE", "it is broken")
-    assert states("serving", True, False) == [("a", "READY", ""), ("b", "READY", ""), broken]
-    assert states("serving", True, True) == [("a", "READY", ""), ("b", "READY", "")]
-    why = "the server is profiling"
-    assert states("profiling", False, False, ready=()) == [("a", "LOADING", why), ("b", "LOADING", why), broken]
-    assert states("profiling", False, True, ready=()) == []
-    hung = ("b", "UNAVAILABLE", "no connected worker can serve it")
-    assert states("serving", True, False, ready="a") == [("a", "READY", ""), hung, broken]
-    assert states("serving", True, True, ready="a") == [("a", "READY", "")]
-
-
-@pytest.mark.parametrize("version", ["", "1"])
-def test_an_empty_version_means_the_only_one(version: str) -> None:
-    check_version("m", version, "1")
-
-
-def test_an_unknown_version_is_not_found() -> None:
-    with pytest.raises(RequestFailedError) as caught:
-        check_version("m" * 1000, "2", "1")
-    failed = caught.value.failure
-    assert (failed.http, failed.grpc, failed.status) == (404, "NOT_FOUND", Status.UNKNOWN_MODEL)
-    assert len(failed.message) < 200
+    entry = index_entry("m", "2", "UNAVAILABLE", "it is broken")
+    assert pb.RepositoryIndexResponse.ModelIndex(**entry).reason == "it is broken"
+    assert pb.RepositoryIndexResponse.ModelIndex(**index_entry("m", "", "UNAVAILABLE", "")).version == ""
 
 
 def triton_prints(config: Any, message: Any) -> None:

@@ -53,7 +53,7 @@ TAKES = "model m takes x FP32[-1,4]"
 FAULTS = {
     "unknown model": Fault("model 'nobody' is unknown; served models: m", Request("nobody")),
     "unknown version": Fault(
-        "model 'm' has no version '2'; its only version is '1'", Request(version="2"), ("http", "grpc")
+        "model 'm' has no version '2'; served versions: 1", Request(version="2"), ("http", "grpc")
     ),
     "missing input": Fault(f"input 'x' is missing; {TAKES}", Request(inputs={}), ("http", "grpc", "native")),
     "unknown input": Fault(f"input 'z' is unknown; {TAKES}", Request(inputs={"z": ROW})),

@@ -16,7 +16,8 @@ from clockwork.steps import at_once
 X = struct.pack("<6f", 1, 5, 3, float("nan"), -1, 2)
 Y = b"\x01\x00\x00\x00a\x00\x00\x00\x00"
 OUTPUTS = (TensorSpec("x", "FP32", (2, 3), len(X)), TensorSpec("y", "BYTES", (2,), len(Y)))
-RESPONSE = InferResponse(1, 0, "", OUTPUTS, RequestTiming(3_000_000, 1_000_000, 2_000_000, 4, True, 500_000), 3_500_000)
+TIMING = RequestTiming(3_000_000, 1_000_000, 2_000_000, 4, True, 500_000)
+RESPONSE = InferResponse(1, 0, "", OUTPUTS, TIMING, 3_500_000, version="1")
 
 
 def head(*outputs: OutputHead, **parameters: Any) -> InferHead:

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Final
 
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.faults import not_served, quoted, unknown_model, unknown_version
+from clockwork.messages.faults import no_ready_version, not_served, quoted, unknown_model, unknown_version
 from clockwork.messages.status import Status
 from clockwork.state import ModelState
 
@@ -86,6 +86,7 @@ class Catalog:
         self._promoted: dict[str, str] = {}  #: name -> version
         self.broken: Mapping[str, str] = {}  #: models that start-up could not load or measure -> why
         self._labels: dict[str, dict[str, str]] = {name: dict(given) for name, given in (labels or {}).items()}
+        self.revision = 0  #: grows with every change of the versions, their states, labels or profiles
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -93,8 +94,16 @@ class Catalog:
         """Return the load that serves a request for this version or label, or None if none is ready."""
         if not version:
             return self._default.get(name)
+        found = self.ready_version(name, version)
+        return None if found is None else found.model
+
+    def ready_version(self, name: str, version: str = "") -> Version | None:
+        """Return the version that serves a request for this version or label; None if none is ready."""
+        if not version:
+            model = self._default.get(name)
+            return None if model is None else self._versions[name][model.version]
         found = self.version(name, version)
-        return found.model if found is not None and found.state is VersionState.READY else None
+        return found if found is not None and found.state is VersionState.READY else None
 
     def version(self, name: str, version: str) -> Version | None:
         """Return a version by its number or by a label."""
@@ -104,8 +113,11 @@ class Catalog:
         return versions.get(version) or versions.get(self._labels.get(name, {}).get(version, ""))
 
     def versions(self, name: str) -> list[Version]:
-        """Return all versions of a name, with the lowest first."""
-        return sorted(self._versions.get(name, {}).values(), key=lambda version: _order(version.number))
+        """Return all versions of a name, lowest first."""
+        versions = self._versions.get(name, {})
+        if len(versions) == 1:
+            return list(versions.values())
+        return sorted(versions.values(), key=lambda version: _order(version.number))
 
     def ready(self, name: str) -> list[str]:
         """Return the numbers of the ready versions, with the lowest first."""
@@ -117,11 +129,18 @@ class Catalog:
             return Status.UNKNOWN_MODEL, unknown_version(name, version, ready)
         if name in self.broken:
             return Status.ERROR, not_served(name, self.broken[name])
+        if versions := self.versions(name):
+            states = [f"{each.number} is {each.state.value}{each.reason and f' ({each.reason})'}" for each in versions]
+            return Status.UNKNOWN_MODEL, no_ready_version(name, states)
         return Status.UNKNOWN_MODEL, unknown_model(name, self._default)
 
     def names(self) -> dict[str, ModelState]:
         """Return the models that serve requests without a version, by name. The caller must not change the dict."""
         return self._default
+
+    def all_names(self) -> list[str]:
+        """Return the names of all models that have a version in any state, sorted."""
+        return sorted(self._versions)
 
     def __iter__(self) -> Iterator[Version]:
         """Iterate over all versions by name and number."""
@@ -183,6 +202,7 @@ class Catalog:
             self._settle(name)
             return
         check_label(label)
+        self.revision += 1
         labels = self._labels.setdefault(name, {})
         if label not in labels and len(labels) >= MAX_LABELS:
             raise InvalidRequestError(f"model {quoted(name)} has {MAX_LABELS} labels, which is the limit")
@@ -191,6 +211,15 @@ class Catalog:
     def labels(self, name: str) -> dict[str, str]:
         """Return the labels of a model with their versions."""
         return dict(self._labels.get(name, {}))
+
+    def labels_of(self, version: Version) -> tuple[str, ...]:
+        """Return the labels of a version, sorted."""
+        labels = self._labels.get(version.name)
+        return () if labels is None else tuple(sorted(each for each in labels if labels[each] == version.number))
+
+    def is_default(self, version: Version) -> bool:
+        """Return whether a version serves the requests without a version."""
+        return version.model is not None and self._default.get(version.name) is version.model
 
     def promoted(self, name: str) -> str:
         """Return the version that was promoted. The text is empty if none was promoted."""
@@ -205,10 +234,12 @@ class Catalog:
         return versions[number]
 
     def _step(self, version: Version, event: VersionEvent) -> None:
+        self.revision += 1
         version.state = VERSION_STATES[version.state, event]
 
     def _settle(self, name: str) -> None:
-        """Determine the default version again."""
+        """Find the default version anew."""
+        self.revision += 1
         ready = self.ready(name)
         if not ready:
             self._default.pop(name, None)
@@ -232,6 +263,7 @@ class Catalog:
         for version in self:
             assert (version.model is not None) == (version.state is VersionState.READY)
             assert version.model is None or version.model.served_as == version.name
+            assert version.model is None or version.model.version == version.number
         assert set(self._default) == {name for name in self._versions if self.ready(name)}
 
 

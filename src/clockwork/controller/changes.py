@@ -275,6 +275,7 @@ class Changes:
         if not coming.number:
             coming.number = model.info.version
             self._catalog.load(change.name, coming.number)
+        model.version = coming.number
         if change.failed:
             return self._drop(now, change, coming)
         commands: Commands = []

@@ -84,10 +84,10 @@ class ControllerWithStartupPhase:
         self._changes = self._startup.changes
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
-        self._summaries = Summaries(self._state)
+        self._summaries = Summaries(self._serving.catalog)
         self.throttle = self._serving.throttle
         self.refuse_full = self._serving.refuse_full
-        self.find_model = self._serving.catalog.find
+        self.catalog = self._serving.catalog
 
     @property
     def stage(self) -> Stage:
@@ -98,14 +98,9 @@ class ControllerWithStartupPhase:
         """Return the progress of the current stage."""
         return self._startup.progress(now)
 
-    def model_version(self, model: str) -> str:
-        """Return the version that serves requests without a version. It is empty for an unknown model."""
-        found = self._serving.catalog.find(model) or self._state.models.get(model)
-        return "" if found is None else found.info.version
-
-    def is_ready(self, model: str | None = None) -> bool:
-        """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
-        return is_ready(self.stage, self._state, model)
+    def is_ready(self, model: str | None = None, version: str = "") -> bool:
+        """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
+        return is_ready(self.stage, self._state, self._serving.catalog, model, version)
 
     def handle(self, now: Nanos, event: Event) -> Commands:
         """Handle an event; see `clockwork.controller.events`."""
@@ -289,6 +284,8 @@ class ControllerWithStartupPhase:
             fleet=self._fleet.workers,
             ready=self._fleet.ready(),
             state=self._state,
+            catalog=self._serving.catalog,
+            started=since is not None,
             tally=self._serving.tally,
             broken=self._startup.profiler.broken,
             serving_ns=0 if since is None else now - since,

@@ -4,9 +4,12 @@ A `Description` describes one model or worker at a time, so that its caller can 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from clockwork.controller.catalog import Catalog, Version, VersionState
 from clockwork.controller.stage import Stage
 from clockwork.controller.tally import Counts, Tally
 from clockwork.messages import counts
@@ -16,56 +19,89 @@ from clockwork.messages.requests import (
     ModelSummary,
     Progress,
     ServerStatus,
+    VersionStatus,
     WorkerStatus,
 )
+from clockwork.messages.results import GPUInfo
 from clockwork.state import ClockworkState, ModelState, Predictions, WorkerState
 from clockwork.units import Nanos
 
 
 class Summaries:
-    """The descriptions of all models for clients. They are made again only after a model has received a profile."""
+    """The descriptions of all served versions for clients.
 
-    def __init__(self, state: ClockworkState) -> None:
-        """``state`` may change afterwards, but its set of models may not."""
-        self._state = state
-        self._assigned = -1
+    They are made again only after a model has received a profile, or the catalog has changed.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        """Start without descriptions; ``catalog`` has the versions."""
+        self._catalog = catalog
+        self._made_for = (-1, -1)
         self._summaries: tuple[ModelSummary, ...] = ()
 
     def after(self, assigned: int) -> tuple[ModelSummary, ...]:
-        """Return the descriptions by name. ``assigned`` is the number of profiles that models have received so far."""
-        if assigned != self._assigned:
-            self._summaries = tuple(describe_model(model) for _, model in sorted(self._state.models.items()))
-            self._assigned = assigned
+        """Return the descriptions in order of name and version.
+
+        ``assigned`` is the number of profiles that models have received so far.
+        """
+        moment = (assigned, self._catalog.revision)
+        if moment != self._made_for:
+            versions = [version for version in self._catalog if version.model is not None]
+            self._summaries = tuple(describe_version(self._catalog, version) for version in versions)
+            self._made_for = moment
         return self._summaries
 
 
-def is_ready(stage: Stage, state: ClockworkState, model: str | None = None) -> bool:
-    """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
+def is_ready(
+    stage: Stage, state: ClockworkState, catalog: Catalog, model: str | None = None, version: str = ""
+) -> bool:
+    """Return whether a request for ``model`` would be served now; without ``model``: for at least one model.
+
+    ``version`` is a number or a label; empty for the default version.
+    """
     if stage is not Stage.SERVING:
         return False
-    return state.answers() if model is None else state.can_serve(model)
+    if model is None:
+        return state.answers()
+    found = catalog.find(model, version)
+    return found is not None and state.can_serve(found.name)
 
 
-def describe_model(model: ModelState) -> ModelSummary:
-    """Return a model's description for clients."""
+def describe_version(catalog: Catalog, version: Version) -> ModelSummary:
+    """Return the description of a version that is READY."""
+    assert version.model is not None
+    labels = catalog.labels_of(version)
+    return _summary(version.model, default=catalog.is_default(version), labels=labels)
+
+
+def _summary(model: ModelState, *, default: bool = True, labels: tuple[str, ...] = ()) -> ModelSummary:
     info = model.info
     return ModelSummary(
-        name=model.name,
+        name=model.served_as,
         inputs=info.inputs,
         outputs=info.outputs,
         batchable=info.batchable,
         max_batch_size=model.max_rows,
         weights_bytes=info.weights_bytes,
-        version=info.version,
+        version=model.version,
+        default=default,
+        labels=labels,
     )
+
+
+class Served(NamedTuple):
+    """A load that serves requests, and its entry in the catalog; None before serving has begun."""
+
+    model: ModelState
+    version: Version | None
 
 
 class Description(Struct, frozen=True):
     """Describes a server. ``fleet`` contains the workers that have reported their state.
 
-    ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``tally`` and ``broken`` are the
-    controller's own objects, which change over time. ``default_slo`` returns the SLO of the requests for a model that
-    set none.
+    ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``catalog``, ``tally`` and
+    ``broken`` are the controller's own objects, which change over time. ``started`` means that serving has begun.
+    ``default_slo`` returns the SLO of the requests for a model that set none.
     """
 
     version: str
@@ -76,44 +112,82 @@ class Description(Struct, frozen=True):
     fleet: Mapping[str, WorkerState]
     ready: frozenset[str]
     state: ClockworkState
+    catalog: Catalog
+    started: bool
     tally: Tally
     broken: Mapping[str, str]
     serving_ns: Nanos
     default_slo: Callable[[ModelState], Nanos]
 
-    def models(self) -> list[str]:
-        """Return the names of the served models, in order."""
-        return sorted(self.state.models)
+    def served(self) -> Iterator[Served]:
+        """Yield the loads that serve requests, in order of name and version, as they are when they are reached.
 
-    def is_ready(self, model: str | None = None) -> bool:
-        """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
-        return is_ready(Stage(self.stage), self.state, model)
+        Before serving has begun, they are the models that were loaded so far.
+        """
+        if not self.started:
+            yield from (Served(model, None) for _, model in sorted(self.state.models.items()))
+            return
+        for version in self.catalog:
+            if version.model is not None:
+                yield Served(version.model, version)
 
-    def counts_of(self, model: str) -> Counts:
-        """Return the counters of a served model. The caller must not change them."""
-        return self.tally.of(model)
+    def is_ready(self, model: str | None = None, version: str = "") -> bool:
+        """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
+        return is_ready(Stage(self.stage), self.state, self.catalog, model, version)
 
-    def summary_of(self, model: str) -> ModelSummary | None:
-        """Return the description of a served model for clients, or None if no such model is served."""
-        found = self.state.models.get(model)
-        return None if found is None else describe_model(found)
+    def can_serve(self, model: ModelState) -> bool:
+        """Return whether a device can serve this load now."""
+        return Stage(self.stage) is Stage.SERVING and self.state.can_serve(model.name)
 
-    def status_of(self, model: str) -> ModelStatus | None:
-        """Return a served model with its times and counts, or None if no such model is served."""
-        found = self.state.models.get(model)
-        if found is None:
-            return None
-        demand = self.tally.demand.of(model)
-        return _describe_model(found, self.tally.of(model), self.is_ready(model), self.default_slo(found), demand)
+    def counts_of(self, model: ModelState) -> Counts:
+        """Return a load's counters, which the caller must not change."""
+        return self.tally.of(model.name)
+
+    def summary_of(self, model: str, version: str = "") -> ModelSummary | None:
+        """Return the description of a served version for clients; None if it is not served."""
+        found = self.catalog.ready_version(model, version)
+        return None if found is None else describe_version(self.catalog, found)
+
+    def statuses_of(self, model: str, version: str = "") -> list[ModelStatus]:
+        """Return the served version with its times and counts, or all served versions if ``version`` is empty."""
+        if not self.started:
+            found = self.state.models.get(model)
+            return [] if found is None else [self._status(Served(found, None))]
+        numbers = [version] if version else self.catalog.ready(model)
+        versions = [self.catalog.ready_version(model, number) for number in numbers]
+        return [self._status(Served(each.model, each)) for each in versions if each is not None and each.model]
 
     def statuses(self) -> Iterator[ModelStatus]:
-        """Yield each served model, in order of names. A model is described when the iterator reaches it."""
-        return (status for name in self.models() if (status := self.status_of(name)) is not None)
+        """Yield each served version in order of name and version. It is described when the iterator reaches it."""
+        return (self._status(served) for served in self.served())
+
+    def _status(self, served: Served) -> ModelStatus:
+        model, version = served
+        status = _describe_model(
+            model,
+            self.tally.of(model.name),
+            self.can_serve(model),
+            self.default_slo(model),
+            self.tally.demand.of(model.name),
+        )
+        if version is None:
+            return status
+        return replace(status, default=self.catalog.is_default(version), labels=self.catalog.labels_of(version))
+
+    def not_served(self) -> dict[str, str]:
+        """Return the models that could not be loaded or measured at start-up and are not served, with the reasons."""
+        return {name: why for name, why in self.broken.items() if not self.catalog.ready(name)}
+
+    def other_versions(self) -> Iterator[VersionStatus]:
+        """Yield the versions that are not READY, and those whose last load failed."""
+        for version in self.catalog:
+            if version.state is not VersionState.READY or version.reason:
+                yield VersionStatus(version.name, version.number, version.state.value, version.reason)
 
     def workers(self) -> Iterator[WorkerStatus]:
         """Yield each worker, in order of names."""
         for worker_id, worker in sorted(self.fleet.items()):
-            yield _describe_worker(worker, worker_id in self.ready)
+            yield _describe_worker(worker, worker_id in self.ready, self.state)
 
     def predictions(self) -> Iterator[Predictions]:
         """Yield the prediction errors of each device, and of devices whose workers have left."""
@@ -133,11 +207,12 @@ class Description(Struct, frozen=True):
             outstanding=self.outstanding,
             workers=tuple(self.workers()),
             models=models,
-            broken=dict(self.broken),
+            broken=self.not_served(),
             serving_ns=self.serving_ns,
             predictions=self.state.predictions().summary(),
             without_model=self.tally.without_model(),
             ready=self.is_ready(),
+            versions=tuple(self.other_versions()),
         )
 
 
@@ -147,7 +222,7 @@ def _describe_model(
     answers = counted.named()
     changed = {kind: recent for kind, profile in model.profiles.items() if (recent := model.recent(kind)) != profile}
     return ModelStatus(
-        info=model.info,
+        info=replace(model.info, name=model.served_as, version=model.version),
         profiles=dict(model.profiles),
         in_time=counts.in_time(answers),
         late=counts.late(answers),
@@ -165,10 +240,10 @@ def _describe_model(
     )
 
 
-def _describe_worker(worker: WorkerState, ready: bool) -> WorkerStatus:
+def _describe_worker(worker: WorkerState, ready: bool, state: ClockworkState) -> WorkerStatus:
     gpus = tuple(
         GPUStatus(
-            gpu=gpu.info(),
+            gpu=_with_served_names(gpu.info(), state),
             used_pages=gpu.cache.used,
             outstanding=len(gpu.outstanding),
             predictions=gpu.predictions.summary(),
@@ -177,3 +252,9 @@ def _describe_worker(worker: WorkerState, ready: bool) -> WorkerStatus:
         for gpu in worker.gpus
     )
     return WorkerStatus(id=worker.id, ready=ready, page_size=worker.page_size, gpus=gpus, silent=worker.silent)
+
+
+def _with_served_names(device: GPUInfo, state: ClockworkState) -> GPUInfo:
+    """Return the device with its models' names as clients know them."""
+    names = tuple(state.models[key].served_as if key in state.models else key for key in device.models)
+    return replace(device, models=names)

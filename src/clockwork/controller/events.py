@@ -68,9 +68,12 @@ class ClientLost(Struct, frozen=True):
 
 
 class RequestsShed(Struct, frozen=True):
-    """Number of requests, by model, that the host itself has refused. The key "" means unknown models."""
+    """Number of requests, by model and version, that the host has refused by itself.
 
-    by_model: dict[str, int]
+    The version is that of the requests. Two empty strings stand for unknown models.
+    """
+
+    by_model: dict[tuple[str, str], int]
 
 
 class ServerLoad(Struct, frozen=True):

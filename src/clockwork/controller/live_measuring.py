@@ -276,7 +276,7 @@ class LiveMeasuring:
             return []
         job.failures += 1
         if job.failures < self._config.attempts:
-            return [Report("WARNING", f"measuring {job.model.name} failed and will be tried again: {why}")]
+            return [Report("WARNING", f"measuring {job.model.served_as} failed and will be tried again: {why}")]
         if refused:
             load = job.model.profiles[job.kind].load_weights
             job.model.profiles[job.kind] = unmeasured(load, self._config, why)
@@ -303,8 +303,13 @@ class LiveMeasuring:
         if not job.ready and model not in self._ready:
             self._jobs = deque(other for other in self._jobs if other.model is not model)
             self.progress.append(Progress(model, failure=why))
-        fields: dict[str, str | int] = {"model": model.name, "device_kind": job.kind, "reason": why}
-        return [Report("ERROR", f"{model.name}: {why}", "model_failed", fields)]
+        fields: dict[str, str | int] = {
+            "model": model.served_as,
+            "version": model.version,
+            "device_kind": job.kind,
+            "reason": why,
+        }
+        return [Report("ERROR", f"{model.served_as}: {why}", "model_failed", fields)]
 
     def _finish(self, job: _Job, stopped: str, *, save: bool = True) -> list[ControllerCommand]:
         """Store the profile after all batch sizes are measured. Continue with the next job."""
@@ -320,9 +325,10 @@ class LiveMeasuring:
         self._known[key] = profile
         times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
         load = as_ms(profile.load_weights.p99)
-        text = f"measured {model.name} while serving: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
+        text = f"measured {model.served_as} while serving: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
         fields: dict[str, str | int] = {
-            "model": model.name,
+            "model": model.served_as,
+            "version": model.version,
             "device_kind": job.kind,
             "load_ns": profile.load_weights.p99,
             "infer_ns": profile.infer[1].p99,

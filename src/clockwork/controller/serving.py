@@ -48,7 +48,7 @@ from clockwork.units import Bytes, Nanos, show_duration
 P = ParamSpec("P")
 
 MAX_EXPIRED: Final = 500
-"""Largest number of expired requests that one call of `wake` answers. The next call is due at once."""
+"""Limit of the expired requests that one call of `wake` answers. The next call is due at once, after other events."""
 
 
 class Serving:
@@ -83,8 +83,8 @@ class Serving:
     def start(self, now: Nanos) -> list[ControllerCommand]:
         """Begin the stage. Serve the models that were measured, and start the scheduler."""
         for model in self._state.models.values():
-            self.catalog.load(model.served_as, model.info.version)
-            self.catalog.serve(model.info.version, model)
+            self.catalog.load(model.served_as, model.version)
+            self.catalog.serve(model.version, model)
         return self._ask(now, (), self._scheduler.start, self._state)
 
     # --- models ------------------------------------------------------------------------------------------------------
@@ -92,6 +92,7 @@ class Serving:
     def model_added(self, now: Nanos, model: ModelState) -> list[ControllerCommand]:
         """Inform the scheduler of a model that was added, or whose profiles have changed."""
         self.admission.forget(model.name)
+        self.catalog.revision += 1
         return self._ask(now, (), self._scheduler.model_added, model)
 
     def needs(self, model: ModelState) -> bool:
@@ -142,7 +143,7 @@ class Serving:
         if model is None:
             return self.refuse(client_id, message, *self.catalog.why_missing(message.model, message.version))
         if not model.profiles:
-            text = f"model {model.name} has not been measured: no connected worker has it"
+            text = f"model {model.served_as} has not been measured: no connected worker has it"
             return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE)
         batch_size = self.admission.batch_size(model, message)
         slo = self.admission.slo(model, message)
@@ -203,8 +204,8 @@ class Serving:
         if isinstance(event, ServerLoad):
             self._state.load = (event.busy, now)
             return []
-        for name, count in event.by_model.items():
-            self.tally.shed(now, self.catalog.find(name), count)
+        for (name, version), count in event.by_model.items():
+            self.tally.shed(now, self.catalog.find(name, version), count)
         return []
 
     def result(
@@ -333,10 +334,10 @@ class Serving:
         return commands
 
     def evict(self, now: Nanos, client_id: int, message: EvictRequest) -> list[ControllerCommand]:
-        """Evict a model's weights from all devices on which no outstanding action needs them. Inform the scheduler."""
-        model = self.catalog.find(message.model)
+        """Evict a model's weights from all devices where no outstanding action needs them, and inform the scheduler."""
+        model = self.catalog.find(message.model, message.version)
         if model is None:
-            status, text = self.catalog.why_missing(message.model)
+            status, text = self.catalog.why_missing(message.model, message.version)
             return [Respond(client_id, EvictResponse(message.id, status, text))]
         evicted, status, text = evict_everywhere(self._state, model)
         commands = self._send_queued(now)
@@ -384,8 +385,7 @@ class Serving:
                 commands.append(answer)
             else:
                 commands += self._answer(now, answer)
-        for queued in self._state.actions.take():
-            commands.append(self._send(now, queued))
+        commands += self._send_queued(now)
         self._wakeup, reports = next_wakeup(self._scheduler)
         return commands + reports
 
@@ -480,6 +480,7 @@ class Serving:
             predicted,
             retry_time(status, retry_after),
             promise is not Promise.NONE,
+            request.model.version,
         )
         return [Respond(request.client_id, response, payload)]
 

@@ -257,7 +257,7 @@ class BatchChecks:
         self._sample = None
         if event.error:
             self._end(sample, SKIPPED)
-            text = f"a batch of {sample.model.name} could not be checked: {event.error}"
+            text = f"a batch of {sample.model.served_as} could not be checked: {event.error}"
             return [Report("WARNING", text)]
         self._end(sample, DIFFERED if event.difference else AGREED)
         if not event.difference or sample.model.unbatched:
@@ -275,9 +275,10 @@ class BatchChecks:
             self._waiting.remove(waiting)
             self._end(waiting, SKIPPED)
         copies = f" and {len(models) - 1} copies" if len(models) > 1 else ""
-        text = f"model {sample.model.name}{copies} is no longer batched: {reason}"
+        text = f"model {sample.model.served_as}{copies} is no longer batched: {reason}"
         fields: dict[str, str | int] = {
-            "model": sample.model.name,
+            "model": sample.model.served_as,
+            "version": sample.model.version,
             "digest": info.digest,
             "batch_size": rows,
             "difference": difference,

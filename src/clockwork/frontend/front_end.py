@@ -7,11 +7,12 @@ import msgspec
 
 from clockwork.clock import monotonic_epoch
 from clockwork.controller.stage import Stage
+from clockwork.frontend.index import READY, index_of
 from clockwork.frontend.listing import ListFormat, encoded_list
 from clockwork.frontend.token_brake import TokenBrake
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
-from clockwork.messages.faults import not_served, quoted, unknown_model
+from clockwork.messages.faults import not_served, quoted, unknown_model, unknown_version
 from clockwork.messages.requests import (
     DEFAULT_RETRY,
     ErrorResponse,
@@ -24,16 +25,14 @@ from clockwork.messages.requests import (
     ModelSummary,
     Request,
 )
-from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.status import Status
 from clockwork.oip.classification import with_classes
 from clockwork.oip.failures import Failure, RequestFailedError, bad_request
 from clockwork.oip.metadata import (
     NO_WORKER,
-    check_version,
+    index_entry,
     model_metadata,
     model_statistics,
-    repository_index,
     server_metadata,
 )
 from clockwork.oip.model_config import model_config
@@ -102,15 +101,7 @@ class FrontEnd:
 
         The result is false for an unknown model or version.
         """
-        try:
-            self.check_version(name, version)
-        except RequestFailedError:
-            return False
-        return self._host.is_ready(name)
-
-    def version_of(self, name: str) -> str:
-        """Return the version of a model, or the default version if the model is unknown."""
-        return self._host.model_version(name) or DEFAULT_VERSION
+        return self._host.is_ready(name, version)
 
     def check_version(self, name: str, version: str) -> None:
         """Check the version in a request. An empty version and an unknown model are not checked.
@@ -118,55 +109,54 @@ class FrontEnd:
         Raises:
             RequestFailedError: the model has no such version.
         """
-        if version and (known := self._host.model_version(name)):
-            check_version(name, version, known)
+        catalog = self._host.catalog
+        if version and catalog.find(name, version) is None and (ready := catalog.ready(name)):
+            message = unknown_version(name, version, ready)
+            raise RequestFailedError(Failure.from_status(Status.UNKNOWN_MODEL, message))
 
     async def check_model_ready(self, name: str, version: str = "") -> None:
         """Raise `RequestFailedError` with the reason if the model cannot be served now."""
         if not self.is_serving():
             raise RequestFailedError(self._why_not_serving())
-        broken = self._host.description().broken
-        if name in broken and not self._host.is_ready(name):
-            message = not_served(name, broken[name])
+        server = self._host.description()
+        if name in server.broken and not server.catalog.ready(name):
+            message = not_served(name, server.broken[name])
             raise RequestFailedError(Failure.from_status(Status.SKIPPED_BY_CONTROLLER, message))
         await self.model(name, version)
-        if not self._host.is_ready(name):
+        if not self._host.is_ready(name, version):
             message = f"model {quoted(name)} is not ready: {NO_WORKER}; retry later"
             status = Status.SKIPPED_BY_CONTROLLER
             raise RequestFailedError(Failure.from_status(status, message, retry_after=DEFAULT_RETRY))
 
     async def model(self, name: str, version: str = "") -> ModelSummary:
-        """Return the summary of a served model.
+        """Return the summary of a served version. ``version`` is a number or a label; empty for the default version.
 
         During start-up, the call waits until start-up ends. The call waits at most as long as a ListModelsRequest
         waits.
         """
-        if self.is_serving():
-            found = self._host.description().summary_of(name)
-        else:
+        if not self.is_serving():
             response, _ = await self._ask(ListModelsRequest(self.client.next_id()), ListModelsResponse)
             _check(response)
-            found = next((model for model in response.models if model.name == name), None)
+        found = self._host.description().summary_of(name, version)
         if found is None:
-            raise self._unknown_model(name)
-        check_version(name, version, found.version)
+            raise self._missing(name, version)
         return found
 
     async def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
         """Return a model's inputs and outputs."""
-        return model_metadata(await self.model(name, version))
+        found = await self.model(name, version)
+        return model_metadata(found, self._host.catalog.ready(name))
 
     async def model_config(self, name: str, version: str = "") -> dict[str, Any]:
         """Return a model's configuration in Triton's terms."""
         return model_config(await self.model(name, version))
 
-    def model_statistics(self, name: str, version: str = "") -> dict[str, Any]:
-        """Return Triton's statistics of one model."""
-        self.check_version(name, version)
-        found = self._host.description().status_of(name)
-        if found is None:
-            raise self._unknown_model(name)
-        return model_statistics(found, monotonic_epoch())
+    def model_statistics(self, name: str, version: str = "") -> list[dict[str, Any]]:
+        """Return Triton's statistics of one version of a model, or of all its versions if ``version`` is empty."""
+        found = self._host.description().statuses_of(name, version)
+        if not found:
+            raise self._missing(name, version)
+        return [model_statistics(status, monotonic_epoch()) for status in found]
 
     async def all_statistics(self) -> Sequence[bytes]:
         """Return the encoded statistics of all models, in parts. Requests at the same time share one encoding."""
@@ -185,14 +175,9 @@ class FrontEnd:
 
     def _index(self, ready_only: bool) -> Iterator[dict[str, Any]]:
         server = self._host.description()
-        return repository_index(
-            versions={name: self.version_of(name) for name in server.models()},
-            broken=server.broken,
-            is_ready=server.is_ready,
-            stage=server.stage,
-            serving=self.is_serving(),
-            ready_only=ready_only,
-        )
+        for name, version, state, reason in index_of(server, serving=self.is_serving()):
+            if state == READY or not ready_only:
+                yield index_entry(name, version, state, reason)
 
     async def load(self, name: str, parameters: Mapping[str, Any], *, default_name: str) -> None:
         """Load a model on all workers. Models can only be loaded during start-up.
@@ -253,13 +238,13 @@ class FrontEnd:
         raise RequestFailedError(Failure.from_status(response.status, response.message))
 
     async def classify(
-        self, model: str, response: InferResponse, payload: Any, classes: Mapping[str, int]
+        self, response: InferResponse, payload: Any, classes: Mapping[str, int], batched: bool
     ) -> tuple[InferResponse, Any]:
         """Return a successful response and its payload, with classes in place of outputs.
 
         `clockwork.oip` defines this extension of Triton. ``classes`` is the number of classes for each output.
+        ``batched`` means that the first dimension of the outputs is the batch dimension.
         """
-        batched = (await self.model(model)).batchable
         return await self.stepper.run(with_classes(response, payload, classes, batched))
 
     def _with_slo(self, failure: Failure, request: InferRequest, parameters: Mapping[str, Any]) -> Failure:
@@ -281,13 +266,13 @@ class FrontEnd:
         assert isinstance(response, ErrorResponse), response
         raise RequestFailedError(Failure.from_status(response.status, response.message))
 
-    def _unknown_model(self, name: str) -> RequestFailedError:
+    def _missing(self, name: str, version: str) -> RequestFailedError:
         server = self._host.description()
+        if server.started:
+            return RequestFailedError(Failure.from_status(*server.catalog.why_missing(name, version)))
         if name in server.broken:
-            message = not_served(name, server.broken[name])
-            return RequestFailedError(Failure.from_status(Status.ERROR, message))
-        message = unknown_model(name, server.state.models)
-        return RequestFailedError(Failure.from_status(Status.UNKNOWN_MODEL, message))
+            return RequestFailedError(Failure.from_status(Status.ERROR, not_served(name, server.broken[name])))
+        return RequestFailedError(Failure.from_status(Status.UNKNOWN_MODEL, unknown_model(name, server.state.models)))
 
     def _why_not_serving(self) -> Failure:
         if self._host.progress()[0] == Stage.DRAINING.value:

@@ -15,7 +15,6 @@ from clockwork.grpc_frontend.contents import add_contents
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, split, with_raw_outputs
 from clockwork.grpc_frontend.response_parameters import encoded_parameters
 from clockwork.messages.requests import InferRequest, InferResponse
-from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
 from clockwork.oip.parameters import requested_slo
 from clockwork.steps import Steps
@@ -100,7 +99,9 @@ def request_of(
         slo = limit if slo is None else min(slo, limit)
     specs = _raw_specs(message, raw) if raw else _typed_specs(message)
     outputs = tuple(output.name for output in message.outputs)
-    return InferRequest(id=id, model=message.model_name, inputs=specs, slo=slo, outputs=outputs)
+    return InferRequest(
+        id=id, model=message.model_name, inputs=specs, slo=slo, outputs=outputs, version=message.model_version
+    )
 
 
 def with_payload(
@@ -134,10 +135,9 @@ def response_of(
     response: InferResponse,
     payload: Any,
     more: Mapping[str, bool] = NO_PARAMETERS,
-    version: str = DEFAULT_VERSION,
 ) -> bytes:
     """Encode the ModelInferResponse to a successful request. ``more`` are additional parameters of the response."""
-    reply = pb.ModelInferResponse(model_name=message.model_name, model_version=version, id=message.id)
+    reply = pb.ModelInferResponse(model_name=message.model_name, model_version=response.version, id=message.id)
     for name, value in more.items():
         reply.parameters[name].bool_param = value
     view, at, tensors = memoryview(b"" if payload is None else payload), 0, []

@@ -29,6 +29,7 @@ _TAGS: Final = frozenset(number << 3 | _LENGTH_DELIMITED for number in range(1, 
 """Tags of the fields of a ModelInferRequest. The fields have the numbers 1 to 7, and all are length-delimited."""
 
 _MODEL_NAME: Final = bytes([1 << 3 | _LENGTH_DELIMITED])
+_MODEL_VERSION: Final = bytes([2 << 3 | _LENGTH_DELIMITED])
 _RAW_INPUT: Final = 7 << 3 | _LENGTH_DELIMITED
 _RAW_OUTPUT: Final = bytes([6 << 3 | _LENGTH_DELIMITED])
 _INFER_RESPONSE: Final = bytes([2 << 3 | _LENGTH_DELIMITED])
@@ -68,18 +69,24 @@ def split(data: bytes) -> Split | None:
     return None
 
 
-def model_name(data: bytes) -> str:
-    """Return the model's name from a serialised ModelInferRequest if the name is its first field.
+def model_and_version(data: bytes) -> tuple[str, str]:
+    """Return the model's name and version from a serialised ModelInferRequest if they are its first fields.
 
-    All known clients write the name first. Return an empty string if another field comes first. If the message contains
-    the name twice, this function returns the first name, and protobuf uses the second.
+    All known clients write these fields first. Return empty strings if other fields come first. If the message contains
+    a field twice, this function returns the first value, and protobuf uses the second.
     """
-    if data[:1] != _MODEL_NAME:
-        return ""
-    length, at = _length(data, 1)
-    if not 0 <= length <= min(MAX_NAME, len(data) - at):
-        return ""
-    return data[at : at + length].decode("utf-8", "replace")
+    name, at = _text(data, 0, _MODEL_NAME)
+    return (name, _text(data, at, _MODEL_VERSION)[0]) if name else ("", "")
+
+
+def _text(data: bytes, at: int, tag: bytes) -> tuple[str, int]:
+    """Return the short text of the field at ``at``, and the position after it; empty if it is another field."""
+    if data[at : at + 1] != tag:
+        return "", at
+    length, begin = _length(data, at + 1)
+    if not 0 <= length <= min(MAX_NAME, len(data) - begin):
+        return "", at
+    return data[begin : begin + length].decode("utf-8", "replace"), begin + length
 
 
 def with_raw_outputs(message: bytes, tensors: Iterable[Any]) -> bytes:

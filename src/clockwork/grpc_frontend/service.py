@@ -29,13 +29,11 @@ from clockwork.grpc_frontend.infer import (
     with_payload,
 )
 from clockwork.grpc_frontend.peers import Peers
-from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream, model_name
+from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream, model_and_version
 from clockwork.grpc_frontend.scanning import check_infer, check_other
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
-from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.oip.failures import RequestFailedError
-from clockwork.oip.metadata import check_version
 from clockwork.units import Nanos, seconds
 from clockwork.wire.frame import Allocate
 
@@ -125,12 +123,14 @@ class Service:
     async def model_statistics(
         self, message: pb.ModelStatisticsRequest, call: ServicerContext
     ) -> pb.ModelStatisticsResponse | bytes:
-        """Return the statistics of one model, or those of all models, encoded, if the request names no model."""
+        """Return the statistics of one model, or those of all models, encoded, if the request names no model.
+
+        Without a version they are those of all versions.
+        """
         if not message.name:
-            check_version(message.name, message.version, DEFAULT_VERSION)
             return b"".join(await self._front.all_statistics())
-        statistics = pb.ModelStatistics(**self._front.model_statistics(message.name, message.version))
-        return pb.ModelStatisticsResponse(model_stats=[statistics])
+        found = self._front.model_statistics(message.name, message.version)
+        return pb.ModelStatisticsResponse(model_stats=[pb.ModelStatistics(**statistics) for statistics in found])
 
     async def repository_index(self, message: pb.RepositoryIndexRequest, call: ServicerContext) -> bytes:
         """Return the encoded list of all models and their states."""
@@ -155,8 +155,8 @@ class Service:
         limit = _limit(call, now - arrived)
         large = len(data) >= MIN_SPLIT_BYTES
         # `refuses` needs the model only for its default SLO, and a search in a small message takes as long as parsing.
-        model = model_name(data) if large else ""
-        if (shed := self._reception.refuses(model, arrived, limit, large=large)) is not None:
+        model, version = model_and_version(data) if large else ("", "")
+        if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
             raise RequestFailedError(failure_of_shed(shed))
         message, raw = parsed(data)
         return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()))
@@ -225,14 +225,15 @@ class Service:
         request = request_of(message, raw, client.next_id(), limit, ignore_timeout=front.ignore_timeout)
         if not raw or sum(map(len, raw)) >= MIN_SPLIT_BYTES:  # decoding other requests takes little time
             front.check_early(client, request)
+        batched = bool(classes) and (await front.model(request.model, request.version)).batchable
         request, payload = await self._stepper.run(with_payload(message, raw, request, self._allocate))
         response, outputs = await front.infer(
             client, request, payload, arrived, lambda: parameter_values(message.parameters)
         )
-        self._reception.note_slo(message.model_name, request.slo)
+        self._reception.note_slo(request.model, request.slo, version=request.version)
         if classes:
-            response, outputs = await front.classify(request.model, response, outputs, classes)
-        return response_of(message, response, outputs, more, front.version_of(message.model_name))
+            response, outputs = await front.classify(response, outputs, classes, batched)
+        return response_of(message, response, outputs, more)
 
 
 def decode(kind: Any, data: bytes) -> Any:

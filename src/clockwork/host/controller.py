@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from clockwork.access import Access, Right, Tokens, needed_for, permission_error
 from clockwork.clock import Clock, MonotonicClock
+from clockwork.controller.catalog import Catalog
 from clockwork.controller.checking import check_infer
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.controller import ControllerWithStartupPhase
@@ -163,7 +164,7 @@ class ControllerHost:
             on_shed=self._requests_shed,
             on_load=self._load_measured,
             throttle=self._machine.throttle,
-            model=self._machine.find_model,
+            model=self._machine.catalog.find,
         )
         self._native_inbox = NativeInbox(self.reception, config.controller, self._machine.refuse_full, self._take_in)
         self.repositories: Final = ModelRepositories(config.repository, self._machine.paths_in_use)
@@ -252,13 +253,14 @@ class ControllerHost:
         """Return the stage and its progress."""
         return self._machine.stage.value, self._machine.progress(self._clock.now())
 
-    def model_version(self, model: str) -> str:
-        """Return the version of a model. The version of an unknown model is empty."""
-        return self._machine.model_version(model)
+    @property
+    def catalog(self) -> Catalog:
+        """The models' versions while the server serves. Do not change it."""
+        return self._machine.catalog
 
-    def is_ready(self, model: str | None = None) -> bool:
-        """Return whether requests are served now, for any model or for the named model."""
-        return self._machine.is_ready(model)
+    def is_ready(self, model: str | None = None, version: str = "") -> bool:
+        """Return whether requests are served now, for any model or for the named model and version."""
+        return self._machine.is_ready(model, version)
 
     async def drain(self, limit: Nanos) -> None:
         """Refuse new requests. Return when all pending requests are answered, or after ``limit``.
@@ -375,7 +377,7 @@ class ControllerHost:
         slo = request.slo
         if slo is None and request.slo_factor is None:
             slo = self.reception.default_slo(request.model)
-        if (shed := self.reception.refuses(request.model, arrival, slo)) is not None:
+        if (shed := self.reception.refuses(request.model, arrival, slo, version=request.version)) is not None:
             connection.send(shed.response(request.id))
             return
         refused = self._native_inbox.put(client_id, request, payload, arrival, slo)
@@ -385,13 +387,13 @@ class ControllerHost:
     def _take_in(self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos) -> None:
         self._handle_request(client_id, request, payload, arrival)
         # without this check, clients could fill the table with names
-        if self._machine.find_model(request.model) is not None:
-            self.reception.note_slo(request.model, request.slo)
+        if self._machine.catalog.find(request.model, request.version) is not None:
+            self.reception.note_slo(request.model, request.slo, version=request.version)
 
     def _load_measured(self, busy: float) -> None:
         self._runner.feed(ServerLoad(busy))
 
-    def _requests_shed(self, by_model: dict[str, int]) -> None:
+    def _requests_shed(self, by_model: dict[tuple[str, str], int]) -> None:
         self._response_log.refused(sum(by_model.values()))
         self._runner.feed(RequestsShed(by_model))
 

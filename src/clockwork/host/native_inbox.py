@@ -62,7 +62,7 @@ class NativeInbox:
             refused = self._refuse_full(client_id, request, entry.nbytes, self._quota)
             if refused is not None:
                 return refused
-        entry.waiting = self._reception.put(lambda: self._take_in(entry), request.model, slo)
+        entry.waiting = self._reception.put(lambda: self._take_in(entry), request.model, slo, request.version)
         if entry.waiting is not None:
             self._quota.add(client_id, entry.nbytes)
             self._entries.add(client_id, request.id, entry)

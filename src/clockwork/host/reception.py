@@ -7,7 +7,7 @@ So an early refusal costs as little as possible. It is counted like any other re
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
@@ -43,10 +43,13 @@ BUSY_FOR: Final[Nanos] = 100 * MILLISECOND
 """Time for which the server counts as busy after a measurement above `BUSY`."""
 
 MAX_MODELS: Final = 10_000
-"""Limit of the number of models whose SLOs are remembered.
+"""Limit of the number of models whose SLOs are remembered. The oldest ones are forgotten.
 
 Only models that have answered a request are remembered. So clients cannot fill the table with names.
 """
+
+Key: TypeAlias = tuple[str, str]
+"""A model and a version as requests name them: a number, a label, or an empty text for the default version."""
 
 
 class _Answers:
@@ -77,10 +80,10 @@ class Reception:
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         config: ControllerConfig,
-        on_shed: Callable[[dict[str, int]], None],
+        on_shed: Callable[[dict[Key, int]], None],
         on_load: Callable[[float], None],
         throttle: Throttle,
-        model: Callable[[str], ModelState | None] = lambda name: None,
+        model: Callable[[str, str], ModelState | None] = lambda name, version: None,
     ) -> None:
         """Start with no requests.
 
@@ -88,10 +91,10 @@ class Reception:
             loop: the running event loop.
             clock: the host's clock.
             config: contains the default SLOs.
-            on_shed: gets the number of early refusals by model, at most once per turn of the loop.
+            on_shed: gets the number of early refusals by model and version, at most once per turn of the loop.
             on_load: gets the share of processor time in use (see `CpuUsage`) while requests arrive.
             throttle: the controller's throttle.
-            model: returns the served model with a given name.
+            model: returns the load that serves a model and version.
         """
         self.arrivals = Arrivals(loop, clock)
         self.inbox = Inbox(loop, clock)
@@ -107,8 +110,8 @@ class Reception:
         self._model = model
         self._latency: Nanos = 0  #: moving average of the time from arrival to success
         self._busy_until: Nanos = 0  #: time until which the server counts as busy; 0: it was not busy lately
-        self._shed: dict[str, int] = {}
-        self._answers: dict[str, _Answers] = {}  #: by model
+        self._shed: dict[Key, int] = {}
+        self._answers: dict[Key, _Answers] = {}
 
     def is_behind(self, now: Nanos | None = None) -> bool:
         """Return whether the server is the bottleneck. If it is not, the reception refuses no request.
@@ -120,7 +123,9 @@ class Reception:
             return True
         return self._busy_until > 0 and (self.clock.now() if now is None else now) < self._busy_until
 
-    def refuses(self, model: str, arrival: Nanos, slo: Nanos | None = None, *, large: bool = False) -> Shed | None:
+    def refuses(
+        self, model: str, arrival: Nanos, slo: Nanos | None = None, *, large: bool = False, version: str = ""
+    ) -> Shed | None:
         """Return a refusal if a request must be refused now, or None. The refusal is counted.
 
         ``slo`` is the request's own SLO. If it is not known yet (None), the longest of the model's recent SLOs is used,
@@ -130,22 +135,22 @@ class Reception:
         now = self.clock.now()
         if not self.is_behind(now):
             return None
-        shed = self.check(now, model, arrival, slo)
-        if shed is None and large and now < self._busy_until:
-            retry = self._throttle.refuses(now, model, self._slo(model) if slo is None else slo)
+        shed = self.check(now, model, arrival, slo, version)
+        if shed is None and large and now < self._busy_until and (found := self._model(model, version)) is not None:
+            retry = self._throttle.refuses(now, found.name, self._slo(model, version) if slo is None else slo)
             shed = None if retry is None else Shed(None, retry)
         if shed is not None:
-            self.count_refused(model)
+            self.count_refused(model, version)
         return shed
 
-    def check(self, now: Nanos, model: str, arrival: Nanos, slo: Nanos | None) -> Shed | None:
+    def check(self, now: Nanos, model: str, arrival: Nanos, slo: Nanos | None, version: str = "") -> Shed | None:
         """Return what `refuses` returns, but do not count the refusal, and ignore the throttle.
 
         The caller must know that `is_behind` is true.
         """
         if slo is None:
-            return self._shedder.refuses(now, arrival, self._slo(model))
-        answers = self._answers.get(model)
+            return self._shedder.refuses(now, arrival, self._slo(model, version))
+        answers = self._answers.get((model, version))
         least = 0 if answers is None else int(MIN_LATENCY_SHARE * answers.latency)
         return self._shedder.refuses(now, arrival, slo, least)
 
@@ -158,20 +163,20 @@ class Reception:
         wait = self._shedder.wait(remaining)
         if remaining >= wait + int(LATENCY_RESERVE * self._latency):
             return None
-        self.count_refused("")
+        self.count_refused("", "")
         return Shed(wait, max(MIN_RETRY, wait))
 
     def note_latency(self, latency: Nanos) -> None:
         """Count the time from the arrival of a request to its success."""
         self._latency += int(LATENCY_WEIGHT * (latency - self._latency))
 
-    def put(self, handle: Handle, model: str, slo: Nanos | None = None) -> Waiting | None:
+    def put(self, handle: Handle, model: str, slo: Nanos | None = None, version: str = "") -> Waiting | None:
         """Handle a request now or queue it; see `Inbox.put`. ``slo`` is as for `refuses`."""
-        return self.inbox.put(handle, self._slo(model) if slo is None else slo)
+        return self.inbox.put(handle, self._slo(model, version) if slo is None else slo)
 
-    def _slo(self, model: str) -> Nanos:
+    def _slo(self, model: str, version: str) -> Nanos:
         """Return the SLO to assume for a request: the longest of the model's recent SLOs, or the default SLO."""
-        answers = self._answers.get(model)
+        answers = self._answers.get((model, version))
         return self.default_slo(model) if answers is None else answers.longest_slo
 
     def measure(self) -> None:
@@ -189,38 +194,38 @@ class Reception:
         """Return the SLO for requests of the model that set none."""
         config = self._config
         slo = config.model_slos.get(model)
-        if slo is None and config.model_slos and (found := self._model(model)) is not None:
+        if slo is None and config.model_slos and (found := self._model(model, "")) is not None:
             slo = config.model_slos.get(found.info.load)  # the model may be a copy, which has the SLO of its load
         return slo or config.default_slo
 
-    def note_slo(self, model: str, slo: Nanos | None, latency: Nanos | None = None) -> None:
+    def note_slo(self, model: str, slo: Nanos | None, latency: Nanos | None = None, *, version: str = "") -> None:
         """Remember the SLO of a request that a model has answered. None means that the request set no SLO.
 
         ``latency`` is the time from its arrival to its success, if known.
         """
-        answers = self._answers.get(model)
+        answers = self._answers.get((model, version))
         if answers is None:
             if len(self._answers) >= MAX_MODELS:
-                return
-            answers = self._answers[model] = _Answers()
+                del self._answers[next(iter(self._answers))]
+            answers = self._answers[model, version] = _Answers()
         answers.add_slo(self.default_slo(model) if slo is None else slo)
         if latency is not None:
             mean = answers.latency or latency
             answers.latency = mean + int(LATENCY_WEIGHT * (latency - mean))
 
-    def has_answered(self, model: str) -> bool:
-        """Return whether a model with this name has answered a request."""
-        return model in self._answers
+    def has_answered(self, model: str, version: str = "") -> bool:
+        """Return whether a model has answered a request that named it in this way."""
+        return (model, version) in self._answers
 
     def close(self) -> None:
         """Close the file descriptor that measures arrival times."""
         self.arrivals.close()
 
-    def count_refused(self, model: str) -> None:
+    def count_refused(self, model: str, version: str = "") -> None:
         """Count a request that was refused before it was handled."""
         if not self._shed:
             self._loop.call_soon(self._report_shed)
-        key = model if model in self._answers else ""  # refusals for unknown models are counted together
+        key = (model, version) if (model, version) in self._answers else ("", "")  # unknown models count together
         self._shed[key] = self._shed.get(key, 0) + 1
 
     def _report_shed(self) -> None:

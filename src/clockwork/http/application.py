@@ -134,17 +134,17 @@ class Application:
         request_id = front.client.next_id()
         if not parsed.all_binary:
             specs = parsed.specs()
-            early = InferRequest(id=request_id, model=model, inputs=specs, slo=slo, outputs=outputs)
+            early = InferRequest(request_id, model, specs, slo, outputs=outputs, version=found.version)
             front.check_early(front.client, early)
         specs, payload = await self._stepper.run(inputs_of(parsed))
-        request = InferRequest(id=request_id, model=model, inputs=specs, slo=slo, outputs=outputs)
+        classes = any(output.parameters.classification is not None for output in head.outputs)
+        batched = classes and (await front.model(model, found.version)).batchable
+        request = InferRequest(request_id, model, specs, slo, outputs=outputs, version=found.version)
         inferring = front.infer(front.client, request, payload, scope[BEGAN], lambda: head.parameters)
         response, data = await unless_gone(inferring, scope[PRESENCE])
         del payload, parsed, inferring  # frees memory early: these objects may be large
-        front.reception.note_slo(model, slo, response.timing.total)
-        classes = any(output.parameters.classification is not None for output in head.outputs)
-        batched = classes and (await front.model(model)).batchable
-        body = response_body(head, model, response, data, batched, self._max_json, front.version_of(model))
+        front.reception.note_slo(model, slo, response.timing.total, version=found.version)
+        body = response_body(head, model, response, data, batched, self._max_json)
         json, binary = await self._stepper.run(body)
         if not binary:
             return Reply(200, [JSON], json)
@@ -173,7 +173,7 @@ class Application:
             case "all_stats":
                 return Reply(200, [JSON], await front.all_statistics())
             case "stats":
-                return json_reply({"model_stats": [front.model_statistics(model, found.version)]})
+                return json_reply({"model_stats": front.model_statistics(model, found.version)})
             case "model_ready":
                 await front.check_model_ready(model, found.version)
                 return json_reply({"name": model, "ready": True})

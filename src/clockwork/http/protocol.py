@@ -13,13 +13,14 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from clockwork.host.reception import Reception
+from clockwork.host.reception import Key, Reception
 from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence, Reply, error_reply
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.heads import BadHeadError, LargeHeadError, check_head
 from clockwork.http.receiving import LARGE_BODY, MIN_LARGE, BodyQuota, LargeBody, Parsing
 from clockwork.http.responding import keeps_alive, respond, write
 from clockwork.http.shedding import (
+    NO_MODEL,
     ShedReplies,
     model_of,
     posted_path,
@@ -51,7 +52,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     quota: BodyQuota = BodyQuota(DEFAULT.max_held)
     allocate: Allocate = staticmethod(uninitialised)
     reception: Reception
-    models: dict[bytes, str]  #: the models of inference requests, by path
+    models: dict[bytes, Key]  #: the models of inference requests, by path
     shed_replies: ShedReplies
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -135,13 +136,13 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if model is None:
             return False
         slo = stated_slo(data, ignore_timeout=self.limits.ignore_timeout)
-        shed = self.reception.check(now, model, self._arrived, slo)
+        shed = self.reception.check(now, model[0], self._arrived, slo, model[1])
         if shed is None:
             self._checked = True
             return False
         if whole_request(data) is None:  # this check comes last because it is slow
             return False
-        self.reception.count_refused(model)
+        self.reception.count_refused(*model)
         self._stop_timer()
         self._shed_lately = True
         if self.timeout_keep_alive_task is None:  # no timer runs before the connection's first request
@@ -244,22 +245,23 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if scope["http_version"] == "1.0":
             cycle.keep_alive = keeps_alive(scope["headers"])
         reception = self.reception
-        model = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else ""
-        if model is None:
-            model = model_of("POST", scope["path"])
-            if reception.has_answered(model):  # other names are not remembered: clients may invent them
-                remember(self.models, scope["raw_path"], model)
+        key = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else NO_MODEL
+        if key is None:
+            key = model_of("POST", scope["path"])
+            if reception.has_answered(*key):  # other names are not remembered: clients may invent them
+                remember(self.models, scope["raw_path"], key)
+        model, version = key
         if not model:
             super()._start_asgi_task(cycle, app)
             return
         checked, self._checked = self._checked, False
         large = self._announced > 0 or LARGE_BODY in scope
         if (large or not checked) and reception.is_behind():
-            shed = reception.refuses(model, scope[BEGAN], large=large)
+            shed = reception.refuses(model, scope[BEGAN], large=large, version=version)
             if shed is not None:
                 write(cycle, shed_reply(shed))
                 return
-        reception.put(partial(super()._start_asgi_task, cycle, app), model)
+        reception.put(partial(super()._start_asgi_task, cycle, app), model, version=version)
 
     def large_received(self, nbytes: Bytes) -> None:
         """Count bytes that were received into the large body. Wake the application when the body is whole."""

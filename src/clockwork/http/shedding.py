@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from clockwork.controller.shedding import Shed
 from clockwork.frontend import failure_of_shed
+from clockwork.host.reception import Key
 from clockwork.http.asgi import Reply, error_reply
 from clockwork.units import MICROSECOND, MILLISECOND, Bytes, Nanos
 
@@ -25,6 +26,9 @@ MAX_PATH: Final[Bytes] = 512
 MAX_SEARCHED: Final[Bytes] = 1024
 """Number of bytes at the beginning of a body in which the request's SLO is searched."""
 
+NO_MODEL: Final[Key] = ("", "")
+"""The key of requests that are not inference requests."""
+
 MAX_REPLIES: Final = 1000
 """Largest number of encoded replies that are kept."""
 
@@ -32,7 +36,7 @@ _LINE: Final = re.compile(rb"POST (/[!-~]+) HTTP/1\.1\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
 _DOUBTFUL: Final = re.compile(rb"\r\n(?:transfer-encoding|connection|expect|upgrade|[ \t])")
 _SLO: Final = re.compile(rb'"(timeout|slo_ms)"\s*:\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)')
-_INFER: Final = re.compile(r"/?v2/models/([^/]+)(?:/versions/[^/]+)?/infer/?")
+_INFER: Final = re.compile(r"/?v2/models/([^/]+)(?:/versions/([^/]+))?/infer/?")
 
 
 def posted_path(data: bytes) -> bytes:
@@ -75,16 +79,22 @@ def stated_slo(data: bytes, *, ignore_timeout: bool = False) -> Nanos | None:
     return min(stated) if stated else None
 
 
-def model_of(method: str, path: str) -> str:
-    """Return the model's name if this is an inference request, else an empty string."""
+def model_of(method: str, path: str) -> Key:
+    """Return the model and the version that an inference request names. For other requests, both are empty."""
     found = _INFER.fullmatch(path) if method == "POST" else None
-    return "" if found is None else found[1]
+    return NO_MODEL if found is None else (found[1], found[2] or "")
 
 
-def remember(paths: dict[bytes, str], path: bytes, model: str) -> None:
-    """Add a path and its model to the table ``paths``, unless the table is full or the path is too long."""
-    if len(path) <= MAX_PATH and len(paths) < MAX_PATHS:
-        paths[path] = model
+def remember(paths: dict[bytes, Key], path: bytes, model: Key) -> None:
+    """Add a path and its model to the table ``paths``, unless the path is too long.
+
+    A full table loses its oldest path.
+    """
+    if len(path) > MAX_PATH:
+        return
+    if len(paths) >= MAX_PATHS:
+        del paths[next(iter(paths))]
+    paths[path] = model
 
 
 def shed_reply(shed: Shed) -> Reply:

@@ -27,6 +27,11 @@ def unknown_version(name: str, version: str, ready: Iterable[str]) -> str:
     return f"model {quoted(name)} has no version {quoted(version)}; served versions: {listed}"
 
 
+def no_ready_version(name: str, states: Iterable[str]) -> str:
+    """Return the error message for a model without a ready version; ``states`` says why, for each version."""
+    return f"model {quoted(name)} has no ready version: {', '.join(list(states)[-MAX_LISTED:])}"
+
+
 def unknown_model(name: str, served: Iterable[str]) -> str:
     """Return the error message for an unknown model name. ``served`` contains the names of the served models."""
     names = nsmallest(MAX_LISTED + 1, served)

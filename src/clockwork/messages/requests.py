@@ -69,6 +69,7 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
     - ``retry_after``: the retry time in nanoseconds from now, or None if it is unknown
     - ``admitted``: whether the server had promised a response by ``predicted``. If ``status`` is not SUCCESS, the
       promise is broken. ``admitted`` is false if the request was wrong, or if the operator ended the server.
+    - ``version``: number of the version that the request was given to; empty if the request was refused before that
     """
 
     id: int
@@ -79,6 +80,7 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
     predicted: Nanos | None = None
     retry_after: Nanos | None = None
     admitted: bool = False
+    version: str = ""
 
 
 class CancelRequest(Struct, frozen=True, array_like=True, tag=18):
@@ -172,7 +174,11 @@ class ListModelsRequest(Struct, frozen=True, array_like=True, tag=21):
 
 
 class ModelSummary(Struct, frozen=True, array_like=True):
-    """The description of a served model for clients."""
+    """The description of a served version of a model for clients.
+
+    - ``default``: whether this version serves requests without a version
+    - ``labels``: names that requests may use in place of ``version``
+    """
 
     name: str
     inputs: tuple[TensorInfo, ...]
@@ -181,10 +187,12 @@ class ModelSummary(Struct, frozen=True, array_like=True):
     max_batch_size: int
     weights_bytes: Bytes
     version: str = DEFAULT_VERSION
+    default: bool = True
+    labels: tuple[str, ...] = ()
 
 
 class ListModelsResponse(Struct, frozen=True, array_like=True, tag=22):
-    """The response to ListModelsRequest. ``models`` is sorted by name."""
+    """The response to ListModelsRequest. ``models`` is sorted by name, then by version."""
 
     id: int
     status: int
@@ -193,10 +201,14 @@ class ListModelsResponse(Struct, frozen=True, array_like=True, tag=22):
 
 
 class EvictRequest(Struct, frozen=True, array_like=True, tag=23):
-    """Request that a model's weights are evicted from every device. The model's next request is then a cold start."""
+    """Request that a model's weights are evicted from every device. The model's next request is then a cold start.
+
+    ``version`` is a number or a label; empty for the default version.
+    """
 
     id: int
     model: str
+    version: str = ""
 
 
 class EvictResponse(Struct, frozen=True, array_like=True, tag=24):
@@ -251,7 +263,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
 
 
 class ModelStatus(Struct, frozen=True, array_like=True):
-    """The state of a model: its profile for each kind of device, and the outcomes of its requests.
+    """The state of a served version of a model: its profile for each kind of device, and its requests' outcomes.
 
     - ``late``: number of requests that were not answered by their deadline
     - ``refused``: number of requests that were refused before their deadline
@@ -266,6 +278,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     - ``unbatched``: the reason for which requests are no longer batched; empty if they are batched
     - ``default_slo``: the SLO of requests that set none; 0 if it is unknown
     - ``demand``: the recent requests per second for each SLO
+    - ``default``, ``labels``: as in `ModelSummary`
     """
 
     info: ModelInfo
@@ -283,12 +296,28 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     unbatched: str = ""
     default_slo: Nanos = 0
     demand: tuple[ModelDemand, ...] = ()
+    default: bool = True
+    labels: tuple[str, ...] = ()
+
+
+class VersionStatus(Struct, frozen=True, array_like=True):
+    """The state of a version of a model, in Triton's terms.
+
+    ``reason`` says why the version is not READY, or why its last load failed.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
 
 
 class ServerStatus(Struct, frozen=True, array_like=True):
     """The state of the whole server.
 
     - ``broken``: the models that cannot be loaded or measured, with the reason of each
+    - ``models``: the versions that are READY
+    - ``versions``: all other versions, and those whose last load failed
     - ``serving_ns``: time since serving began
     - ``predictions``: summaries of the ``load`` and ``infer`` actions of all devices, including disconnected devices
     - ``without_model``: number of requests that were answered before their model was known, by the status's name
@@ -307,6 +336,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     predictions: dict[str, PredictionSummary] = {}
     without_model: dict[str, int] = {}
     ready: bool = False
+    versions: tuple[VersionStatus, ...] = ()
 
 
 class StatusResponse(Struct, frozen=True, array_like=True, tag=26):

@@ -17,7 +17,6 @@ from clockwork.messages.status import Status
 from clockwork.metrics.family import Distribution, Family, Kind, Piece, Values, rendered, rendered_histogram
 from clockwork.units import MICROSECOND, SECOND
 
-BY_MODEL: Final = ("model",)
 BY_VERSION: Final = ("model", "version")
 
 REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -42,12 +41,12 @@ LATENCY: Final = Family(
     "clockwork_request_duration_seconds",
     "Time from arrival to response, for requests answered in time.",
     Kind.HISTOGRAM,
-    BY_MODEL,
+    BY_VERSION,
 )
 
 
 class Row(NamedTuple):
-    """The counts of one model at one time."""
+    """The counts of one version of a model at one time."""
 
     model: str
     cold_starts: int
@@ -91,7 +90,7 @@ def _failures(row: Row) -> Values:
 
 def _outcomes(row: Row) -> Values:
     answers = {**_ALWAYS, **row.counts.answers}
-    return [((row.model, outcome_of(status), status), count) for status, count in answers.items()]
+    return [((row.model, row.version, outcome_of(status), status), count) for status, count in answers.items()]
 
 
 def _refusals(row: Row) -> Values:
@@ -101,11 +100,13 @@ def _refusals(row: Row) -> Values:
     """
     if not row.counts.answers and not row.counts.pending:
         return []
-    return [((row.model, reason.value), row.counts.refusals.get(reason.value, 0)) for reason in RefusalReason]
+    return [
+        ((row.model, row.version, reason.value), row.counts.refusals.get(reason.value, 0)) for reason in RefusalReason
+    ]
 
 
 def _checks(row: Row) -> Values:
-    return [((row.model, outcome), row.counts.checks.get(outcome, 0)) for outcome in CHECK_OUTCOMES]
+    return [((row.model, row.version, outcome), row.counts.checks.get(outcome, 0)) for outcome in CHECK_OUTCOMES]
 
 
 def _triton(name: str, help: str, value: Callable[[Row], float], kind: Kind = Kind.TRITON) -> "_Source":
@@ -113,7 +114,7 @@ def _triton(name: str, help: str, value: Callable[[Row], float], kind: Kind = Ki
 
 
 def _counter(name: str, help: str, value: Callable[[Row], float]) -> "_Source":
-    return _Source(Family(name, help, Kind.COUNTER, BY_MODEL), lambda row: [((row.model,), value(row))])
+    return _Source(Family(name, help, Kind.COUNTER, BY_VERSION), lambda row: [((row.model, row.version), value(row))])
 
 
 class _Source(NamedTuple):
@@ -170,15 +171,15 @@ SOURCES: Final[Sequence[_Source]] = (
         Kind.GAUGE,
     ),
     _Source(
-        Family("clockwork_model_ready", "Whether a device can serve the model now.", Kind.GAUGE, BY_MODEL),
-        lambda row: [((row.model,), row.ready)],
+        Family("clockwork_model_ready", "Whether a device can serve the model now.", Kind.GAUGE, BY_VERSION),
+        lambda row: [((row.model, row.version), row.ready)],
     ),
     _Source(
         Family(
             "clockwork_requests_total",
             "Requests by outcome and by the name of their status.",
             Kind.COUNTER,
-            ("model", "outcome", "reason"),
+            (*BY_VERSION, "outcome", "reason"),
         ),
         _outcomes,
     ),
@@ -187,7 +188,7 @@ SOURCES: Final[Sequence[_Source]] = (
             "clockwork_refusals_total",
             "Requests refused before their deadline, by reason; only for models that have received requests.",
             Kind.COUNTER,
-            ("model", "reason"),
+            (*BY_VERSION, "reason"),
         ),
         _refusals,
     ),
@@ -223,7 +224,7 @@ SOURCES: Final[Sequence[_Source]] = (
             "clockwork_batch_checks_total",
             "Checks of batches by outcome: the outputs agreed, the outputs differed, or the check was skipped.",
             Kind.COUNTER,
-            ("model", "outcome"),
+            (*BY_VERSION, "outcome"),
         ),
         _checks,
     ),
@@ -245,4 +246,4 @@ def _has_answered(row: Row) -> bool:
 
 def _latencies(row: Row) -> tuple[tuple[str, ...], Distribution]:
     *cumulative, count = accumulate(row.counts.latencies)
-    return (row.model,), Distribution(cumulative, count, row.counts.succeeded_ns)
+    return (row.model, row.version), Distribution(cumulative, count, row.counts.succeeded_ns)

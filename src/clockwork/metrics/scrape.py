@@ -71,9 +71,9 @@ class Metrics:
             text.add(piece)
             yield
         rows = []
-        for name in description.models():
-            version = description.state.models[name].info.version
-            rows.append(models.row(name, description.counts_of(name), description.is_ready(name), version))
+        for model, _ in description.served():  # versions may come or go between steps
+            counts, ready = description.counts_of(model), description.can_serve(model)
+            rows.append(models.row(model.served_as, counts, ready, model.version))
             yield
         for piece in models.pieces(rows, self._histograms):
             text.add(piece)

@@ -4,16 +4,12 @@ Every function returns dicts whose keys are the protocol's field names. The HTTP
 gRPC front end converts them to messages. If Clockwork does not measure a count, its value is 0.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 from clockwork.messages.counts import in_time
-from clockwork.messages.faults import quoted
 from clockwork.messages.requests import ModelStatus, ModelSummary
-from clockwork.messages.results import DEFAULT_VERSION
-from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorInfo
-from clockwork.oip.failures import Failure, RequestFailedError
 from clockwork.oip.model_config import PLATFORM
 from clockwork.units import MILLISECOND, Nanos
 
@@ -29,11 +25,14 @@ def server_metadata(version: str, extensions: Iterable[str] = ()) -> dict[str, A
     return {"name": "clockwork", "version": version, "extensions": [*EXTENSIONS, *extensions]}
 
 
-def model_metadata(model: ModelSummary) -> dict[str, Any]:
-    """Return the names, datatypes and shapes of a model's inputs and outputs. A free dimension is -1."""
+def model_metadata(model: ModelSummary, versions: Iterable[str]) -> dict[str, Any]:
+    """Return the names, datatypes and shapes of a model's inputs and outputs. A free dimension is -1.
+
+    ``versions`` are all versions of the model that are served.
+    """
     return {
         "name": model.name,
-        "versions": [model.version],
+        "versions": list(versions),
         "platform": PLATFORM,
         "inputs": [_tensor(info) for info in model.inputs],
         "outputs": [_tensor(info) for info in model.outputs],
@@ -88,50 +87,12 @@ NO_WORKER: Final = "no connected worker can serve it"
 """Reason for which a served model is not ready."""
 
 
-def repository_index(
-    versions: Mapping[str, str],
-    broken: Mapping[str, str],
-    is_ready: Callable[[str], bool],
-    stage: str,
-    serving: bool,
-    ready_only: bool,
-) -> Iterator[dict[str, Any]]:
-    """Yield an entry for every loaded model, sorted by name.
-
-    An entry has the model's state, and a reason if the model is not ready.
-
-    Args:
-        versions: the version of each served model, by name.
-        broken: models that cannot be loaded or measured, with the reason of each.
-        is_ready: returns whether a device can serve a model now. The function is called for each entry.
-        stage: the server's stage.
-        serving: whether start-up is over and the server is not shutting down.
-        ready_only: whether to leave out models that are not ready.
-    """
-    not_ready = ("UNAVAILABLE", NO_WORKER) if serving else ("LOADING", f"the server is {stage}")
-    reasons = dict(broken)
-    for name in sorted({*versions, *reasons}):
-        if is_ready(name):
-            state, reason = "READY", ""
-        elif name in reasons:
-            state, reason = "UNAVAILABLE", reasons[name]
-        else:
-            state, reason = not_ready
-        if state == "READY" or not ready_only:
-            version = versions.get(name, DEFAULT_VERSION)
-            yield {"name": name, "version": version, "state": state, "reason": reason}
-
-
-def check_version(model: str, version: str, known: str) -> None:
-    """Check the version in a request. ``known`` is the model's only version; an empty version means ``known``.
-
-    Raises:
-        RequestFailedError: the model has no such version.
-    """
-    if version in ("", known):
-        return
-    message = f"model {quoted(model)} has no version {quoted(version)}; its only version is {known!r}"
-    raise RequestFailedError(Failure.from_status(Status.UNKNOWN_MODEL, message))
+def index_entry(name: str, version: str, state: str, reason: str) -> dict[str, str]:
+    """Return an entry of the repository index. A model that was never loaded has no version."""
+    entry = {"name": name, "version": version, "state": state, "reason": reason}
+    if not version:
+        del entry["version"]
+    return entry
 
 
 def _duration(count: int, ns: Nanos) -> dict[str, int]:

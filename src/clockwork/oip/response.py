@@ -11,7 +11,6 @@ import msgspec
 
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.requests import InferResponse
-from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.tensors import Datatype, TensorSpec
 from clockwork.oip.binary import DEFAULT_MAX_JSON, InferHead
 from clockwork.oip.elements import SLICE, classified, is_short, json_slices
@@ -28,7 +27,6 @@ def response_body(
     payload: Any,
     batched: bool,
     max_json: Bytes = DEFAULT_MAX_JSON,
-    version: str = DEFAULT_VERSION,
 ) -> Steps[tuple[list[bytes], list[Any]]]:
     """Return the parts of the JSON, and the binary outputs in the order of the response.
 
@@ -39,7 +37,6 @@ def response_body(
         payload: the bytes of all outputs.
         batched: whether the first dimension of the outputs is the batch dimension.
         max_json: largest size of the JSON, in bytes.
-        version: the model's version.
 
     Raises:
         InvalidRequestError: an output cannot have the requested form, or its JSON is too large.
@@ -49,7 +46,7 @@ def response_body(
     binary: list[Any] = []
     view = memoryview(b"" if payload is None else payload)
     at = 0
-    content: dict[str, Any] = {"model_name": model, "model_version": version}
+    content: dict[str, Any] = {"model_name": model, "model_version": response.version}
     if head.id:
         content["id"] = head.id
     content["parameters"] = response_parameters(response)

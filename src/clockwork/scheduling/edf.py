@@ -60,7 +60,7 @@ class EdfScheduler(Scheduler):
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Queue the request by its deadline."""
         if not any(gpu.can_hold(request.model.name) for gpu in self._devices):
-            text = NO_DEVICE.format(model=request.model.name)
+            text = NO_DEVICE.format(model=request.model.served_as)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=RefusalReason.NO_DEVICE)]
         self._add(request)
         return self._advance(now)

@@ -58,7 +58,7 @@ class FifoScheduler(Scheduler):
         """Queue the request at a device."""
         device = self._choose(request.model.name)
         if device is None:
-            text = NO_DEVICE.format(model=request.model.name)
+            text = NO_DEVICE.format(model=request.model.served_as)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=RefusalReason.NO_DEVICE)]
         device.waiting.add(request)
         self._device_of[request.id] = device

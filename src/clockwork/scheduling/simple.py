@@ -57,7 +57,7 @@ class SimpleScheduler(Scheduler):
         """Queue the request at a device."""
         device = self._choose(request.model)
         if device is None:
-            message = NO_DEVICE.format(model=request.model.name)
+            message = NO_DEVICE.format(model=request.model.served_as)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, message, reason=RefusalReason.NO_DEVICE)]
         device.waiting[request.id] = request
         self._device_of[request.id] = device

@@ -83,7 +83,7 @@ class TimedController:
         if shed is None:
             return False
         self._execute(Respond(event.client_id, shed.response(request.id)))
-        for command in self._controller.handle(now, RequestsShed({request.model: 1})):
+        for command in self._controller.handle(now, RequestsShed({(request.model, request.version): 1})):
             self._execute(command)
         self._spend(self._costs.refusal)
         return True

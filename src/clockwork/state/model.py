@@ -20,7 +20,7 @@ class ModelState:
     ``unbatched`` is the reason why each request is executed alone; if it is empty, requests may share a batch.
     """
 
-    __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles", "served_as", "unbatched")
+    __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles", "served_as", "unbatched", "version")
 
     def __init__(self, info: ModelInfo) -> None:
         """Create a model without measurements."""
@@ -28,7 +28,8 @@ class ModelState:
         self.name = info.name
         #: the name in clients' requests; it differs from ``name`` if several versions of a model were loaded
         self.served_as = info.name
-        #: whether the inputs of different requests may differ in more than their first dimension
+        self.version = info.version  #: the version under which clients know it
+        #: whether the inputs of requests may differ in more than their first dimension
         self.flexible = any(-1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs)
         self.profiles: dict[str, ModelProfile] = {}
         self.unbatched = ""

@@ -137,7 +137,7 @@ class Device:
         self.times.add(now, sent.model, sent.rows, sent.key, end - begin)
         if end - begin > sent.expected:
             self.problem = (
-                f"Infer {action_id} of {sent.model.name} took {(end - begin) / MILLISECOND:.3f} ms "
+                f"Infer {action_id} of {sent.model.served_as} took {(end - begin) / MILLISECOND:.3f} ms "
                 f"on {self.gpu} (estimate: {sent.expected / MILLISECOND:.3f} ms)"
             )
         self._update_free(end)
@@ -150,7 +150,7 @@ class Device:
         """
         sent = self._take_sent(action_id)
         if sent is not None:
-            self.problem = f"Infer {action_id} of {sent.model.name} failed on {self.gpu}: {reason}"
+            self.problem = f"Infer {action_id} of {sent.model.served_as} failed on {self.gpu}: {reason}"
             self._update_free(max(self._last_end, min(self.free, now)))
         return sent
 
@@ -166,7 +166,8 @@ class Device:
         self._last_load_end = timing.end
         if timing.duration > action.expected_duration:
             self.problem = (
-                f"LoadWeights {action.id} of {model.name} took {timing.duration / MILLISECOND:.3f} ms on {self.gpu} "
+                f"LoadWeights {action.id} of {model.served_as} took {timing.duration / MILLISECOND:.3f} ms on "
+                f"{self.gpu} "
                 f"(estimate: {action.expected_duration / MILLISECOND:.3f} ms)"
             )
         if not self.ready:
@@ -181,7 +182,7 @@ class Device:
             late = now - max(sent.not_before, self._last_end) - sent.expected
             if late > 0:
                 return (
-                    f"Infer {action_id} of {sent.model.name} is overdue on {self.gpu} by "
+                    f"Infer {action_id} of {sent.model.served_as} is overdue on {self.gpu} by "
                     f"{late / MILLISECOND:.3f} ms (estimate: {sent.expected / MILLISECOND:.3f} ms)"
                 )
             break

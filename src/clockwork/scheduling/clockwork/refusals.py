@@ -52,7 +52,7 @@ class Refusals:
         model = requests[0].model
         plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
         if not plans:
-            text = NO_DEVICE.format(model=model.name)
+            text = NO_DEVICE.format(model=model.served_as)
             return [
                 Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=_reason(request, RefusalReason.NO_DEVICE))
                 for request in requests
