@@ -148,8 +148,8 @@ def check_model(
 ) -> None:
     """Load and execute a model, and show its inputs, outputs, weights, load time, and the time of each batch size.
 
-    The command needs no server. The output shows the inputs that the model was measured with, and those that it
-    refused. --no-batching, --allow-batching and --model-shape accept the name that serve would give the model.
+    The command needs no server. The output shows the inputs with which the model was measured, and the inputs that
+    it refused. --no-batching, --allow-batching and --model-shape accept the name that serve would give the model.
     """
     from clockwork.cli.batch_limits import batch_limit
     from clockwork.cli.models import common_root, model_shapes, parse_model

@@ -68,7 +68,7 @@ GrpcKeepAlive: TypeAlias = Annotated[
         parser=duration,
         metavar="DURATION",
         show_default="1min",
-        help="Time without traffic after which the server pings a gRPC connection. Without a reply, it closes it.",
+        help="Time without traffic after which the server pings a gRPC connection. Without a reply it is closed.",
     ),
 ]
 
@@ -78,7 +78,7 @@ IgnoreTimeout: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--ignore-timeout",
-        help="Ignore the request parameter timeout (microseconds). Only slo_ms, gRPC and --slo then set deadlines.",
+        help="Ignore the request parameter timeout (microseconds). Only slo_ms, gRPC deadlines and --slo then apply.",
     ),
 ]
 SchedulerName: TypeAlias = Annotated[
@@ -166,7 +166,7 @@ MaxRestarts: TypeAlias = Annotated[
         "--max-restarts",
         min=0,
         show_default="no limit",
-        help="Largest number of restarts in a row. If the worker dies within 10 s of the last one, the server ends.",
+        help="Largest number of restarts in a row. If the worker then dies within 10 s, the server ends.",
     ),
 ]
 DrainLimit: TypeAlias = Annotated[

@@ -203,7 +203,7 @@ def load_test(
     """Run the workload of a scenario against a live server, in real time, and print the results.
 
     The server must serve models with the names in the scenario. Only the simulator uses the scenario's devices,
-    network, noise and faults. The latency of a request counts from the time at which it was due.
+    network, noise and faults. The latency of a request starts at the time at which it was due.
     """
     from clockwork.cli import simulation
     from clockwork.cli.results import show_results

@@ -92,7 +92,7 @@ Emulate: TypeAlias = Annotated[
         min=1,
         max=1024,
         show_default=False,
-        help="Number of devices to emulate. They take the times of --profile and execute no models.",
+        help="Number of devices to emulate. Emulated devices take the times of --profile and execute no models.",
     ),
 ]
 Profile: TypeAlias = Annotated[
@@ -139,7 +139,7 @@ ModelShapes: TypeAlias = Annotated[
         "--model-shape",
         metavar="NAME:INPUT=SHAPE",
         show_default=False,
-        help="Shape of an input to try and measure a model with, without the batch dimension: ocr:x=3x48x320 "
+        help="Shape of an input with which a model is measured, without the batch dimension: ocr:x=3x48x320 "
         "(docs/models.md); may be repeated.",
     ),
 ]

@@ -113,7 +113,7 @@ def _models() -> Json:
         operations = (
             ("", "modelMetadata", "Inputs and outputs of a model", "Model"),
             ("/ready", "modelReady", "Whether a device can serve a model now", "ModelReady"),
-            ("/config", "modelConfig", "Configuration of a model in Triton's terms", "Config"),
+            ("/config", "modelConfig", "Configuration of a model in Triton's format", "Config"),
             ("/stats", "modelStatistics", "Statistics of a model", "Statistics"),
         )
         for path, name, summary, schema in operations:
@@ -130,7 +130,7 @@ def _infer(suffix: str) -> Json:
     }
     length = {"schema": _COUNT, "description": "bytes of JSON in a response with binary outputs"}
     reply["headers"] = {_HEADER: length}
-    operation = _operation(f"infer{suffix}", "Infer", reply, *sorted(http_statuses() | {408, 413, 415}))
+    operation = _operation(f"infer{suffix}", "Execute a model", reply, *sorted(http_statuses() | {408, 413, 415}))
     operation["parameters"] = [
         {
             "name": _HEADER,
