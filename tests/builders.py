@@ -1,4 +1,7 @@
-"""Builders of test objects: descriptions of models and workers, requests, states. Every default is literal."""
+"""Builders of test objects, such as descriptions of models and workers, requests and states.
+
+All defaults are literal.
+"""
 
 from collections.abc import Sequence
 
@@ -29,7 +32,7 @@ def model_info(
     load: str = "",
     copies: int = 1,
 ) -> ModelInfo:
-    """The model ``a`` from ``a.onnx`` with content ``sha-a``: one page, one input ``x FP32[-1,2]``."""
+    """Return the model ``a`` from ``a.onnx`` with content ``sha-a``. It has one page and one input ``x FP32[-1,2]``."""
     load = load or name
     return ModelInfo(
         name=name,
@@ -47,7 +50,7 @@ def model_info(
 
 
 def copies_of(load: str, copies: int, **fields: object) -> tuple[ModelInfo, ...]:
-    """All models that one LoadModelFromDisk creates."""
+    """Return all models that one LoadModelFromDisk creates."""
     names = model_names(load, copies)
     return tuple(model_info(name, load=load, copies=copies, **fields) for name in names)  # type: ignore[arg-type]
 
@@ -55,13 +58,13 @@ def copies_of(load: str, copies: int, **fields: object) -> tuple[ModelInfo, ...]
 def worker_info(
     models: Sequence[ModelInfo] = (), *, gpus: int = 1, pages: int = 4, warm: tuple[str, ...] = (), kind: str = KIND
 ) -> WorkerInfo:
-    """A worker that holds ``models``, with the weights of ``warm`` on its first device."""
+    """Return a worker that has ``models``. The weights of ``warm`` are on its first device."""
     devices = tuple(GPUInfo(gpu, kind, pages, warm if gpu == 0 else ()) for gpu in range(gpus))
     return WorkerInfo(PAGE, devices, tuple(models))
 
 
 def tensors(rows: int = 1) -> tuple[TensorSpec, ...]:
-    """The inputs of a request with ``rows`` rows, for a model with the default inputs."""
+    """Return the inputs of a request with ``rows`` rows, for a model with the default inputs."""
     return (spec("x", Datatype.FP32, (rows, 2)),)
 
 
@@ -76,7 +79,7 @@ def infer_request(
     outputs: tuple[str, ...] = (),
     generated: bool = False,
 ) -> InferRequest:
-    """A client's request with valid inputs and an SLO of 100 ms."""
+    """Return a client's request with valid inputs and an SLO of 100 ms."""
     inputs = tensors(rows) if inputs is None else inputs
     return InferRequest(id, model, inputs, slo, slo_factor, outputs, generated)
 
@@ -87,14 +90,17 @@ def measurement(*samples: Nanos) -> Measurement:
 
 
 def profile(load: Nanos = ms(8), *, b1: Nanos = ms(3), max_batch_size: int = 4) -> ModelProfile:
-    """A profile: LoadWeights in 8 ms; Infer in 3 ms, plus 1 ms for each further row, at powers of two."""
+    """Return a profile: LoadWeights takes 8 ms, and Infer takes 3 ms plus 1 ms for each further row.
+
+    The batch sizes are the powers of two.
+    """
     sizes = [1 << i for i in range(max_batch_size.bit_length())]
     infer = {size: measurement(b1 + ms(size - 1)) for size in sizes}
     return ModelProfile(measurement(load), infer, max_batch_size, ((2,),))
 
 
 def model_state(info: ModelInfo, kind: str = KIND) -> ModelState:
-    """A model that was measured on devices of ``kind``."""
+    """Return a model that was measured on devices of ``kind``."""
     model = ModelState(info)
     model.profiles[kind] = profile()
     return model
@@ -103,7 +109,10 @@ def model_state(info: ModelInfo, kind: str = KIND) -> ModelState:
 def a_state(
     models: Sequence[ModelInfo], *, workers: int = 1, gpus: int = 1, pages: int = 4, warm: tuple[str, ...] = ()
 ) -> ClockworkState:
-    """Workers ``w0``, ``w1``, ... that hold all models; ``warm`` are on the first device of each."""
+    """Return a state with workers ``w0``, ``w1``, ... that have all models.
+
+    The weights of ``warm`` are on the first device of each worker.
+    """
     state = ClockworkState()
     for i in range(workers):
         info = worker_info(models, gpus=gpus, pages=pages, warm=warm)
@@ -116,12 +125,12 @@ def a_state(
 def a_gpu(
     models: Sequence[ModelInfo], *, pages: int = 4, warm: tuple[str, ...] = ()
 ) -> tuple[ClockworkState, GPUState]:
-    """A state with one device, and the device."""
+    """Return a state with one device, and the device."""
     state = a_state(models, pages=pages, warm=warm)
     return state, next(state.gpus())
 
 
 def pending(id: int, model: ModelState, *, rows: int = 1, arrival: Nanos = 0, slo: Nanos = ms(100)) -> PendingRequest:
-    """A request that the controller has accepted; its payload is ``payload-<id>``."""
+    """Return a request that the controller has accepted. Its payload is ``payload-<id>``."""
     share = InferInput(id, rows, tensors(rows))
     return PendingRequest(id, 1, id, model, share, f"payload-{id}", arrival, arrival + slo)

@@ -1,4 +1,4 @@
-"""Certificates that tests create: an authority, and certificates that it signs. The repository contains no keys."""
+"""Creates certificates for tests: an authority and certificates that it signs. The repository contains no keys."""
 
 import ssl
 from functools import cache
@@ -24,7 +24,7 @@ class Authority:
         self._authority.cert_pem.write_to_path(str(self.file))
 
     def signs(self, *names: str) -> Pair:
-        """A certificate with its chain, and its key."""
+        """Return a certificate for these names with its chain, and its key."""
         signed = _signed(self._name, names)
         stem = f"{self._name}-{names[0].replace('.', '-')}"
         pair = Pair(self._directory / f"{stem}.pem", self._directory / f"{stem}.key")

@@ -1,7 +1,8 @@
-"""A controller, its workers and its clients, without a network, and with a clock that tests advance.
+"""Runs a controller, workers and clients without a network. Tests advance the clock.
 
-Results arrive when a `FakeWorker` has them, and the controller is woken when it wants to be. After every event the
-cluster checks the invariants: those that the controller can see, and those that only an observer of all parts can.
+Results arrive when a `FakeWorker` has them, and the controller is woken at its wake-up times. After every event, the
+cluster checks two kinds of invariants: those of the controller itself, and those that only an observer of all parts can
+check.
 """
 
 from collections import Counter, deque
@@ -38,11 +39,11 @@ from clockwork.state import ClockworkState
 from clockwork.units import Nanos, seconds
 from fake_worker import FakeWorker, File
 
-#: As few measurements as possible, so that tests stay readable.
+#: Few measurements keep tests readable.
 QUICK = ProfilingConfig(max_batch_size=2, warmups=1, min_samples=1, max_samples=1)
 
 Asked = tuple[int, int]
-"""A request as (client, its id)."""
+"""A request, as (client, id of the request)."""
 
 ActionT = TypeVar("ActionT", bound=Action)
 ActionT_co = TypeVar("ActionT_co", bound=Action, covariant=True)
@@ -70,7 +71,7 @@ def quick_config(
     strict: bool = False,
     control: ControlMode = ControlMode.NONE,
 ) -> ControllerConfig:
-    """The default configuration with few measurements."""
+    """Return the default configuration with few measurements."""
     return ControllerConfig(
         workers=workers,
         models=models,
@@ -84,7 +85,10 @@ def quick_config(
 
 
 class Cluster:
-    """See the module. ``said`` is every command in order, with its time; ``story`` has the workers' results as well."""
+    """A controller with its workers and clients; see the module's docstring.
+
+    ``said`` contains every command in order, with its time. ``story`` also contains the workers' results.
+    """
 
     def __init__(
         self,
@@ -101,9 +105,10 @@ class Cluster:
         self.asked: dict[Asked, Request] = {}  #: every request that needs a response
         self.cancelled: set[Asked] = (
             set()
-        )  #: requests that were cancelled, or whose client disconnected, before their response
+        )  #: requests without a response that were cancelled or whose client disconnected
         self.answers: Counter[Asked] = Counter()
-        self.differs: Callable[[CompareOutputs], str | None] = lambda command: ""  #: None if not compared yet
+        #: returns the difference between outputs; None if they could not be compared
+        self.differs: Callable[[CompareOutputs], str | None] = lambda command: ""
         self._inbox: deque[Event] = deque()
 
     # --- what happens ------------------------------------------------------------------------------------------------
@@ -117,7 +122,7 @@ class Cluster:
         self.feed(WorkerConnected(worker.id))
 
     def lose(self, worker_id: str, reason: str = "killed") -> FakeWorker:
-        """End a worker's connection; a later connection may bring its models back."""
+        """End a worker's connection. A later connection may have the worker's models again."""
         worker = self.workers.pop(worker_id)
         worker.reset()
         self.feed(WorkerLost(worker_id, reason))
@@ -126,7 +131,7 @@ class Cluster:
     def ask(
         self, request: Request, client_id: int = 1, payload: object = "payload", arrival: Nanos | None = None
     ) -> None:
-        """Send a client's request; ``arrival``: see `ClientRequest`."""
+        """Send a client's request. `ClientRequest` explains ``arrival``."""
         asked = (client_id, request.id)
         if isinstance(request, CancelRequest):
             if not self.answers[asked]:
@@ -161,7 +166,7 @@ class Cluster:
         self.now = max(self.now, when)
 
     def feed(self, event: Event) -> None:
-        """Give the controller an event now."""
+        """Pass an event to the controller now."""
         self._inbox.append(event)
         self._drain()
 
@@ -174,45 +179,45 @@ class Cluster:
 
     @property
     def state(self) -> ClockworkState:
-        """The state that the scheduler sees."""
+        """The state that the scheduler gets."""
         return self.controller._state
 
     def responses(self) -> list[Response]:
-        """All responses to clients, in order."""
+        """All responses to clients, in their order."""
         return [command.response for _, command in self.said if isinstance(command, Respond)]
 
     def answer(self, id: int, client_id: int = 1) -> Response | None:
-        """The response to a client's request, if there is one yet."""
+        """Return the response to a client's request, or None if there is none yet."""
         mine = [c.response for _, c in self.said if isinstance(c, Respond) and c.client_id == client_id]
         return next((response for response in mine if response.id == id), None)
 
     def statuses(self) -> list[int]:
-        """The statuses of all responses to clients, in order."""
+        """The statuses of all responses to clients, in their order."""
         return [response.status for response in self.responses() if not isinstance(response, StatusResponse)]
 
     def sent(self, worker_id: str | None = None) -> list[SendAction]:
-        """All actions that were sent, or only those sent to one worker."""
+        """Return all actions that were sent, or only those sent to one worker."""
         sent = [command for _, command in self.said if isinstance(command, SendAction)]
         return [send for send in sent if worker_id in (None, send.worker_id)]
 
     def actions(self, kind: type[ActionT], worker_id: str | None = None) -> list[Sent[ActionT]]:
-        """All actions of one type that were sent, or only those sent to one worker."""
+        """Return all actions of one type that were sent, or only those sent to one worker."""
         return cast("list[Sent[ActionT]]", [send for send in self.sent(worker_id) if isinstance(send.action, kind)])
 
     def saved(self) -> list[SaveProfile]:
-        """The profiles to keep."""
+        """The profiles that the controller asked to store."""
         return [command for _, command in self.said if isinstance(command, SaveProfile)]
 
     def reports(self, level: str) -> list[str]:
-        """The reports for the operator."""
+        """Return the reports for the operator with this level."""
         return [c.text for _, c in self.said if isinstance(c, Report) and c.level == level]
 
     def stages(self) -> list[tuple[Nanos, str]]:
-        """The stages with the times at which they were entered."""
+        """The stages, with the times at which they were entered."""
         return [(at, command.stage) for at, command in self.said if isinstance(command, StageEntered)]
 
     def gave_up(self) -> list[str]:
-        """Why the controller gave up, if it did."""
+        """The reasons why the controller gave up. The list is empty if it did not give up."""
         return [command.reason for _, command in self.said if isinstance(command, GiveUp)]
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -272,7 +277,7 @@ class Cluster:
                 assert 0 <= gpu.used <= gpu.pages
 
     def check_rest(self) -> None:
-        """Assert that the controller's picture of each idle serving worker equals the worker's state."""
+        """Assert that the controller's view of each idle serving worker equals the worker's state."""
         for worker_id, known in self.state.workers.items():
             worker = self.workers.get(worker_id)
             if worker is None or worker.outstanding():
@@ -289,7 +294,7 @@ class Cluster:
 
 
 def _payloads(result: Result) -> tuple[object, ...]:
-    """Payloads of an InferResult: one handle for each output."""
+    """Return the payloads of an InferResult, with one handle for each output."""
     if not isinstance(result, InferResult):
         return ()
     return tuple(f"output-{output.request_id}" for output in result.outputs)
@@ -304,7 +309,10 @@ def serving(
     pages: int = 4,
     config: ControllerConfig | None = None,
 ) -> Cluster:
-    """A cluster in SERVING, before the first request; its workers hold all files, and all models are measured."""
+    """Return a cluster in SERVING before the first request.
+
+    Its workers have all files, and all models are measured.
+    """
     named = tuple(LoadSpec(path) for path in files)
     cluster = Cluster(scheduler, config or quick_config(workers=workers, models=named))
     for i in range(workers):

@@ -1,4 +1,4 @@
-"""Options of the tests."""
+"""Defines the options of the tests."""
 
 import pytest
 
@@ -6,9 +6,9 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add three options.
 
-    ``--rewrite``: write golden transcripts instead of comparing them. Commit only differences that you can explain.
-    ``--gpu``: without a GPU, tests that need one fail instead of being skipped.
-    ``--compiled``: run the tests on compiled modules; end with an error if Python finds the sources instead.
+    - ``--rewrite`` writes golden transcripts instead of comparing them. Commit only differences that you can explain.
+    - ``--gpu`` makes tests that need a GPU fail instead of being skipped if there is no GPU.
+    - ``--compiled`` runs the tests on compiled modules. It ends with an error if Python finds the sources instead.
     """
     parser.addoption("--rewrite", action="store_true", help="write golden transcripts anew")
     parser.addoption(

@@ -1,8 +1,7 @@
-"""A worker with literal durations, which also complains of actions that a correct controller never sends.
+"""Simulates a worker with literal durations. It reports actions that a correct controller never sends.
 
-Rules of the file: it imports nothing of the controller, so it cannot share an error in the controller's picture of a
-worker. Its lanes are one HOST lane, and a LOAD and an EXEC lane for each device. A lane runs actions in order of
-``earliest``.
+This module imports nothing from the controller, so it cannot share an error in the controller's view of a worker. A
+worker has one HOST lane, and a LOAD and an EXEC lane for each device. A lane runs actions in order of ``earliest``.
 """
 
 from collections.abc import Iterator
@@ -40,9 +39,9 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorInfo
 from clockwork.units import Nanos, ms
 
-LOADS_OUTSTANDING = 5  #: four restorations, and one change
+LOADS_OUTSTANDING = 5  #: this is enough for four restorations and one change
 
-#: Statuses that a worker returns only to a controller with a wrong picture of it.
+#: Statuses that a worker returns only if the controller has a wrong view of it.
 CONTRADICTIONS = {
     Status.UNKNOWN_MODEL,
     Status.WEIGHTS_ALREADY_LOADED,
@@ -54,7 +53,7 @@ CONTRADICTIONS = {
 
 @dataclass(frozen=True)
 class File:
-    """A model's file with its durations. Infer takes ``infer``, plus ``row`` for each further row."""
+    """A model's file with its durations. An Infer takes ``infer``, and ``row`` more for each further row."""
 
     digest: str = ""
     pages: int = 1
@@ -66,13 +65,13 @@ class File:
     batchable: bool = True
     example: ExampleInputs | None = None
     rejects: str = ""
-    """If set, why the model rejects all inputs."""
+    """Why the model rejects all inputs. Empty if it accepts them."""
     largest_batch: int = 1 << 30
-    """Larger batches fail."""
+    """Number of rows of the largest batch that succeeds."""
     version: str = "1"
 
     def info(self, path: str, name: str, load: str, copies: int) -> ModelInfo:
-        """The model of the file."""
+        """Return the description of the file's model."""
         digest = self.digest or f"sha-{path}"
         size = self.pages * PAGE
         return ModelInfo(
@@ -94,7 +93,7 @@ class File:
 
 @dataclass
 class Lane:
-    """A lane: runs one action at a time."""
+    """A lane, which runs one action at a time."""
 
     waiting: list[tuple[Nanos, int, Action]] = field(default_factory=list)
     running: Action | None = None
@@ -102,7 +101,10 @@ class Lane:
     error: ErrorResult | None = None
 
     def next_at(self, now: Nanos, blocked: str | None = None) -> Nanos | None:
-        """Time of the next start; None while the next action needs the weights of a ``blocked`` model."""
+        """Return the time of the next start.
+
+        Return None while the next action needs the weights of a ``blocked`` model.
+        """
         if self.running is not None:
             return self.ends
         if not self.waiting or getattr(self.waiting[0][2], "model", "") == blocked:
@@ -111,7 +113,7 @@ class Lane:
 
 
 class FakeGPU:
-    """A device: the pages of each model whose weights it holds."""
+    """A device. It records the pages of each model whose weights it has."""
 
     def __init__(self, id: int, pages: int, kind: str) -> None:
         self.id = id
@@ -132,7 +134,7 @@ class FakeGPU:
 
 
 class FakeWorker:
-    """See the module. ``disk`` is its model root: path -> `File`."""
+    """A worker; see the module's docstring. ``disk`` is its model root, which maps a path to a `File`."""
 
     def __init__(self, id: str, disk: dict[str, File], *, gpus: int = 1, pages: int = 4, kind: str = "gpu") -> None:
         self.id = id
@@ -141,15 +143,17 @@ class FakeWorker:
         self.host = Lane()
         self.gpus = [FakeGPU(gpu, pages, kind) for gpu in range(gpus)]
         self.models: dict[str, ModelInfo] = {}
-        self.fail: dict[str, tuple[Status, str]] = {}  #: the next action with this name fails and has no effect
-        self.silent: set[str] = set()  #: actions with these names are kept in ``unanswered``
+        #: for an action's name, the failure of the next action with this name, which has no effect
+        self.fail: dict[str, tuple[Status, str]] = {}
+        #: results of actions with these names are not returned but collected in ``unanswered``
+        self.silent: set[str] = set()
         self.unanswered: list[Action] = []
         self.contradictions: list[str] = []
         self._outbox: list[Result] = []
         self._arrivals = 0
 
     def hold(self, path: str, name: str = "", copies: int = 1, warm: bool = False) -> "FakeWorker":
-        """Hold a model from the start, with its weights on the first device if ``warm``."""
+        """Have a model from the start. If ``warm``, its weights are on the first device."""
         load = name or path.removesuffix(".onnx")
         for model in model_names(load, copies):
             self.models[model] = self.disk[path].info(path, model, load, copies)
@@ -158,7 +162,7 @@ class FakeWorker:
         return self
 
     def reset(self) -> None:
-        """End the connection: waiting actions are dropped, and running ones have no result."""
+        """End the connection. Waiting actions are dropped, and running actions have no result."""
         for lane in self._lanes():
             lane.waiting.clear()
             lane.running = None
@@ -186,7 +190,7 @@ class FakeWorker:
         heappush(lane.waiting, (getattr(action, "earliest", 0), self._arrivals, action))
 
     def next_at(self) -> Nanos | None:
-        """Time of the next result or start."""
+        """Return the time of the next result or start."""
         if self._outbox:
             return self.now
         moments = [self.host.next_at(self.now)]
@@ -195,7 +199,7 @@ class FakeWorker:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def step(self, now: Nanos) -> list[Result]:
-        """Do what is due at ``now``, a time from `next_at`; returns the results."""
+        """Do everything that is due at ``now``, a time from `next_at`. Return the results."""
         self.now = now
         self._turn(self.host, None)
         for gpu in self.gpus:
@@ -205,12 +209,12 @@ class FakeWorker:
         return results
 
     def outstanding(self) -> int:
-        """Actions without a result."""
+        """Number of actions without a result."""
         waiting = sum(len(lane.waiting) + (lane.running is not None) for lane in self._lanes())
         return waiting + len(self._outbox)
 
     def info(self) -> WorkerInfo:
-        """The response to GetWorkerState."""
+        """Return the response to GetWorkerState."""
         gpus = tuple(GPUInfo(gpu.id, gpu.kind, gpu.pages, gpu.settled()) for gpu in self.gpus)
         return WorkerInfo(PAGE, gpus, tuple(self.models.values()))
 
@@ -240,7 +244,7 @@ class FakeWorker:
         raise AssertionError(action)
 
     def _witness(self, action: Action) -> None:
-        """Note a complaint about an action that no correct controller sends."""
+        """Record a complaint about an action that no correct controller sends."""
         match action:
             case LoadModelFromDisk():
                 loads = [entry[2] for entry in self.host.waiting] + [self.host.running]
@@ -279,7 +283,7 @@ class FakeWorker:
         if isinstance(action, EvictWeights) and lane.error is not None:
             self.gpus[action.gpu].weights.pop(
                 action.model, None
-            )  # weights whose release fails leave the device all the same
+            )  # weights leave the device even if their release fails
         if lane.error is None and isinstance(action, LoadWeights):
             gpu = self.gpus[action.gpu]
             gpu.weights[action.model] = self.models[action.model].weights_pages

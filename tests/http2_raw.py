@@ -1,4 +1,4 @@
-"""Hand-written frames of HTTP/2 (RFC 9113) with some HPACK (RFC 7541), which no client library would send."""
+"""Makes HTTP/2 frames (RFC 9113) with some HPACK (RFC 7541) that no client library would send."""
 
 import socket
 import struct
@@ -9,7 +9,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-#: :method POST and :scheme http; five entries follow that the dynamic table keeps, of which number 62 is the newest.
+#: ":method POST" and ":scheme http". Five entries follow, which the dynamic table keeps. Number 62 is the newest.
 _BEGIN = b"\x83\x86"
 _REPEATED = b"\xc2\xc1\xc0\xbf"
 _NEWEST = b"\xbe"
@@ -25,14 +25,14 @@ def _text(data: bytes) -> bytes:
 
 
 def first_headers(path: str, name: bytes, value: bytes, repeats: int) -> bytes:
-    """Return the headers of a gRPC call with ``name: value`` repeated; each repetition takes one byte."""
+    """Return the headers of a gRPC call that repeat ``name: value``. Each repetition takes one byte."""
     kept = b"\x44" + _text(path.encode()) + b"\x41" + _text(b"a") + b"\x5f" + _text(b"application/grpc")
     kept += b"\x40" + _text(b"te") + _text(b"trailers") + b"\x40" + _text(name) + _text(value)
     return _BEGIN + kept + _NEWEST * (repeats - 1)
 
 
 def later_headers(repeats: int) -> bytes:
-    """Return the same headers again, made only of table entries."""
+    """Return the same headers again. They consist only of table entries."""
     return _BEGIN + _REPEATED + _NEWEST * repeats
 
 
@@ -50,7 +50,7 @@ class Http2:
         self._socket.sendall(data)
 
     def processed(self) -> None:
-        """Return when the server has processed all frames that were sent: it has replied to a ping."""
+        """Wait until the server has processed all frames that were sent. The server's reply to a ping shows this."""
         self._pings += 1
         mark = struct.pack(">Q", self._pings)
         self.send(frame(PING, 0, 0, mark))

@@ -1,4 +1,7 @@
-"""A minimal HTTP client, and a controller in this process with a scripted worker: model ``m`` doubles four FP32."""
+"""A minimal HTTP client, and a controller in this process.
+
+The controller has a scripted worker. Its model ``m`` doubles four FP32 elements.
+"""
 
 import asyncio
 import json

@@ -1,7 +1,7 @@
-"""Random interleavings of clients, workers and time: each request gets one response, and memory accounting holds.
+"""Tests random interleavings of the events of clients and workers. Each request must get one response.
 
-`cluster.Cluster` checks this after every event. At the end all workers reconnect, time passes, and no request may
-be left pending.
+`cluster.Cluster` checks the invariants after every event, which include the accounts of memory. At the end, all workers
+reconnect, time passes, and no request may still be pending.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ WRONG_INPUTS: tuple[tuple[TensorSpec, ...], ...] = (
 
 
 class Interleavings(RuleBasedStateMachine):
-    """See the module."""
+    """Generates interleavings for Hypothesis; see the module's docstring."""
 
     scheduler: ClassVar[Callable[[], Scheduler]]
     faultless: ClassVar[bool]
@@ -122,7 +122,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(i=WORKERS)
     def come_back(self, i: int) -> None:
-        """Reconnect a worker with all its models, whether or not the controller noticed its absence."""
+        """Reconnect a worker with all its models, whether or not the controller noticed that it was away."""
         self.cluster.connect(self.away[i])
 
     @rule(i=WORKERS, files=st.sampled_from([FILES, FILES, CHANGED]), kind=st.sampled_from(["gpu", "gpu", "new"]))
@@ -236,9 +236,9 @@ class Interleavings(RuleBasedStateMachine):
 
 
 def check_interleavings(scheduler: Callable[[], Scheduler], *, faultless: bool = True, examples: int = 80) -> None:
-    """Drive a controller with this scheduler through many interleavings, always the same ones.
+    """Drive a controller with this scheduler through many interleavings, which are the same in every run.
 
-    ``faultless``: the controller must not report any error of the scheduler.
+    If ``faultless``, the controller must not report any error of the scheduler.
     """
     attributes = {"scheduler": staticmethod(scheduler), "faultless": faultless}
     machine = type("Interleavings", (Interleavings,), attributes)

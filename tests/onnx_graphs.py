@@ -18,7 +18,7 @@ def value(name: str, dims: Dims, kind: int = FLOAT) -> Any:
 
 
 def node(op: str, inputs: str, outputs: str, **attributes: Any) -> Any:
-    """Return a NodeProto; names are separated by spaces: ``node("Add", "x y", "z")``."""
+    """Return a NodeProto. Names are separated by spaces, as in ``node("Add", "x y", "z")``."""
     return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
 
 
@@ -29,7 +29,7 @@ def model(nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], o
 
 
 def dense(seed: int = 0, width: int = 32, classes: int = 5, batch: int | str = "N") -> Any:
-    """Return a model ``x [N, width]`` to ``y [N, classes]``, whose weights are too large to stay in the graph."""
+    """Return a model ``x [N, width]`` to ``y [N, classes]``. Its weights are too large to stay in the graph."""
     rng = np.random.default_rng(seed)
     return model(
         [node("MatMul", "x w1", "h"), node("Relu", "h", "r"), node("MatMul", "r w2", "y")],

@@ -26,7 +26,7 @@ class Forgetful(Scheduler):
 class Eager(Forgetful):
     """Sends each request at once, behind the load of its model if necessary, to the device with the most free pages.
 
-    It does not load a model whose eviction is outstanding, because the Infer would arrive between the two.
+    It does not load a model whose eviction is outstanding, because the Infer would arrive between eviction and load.
     """
 
     name: ClassVar[str] = "eager"
@@ -55,7 +55,7 @@ def _evicting(gpu: GPUState, model: str) -> bool:
 
 
 class Furious(Eager):
-    """Raises in every method, after it has made its actions."""
+    """Raises an exception in every method after it has made its actions."""
 
     name: ClassVar[str] = "furious"
 
@@ -87,7 +87,7 @@ class Furious(Eager):
 
 
 class Muddled(Eager):
-    """Returns actions and other values that are no answers, and answers some requests twice or after an Infer."""
+    """Returns actions and other values that are not answers. It also answers some requests twice or after an Infer."""
 
     name: ClassVar[str] = "muddled"
 

@@ -11,7 +11,7 @@ LATE = "the deadline passed before the response was ready"
 
 
 def infer_response(cluster: Cluster, number: int, client_id: int = 1) -> InferResponse:
-    """Return the response to a client's request, which must have been given."""
+    """Return the response to a client's request. The response must already exist."""
     response = cluster.answer(number, client_id)
     assert isinstance(response, InferResponse)
     return response
@@ -26,7 +26,7 @@ def result_of(action: Action) -> tuple[InferResult, tuple[object, ...]]:
 
 
 def status_of(cluster: Cluster, number: int) -> ServerStatus:
-    """Return the server's status; ``number`` is the id of the request for it."""
+    """Return the server's status. ``number`` is the id of the status request."""
     cluster.ask(StatusRequest(number))
     response = cluster.answer(number)
     assert isinstance(response, StatusResponse)

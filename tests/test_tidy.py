@@ -219,7 +219,7 @@ def test_a_pure_package_never_iterates_over_a_set(path: Path) -> None:
         ("def f(ready: list[int]) -> None:\n    for x in ready: g(x)", 0),
     ],
 )
-def test_the_search_for_set_iterations_finds_what_it_should(source: str, count: int) -> None:
+def test_the_search_for_set_iterations_finds_the_expected_number(source: str, count: int) -> None:
     assert len(set_iterations(ast.parse(source))) == count
 
 
@@ -305,5 +305,5 @@ def test_one_module_imports_onnx_runtime_and_switches_its_telemetry_off() -> Non
         ("session = onnxruntime.InferenceSession(file)", False),
     ],
 )
-def test_the_search_for_imports_of_onnx_runtime_finds_what_it_should(line: str, found: bool) -> None:
+def test_the_search_for_imports_of_onnx_runtime_finds_only_imports(line: str, found: bool) -> None:
     assert bool(ONNX_RUNTIME.search(line)) is found

@@ -1,7 +1,7 @@
-"""Golden transcripts: commands to a cluster, and below them the output of the controller and its workers.
+"""Runs golden transcripts. They contain commands to a cluster and the expected output of its controller and workers.
 
-A transcript consists of blocks, separated by empty lines: lines of commands, ``----``, and the output. Lines that begin
-with ``#`` are comments. The commands::
+A transcript consists of blocks, which are separated by empty lines. A block contains lines of commands, ``----``, and
+the output. Lines that begin with ``#`` are comments. These are the commands::
 
     config workers=2 load_timeout=3s models=a.onnx,b.onnx
     scheduler simple
@@ -48,13 +48,13 @@ UNITS = {"us": MICROSECOND, "ms": MILLISECOND, "s": SECOND}
 
 
 def duration(text: str) -> Nanos:
-    """``1.5ms`` in nanoseconds."""
+    """Return a duration such as ``1.5ms`` in nanoseconds."""
     number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
     return round(float(number) * UNITS[unit])
 
 
 def value_of(text: str) -> int | str:
-    """A duration, a number, or a word."""
+    """Return the value of a word: a duration, a number, or the word itself."""
     if re.fullmatch(r"\d[\d.]*(us|ms|s)", text):
         return duration(text)
     return int(text) if text.isdigit() else text
@@ -73,13 +73,13 @@ class Transcript:
 
     @property
     def cluster(self) -> Cluster:
-        """The cluster; created at first use."""
+        """The cluster. It is created when it is first used."""
         if self._cluster is None:
             self._cluster = Cluster(make_scheduler(self.scheduler), self.config)
         return self._cluster
 
     def run(self, text: str) -> str:
-        """Run the transcript; returns it with the actual output."""
+        """Run the transcript. Return it with the actual output."""
         return "\n\n".join(map(self._block, text.strip().split("\n\n"))) + "\n"
 
     def _block(self, text: str) -> str:
@@ -148,7 +148,7 @@ class Transcript:
 
 
 def describe(entry: object) -> str:
-    """A command or a result, as a line."""
+    """Return a command or a result as a line."""
     match entry:
         case WorkerResult(worker_id=worker, result=ErrorResult() as result):
             return f"{worker} -> ctrl  {result.action}#{result.id} {Status(result.status).name}: {result.message}"
@@ -172,7 +172,7 @@ def describe(entry: object) -> str:
 
 
 def describe_action(action: Action) -> str:
-    """``LoadWeights#7 a on gpu0``."""
+    """Return an action as text, such as ``LoadWeights#7 a on gpu0``."""
     what = f"{type(action).__name__}#{action.id}"
     match action:
         case LoadModelFromDisk():
@@ -188,7 +188,7 @@ def describe_action(action: Action) -> str:
 
 
 def describe_response(response: Response) -> str:
-    """``Infer 7 SUCCESS after 3 ms``."""
+    """Return a response as text, such as ``Infer 7 SUCCESS after 3 ms``."""
     name = type(response).__name__.removesuffix("Response")
     line = f"{name} {response.id} {Status(response.status).name}"  # type: ignore[union-attr]
     if isinstance(response, InferResponse):

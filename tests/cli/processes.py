@@ -18,19 +18,19 @@ import onnx
 import onnx_graphs
 from clockwork.cli.worker_process import this_program
 
-#: Options for the shortest possible measurements.
+#: Options that make measurements as short as possible.
 QUICK = ("--http=none", "--profile-seconds=0.01", "--max-batch=2", "--no-profile-cache", "--slo=20s")
 
 
 def save_dense(path: Path, seed: int = 0) -> Path:
-    """Save a model from ``x (N, 32) float32`` to ``y (N, 5) float32``."""
+    """Save a model with input ``x (N, 32) float32`` and output ``y (N, 5) float32``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(onnx_graphs.dense(seed), path)
     return path
 
 
 class Lines:
-    """The lines of a stream, read by a thread."""
+    """The lines of a stream. A thread reads them."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.seen: list[str] = []
@@ -41,7 +41,7 @@ class Lines:
         self._thread.start()
 
     def _read(self) -> None:
-        with suppress(OSError):  # a closed terminal raises an error
+        with suppress(OSError):  # a terminal that was closed raises an error
             for line in self._stream:
                 with self._more:
                     self.seen.append(line.rstrip("\n"))
@@ -61,7 +61,7 @@ class Lines:
                 assert self._more.wait(60), f"no {pattern!r} in {self.seen}"
 
     def all(self) -> list[str]:
-        """Wait for the end of the stream; return all lines."""
+        """Wait for the end of the stream. Return all lines."""
         self._thread.join(60)
         return self.seen
 
@@ -86,14 +86,14 @@ class Process:
         self.popen.send_signal(signal)
 
     def ended(self) -> int:
-        """Wait for the end; return the exit code."""
+        """Wait for the end of the process. Return its exit code."""
         code = self.popen.wait(30)
         self.out.all()
         self.err.all()
         return code
 
     def address(self) -> str:
-        """Wait until the server serves; return its address."""
+        """Wait until the server serves. Return its address."""
         try:
             return self.out.wait_for(r"serving \d+ models? on (\S+)$")[1]
         except AssertionError as error:
@@ -128,7 +128,7 @@ def serve(*arguments: str, stderr: int = subprocess.PIPE) -> AbstractContextMana
 
 @contextmanager
 def _default_hangup() -> Iterator[None]:
-    """Let processes that are started meanwhile receive SIGHUP, even if the tests run under ``nohup``."""
+    """Let child processes receive SIGHUP, even if the tests run under ``nohup``."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         yield

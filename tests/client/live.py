@@ -1,6 +1,7 @@
-"""A live controller on loopback with a scripted worker, both in this process. Only the models are not real.
+"""Runs a live controller on loopback, and a scripted worker. Both are in this process.
 
-The scripted worker sends each result at once. The output ``y`` of its models is ``2 * x``, FP32, with four columns.
+The scripted worker sends each result at once and executes no models. The output ``y`` of a model is ``2 * x``. It has
+the type FP32 and four columns.
 """
 
 import asyncio
@@ -60,7 +61,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 class ScriptedWorker:
-    """A worker that sends each result at once, except for actions for which ``holds`` is true; they wait in ``held``.
+    """A worker that sends each result at once. Actions for which ``holds`` is true wait in ``held`` instead.
 
     ``window`` maps the controller's shared-memory arena.
     """
@@ -158,7 +159,7 @@ async def controller(
     guarded: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[ControllerHost]:
-    """Start a controller; close it at the end."""
+    """Start a controller. Close it at the end."""
     config = ControllerConfig(
         models=tuple(LoadSpec(path) for path in models),
         profiling=QUICK,

@@ -233,7 +233,7 @@ def test_an_unload_finishes_admitted_requests_and_frees_the_device_and_the_host(
     cluster.check_rest()
 
 
-def test_nothing_is_known_about_a_model_that_was_unloaded() -> None:
+def test_an_unloaded_model_leaves_no_state() -> None:
     cluster = a_cluster(None, "a/1")
     for number in range(5):
         load(cluster, 10 + number, "b", "1")

@@ -30,7 +30,7 @@ def test_a_short_load_is_not_averaged_with_idle_time() -> None:
     assert meter.of("a")[0].rate == pytest.approx(100, rel=0.01)
 
 
-def test_a_single_request_is_one_per_second() -> None:
+def test_a_single_request_counts_as_one_per_second() -> None:
     meter = DemandMeter()
     meter.add("a", ms(100), seconds(5))
     assert meter.of("a") == (ModelDemand(ms(100), 1.0),)

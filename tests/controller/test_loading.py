@@ -100,7 +100,7 @@ def test_the_operator_sets_the_length_of_the_countdown() -> None:
     assert cluster.stages()[1] == (seconds(2) + ms(5), "profiling")
 
 
-def test_a_load_that_comes_before_a_late_wake_is_accepted() -> None:
+def test_a_load_that_arrives_before_a_late_wake_is_accepted() -> None:
     cluster = loading()
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(10))

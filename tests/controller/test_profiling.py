@@ -142,7 +142,7 @@ def test_a_profile_says_why_batches_are_no_larger() -> None:
     }
 
 
-def test_batch_size_one_is_measured_however_long_it_takes() -> None:
+def test_batch_size_one_is_measured_even_if_it_takes_long() -> None:
     cluster = served(profiling({"a.onnx": File(infer=seconds(3))}))
     assert cluster.saved()[0].profile.batch_sizes == (1,)
 

@@ -18,7 +18,7 @@ def test_entries_are_found_by_client_and_by_request() -> None:
     assert entries.find(3) == []
 
 
-def test_nothing_is_left_of_a_client_without_entries() -> None:
+def test_a_client_without_entries_is_not_stored() -> None:
     entries = table()
     for number, entry in ((1, "b"), (2, "c"), (1, "a")):
         entries.remove(1, number, entry)

@@ -68,7 +68,7 @@ def test_the_first_request_of_an_unmeasured_model_is_promised_the_cap() -> None:
     assert action.action.expected_duration == ms(50)
 
 
-def test_after_the_first_request_of_an_unmeasured_model_estimates_are_what_it_took() -> None:
+def test_the_first_request_of_an_unmeasured_model_sets_its_estimates() -> None:
     cluster = served(ODD)
     ask(cluster, 1)
     profile = cluster.state.models["a"].profiles[KIND]
@@ -84,7 +84,7 @@ def test_another_shape_starts_from_the_first_request_of_an_unmeasured_model() ->
     assert cluster.actions(Infer)[-1].action.expected_duration == ms(3) * 10 * 2
 
 
-def test_a_model_slower_than_the_cap_breaks_one_promise_and_then_refuses() -> None:
+def test_a_model_slower_than_the_cap_breaks_one_promise_and_is_then_refused() -> None:
     cluster = served(replace_infer(ODD, ms(300)))
     assert ask(cluster, 1).status == Status.TIMEOUT
     refused = ask(cluster, 2)

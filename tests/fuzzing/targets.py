@@ -1,6 +1,6 @@
-"""Fuzzing targets: functions that hand untrusted bytes to a decoder, and raise only if they find a defect.
+"""Defines fuzzing targets. These functions pass untrusted bytes to a decoder, and raise only if they find a defect.
 
-Hypothesis drives them in test_targets.py, and a coverage-guided fuzzer does with ``make fuzz``.
+Hypothesis calls them in test_targets.py. A coverage-guided fuzzer calls them with ``make fuzz``.
 """
 
 import json
@@ -34,9 +34,10 @@ PIECES: Final = 64
 
 
 def frames(data: bytes) -> None:
-    """Read a stream whole and in pieces, whose size the first byte chooses: both ways must return the same frames.
+    """Read a stream as a whole and in pieces. Both ways must return the same frames.
 
-    If the stream is refused, frames before the error in the same piece are lost, so one way may return fewer frames.
+    The first byte chooses the size of the pieces. If the stream is refused, frames before the error in the same piece
+    are lost. So one way may return fewer frames.
     """
     if not data:
         return
@@ -67,7 +68,7 @@ def _frames(stream: bytes, piece: int) -> tuple[list[tuple[bytes, bytes]], bool]
 
 
 def messages(data: bytes) -> None:
-    """Decode the header of a frame, encode the result, and decode it again: both results must be equal."""
+    """Decode the header of a frame, encode the result, and decode it again. Both results must be equal."""
     for decode in DECODERS:
         with suppress(ProtocolError):
             found = decode(data)
@@ -76,7 +77,7 @@ def messages(data: bytes) -> None:
 
 
 def infer_body(data: bytes) -> None:
-    """Decode an HTTP inference request; the first two bytes choose the value of Inference-Header-Content-Length."""
+    """Decode an HTTP inference request. The first two bytes choose the value of Inference-Header-Content-Length."""
     length = int.from_bytes(data[:2], "little")
     with suppress(InvalidRequestError):
         parsed = at_once(parse_infer(data[2:], length - 1 if length else None))
@@ -95,7 +96,7 @@ def repository(data: bytes) -> None:
 
 
 def paths(data: bytes) -> None:
-    """Route a path: the result is an operation or a short error."""
+    """Route a path. The result must be an operation or a short error."""
     text = data.decode("utf-8", "replace")
     for method in ("GET", "POST", text[:9]):
         failure = _failure(method, text)
@@ -121,7 +122,10 @@ def grpc_message(data: bytes) -> None:
 
 
 def grpc_fields(data: bytes) -> None:
-    """Split the raw tensors from a ModelInferRequest: the parts must equal what protobuf parses from the whole."""
+    """Split the raw tensors from a ModelInferRequest.
+
+    The parts must equal what protobuf parses from the whole message.
+    """
     parts = split(data)
     if parts is None:
         return
@@ -142,7 +146,7 @@ def _known(data: bytes) -> pb.ModelInferRequest | None:
 
 
 def configuration(data: bytes) -> None:
-    """Read a model's configuration in JSON, as a load request brings it, and in protobuf's text format."""
+    """Read a model's configuration in JSON, as in a load request, and in protobuf's text format."""
     text = data.decode("utf-8", "surrogateescape")
     with suppress(InvalidRequestError, ValueError):
         policy_of(config_from_json(text))

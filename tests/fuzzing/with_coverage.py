@@ -2,7 +2,8 @@
 
     python tests/fuzzing/with_coverage.py NAME CORPUS [options of libFuzzer]
 
-A finding is written to a file, which the output names. To reproduce it, pass that file in place of CORPUS.
+A finding is written to a file. The output contains the name of the file. To reproduce the finding, pass this file in
+place of CORPUS.
 """
 
 import sys
@@ -16,7 +17,7 @@ with atheris.instrument_imports(include=["clockwork"]):
 
 
 def main() -> None:
-    """Fuzz the target; never returns, because libFuzzer ends the process."""
+    """Fuzz the target. This function never returns, because libFuzzer ends the process."""
     name, corpus, *options = sys.argv[1:]
     place = Path(corpus)
     if not place.is_file():

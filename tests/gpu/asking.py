@@ -1,4 +1,4 @@
-"""One inference through the interface of a runtime, as in a worker."""
+"""Makes one inference through the interface of a runtime, as a worker does."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from clockwork.runtimes.base import LoadedModel
 
 
 def ask(loaded: LoadedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return copies of the outputs by name, because the next inference on a device overwrites its outputs."""
+    """Return copies of the outputs by name. Copies are needed, because the next inference overwrites the outputs."""
     arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
     specs = tuple(TensorSpec(name, "FP32", array.shape, array.nbytes) for name, array in arrays.items())
     share = InferInput(1, len(next(iter(arrays.values()))), specs)

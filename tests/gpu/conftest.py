@@ -1,6 +1,6 @@
-"""Tests marked ``gpu`` need an NVIDIA GPU and are skipped without one, with the reason (make test-gpu).
+"""Tests marked ``gpu`` need an NVIDIA GPU. Without a GPU, they are skipped with the reason (make test-gpu).
 
-Most tests run on a fake device and on a real one, so that without a GPU only the driver is not tested.
+Most tests run on a fake device and on a real one. So without a GPU, only the driver is not tested.
 """
 
 import runpy
@@ -12,7 +12,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "has_gpu.py"
 
 
 def missing() -> str:
-    """Return the reason if no GPU can be used; empty if one can."""
+    """Return the reason why no GPU can be used. The text is empty if a GPU can be used."""
     why: str = runpy.run_path(str(TOOL))["missing"]()
     return why
 
@@ -29,6 +29,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(params=["fake", pytest.param("cuda", marks=pytest.mark.gpu)])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Kind of device: a fake one, and a real one."""
+    """Kind of device: ``fake`` or ``cuda``."""
     chosen: str = request.param
     return chosen

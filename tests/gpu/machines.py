@@ -1,4 +1,4 @@
-"""`CudaRuntime` on a fake device or a real one."""
+"""Runs `CudaRuntime` on a fake device or on a real one."""
 
 import gc
 from typing import Any
@@ -14,7 +14,8 @@ from runtimes.torch.fake_driver import FakeDriver, FakeExecutor  # isort: skip
 PAGE = 16 * MIB
 MAX_BATCH = 4
 
-#: By kind of device: a real one computes products and convolutions with fewer bits (TF32) and in another order.
+#: Tolerances by kind of device. A real device computes products and convolutions with fewer bits (TF32) and in another
+#: order.
 TOLERANCE: dict[str, dict[str, Any]] = {"fake": {"rtol": 1e-4, "atol": 1e-5}, "cuda": {"rtol": 2e-2, "atol": 5e-3}}
 
 __all__ = ["MAX_BATCH", "PAGE", "TOLERANCE", "Conv", "Machine"]
@@ -31,7 +32,7 @@ class Machine:
         pinned: int = GIB,
         capturable: bool = True,
     ) -> None:
-        """``capturable`` applies to a fake device only."""
+        """``capturable`` applies only to a fake device."""
         self.drivers = [FakeDriver() for _ in range(devices)] if kind == "fake" else []
         below: dict[str, Any] = {}
         if self.drivers:

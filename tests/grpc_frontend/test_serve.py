@@ -225,7 +225,7 @@ def test_a_controller_serves_grpc_and_a_port_in_use_is_one_line(tmp_path: Path) 
         assert first.ended() == 0
 
 
-def test_none_is_not_an_address() -> None:
+def test_the_word_none_is_not_an_address() -> None:
     with clockwork(
         "controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=none", "--grpc=none"
     ) as process:

@@ -1,8 +1,8 @@
-"""A runtime whose tasks end when the test lets them.
+"""Implements a runtime whose tasks end when the test allows it.
 
-A model's file holds words: ``batches`` if it is batchable, ``uploads`` if its inputs are brought to the device,
-``broken-NAME`` to fail at that step, and ``lost-NAME`` to lose the device there. What it computes
-is its payload, reversed.
+A model's file contains words. ``batches`` means that the model is batchable, and ``uploads`` that its inputs are copied
+to the device. ``broken-NAME`` makes the step NAME fail, and ``lost-NAME`` loses the device in that step. The output of
+a model is its reversed payload.
 """
 
 import threading
@@ -24,7 +24,7 @@ PORTS = (TensorInfo("x", "UINT8", (-1, 4)),)
 
 
 class Gate:
-    """A gate; while it is closed, threads wait at it, and the test can wait for their arrival."""
+    """A gate for threads. While it is closed, threads wait at it, and the test can wait for their arrival."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -47,7 +47,7 @@ class Gate:
 
 
 class FakeRuntime:
-    """A runtime with a gate for each step; ``calls`` are (thread, step) in order."""
+    """A runtime with a gate for each step. ``calls`` contains (thread, step) in order."""
 
     version = "fake 1"
     device_kind = "fake device"
@@ -92,7 +92,7 @@ class FakeModel:
 
 
 class FakeLoaded:
-    """A model on a device; inputs are uploaded if the file contains the word for it."""
+    """A model on a device. If the file contains ``uploads``, inputs are uploaded."""
 
     def __init__(self, model: FakeModel, device: int) -> None:
         self.model = model

@@ -34,7 +34,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_request_that_comes_alone_is_handled_at_once() -> None:
+def test_a_single_request_is_handled_at_once() -> None:
     async def test(inbox: Inbox) -> None:
         handled: list[int] = []
         assert inbox.put(lambda: handled.append(1), SLO) is None
@@ -61,7 +61,7 @@ def test_a_turn_handles_a_piece_and_the_rest_waits_in_order() -> None:
     run(test)
 
 
-def test_other_work_comes_between_two_pieces() -> None:
+def test_other_work_runs_between_two_pieces() -> None:
     async def test(inbox: Inbox) -> None:
         order: list[str] = []
         for _ in range(2 * ROOM):

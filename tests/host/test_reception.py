@@ -59,7 +59,7 @@ def run(test: Callable[[ReceptionFixture], None]) -> None:
     uvloop.run(with_fixture())
 
 
-def test_nothing_is_refused_while_the_server_keeps_up() -> None:
+def test_no_request_is_refused_while_the_server_is_fast_enough() -> None:
     def test(fixture: ReceptionFixture) -> None:
         assert not fixture.reception.is_behind()
         assert fixture.reception.refuses("m", fixture.clock.at - ms(1000), ms(1)) is None

@@ -170,7 +170,7 @@ def test_a_payload_that_does_not_fit_its_specs_ends_the_connection(root: Path) -
     run(scenario())
 
 
-def test_payloads_in_shared_memory_are_read_there(root: Path) -> None:
+def test_payloads_in_shared_memory_are_read_from_the_arena(root: Path) -> None:
     async def scenario() -> None:
         arena = Arena(MIB)
         async with a_worker(root, FakeRuntime(), arena=ArenaView(os.dup(arena.for_worker))) as controller:
@@ -318,7 +318,7 @@ def test_a_worker_that_loses_its_device_ends_with_an_error(root: Path) -> None:
     assert not lane_threads()
 
 
-def test_the_process_is_left_as_it_was(root: Path) -> None:
+def test_the_process_settings_are_restored(root: Path) -> None:
     before = (allowed_cores(), sys.getswitchinterval())
 
     async def scenario() -> None:

@@ -49,7 +49,7 @@ def schemas(value: Any) -> Iterator[dict[str, Any]]:
             yield from schemas(member)
 
 
-def test_the_document_has_what_generators_need() -> None:
+def test_the_document_suffices_for_generators_of_clients() -> None:
     found: Any = json.loads(msgspec.json.encode(document(__version__)))
     for schema in schemas(found):
         if schema.get("type") == "array":

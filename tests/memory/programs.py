@@ -1,6 +1,6 @@
-"""Programs that test_memory runs in separate processes, to measure their resident memory: ``programs.py NAME DIR``.
+"""Programs whose resident memory test_memory measures in separate processes: ``programs.py NAME DIR``.
 
-Each prints its result as JSON.
+Each program prints its result as JSON.
 """
 
 import json
@@ -38,13 +38,16 @@ def resident() -> int:
 
 
 def packing(directory: Path) -> OnnxModel:
-    """Return a model with 64 MiB of weights, which every session packs."""
+    """Return a model with 64 MiB of weights. Every session packs these weights."""
     network = dense(width=WIDTH, classes=3 * WIDTH)
     return OnnxRuntime().load_model(saved(network, directory / "packed.onnx")).with_packing(True)
 
 
 def copying(directory: Path) -> OnnxModel:
-    """Return a model with 64 MiB of weights, which sessions copy: integer outputs prove nothing about sharing."""
+    """Return a model with 64 MiB of weights that sessions copy.
+
+    Sessions copy the weights because integer outputs do not prove that the weights can be shared.
+    """
     table = np.arange(8 * MIB, dtype=np.int64).reshape(-1, 64)
     network = model(
         [node("Gather", "t x", "y")],
@@ -58,7 +61,10 @@ def copying(directory: Path) -> OnnxModel:
 
 
 def rounds(host: OnnxModel, feed: dict[str, Any]) -> list[list[int]]:
-    """Return the resident memory before LoadWeights, after an inference and after EvictWeights; skip a warm-up."""
+    """Return the resident memory before LoadWeights, after an inference and after EvictWeights, for each round.
+
+    The first round is a warm-up and is left out.
+    """
     found = []
     for _ in range(6):
         before = resident()
@@ -71,7 +77,7 @@ def rounds(host: OnnxModel, feed: dict[str, Any]) -> list[list[int]]:
 
 
 class Worker:
-    """A worker without a network: one device whose weights cache has ``pages`` of 1 MiB."""
+    """A worker without a network. It has one device, whose weights cache has ``pages`` pages of 1 MiB."""
 
     def __init__(self, root: Path, pages: int) -> None:
         runtime = OnnxRuntime()
@@ -84,7 +90,7 @@ class Worker:
         self._ids = 0
 
     def do(self, kind: type[Action], *arguments: Any, payloads: tuple[object, ...] = ()) -> None:
-        """Execute one action, and wait for its end."""
+        """Execute one action and wait for its end."""
         self._ids += 1
         self._came.clear()
         self.lanes.act(kind(self._ids, *arguments), payloads)
@@ -94,7 +100,10 @@ class Worker:
 
 
 def oversubscribed(root: Path) -> dict[str, Any]:
-    """Use twenty models of 16 MiB in turn for three seconds, on a device whose weights cache holds two of them."""
+    """Use twenty models of 16 MiB in turn for three seconds.
+
+    The weights cache of the device has room for two models.
+    """
     worker = Worker(root, 80)
     width = 1024
     row = np.ones((1, width), np.float32).tobytes()
@@ -119,7 +128,7 @@ def oversubscribed(root: Path) -> dict[str, Any]:
 
 
 def copies(root: Path) -> dict[str, int]:
-    """Return the resident memory with one model, and with a thousand more from the same file."""
+    """Return the resident memory with one model, and the memory with a thousand more models from the same file."""
     worker = Worker(root, 400)
     saved(dense(width=WIDTH, classes=3 * WIDTH), root / "m.onnx")
     worker.do(LoadModelFromDisk, "m.onnx", "one")

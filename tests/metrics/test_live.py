@@ -41,7 +41,7 @@ class Picky(SimpleScheduler):
         return super().infer(now, request)
 
 
-def test_a_scrape_gets_open_metrics_if_it_asks_for_it() -> None:
+def test_a_scrape_gets_open_metrics_if_it_requests_them() -> None:
     async def test() -> None:
         async with served() as (peer, *_):
             await peer.ask("POST", INFER, row())

@@ -1,4 +1,4 @@
-"""Both ends of a connection on loopback: recorders of all callbacks, and peers that send arbitrary bytes."""
+"""Provides both ends of connections on loopback: recorders of callbacks, and peers that send arbitrary bytes."""
 
 import asyncio
 import ssl
@@ -24,19 +24,19 @@ LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
 def run(test: Coroutine[Any, Any, None], loop: str = "uvloop") -> None:
-    """Run a test's coroutine to its end, at most 20 s."""
+    """Run a test's coroutine to its end, for at most 20 s."""
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(asyncio.wait_for(test, 20))
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds, by polling."""
+    """Poll until a condition is true."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.005)
 
 
 class Ear:
-    """Records one side's callbacks, and wakes tests that wait for them. On a server it can answer."""
+    """Records one side's callbacks, and wakes tests that wait for them. On a server, it can also answer."""
 
     def __init__(
         self, answer: Callable[[Connection, Any, Any], None] = lambda connection, message, payload: None
@@ -84,7 +84,7 @@ def echo(connection: Connection, message: Any, payload: Any) -> None:
 
 @asynccontextmanager
 async def listening(ear: Ear, **settings: Any) -> AsyncIterator[Server]:
-    """A server for clients; at the end, each connection must have been reported as closed exactly once."""
+    """Start a server for clients. At the end, each connection must have been reported as closed exactly once."""
     server = await listen(
         settings.pop("address", LOOPBACK),
         role=ROLE_CLIENT,
@@ -142,7 +142,7 @@ class RawPeer:
         self.heard: list[Any] = []
 
     def send(self, *messages: Any) -> None:
-        """Send frames, or bytes as they are."""
+        """Send frames. Bytes are sent unchanged."""
         for message in messages:
             self.writer.write(message if isinstance(message, bytes) else framed(message))
 
@@ -180,12 +180,12 @@ def _messages(reader: FrameReader, data: bytes) -> list[Any]:
 
 @asynccontextmanager
 async def raw_peer(server: Server, *, greets: bool = False) -> AsyncIterator[RawPeer]:
-    """A raw connection; with ``greets``, it starts with a valid greeting."""
+    """Open a raw connection. If ``greets``, it begins with a valid greeting."""
     peer = RawPeer(*await asyncio.open_connection(*server.address))
     try:
         if greets:
             peer.send(preamble(), HELLO)
-            await peer.hears()  # Welcome
+            await peer.hears()  # this reads the Welcome
         yield peer
     finally:
         peer.writer.transport.abort()
@@ -195,7 +195,7 @@ async def raw_peer(server: Server, *, greets: bool = False) -> AsyncIterator[Raw
 async def other_server(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
 ) -> AsyncIterator[Address]:
-    """A server that is not Clockwork; ``serve`` ends when the connection does."""
+    """Start a server that is not Clockwork. ``serve`` ends when the connection ends."""
     tasks: list[asyncio.Task[Any]] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -223,6 +223,6 @@ def anonymous_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     contexts[1].check_hostname = False
     contexts[1].verify_mode = ssl.CERT_NONE
     for context in contexts:
-        context.maximum_version = ssl.TLSVersion.TLSv1_2  # the last version with anonymous suites
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # this is the last version with anonymous suites
         context.set_ciphers("aNULL:@SECLEVEL=0")
     return contexts

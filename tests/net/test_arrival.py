@@ -99,7 +99,7 @@ def test_after_a_long_turn_one_message_is_as_old_as_the_kernel_says() -> None:
     uvloop.run(test())
 
 
-def test_a_connection_that_was_paused_is_asked_for_the_age_of_its_bytes() -> None:
+def test_bytes_of_a_paused_connection_are_as_old_as_their_arrival() -> None:
     async def test() -> None:
         arrivals = Arrivals(asyncio.get_running_loop())
         client, reads = await connected(arrivals, one_message=True, paused=True)

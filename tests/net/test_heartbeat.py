@@ -130,7 +130,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         theirs.close()
 
 
-def test_silence_means_nothing_while_this_side_does_not_read() -> None:
+def test_a_peer_is_not_silent_while_this_side_does_not_read() -> None:
     assert transcript(*[False] * 9, suspended=True) == ["quiet"] * 9
 
 
@@ -163,7 +163,7 @@ def test_silence_is_not_reported_if_it_is_disabled() -> None:
     assert silences(True, False, False, silent_after=0) == []
 
 
-def test_a_peer_is_not_silent_while_this_side_stands_still_or_does_not_read() -> None:
+def test_a_peer_is_not_silent_while_this_side_is_stopped_or_does_not_read() -> None:
     assert silences(True, ms(5000), True) == []
     assert silences(True, *[False] * 5, suspended=True) == []
 

@@ -84,7 +84,7 @@ def test_three_hundred_connections_at_once(loop: str) -> None:
     run(test(), loop)
 
 
-def test_both_sides_know_who_the_other_is() -> None:
+def test_both_sides_know_the_name_of_their_peer() -> None:
     async def test() -> None:
         ear = Ear()
         async with listening(ear) as server:
@@ -99,7 +99,7 @@ def test_both_sides_know_who_the_other_is() -> None:
     run(test())
 
 
-def test_a_message_carries_the_moment_it_was_received() -> None:
+def test_a_message_has_the_time_when_it_was_received() -> None:
     async def test() -> None:
         clock = MonotonicClock()
         times: list[int] = []
@@ -156,7 +156,7 @@ def test_a_server_that_closes_says_goodbye_to_all(loop: str) -> None:
 
 
 @on_both_loops
-def test_what_was_sent_before_the_end_arrives(loop: str) -> None:
+def test_messages_sent_before_the_end_arrive(loop: str) -> None:
     async def test() -> None:
         ear, client = Ear(), Ear()
         async with listening(ear) as server:

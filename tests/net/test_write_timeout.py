@@ -29,7 +29,7 @@ def watched(wire: Any, timeout: float) -> tuple[WriteTimeout, asyncio.Event]:
     return watch, stalled
 
 
-def test_a_peer_that_takes_nothing_is_stalled() -> None:
+def test_a_peer_that_receives_nothing_counts_as_stalled() -> None:
     async def test() -> None:
         wire = Wire()
         _, stalled = watched(wire, 0.08)
@@ -67,7 +67,7 @@ def test_a_loop_that_stood_still_does_not_count_against_the_peer(loop: str) -> N
     run(test(), loop)
 
 
-def test_nothing_is_noticed_after_the_end() -> None:
+def test_an_ended_watch_reports_no_stall() -> None:
     async def test() -> None:
         wire = Wire()
         watch, stalled = watched(wire, 0.02)

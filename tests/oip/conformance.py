@@ -1,4 +1,4 @@
-"""One real server for the conformance tests, and a minimal HTTP client for it."""
+"""Runs one real server for the conformance tests, and provides a minimal HTTP client."""
 
 import http.client
 import json
@@ -48,14 +48,18 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
     def parts(self) -> tuple[Any, bytes]:
-        """Return the JSON and the binary tensors that follow it."""
+        """Return the JSON, and the binary tensors that follow the JSON."""
         at = int(self.headers["inference-header-content-length"])
         return json.loads(self.body[:at]), self.body[at:]
 
 
 @contextmanager
 def conforming(directory: Path) -> Iterator[Server]:
-    """Serve ``dense``: x (N, 32) to y (N, 5); ``two``: a, b (N, 2) to sum, difference; and an echo of each datatype."""
+    """Serve three kinds of models.
+
+    ``dense`` maps x (N, 32) to y (N, 5). ``two`` maps a and b (N, 2) to their sum and difference. For each datatype,
+    there is a model that returns its input.
+    """
     paths = [save_dense(directory / "dense.onnx")]
     for name, (kind, _) in ECHOES.items():
         paths.append(onnx_graphs.saved(onnx_graphs.echo(kind), directory / f"{name}.onnx"))
@@ -73,7 +77,7 @@ def conforming(directory: Path) -> Iterator[Server]:
 
 
 def ask(server: Server, method: str, path: str, body: Any = None, **headers: Any) -> Reply:
-    """Send one request on its own connection; a body other than bytes is sent as JSON."""
+    """Send one request on its own connection. A body that is not bytes is sent as JSON."""
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     sent = {name.replace("_", "-"): str(value) for name, value in headers.items()}
     with closing(http.client.HTTPConnection(server.http, timeout=30)) as connection:
@@ -83,7 +87,7 @@ def ask(server: Server, method: str, path: str, body: Any = None, **headers: Any
 
 
 def tensor(name: str, data: Any, datatype: str = "FP32", shape: Any = None) -> dict[str, Any]:
-    """Return an input in JSON; its default shape is one row."""
+    """Return an input in JSON. Its default shape is one row."""
     return {"name": name, "datatype": datatype, "shape": shape or [1, len(data)], "data": data}
 
 
@@ -93,11 +97,11 @@ def binary(name: str, size: int, datatype: str = "FP32", shape: Any = (1, 2)) ->
 
 
 A, B = tensor("a", [1, 2]), tensor("b", [10, 30])
-"""Inputs of ``two``."""
+"""The inputs of ``two``."""
 
 
 def infer(server: Server, model: str, *inputs: Any, behind: bytes = b"", **more: Any) -> Reply:
-    """Send an inference request; tensors ``behind`` the JSON need a header with the length of the JSON."""
+    """Send an inference request. If tensors follow the JSON in ``behind``, a header has the length of the JSON."""
     head = json.dumps({"inputs": inputs, **more}).encode()
     headers = {"Inference_Header_Content_Length": len(head)} if behind else {}
     return ask(server, "POST", f"/v2/models/{model}/infer", head + behind, **headers)

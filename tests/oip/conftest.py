@@ -1,4 +1,4 @@
-"""One server for all conformance tests."""
+"""Starts one server for all conformance tests."""
 
 from collections.abc import Iterator
 

@@ -181,7 +181,7 @@ def test_null_stands_for_an_optional_member_that_is_absent() -> None:
     assert payload == struct.pack("<2f", 1, 2)
 
 
-def test_an_input_whose_data_is_null_has_none() -> None:
+def test_an_input_whose_data_is_null_has_no_data() -> None:
     whole, _ = body(tensor(data=None))
     with pytest.raises(InvalidRequestError, match="neither data nor binary_data_size"):
         parsed(whole, None)

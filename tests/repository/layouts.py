@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def write(root: Path, *files: str, text: str = "model") -> Path:
-    """Write small files below ``root``; return ``root``."""
+    """Write small files below ``root``. Return ``root``."""
     root.mkdir(parents=True, exist_ok=True)
     for file in files:
         path = root / file

@@ -108,18 +108,18 @@ def test_only_numbers_without_leading_zeros_are_versions(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["../models/net", "/etc", "", ".", "..", "net/1", "a" * 201, "a\0b", ".hidden"])
-def test_a_name_that_is_no_name_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
     root = write(tmp_path / "models", "net/1/model.onnx", ".hidden/1/model.onnx")
     with pytest.raises(InvalidRequestError, match="invalid model"):
         find_model(root, name)
 
 
-def test_a_name_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelError, match=r"model 'net' is not in the model repository: add net/1/model\.onnx"):
         find_model(tmp_path, "net")
 
 
-def test_a_directory_whose_name_is_no_model_name_is_a_problem_of_its_own(tmp_path: Path) -> None:
+def test_a_directory_with_an_invalid_model_name_is_reported_as_a_problem(tmp_path: Path) -> None:
     root = write(tmp_path, "my net/1/model.onnx", "net/1/model.onnx", "two/1/model.onnx", "two.onnx")
     found = {model.name: model.problems for model in list_models(root)}
     assert found["net"] == ()

@@ -58,7 +58,7 @@ def test_a_wrong_configuration_is_refused(config: Any, why: str) -> None:
         brought(config=config)
 
 
-def test_a_load_without_these_parameters_brings_nothing() -> None:
+def test_a_load_without_files_or_configuration_has_no_override() -> None:
     assert load_override({"wait": False}, LIMITS) is None
 
 
@@ -110,7 +110,7 @@ def test_files_that_are_wrong_or_exceed_a_limit_are_refused(files: dict[str, Any
         brought(config="{}", **{f"file:{path}": content for path, content in files.items()})
 
 
-def test_files_that_cannot_be_written_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Small random ONNX graphs, of which about half compute across the rows of a batch, and inputs for them.
+"""Makes small random ONNX graphs and inputs for them. About half of the graphs compute across the rows of a batch.
 
 All random choices come from a ``random.Random``, so a seed identifies a graph, and Hypothesis can shrink graphs.
 """
@@ -46,7 +46,7 @@ class Tensor(NamedTuple):
 
 
 class Graph:
-    """A graph under construction. ``pool``: the tensors that a new node may use as inputs."""
+    """A graph under construction. ``pool`` contains the tensors that a new node may use as inputs."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -66,7 +66,7 @@ class Graph:
         return name
 
     def put(self, op: str, inputs: str, kind: int, shape: Sequence[Any], which: int = 0, **attributes: Any) -> Tensor:
-        """Add a node, and its output number ``which`` to the pool."""
+        """Add a node. Add its output number ``which`` to the pool."""
         name = f"t{len(self.nodes)}"
         outputs = " ".join(name if i == which else f"{name}_{i}" for i in range(which + 1 if op != "TopK" else 2))
         self.nodes.append(node(op, inputs, outputs, **attributes))
@@ -75,12 +75,12 @@ class Graph:
         return tensor
 
     def pick(self, wanted: Callable[[Tensor], bool]) -> Tensor | None:
-        """Choose one of the latest suitable tensors of the pool."""
+        """Choose one of the latest tensors of the pool that are suitable."""
         found = [tensor for tensor in self.pool if wanted(tensor)]
         return self.rng.choice(found[-4:]) if found else None
 
     def axis(self, tensor: Tensor) -> int:
-        """Choose an axis; axis 0 is less likely."""
+        """Choose an axis. Axis 0 is less likely than others."""
         return 0 if tensor.rank == 1 or self.rng.random() < 0.3 else self.rng.randrange(1, tensor.rank)
 
 
@@ -195,7 +195,7 @@ def transpose(graph: Graph, tensor: Tensor) -> None:
 
 
 def flattened(graph: Graph, tensor: Tensor) -> None:
-    """Reshape to ``[N, rest]`` by a computed shape or by 0 and -1."""
+    """Reshape to ``[N, rest]``, by a computed shape or by 0 and -1."""
     if tensor.shape[0] != N or tensor.rank < 2 or N in tensor.shape[1:]:
         return
     rest = int(np.prod(tensor.shape[1:]))
@@ -212,7 +212,7 @@ def flattened(graph: Graph, tensor: Tensor) -> None:
 
 
 def mixed_up(graph: Graph, tensor: Tensor) -> None:
-    """Reshape so that rows become columns, and back to the former shape."""
+    """Reshape so that rows become columns, and reshape back to the former shape."""
     if tensor.shape[0] != N or tensor.rank != 2 or N in tensor.shape[1:]:
         return
     turned = graph.put(
@@ -268,7 +268,7 @@ def gather(graph: Graph, tensor: Tensor) -> None:
 
 
 def lookup(graph: Graph, tensor: Tensor) -> None:
-    """Look integers up in a table, after limiting them to its range."""
+    """Look up integers in a table, after limiting them to its range."""
     if tensor.kind != INT64:
         return
     magnitude = graph.put("Abs", tensor.name, INT64, tensor.shape)
@@ -293,7 +293,7 @@ def concat(graph: Graph, tensor: Tensor) -> None:
 
 
 def cut(graph: Graph, tensor: Tensor) -> None:
-    """Take a part of an axis, all of it, or all of it in reverse."""
+    """Take a part of an axis, the whole axis, or the whole axis in reverse."""
     axis = graph.axis(tensor)
     size = tensor.shape[axis]
     start, end, step, left = graph.rng.choice(

@@ -202,7 +202,7 @@ def test_max_batch_size_is_found(text: str, found: int | None) -> None:
 @pytest.mark.parametrize(
     "text", ["max_batch_size: -1", "max_batch_size: 1.5", "max_batch_size { }", "max_batch_size: 1000000000"]
 )
-def test_a_max_batch_size_that_is_no_size_is_refused(text: str) -> None:
+def test_an_invalid_max_batch_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="it must be a whole number from 0"):
         configured_batch(parse_text(text))
 

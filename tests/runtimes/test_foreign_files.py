@@ -49,7 +49,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("words", FOREIGN)
-def test_a_file_that_is_something_else_is_recognised_and_named(words: str, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_recognised_and_named(words: str, tmp_path: Path) -> None:
     assert words in recognise(FOREIGN[words][:HEAD_BYTES])
     file = tmp_path / "model.onnx"
     file.write_bytes(FOREIGN[words])
@@ -64,7 +64,7 @@ def test_external_data_that_was_not_fetched_is_recognised(tmp_path: Path) -> Non
         OnnxRuntime().load_model(file)
 
 
-def test_a_model_is_not_taken_for_something_else() -> None:
+def test_a_model_is_not_recognised_as_another_kind_of_file() -> None:
     assert recognise(MODEL[:HEAD_BYTES]) == ""
 
 

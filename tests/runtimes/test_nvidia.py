@@ -135,14 +135,14 @@ def test_a_mig_device_is_found_by_its_uuid() -> None:
         ),
     ],
 )
-def test_values_that_nvml_denies_are_none(refusing: tuple[str, ...]) -> None:
+def test_values_that_nvml_denies_are_reported_as_none(refusing: tuple[str, ...]) -> None:
     found = find_gpus_with(Driver(["a"]), Nvml(refusing))
     assert found.gpus == (Gpu("a", 80 * GIB, compute_mode="default"),)
     assert found.cuda == "13.2"
     assert not found.missing
 
 
-def test_an_unknown_compute_mode_is_none() -> None:
+def test_an_unknown_compute_mode_is_reported_as_none() -> None:
     assert find_gpus_with(Driver(["a"], mode=17), Nvml()).gpus[0].compute_mode is None
 
 

@@ -40,7 +40,7 @@ from onnx_graphs import FLOAT, dense, model, node, saved, saved_with_external_da
         (["a/2024/notes.txt", "a/b.onnx"], "a", "a/b.onnx"),
     ],
 )
-def test_a_path_means_one_model_file(files: list[str], path: str, found: str, tmp_path: Path) -> None:
+def test_a_path_identifies_one_model_file(files: list[str], path: str, found: str, tmp_path: Path) -> None:
     for file in files:
         saved(dense(), tmp_path / file)
     assert find(tmp_path / path, "b") == tmp_path / found

@@ -1,4 +1,4 @@
-"""A started scheduler whose devices return results when a test calls for them. Devices are ``w0/gpu0``, ..."""
+"""Runs a started scheduler. Its devices ``w0/gpu0``, ... return results when a test calls for them."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ TOOK = Timing(0, 0, 0)
 
 
 def show(commands: Sequence[SendAction | Answer]) -> list[str]:
-    """Return one line for each, such as ``w0/gpu0 Infer r1``, ``w0/gpu0 LoadWeights a`` or ``r1 ERROR``."""
+    """Return one line for each command, such as ``w0/gpu0 Infer r1``, ``w0/gpu0 LoadWeights a`` or ``r1 ERROR``."""
     lines = []
     for command in commands:
         if isinstance(command, Answer):
@@ -32,7 +32,7 @@ def show(commands: Sequence[SendAction | Answer]) -> list[str]:
 
 
 class SchedulerHarness:
-    """See the module. ``sent`` are the actions outstanding; requests are numbered from 1."""
+    """A started scheduler. ``sent`` contains the outstanding actions. Requests are numbered from 1."""
 
     def __init__(self, state: ClockworkState, scheduler: Scheduler) -> None:
         self.state = state
@@ -44,14 +44,14 @@ class SchedulerHarness:
         assert not state.actions
 
     def infer(self, model: str, *, slo: Nanos = ms(100), rows: int = 1, length: int = 2) -> list[str]:
-        """Let a request arrive; ``length`` is the second dimension of its input."""
+        """Let a request arrive. ``length`` is the second dimension of its input."""
         request = pending(len(self.requests) + 1, self.state.models[model], rows=rows, arrival=self.now, slo=slo)
         request.input = InferInput(request.id, rows, (spec("x", Datatype.FP32, (rows, length)),))
         self.requests[request.id] = request
         return self._say(self.scheduler.infer(self.now, request))
 
     def done(self, status: Status | None = None) -> list[str]:
-        """End the first action outstanding: it succeeds, or fails with ``status``."""
+        """End the first outstanding action. It succeeds, or fails with ``status``."""
         send = self.sent.pop(0)
         action = send.action
         assert isinstance(action, LoadWeights | EvictWeights | Infer)
@@ -73,7 +73,7 @@ class SchedulerHarness:
         return self._say(self.scheduler.cancel(self.now, self.requests[number]))
 
     def wake(self) -> list[str]:
-        """Let time pass until the scheduler's next wakeup, and wake it."""
+        """Let time pass until the scheduler's next wake-up, and wake the scheduler."""
         moment = self.scheduler.next_wakeup()
         assert moment is not None
         assert moment > self.now

@@ -64,7 +64,7 @@ def test_a_request_that_was_admitted_and_whose_worker_was_lost_has_a_broken_prom
 
 
 @pytest.mark.parametrize("scheduler", [SimpleScheduler, FifoScheduler, EdfScheduler])
-def test_a_request_that_no_device_can_hold_is_refused_for_want_of_a_device(scheduler: type[Scheduler]) -> None:
+def test_the_refusal_of_a_model_too_large_for_all_devices_has_the_reason_no_device(scheduler: type[Scheduler]) -> None:
     state = a_state([model_info("big", pages=9)], pages=4)
     policy = scheduler()
     policy.start(0, state)

@@ -1,14 +1,14 @@
 """Opens many connections from a separate process: ``python crowd.py PORT IDLE SLOW``.
 
-Idle connections send nothing; slow ones send the head of a request byte by byte. The program prints ``here N`` when all
-N are connected, and exits when its stdin is closed.
+Idle connections send nothing. Slow connections send the head of a request byte by byte. The program prints ``here N``
+when all N connections are open. It exits when its stdin is closed.
 """
 
 import asyncio
 import resource
 import sys
 
-SOURCES = 5  #: number of source addresses, from 127.0.0.2 on: each has its own ports
+SOURCES = 5  #: number of source addresses, beginning with 127.0.0.2; each has its own ports
 AT_ONCE = 500
 HEAD = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\nX-Slow: " + b"x" * 10_000
 

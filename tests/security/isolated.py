@@ -1,11 +1,11 @@
-"""Run a command and record each packet to another machine: ``isolated.py REPORT COMMAND...``, under ``unshare``.
+"""Runs a command and records each packet to another machine: ``isolated.py REPORT COMMAND...``, under ``unshare``.
 
-The command runs in a network namespace that has only loopback. Every other address is made local to it, so that all
-packets leave through loopback, where this program captures them. This includes packets from C++ code, which Python's
-audit hooks do not see. Names are looked up at an address that is not loopback.
+The command runs in a network namespace that has only loopback. All other addresses are made local to this namespace. So
+all packets leave through loopback, and this program captures them there. This includes packets from C++ code, which
+Python's audit hooks do not see. Names are looked up at an address that is not loopback.
 
-REPORT is JSON: ``packets`` lists the destination of each packet to an address other than loopback, ``code`` is the exit
-code of the command.
+REPORT is a JSON file. ``packets`` contains the destination of each packet to an address other than loopback. ``code``
+is the exit code of the command.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from pathlib import Path
 
 #: Exit code if this process lacks the permissions it needs.
 NOT_PERMITTED = 77
-RESOLVER = "192.0.2.53"  # an address reserved for documentation (RFC 5737)
+RESOLVER = "192.0.2.53"  # this address is reserved for documentation (RFC 5737)
 FILES = {"/etc/resolv.conf": f"nameserver {RESOLVER}\n", "/etc/nsswitch.conf": "hosts: files dns\n"}
 
 ETH_P_ALL = 3

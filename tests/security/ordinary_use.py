@@ -1,4 +1,4 @@
-"""Ordinary use of Clockwork as a program: ``ordinary_use.py DIRECTORY SECONDS``, run by test_silence.py.
+"""Uses Clockwork as an ordinary user does: ``ordinary_use.py DIRECTORY SECONDS``. test_silence.py runs this program.
 
 A server serves a model over all protocols for ``SECONDS``, and clients send requests. The program also runs
 ``check-model``, ``status``, and a simulation with plots.

@@ -145,7 +145,7 @@ def test_small_frames_survive_the_next_read() -> None:
         (encoded([(b"h", b"p")]), ""),
     ],
 )
-def test_a_reader_describes_what_is_missing(data: bytes, missing: str) -> None:
+def test_a_reader_describes_what_it_waits_for(data: bytes, missing: str) -> None:
     reader = FrameReader()
     received(reader, data)
     assert reader.waiting_for == missing

@@ -1,7 +1,7 @@
-"""A worker's core that tests drive: they pass events to it and get its commands as lines of text.
+"""Lets tests drive a worker's core. Tests pass events to the core and get its commands as lines of text.
 
-``start exec0 Infer#3`` is a task started on the EXEC lane of device 0. ``Infer#3 ok`` and
-``Infer#3 WEIGHTS_NOT_PRESENT`` are results. The invariants are checked after every event.
+``start exec0 Infer#3`` means that a task was started on the EXEC lane of device 0. ``Infer#3 ok`` and ``Infer#3
+WEIGHTS_NOT_PRESENT`` are results. The invariants are checked after every event.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def infer(
     latest: float | None = None,
     requests: int = 1,
 ) -> Infer:
-    """An Infer with its window in milliseconds."""
+    """Return an Infer. Its window is in milliseconds."""
     inputs = tuple(InferInput(i, 1, (spec("x", "FP32", (1, 2)),)) for i in range(requests))
     return Infer(action_id, gpu, model, inputs, ms(earliest), FOREVER if latest is None else ms(latest))
 
@@ -59,23 +59,23 @@ def infer(
 def load(
     action_id: int, model: str = "m", *, gpu: int = 0, earliest: float = 0, latest: float | None = None
 ) -> LoadWeights:
-    """A LoadWeights with its window in milliseconds."""
+    """Return a LoadWeights. Its window is in milliseconds."""
     return LoadWeights(action_id, gpu, model, ms(earliest), FOREVER if latest is None else ms(latest))
 
 
 def evict(action_id: int, model: str = "m", *, gpu: int = 0, earliest: float = 0) -> EvictWeights:
-    """An EvictWeights that may start ``earliest`` milliseconds from 0."""
+    """Return an EvictWeights that may start at ``earliest`` milliseconds."""
     return EvictWeights(action_id, gpu, model, ms(earliest))
 
 
 def read(pages: int = 1, digest: str = "d", batchable: bool = True) -> ModelRead:
-    """A model whose weights take ``pages`` pages."""
+    """Return a model whose weights take ``pages`` pages."""
     tensors = (TensorInfo("x", "FP32", (-1, 2)),)
     return ModelRead(f"host {digest}", digest, "fake 1", tensors, tensors, batchable, pages * PAGE)
 
 
 def outcome_of(task: StartTask) -> Outcome:
-    """The outcome of a task that succeeds: models have one page, outputs are empty."""
+    """Return the outcome of a task that succeeds. Models have one page, and outputs are empty."""
     match task.action:
         case LoadModelFromDisk():
             return read()
@@ -103,15 +103,15 @@ class Worker:
     """A core with its running tasks and its results."""
 
     def __init__(self, pages: int = 4, gpus: int = 1) -> None:
-        """``gpus`` devices of ``pages`` pages each."""
-        self.started: list[int] = []  #: ids of actions
+        """The core has ``gpus`` devices with ``pages`` pages each."""
+        self.started: list[int] = []  #: ids of actions whose tasks were started
         self.core = WorkerCore(PAGE, [("fake", pages)] * gpus)
         self.running: dict[tuple[int | None, LaneKind], StartTask] = {}
         self.results: list[Result] = []
         self.last: list[Command] = []
 
     def receives(self, at: float, *actions: Action) -> list[str]:
-        """Actions arrive ``at`` milliseconds."""
+        """Let actions arrive at ``at`` milliseconds."""
         lines = []
         for action in actions:
             payloads = tuple(f"in {i.request_id}" for i in action.inputs) if isinstance(action, Infer) else ()
@@ -119,37 +119,37 @@ class Worker:
         return lines
 
     def ends(self, at: float, lane: LaneKind, outcome: Outcome | None = None, gpu: int | None = 0) -> list[str]:
-        """The task on a lane ends."""
+        """End the task on a lane."""
         gpu = None if lane is HOST else gpu
         task = self.running.pop((gpu, lane))
         done = TaskFinished(gpu, lane, ms(at), ms(at), outcome if outcome is not None else outcome_of(task))
         return self._take(ms(at), self.core.handle(ms(at), done))
 
     def fails(self, at: float, lane: LaneKind, status: Status = Status.RUNTIME_ERROR) -> list[str]:
-        """The task on a lane of device 0 fails."""
+        """Let the task on a lane of device 0 fail."""
         return self.ends(at, lane, TaskFailed(status, "it broke"))
 
     def wakes(self, at: float) -> list[str]:
-        """Time passes."""
+        """Let time pass until ``at`` milliseconds."""
         return self._take(ms(at), self.core.wake(ms(at)))
 
     def abandoned(self, at: float) -> list[str]:
-        """The controller is lost."""
+        """Lose the controller."""
         return self._take(ms(at), self.core.handle(ms(at), ControllerLost()))
 
     def leaves(self, at: float) -> list[str]:
-        """The worker is about to end."""
+        """Let the worker begin to end."""
         return self._take(ms(at), self.core.handle(ms(at), Leave()))
 
     def holding(self, *models: str, pages: int = 1, batchable: bool = True) -> "Worker":
-        """Load models into host memory at 0 ms; return the worker."""
+        """Load models into host memory at 0 ms. Return this object."""
         for model in models:
             self.receives(0, LoadModelFromDisk(-1, f"{model}.onnx", model))
             self.ends(0, HOST, read(pages, batchable=batchable))
         return self
 
     def warm(self, *models: str, gpu: int = 0) -> "Worker":
-        """Load models' weights on a device at 0 ms; return the worker."""
+        """Load models' weights on a device at 0 ms. Return this object."""
         self.holding(*(model for model in models if all(info.name != model for info in self.core.info().models)))
         for model in models:
             self.receives(0, load(-2, model, gpu=gpu))
@@ -161,13 +161,13 @@ class Worker:
         return self.core.info().gpus[gpu].models
 
     def message(self) -> str:
-        """Return the message of the last result, which must be an error."""
+        """Return the message of the last result. This result must be an error."""
         result = self.results[-1]
         assert isinstance(result, ErrorResult)
         return result.message
 
     def state(self) -> GetWorkerStateResult:
-        """Return the last result, which must be one of GetWorkerState."""
+        """Return the last result, which must be the result of a GetWorkerState."""
         result = self.results[-1]
         assert isinstance(result, GetWorkerStateResult)
         return result

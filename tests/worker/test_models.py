@@ -59,7 +59,7 @@ def test_a_repeated_load_succeeds_and_changes_nothing() -> None:
     assert w.loaded_on() == ("m",)
 
 
-def test_a_name_stands_for_one_content() -> None:
+def test_a_name_has_one_content() -> None:
     w = Worker().holding("m")
     w.receives(0, from_disk(1))
     assert w.ends(1, HOST, read(digest="other")) == ["LoadModelFromDisk#1 INVALID_MODEL_NAME"]

@@ -100,7 +100,7 @@ def test_a_stream_has_its_rate_over_all_its_models_together_times_its_scale() ->
     assert 9_500 < len(sent(StreamSpec("poisson", rate=50, scale=2), duration=100)) < 10_500
 
 
-def test_fixed_does_not_drift() -> None:
+def test_fixed_arrivals_do_not_drift() -> None:
     requests = sent(StreamSpec("fixed", rate=3), duration=1000)
     assert [request.intended for request in requests] == [round(n * SECOND / 3) for n in range(1, 3000)]
 

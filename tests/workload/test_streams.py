@@ -64,7 +64,7 @@ def test_fixed_is_exact_in_the_long_run() -> None:
     assert len(made) == 59
 
 
-def test_on_off_is_silent_while_it_is_off() -> None:
+def test_an_on_off_stream_sends_nothing_while_it_is_off() -> None:
     made = played(StreamSpec("on-off", rate=300, on_s=1, off_s=3))
     assert made
     assert all(request.intended % (4 * SECOND) < 1 * SECOND for request in made)

@@ -111,10 +111,8 @@ class Changes:
         self._unloads = Unloads(state)
         self._changes: dict[str, _Change] = {}  #: changes by name
         self._comings: dict[str, tuple[_Change, _Coming]] = {}  #: versions to load, by key
-        #: requests that wait for the end of a change, by name
-        self._waiting: dict[str, deque[tuple[int, ChangeRequest]]] = {}
-        #: key -> retired model with pending requests, and its version
-        self._retiring: dict[str, tuple[ModelState, str]] = {}
+        self._waiting: dict[str, deque[tuple[int, ChangeRequest]]] = {}  #: requests that wait for a change, by name
+        self._retiring: dict[str, tuple[ModelState, str]] = {}  #: key -> retired model and its version
         self._leaving: dict[str, tuple[str, str]] = {}  #: key -> name and version of a model that workers are unloading
         self._answers: list[_Unload] = []
 

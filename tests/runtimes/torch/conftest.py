@@ -1,4 +1,4 @@
-"""Programs that are compiled once for all tests, because each takes seconds."""
+"""Compiles programs once for all tests, because each compilation takes seconds."""
 
 from pathlib import Path
 from typing import Any

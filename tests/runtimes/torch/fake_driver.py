@@ -1,8 +1,9 @@
-"""A fake device in host memory, with a driver that checks every call, and an executor on the CPU.
+"""Implements a fake device in host memory, with a driver that checks every call, and an executor on the CPU.
 
-The driver enforces the rules of CUDA's documentation; breaking one is an AssertionError. Mapping and unmapping a page
-fills its memory with garbage. Streams do nothing until a thread waits for them, and then only the work that must be
-done: code that forgets to wait reads garbage. Streams in ``hasty`` do all work as soon as it may be done.
+The driver enforces the rules of CUDA's documentation, and raises AssertionError if a rule is broken. When a page is
+mapped or unmapped, its memory is filled with garbage. A stream does no work until a thread waits for it. Then it does
+only the work that must be done. So code that forgets to wait reads garbage. Streams in ``hasty`` do all work as soon as
+it may be done.
 """
 
 import ctypes
@@ -20,11 +21,14 @@ from clockwork.errors import DeviceLostError
 from clockwork.runtimes.torch.cuda.driver import CudaError, OutOfDeviceMemoryError
 from clockwork.units import MIB
 
-GARBAGE = 0xFF  # as floats: NaN
+GARBAGE = 0xFF  # NaN, if read as a float
 
 
 class FakeDriver:
-    """See the module. ``limit``: number of pages of the device; ``failing``: name of the call that fails next time."""
+    """The driver of a fake device; see the module's docstring.
+
+    ``limit`` is the number of pages of the device. ``failing`` is the name of the call that fails next time.
+    """
 
     name = "fake device"
     granularity = 2 * MIB
@@ -38,10 +42,10 @@ class FakeDriver:
         self.allowed: dict[int, int] = {}  #: size, by address
         self.pinned: dict[int, int] = {}
         self.allocated: dict[int, Any] = {}
-        self.streams: dict[int, list[Callable[[], None]]] = {}  #: queued work
+        self.streams: dict[int, list[Callable[[], None]]] = {}  #: work that is queued, by stream
         self.done: dict[int, int] = {}  #: number of operations done, by stream
         self.events: dict[int, tuple[int, int]] = {}  #: stream and position in it, by event
-        self.times: dict[int, int] = {}  #: time of each event that is over
+        self.times: dict[int, int] = {}  #: time of each past event
         self.hasty: set[int] = set()
         self.copied = 0
         self.lost = ""
@@ -260,10 +264,10 @@ class FakeDriver:
 
 
 class FakeExecutor:
-    """PyTorch on the CPU as a fake device. Replaying a graph computes again, when the stream reaches it.
+    """PyTorch on the CPU as a fake device. A replay of a graph computes again when the stream reaches it.
 
-    ``capturable``: whether graphs can be captured; ``wrong``: number added to the outputs of graphs; ``room``: number
-    of graphs that fit into memory.
+    ``capturable`` states whether graphs can be captured. ``wrong`` is added to the outputs of graphs. ``room`` is the
+    number of graphs that fit into memory.
     """
 
     device_type = "cpu"
@@ -285,7 +289,7 @@ class FakeExecutor:
 
     def queue(self, compute: Callable[[], Any]) -> Any:
         self.eagers += 1
-        self.driver.drain(self.stream)  # kernels see the results of earlier work in the stream
+        self.driver.drain(self.stream)  # kernels must see the results of earlier work in the stream
         with torch.inference_mode():
             return compute()
 

@@ -1,4 +1,4 @@
-"""Small modules with seeded weights to export. Importing this module skips tests if PyTorch is not installed."""
+"""Small modules with seeded weights for exports. The import of this module skips tests if PyTorch is not installed."""
 
 import zipfile
 from collections.abc import Callable, Sequence
@@ -18,7 +18,10 @@ from clockwork.runtimes.torch.exporting import Example, export
 
 
 class Conv(nn.Module):
-    """``image FP32[-1,3,16,16]`` to ``prob FP32[-1,5]`` and ``mean FP32[-1,8]``; parameters, buffers, a constant."""
+    """Maps ``image FP32[-1,3,16,16]`` to ``prob FP32[-1,5]`` and ``mean FP32[-1,8]``.
+
+    It has parameters, buffers and a constant.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class Conv(nn.Module):
 
 
 class Wide(nn.Module):
-    """``x FP32[-1,2048]``: 64 MiB of weights."""
+    """Takes ``x FP32[-1,2048]`` and has 64 MiB of weights."""
 
     def __init__(self, width: int = 2048, classes: int = 8192, seed: int = 0) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class Wide(nn.Module):
 
 
 class Busy(Wide):
-    """Like `Wide`, with functions that are compiled, and an output that is a part of the weights."""
+    """Like `Wide`, but with compiled functions, and with an output that is a part of the weights."""
 
     def forward(self, x: torch.Tensor) -> Any:
         gelu = nn.functional.gelu
@@ -91,7 +94,7 @@ def rewritten(
     compression: int = zipfile.ZIP_STORED,
     directory: Path | None = None,
 ) -> Path:
-    """Return a copy whose entries are changed by ``change``, or left out if it returns None."""
+    """Return a copy of an archive. ``change`` returns the new content of each entry, or None to leave it out."""
     out = (directory or path.parent) / "changed.pt2"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w", compression) as target:
         for entry in source.infolist():

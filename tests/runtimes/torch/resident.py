@@ -1,7 +1,7 @@
-"""Program run by test_memory in a separate process: ``resident.py FILE ROUNDS``.
+"""Program that test_memory runs in a separate process: ``resident.py FILE ROUNDS``.
 
-Prints a JSON list with, for each round, the resident memory before LoadWeights, after an inference, and after
-EvictWeights. The first round is a warm-up.
+The program prints a JSON list. For each round, it contains the resident memory before LoadWeights, after an inference,
+and after EvictWeights. The first round is a warm-up.
 """
 
 import json

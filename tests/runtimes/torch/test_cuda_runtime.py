@@ -545,7 +545,7 @@ def test_devices_of_different_kinds_are_refused() -> None:
         CudaRuntime(2, PAGE, PAGE, make_driver=drivers.__getitem__)
 
 
-def test_a_program_creates_its_tensors_on_the_device(tmp_path: Path) -> None:
+def test_a_moved_program_creates_its_tensors_on_the_device(tmp_path: Path) -> None:
     program = load(saved_conv(tmp_path / "m.pt2"))
     move(program, "meta")
     assert "device(type='meta')" in program.graph.code

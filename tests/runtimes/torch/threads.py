@@ -1,6 +1,7 @@
-"""Program run by test_compiled in a separate process: ``threads.py FILE THREADS``.
+"""Program that test_compiled runs in a separate process: ``threads.py FILE THREADS``.
 
-Prints the number of threads that one inference adds to the process, in a thread that never called PyTorch.
+The program makes one inference in a thread that has never called PyTorch. It prints how many threads this adds to the
+process.
 """
 
 import sys
