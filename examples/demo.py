@@ -254,7 +254,7 @@ async def label_files(ways: dict[str, Scores], bar: Progress) -> int:
 
 @dataclass
 class Tally:
-    """The outcomes of one model's requests. The latencies are those of requests in time, in seconds."""
+    """The outcomes of one model's requests. Only requests in time have latencies, which are in seconds."""
 
     model: str
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -388,7 +388,7 @@ class OtherLoad:
 
 
 def disturbed_share(environment: Environment) -> float:
-    """Return the largest share of a device core's time that interruptions, other processes or another machine took."""
+    """Return the largest share of a device core's time that interruptions, other processes or a hypervisor took."""
     measured = environment.measured
     lost = [core.lost / core.watched for core in measured.interruptions if core.watched]
     taken = [each.share for each in (*measured.others, *measured.stolen) if each.core in environment.device_cores]

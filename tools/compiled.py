@@ -25,7 +25,7 @@ INTERPRETED: Final = {
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
-    """Return the modules that are compiled, sorted by name. The values are their files, relative to ``root``.
+    """Return the modules that are compiled, sorted by name. The values are the modules' files, relative to ``root``.
 
     These modules are not compiled:
 

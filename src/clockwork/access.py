@@ -86,7 +86,7 @@ class Access:
         """Combine the tokens of both rights.
 
         If there are no ``admin`` tokens, no client has the right ADMIN. If there are only ``admin`` tokens, clients
-        need one of them for every request.
+        need an ``admin`` token for every request.
         """
         self._inference = inference or Tokens()
         self._admin = admin or Tokens()

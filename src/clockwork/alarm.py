@@ -1,9 +1,9 @@
 """A precise timer for event loops. The timer uses Linux's timerfd.
 
-The timers of uvloop have a resolution of one millisecond, and those of asyncio depend on the length of one wait. The
-scheduler's plans need a precision of 0.1 ms. The following was measured 2,000 times on a virtual machine with Linux
-6.18, with delays of 0.1 to 3 ms. `Alarm` is late by 0.03 ms at the median and by 0.08 ms at p99. uvloop's
-``loop.call_later`` is late by 0.6 ms at the median and by 1.1 ms at p99.
+The timers of uvloop have a resolution of one millisecond, and the precision of asyncio's timers depends on the length
+of one wait. The scheduler's plans need a precision of 0.1 ms. The following was measured 2,000 times on a virtual
+machine with Linux 6.18, with delays of 0.1 to 3 ms. `Alarm` is late by 0.03 ms at the median and by 0.08 ms at p99.
+uvloop's ``loop.call_later`` is late by 0.6 ms at the median and by 1.1 ms at p99.
 """
 
 import asyncio

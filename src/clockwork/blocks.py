@@ -15,7 +15,7 @@ class BlockAllocator:
         self._free: list[tuple[int, int]] = (
             [(0, count)] if count else []
         )  #: begin and end of each gap, in ascending order
-        self._allocated: dict[int, int] = {}  #: begin of each allocation -> its end
+        self._allocated: dict[int, int] = {}  #: table from the begin of each allocation to the allocation's end
 
     @property
     def allocated(self) -> int:
@@ -23,7 +23,7 @@ class BlockAllocator:
         return sum(end - begin for begin, end in self._allocated.items())
 
     def allocate(self, count: int) -> int | None:
-        """Allocate ``count`` consecutive blocks. Return the first of them, or None if no gap is large enough."""
+        """Allocate ``count`` consecutive blocks. Return the first block, or None if no gap is large enough."""
         for i, (begin, end) in enumerate(self._free):
             if end - begin >= count:
                 rest = begin + count

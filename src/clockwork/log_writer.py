@@ -58,11 +58,10 @@ class LogWriter:
         self._notice = notice
         self._encoding = encoding
         self._limit = limit
-        self._queue: queue.SimpleQueue[str | threading.Event] = (
-            queue.SimpleQueue()
-        )  # this kind of queue may be used in `__del__`
+        # A SimpleQueue is used because `__del__` may put text into it.
+        self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._lock = threading.RLock()
-        self._put = 0  # number of characters that were put into the queue; others count those taken out
+        self._put = 0  # number of characters that were put into the queue; the number taken out is counted separately
         self._taken = 0
         self._reported = 0  # number of dropped pieces that were reported
         threading.Thread(target=self._run, name="clockwork-log", daemon=True).start()

@@ -18,7 +18,10 @@ ROUNDS: Final = 3
 """Number of measurements. The result is their median, because other threads may change one of the measurements."""
 
 GRANULE: Final[Bytes] = 64 * KIB
-"""Results are rounded up to a multiple of this size. Two measurements of the same model differ by less."""
+"""Results are rounded up to a multiple of this size.
+
+Two measurements of the same model differ by less than this size.
+"""
 
 MIN_RETURNED_BYTES: Final[Bytes] = 8 * MIB
 """Size in bytes of the smallest block that is returned to the system when it is freed."""

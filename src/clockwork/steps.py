@@ -1,7 +1,7 @@
 """The type of long work that is done in short steps: a generator that yields after each step.
 
 The code that does the work stays pure, because its caller decides what happens between two steps. `clockwork.stepping`
-runs the steps on an event loop, between other work. `at_once` runs them without a pause.
+runs the steps on an event loop, between other work. `at_once` runs the steps without a pause.
 """
 
 from collections.abc import Generator

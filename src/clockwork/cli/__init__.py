@@ -22,7 +22,7 @@ TRACEBACK_VARIABLE: Final = "CLOCKWORK_TRACEBACK"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command, and return its exit code. ``arguments`` are those after the program's name."""
+    """Run a command, and return its exit code. ``arguments`` are the arguments after the program's name."""
     import typer
 
     from clockwork.cli import logs
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
         command = typer.main.get_command(app)
         code = command.main(args=list(arguments) or ["--help"], prog_name="clockwork", standalone_mode=False)
         sys.stdout.flush()
-    except typer.TyperException as error:  # the usage is wrong
+    except typer.TyperException as error:  # the command line has a wrong option or argument
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "clockwork"
         return _fail(

@@ -127,7 +127,7 @@ def controller(
 
     Clients may load models until no load has arrived for 10 s (--load-timeout).
 
-    Without TLS and tokens, every machine that can reach the ports may use them. Without them, listen on loopback or in
+    Without TLS and tokens, every machine that can reach the ports may use them. In this case, listen on loopback or in
     trusted networks only.
     """
     from clockwork.cli.controller_process import (

@@ -148,7 +148,7 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
             where = await stack.enter_async_context(serving_http(host, ends.http, http_config))
             print(f"clockwork serves HTTP on {where}", flush=True)
         if ends.grpc is not None:
-            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # forks only start other programs
+            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # processes are forked only to start other programs
             from clockwork.grpc_frontend import serve_grpc
             from clockwork.grpc_frontend.config import DEFAULT, GrpcConfig
 

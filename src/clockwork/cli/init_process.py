@@ -29,7 +29,7 @@ def leave_process_one() -> None:
         return
     signals = signal.valid_signals() - _NOT_FORWARDED
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it were ignored, the kernel would discard exit codes
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the kernel discards exit codes if this signal is ignored
     child = os.fork()
     if child:
         os._exit(_forward_and_reap(child, signals))
@@ -47,7 +47,7 @@ def _forward_and_reap(child: int, signals: set[signal.Signals]) -> int:
             code = _reap(child)
             if code is not None:
                 return code if code >= 0 else 128 - code
-        elif info.si_code <= 0:  # sent by a process; a signal from the terminal reaches the child as well
+        elif info.si_code <= 0:  # a process sent this signal; the child gets signals of the terminal itself
             os.kill(child, info.si_signo)
 
 

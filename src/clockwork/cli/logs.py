@@ -101,7 +101,7 @@ def start_log(level: str, log_format: str) -> "Console":
         else:
             handler.setFormatter(plain)
         logging.basicConfig(level=level.upper(), handlers=[handler])
-    if level == "info":  # leaves out the lines about clients that connect and disconnect
+    if level == "info":  # suppresses the lines about clients that connect and disconnect
         for name in ("asyncio", "clockwork.link"):
             logging.getLogger(name).setLevel(logging.WARNING)
     log.info("clockwork %s begins", __version__, extra=event_fields("start", version=__version__, pid=os.getpid()))

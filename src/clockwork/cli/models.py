@@ -155,7 +155,7 @@ def batching_names(names: list[str] | None, specs: tuple[LoadSpec, ...], option:
 
 
 def model_shapes(texts: Iterable[str] | None, specs: Iterable[LoadSpec] | None = None) -> tuple[str, ...]:
-    """Check the values of ``--model-shape`` and return them; ``specs`` are the models, if these are known.
+    """Check and return the values of ``--model-shape``. ``specs`` are the models, or None if they are unknown.
 
     Raises:
         typer.BadParameter: a value is not ``NAME:INPUT=SHAPE``, or no model has the name.
@@ -185,7 +185,7 @@ def check_emulated(devices: int | None, profiles: Sequence[str] | None) -> None:
     """Check that ``--emulate`` and ``--profile`` are given together.
 
     Raises:
-        typer.BadParameter: only one of them is given.
+        typer.BadParameter: only one of the two options is given.
     """
     if profiles and not devices:
         raise typer.BadParameter("--profile needs --emulate with the number of devices", param_hint="--profile")

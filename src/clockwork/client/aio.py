@@ -2,8 +2,8 @@
 
 A client has one connection. Any number of calls can wait for responses on it. While the connection's send buffer is
 full, new calls wait in order. When a call is cancelled, the client also cancels its request on the server. When the
-connection ends, every outstanding call raises `ConnectionLostError`. The client does not repeat these requests, because
-it cannot know whether the server executed them.
+connection ends, every outstanding call raises `ConnectionLostError`. The client does not repeat outstanding requests,
+because it cannot know whether the server executed them.
 """
 
 import asyncio
@@ -220,12 +220,12 @@ class AsyncClient:
     async def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
         """Load a model on every worker, and return the names of its copies.
 
-        Models can only be loaded while the server starts. ``path`` is relative to the workers' model roots. The path
-        names a ``.onnx`` or ``.pt2`` file, or a directory that contains such a file, for example as
-        ``VERSION/model.onnx``.
+        While the server serves, models can only be loaded in the control mode ``explicit``. ``path`` is relative to the
+        workers' model roots. The path names a ``.onnx`` or ``.pt2`` file, or a directory that contains such a file, for
+        example as ``VERSION/model.onnx``.
 
         Raises:
-            InvalidRequestError: the model cannot be loaded, or serving has begun.
+            InvalidRequestError: the model cannot be loaded, or the server does not load models while it serves.
             ServerError, ConnectionLostError: the server failed, or the connection ended.
         """
         if not -(2**31) < copies < 2**31:

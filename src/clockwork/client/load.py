@@ -149,7 +149,7 @@ class LoadTest:
                 generated=self._generated,
             )
         except ConnectionLostError:
-            raise  # the rest of the workload cannot be sent
+            raise  # the rest of the workload cannot be sent without a connection
         except ClockworkError as error:
             self._failed(request, slo or self._default_slo, str(error))
             return

@@ -101,7 +101,7 @@ class Client:
         return self._run(call)
 
     def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
-        """Load a model on every worker while the server starts. `AsyncClient.load_model` describes the arguments."""
+        """Load a model on every worker. `AsyncClient.load_model` describes the arguments."""
         return self._run(self._client.load_model(path, copies, name))
 
     def ls(self) -> list[ModelSummary]:
@@ -125,7 +125,7 @@ class Client:
         try:
             return future.result()
         except concurrent.futures.CancelledError:
-            raise ConnectionLostError(CLOSED) from None  # only `_finish` cancels a call while a thread waits for it
+            raise ConnectionLostError(CLOSED) from None  # only `_finish` cancels a call for which a thread waits
         except BaseException:
             future.cancel()  # cancels the call if it was interrupted, and does nothing if it has finished
             raise

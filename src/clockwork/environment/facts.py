@@ -52,7 +52,10 @@ class Swap(Struct, frozen=True):
 
 
 class HugePages(Struct, frozen=True):
-    """The kernel's settings for transparent huge pages. ``defrag`` controls how the kernel makes room for them."""
+    """The kernel's settings for transparent huge pages.
+
+    ``defrag`` controls how the kernel makes room for huge pages.
+    """
 
     enabled: str | None = None
     defrag: str | None = None

@@ -71,7 +71,7 @@ def persistence(environment: Environment, found: NvidiaGpus) -> Finding:
 def clocks(environment: Environment, found: NvidiaGpus) -> Finding:
     """Report the clock frequencies, which depend on load and temperature.
 
-    The driver does not report whether an operator has fixed them.
+    The driver does not report whether an operator has fixed the frequencies.
     """
     name = "gpu clocks"
     shown = _each(

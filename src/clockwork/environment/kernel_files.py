@@ -76,7 +76,10 @@ def read_counters(root: Path) -> Counters:
 
 
 def cores(text: str | None) -> tuple[int, ...] | None:
-    """Parse a list of cores such as ``0-2,5``. Return None if the text is malformed. An empty text is an empty list."""
+    """Parse a list of cores such as ``0-2,5``.
+
+    Return None if the text is malformed. An empty text means an empty list.
+    """
     if text is None:
         return None
     found: dict[int, None] = {}

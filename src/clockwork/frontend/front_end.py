@@ -91,7 +91,10 @@ class FrontEnd:
         return self._host.progress()[0] == Stage.SERVING.value
 
     def server_metadata(self, extensions: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the server's name, version and extensions. ``extensions`` are those that only the transport has."""
+        """Return the server's name, version and extensions.
+
+        ``extensions`` are extensions that only the transport has.
+        """
         return server_metadata(__version__, extensions)
 
     # --- models ------------------------------------------------------------------------------------------------------
@@ -159,7 +162,10 @@ class FrontEnd:
         return [model_statistics(status, monotonic_epoch()) for status in found]
 
     async def all_statistics(self) -> Sequence[bytes]:
-        """Return the encoded statistics of all models, in parts. Requests at the same time share one encoding."""
+        """Return the encoded statistics of all models, in parts.
+
+        Requests that arrive at the same time share one encoding.
+        """
         return await self._all_statistics.get()
 
     async def _encode_statistics(self) -> Sequence[bytes]:
@@ -180,7 +186,7 @@ class FrontEnd:
                 yield index_entry(name, version, state, reason)
 
     async def load(self, name: str, parameters: Mapping[str, Any], *, default_name: str) -> None:
-        """Load a model on all workers. Models can only be loaded during start-up.
+        """Load a model on all workers. While the server serves, this works only in the control mode ``explicit``.
 
         Args:
             name: the model's name. The name is also the path if ``parameters`` have no ``path``.

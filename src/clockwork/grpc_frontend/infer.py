@@ -24,7 +24,7 @@ from clockwork.wire.frame import MAX_FRAME_BYTES, Allocate, uninitialised
 NO_PARAMETERS: Final[Mapping[str, Any]] = {}
 
 MAX_PAYLOAD_BYTES: Final[Bytes] = MAX_FRAME_BYTES - MIB
-"""Largest total size of a request's tensors, in bytes. One frame to a worker must contain them and a header."""
+"""Largest total size of a request's tensors, in bytes. One frame to a worker must contain the tensors and a header."""
 
 MAX_COPIED: Final[Bytes] = 1 * MIB
 """Number of bytes that are copied in one step."""
@@ -37,7 +37,7 @@ CLASSIFICATION: Final = "classification"
 elements."""
 
 _REFUSED_PARAMETERS: Final = {"shared_memory_region": "send the data"}
-"""Parameters that are refused because Clockwork does not support them, and the alternative to each.
+"""Parameters that are refused because Clockwork does not support them, and the alternative to each parameter.
 
 Such parameters would change the response. Unknown parameters that are not in this table are ignored.
 """

@@ -25,7 +25,7 @@ log = logging.getLogger("clockwork.grpc")
 
 
 class _Counter:
-    """Counts invalid metadata values. The method `exception` replaces that of grpcio's logger."""
+    """Counts invalid metadata values. The method `exception` replaces the method of grpcio's logger."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

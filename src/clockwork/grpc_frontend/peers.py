@@ -60,4 +60,4 @@ class Peers:
             if not client.waiting:
                 client.close()
                 return
-            self._clients[peer] = client  # a client in use moves to the end
+            self._clients[peer] = client  # a client that is in use moves to the end of the table

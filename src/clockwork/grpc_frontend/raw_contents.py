@@ -5,7 +5,7 @@ walks over the outermost fields of a ``ModelInferRequest`` and returns the raw t
 protobuf parses only the rest, which is small.
 
 `split` supports only the encoding that all known clients write. protobuf parses the whole message if its encoding
-differs. The result is the same for both (`tests/grpc_frontend/test_raw_contents.py` compares them). The page
+differs. `split` and protobuf have the same result (`tests/grpc_frontend/test_raw_contents.py` compares both). The page
 protobuf.dev/programming-guides/encoding describes the encoding. This module uses no clock and no I/O.
 """
 

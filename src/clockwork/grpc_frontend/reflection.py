@@ -1,7 +1,7 @@
 """gRPC's server reflection.
 
 The reflection service describes the server's services to clients without a .proto file, such as ``grpcurl``. The
-descriptors of this server's messages are in several pools. This module copies them into one private pool.
+descriptors of this server's messages are in several pools. This module copies the descriptors into one private pool.
 """
 
 from collections.abc import Iterable, Iterator
@@ -58,7 +58,7 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
     for scope, enum in enums:
         yield f"{scope}{enum.name}"
         yield from (f"{scope}{value.name}" for value in enum.value)  # the official name lacks the enum's name
-        yield from (f"{scope}{enum.name}.{value.name}" for value in enum.value)  # some clients include it
+        yield from (f"{scope}{enum.name}.{value.name}" for value in enum.value)  # some clients include the enum's name
 
 
 def reflecting(services: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:

@@ -93,7 +93,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
-    ("grpc.http.overload_protection", 0),  # otherwise ended calls would count towards MAX_STREAMS for a while
+    ("grpc.http.overload_protection", 0),  # prevents that ended calls count towards MAX_STREAMS for a while
     ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_UNREAD_CALLS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -209,7 +209,7 @@ def _cannot_listen(address: Address, error: Exception) -> ServerError:
 
 def _inference(service: Service, infer: grpc.RpcMethodHandler) -> grpc.GenericRpcHandler:
     handlers = {
-        INFER: infer,  # also registered separately, but grpcio before 1.85 ignores that
+        INFER: infer,  # grpcio before 1.85 ignores the separate registration of this method
         "ServerLive": _unary(service.server_live, pb.ServerLiveRequest),
         "ServerReady": _unary(service.server_ready, pb.ServerReadyRequest),
         "ServerMetadata": _unary(service.server_metadata, pb.ServerMetadataRequest),

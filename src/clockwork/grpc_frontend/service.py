@@ -123,9 +123,9 @@ class Service:
     async def model_statistics(
         self, message: pb.ModelStatisticsRequest, call: ServicerContext
     ) -> pb.ModelStatisticsResponse | bytes:
-        """Return the statistics of one model, or those of all models, encoded, if the request names no model.
+        """Return the statistics of one version of a model, or of all its versions if the request names no version.
 
-        Without a version they are those of all versions.
+        If the request names no model, return the encoded statistics of all models.
         """
         if not message.name:
             return b"".join(await self._front.all_statistics())
@@ -154,7 +154,7 @@ class Service:
         arrived = ARRIVED.get(now)
         limit = _limit(call, now - arrived)
         large = len(data) >= MIN_SPLIT_BYTES
-        # `refuses` needs the model only for its default SLO, and a search in a small message takes as long as parsing.
+        # The model is only needed for its default SLO. A search for it takes as long as parsing a small message.
         model, version = model_and_version(data) if large else ("", "")
         if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
             raise RequestFailedError(failure_of_shed(shed))

@@ -97,7 +97,7 @@ def error_reply(failure: Failure, allow: str = "") -> Reply:
     reply = json_reply(failure.body(), failure.http)
     if (seconds := failure.retry_after_s()) is not None:
         reply.headers.append((b"retry-after", seconds.encode()))
-    if failure.status == Status.SHUTTING_DOWN:  # a new connection can reach another server
+    if failure.status == Status.SHUTTING_DOWN:  # the client's next connection can reach another server
         reply.headers.append((b"connection", b"close"))
     if failure.http == 401:
         reply.headers.append((b"www-authenticate", b'Bearer realm="clockwork"'))

@@ -59,7 +59,8 @@ PIECE: Final = 1 * MIB
 ZLIB_THREADS: Final = 2
 """Number of threads that pack and unpack: one for requests and one for replies.
 
-All HTTP servers of the process share them. These threads have a lower priority than the threads that execute requests.
+All HTTP servers of the process share these threads. These threads have a lower priority than the threads that execute
+requests.
 """
 
 
@@ -240,7 +241,7 @@ def preferred_coding(accepted: bytes) -> bytes:
     """Return the coding with the highest weight in the header Accept-Encoding.
 
     Unknown codings are ignored. A coding without a weight has weight 1. If several codings have the highest weight, the
-    first of them is returned. Triton chooses in the same way.
+    first of them is returned. Triton chooses the coding in the same way.
     """
     best, highest = b"identity", 0.0
     for item in accepted.lower().split(b",", MAX_CODINGS)[:MAX_CODINGS]:

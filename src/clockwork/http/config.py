@@ -12,7 +12,7 @@ HTTP_PORT: Final = 8000
 """Default port for HTTP. Triton uses the same port."""
 
 DEFAULT_HTTP: Final = Address("127.0.0.1", HTTP_PORT)
-"""Default address of the HTTP front end. Only clients on the same machine can reach it."""
+"""Default address of the HTTP front end. Only clients on the same machine can reach this address."""
 
 
 class HttpConfig(Struct, frozen=True):

@@ -56,7 +56,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     shed_replies: ShedReplies
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Create a connection. The arguments are those of uvicorn's class."""
+        """Create a connection. The arguments are the arguments of uvicorn's class."""
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._head_bytes = 0
@@ -66,16 +66,16 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._unwanted: Bytes = 0  #: number of bytes that the parser has read of a refused request's body
         self._announced: Bytes = 0  #: length of the large body that the head has announced
         self._after_upgrade: Bytes | None = 0  #: length of a body that the parser mistakes for another protocol
-        self._ignore_rest = False  #: the connection will end, so all further bytes are ignored
+        self._ignore_rest = False  #: whether all further bytes are ignored, because the connection will end
         self._last_reply: Reply | None = None  #: an error that is sent after the replies to earlier requests
-        self._head_may_be_large = False  #: the last read may have ended a head that exceeds the limit
+        self._head_may_be_large = False  #: whether the last read may have ended a head that exceeds the limit
         self._host: bytes | None = None  #: value of the header Host in the last request, which was valid
         self._arrived: Nanos = 0  #: earliest time at which the bytes of the last read may have arrived
-        self._unread = False  #: the last read left bytes of the same message in the kernel
-        self._was_paused = True  #: the connection was not read for a while (a new one waited to be accepted)
-        self._at_boundary = True  #: the parser has read whole messages only
-        self._checked = False  #: the first request of the last read was checked and need not be refused
-        self._shed_lately = False  #: requests were shed without the parser since the keep-alive timer was set
+        self._unread = False  #: whether the last read left bytes of the same message in the kernel
+        self._was_paused = True  #: whether the connection was not read for a while; true for a new connection
+        self._at_boundary = True  #: whether the parser has read whole messages only
+        self._checked = False  #: whether the first request of the last read was checked and need not be refused
+        self._shed_lately = False  #: whether requests were shed without the parser since the keep-alive timer was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the head of the first request, or refuse the connection if too many are open."""
@@ -140,7 +140,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if shed is None:
             self._checked = True
             return False
-        if whole_request(data) is None:  # this check comes last because it is slow
+        if whole_request(data) is None:  # the slowest check is the last
             return False
         self.reception.count_refused(*model)
         self._stop_timer()
@@ -248,7 +248,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         key = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else NO_MODEL
         if key is None:
             key = model_of("POST", scope["path"])
-            if reception.has_answered(*key):  # other names are not remembered: clients may invent them
+            if reception.has_answered(*key):  # clients may invent names, so others are not kept
                 remember(self.models, scope["raw_path"], key)
         model, version = key
         if not model:

@@ -34,7 +34,7 @@ _FULL: Final = Failure(
 DISCARDED: Final[Bytes] = 1 * MIB
 """Number of bytes of an unwanted body that are received and discarded at a time."""
 
-_buffer: Final = memoryview(bytearray(MIN_LARGE))  # each connection copies its bytes out before the next one reads
+_buffer: Final = memoryview(bytearray(MIN_LARGE))  # a connection copies its bytes out before another one reads
 _discarded: Final = memoryview(bytearray(DISCARDED))
 
 
@@ -110,7 +110,7 @@ class BodyQuota:
         """Count more bytes of a body.
 
         Raises:
-            RequestFailedError: the limit is exceeded. The bytes count nevertheless.
+            RequestFailedError: the limit is exceeded. Bytes above the limit count nevertheless.
         """
         self._bytes += nbytes
         if self._bytes > self._limit:

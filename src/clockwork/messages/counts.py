@@ -1,4 +1,4 @@
-"""Counts of requests and of the work that devices have done. The status and the metrics show them.
+"""Counts of requests and of the work that devices have done. The server's status and the metrics contain these counts.
 
 All counts are zero when the controller starts. Counts never decrease, except counts of a current state. The garbage
 collector does not track these structs (``gc=False``), because there are many of them and they form no cycles.
@@ -55,7 +55,7 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     - ``answers``: number of requests for each status, by the status's name. CANCELLED counts requests that the client
       cancelled, and requests whose client disconnected.
     - ``pending``: number of requests that are pending now
-    - ``rows``, ``batches``: numbers of executed rows and batches. The requests in them may have any outcome.
+    - ``rows``, ``batches``: numbers of executed rows and batches. The requests in a batch may have any outcome.
     - ``succeeded_ns``: time from arrival to response, for requests in time
     - ``failed_ns``: time from arrival to response, for all other requests
     - ``queue_ns``: time from arrival to the start of the batch, for requests in time

@@ -33,7 +33,10 @@ class ProfileKey(Struct, frozen=True, array_like=True):
 
 
 class Measurement(Struct, frozen=True, array_like=True):
-    """The durations of repeated executions of one action, in nanoseconds and in order. There is at least one."""
+    """The durations of repeated executions of one action, in nanoseconds and in order.
+
+    There is at least one duration.
+    """
 
     samples: tuple[Nanos, ...]
 

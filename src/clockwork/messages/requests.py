@@ -106,8 +106,8 @@ class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
     serves:
 
     - ``versions``: the versions to load. If it is empty, ``path`` is the only version.
-    - ``keep``: whether other versions of the model stay in service. If not, this load replaces them.
-    - ``wait``: whether the response is sent when the versions are ready. If not, it is sent at once.
+    - ``keep``: whether other versions of the model stay in service. If ``keep`` is false, this load replaces them.
+    - ``wait``: whether the response is sent when the versions are ready. If ``wait`` is false, it is sent at once.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""The metrics of each model. Some of them are Triton's metrics, and the others are only Clockwork's.
+"""The metrics of each model. Some of these metrics are Triton's, and the others are only Clockwork's.
 
 Triton's metrics have the names in the chapter "Metrics" of Triton's user guide. The durations of Triton's metrics are
 in microseconds. The durations of the other metrics are in seconds.

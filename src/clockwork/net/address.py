@@ -33,10 +33,10 @@ class Address(NamedTuple):
 
 
 DEFAULT_LISTEN: Final = Address("127.0.0.1", CLIENT_PORT)
-"""Default address for clients. Only clients on the same machine can reach it."""
+"""Default address for clients. Only clients on the same machine can reach this address."""
 
 DEFAULT_WORKER_LISTEN: Final = Address("127.0.0.1", WORKER_PORT)
-"""Default address for workers. Only workers on the same machine can reach it."""
+"""Default address for workers. Only workers on the same machine can reach this address."""
 
 
 def parse_address(text: str, default_port: int) -> Address:

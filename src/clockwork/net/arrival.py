@@ -48,7 +48,7 @@ _LAST_RECEIVED: Final = 52
 
 _U32: Final = struct.Struct("=I")
 
-_getsockopt: Final = ctypes.PyDLL(None).getsockopt  # PyDLL keeps the interpreter's lock; the call never waits
+_getsockopt: Final = ctypes.PyDLL(None).getsockopt  # PyDLL keeps the interpreter's lock, because the call never waits
 
 
 class Arrivals:
@@ -70,7 +70,7 @@ class Arrivals:
         self._open = False
         self.turn = 0  #: number of turns in which something was read
         self._slept: Nanos = 0  #: time slept since the last turn in which something was read
-        self._doubtful = False  #: the loop slept and may have worked after that, so the kernel is asked
+        self._doubtful = False  #: whether the kernel is asked, because the loop slept and may have worked after that
         self.reading_took: Nanos = 0  #: time that the loop spent on reading in the last turn
         self._schedstat = _open_schedstat()
         self._tcp_info = ctypes.create_string_buffer(_LAST_RECEIVED + _U32.size)

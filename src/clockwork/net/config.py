@@ -29,7 +29,7 @@ class LinkConfig(Struct, frozen=True):
     - ``linger``: time in which the peer must receive the Goodbye and close its side of the connection.
     - ``write_timeout``: time in which a peer must read 1 MiB while the connection is not ``writable``.
     - ``allocate``: allocates the memory for long frames after the greeting.
-    - ``arrivals``: determines when bytes arrived. If it is None, bytes count as arrived when they are read.
+    - ``arrivals``: determines when bytes arrived. If ``arrivals`` is None, bytes count as arrived when they are read.
     """
 
     hello_timeout: Nanos = 5 * SECOND

@@ -5,7 +5,7 @@ A connection has these states:
 - GREETING: the peers exchange Hello and Welcome. Any other message is an error.
 - OPEN: messages are passed to ``on_message``, Pings are answered, and the silence of the peer is measured.
 - CLOSING: one side has sent a Goodbye with the reason. Bytes that still arrive are discarded. The accepting side reads
-  them before it closes the socket. Otherwise TCP would send a reset, and the peer would not receive the Goodbye.
+  these bytes before it closes the socket. Otherwise TCP would send a reset, and the peer would not receive the Goodbye.
 - CLOSED: the connection has ended.
 
 A peer can cause the end of its own connection, and has no other effect on this module. ``on_closed`` is called exactly
@@ -136,7 +136,7 @@ class Connection(asyncio.BufferedProtocol):
         self._handed_over = False
         self._held: list[tuple[Any, Received]] | None = []  # messages that wait for `hand_over`; None after it
         self._reason = ""
-        self._timer: asyncio.TimerHandle | None = None  # limits the time of the greeting, and later that of closing
+        self._timer: asyncio.TimerHandle | None = None  # limits the time of the greeting, and later the time of closing
         self._heartbeat = Heartbeat(
             interval=config.heartbeat_interval,
             timeout=config.heartbeat_timeout,

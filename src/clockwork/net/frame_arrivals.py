@@ -21,7 +21,7 @@ class FrameArrivals:
         """Start to measure a connection that was accepted in the current turn of the loop."""
         self._arrivals = arrivals
         self._last: Nanos = arrivals.earliest_arrival()  #: when the bytes of the last read arrived
-        self._unread = True  #: bytes that arrived before the last poll may still be in the kernel
+        self._unread = True  #: whether bytes that arrived before the last poll may still be in the kernel
         self._turn = arrivals.turn  #: turn of the loop in which the last read happened
         self._began: Nanos | None = None  #: when the first byte of the incomplete frame arrived
         self._first: Frame | None = None  #: a complete frame whose first byte was read in an earlier read

@@ -1,9 +1,9 @@
 """Divides the event loop's time fairly among connections.
 
-One read of a connection can return thousands of small frames. While the event loop handles them, it serves no other
-connection. At most `MAX_TURN_MESSAGES` messages or `MAX_TURN_BYTES` bytes of one connection are therefore handled in
-one turn. The other frames wait in a `FrameQueue`, before they are decoded. The connection is not read again until they
-are handled, so that only the frames of one read can wait.
+One read of a connection can return thousands of small frames. While the event loop handles these frames, it serves no
+other connection. At most `MAX_TURN_MESSAGES` messages or `MAX_TURN_BYTES` bytes of one connection are therefore handled
+in one turn. The other frames wait in a `FrameQueue`, before they are decoded. The connection is not read again until
+they are handled, so that only the frames of one read can wait.
 """
 
 import asyncio
@@ -82,7 +82,7 @@ class FrameQueue:
         if not self._waiting:
             return
         self._due = True
-        self._loop.call_soon(self._next_turn)  # comes before the work, because a callback may raise an exception
+        self._loop.call_soon(self._next_turn)  # scheduled before the work, because a callback may raise an exception
         self._work()
         if not self._waiting:
             self._set_reading(True)

@@ -20,7 +20,10 @@ MAX_CONNECTIONS: Final = 10_000
 """Largest number of connections of one port. Further connections get an error and are closed."""
 
 BACKLOG: Final = 4096
-"""Number of new connections that may wait in the kernel. Many wait when all workers connect at the same time."""
+"""Number of new connections that may wait in the kernel.
+
+Many connections wait when all workers connect at the same time.
+"""
 
 
 class Server:

@@ -16,8 +16,8 @@ from clockwork.errors import InvalidRequestError
 class ServerTls(Struct, frozen=True):
     """The TLS settings of a port: a certificate with its chain, and the certificate's key.
 
-    ``client_ca`` contains the certificates of the authorities that may sign the certificates of clients. If it is
-    empty, clients need no certificate. ``context`` combines all settings.
+    ``client_ca`` contains the certificates of the authorities that may sign the certificates of clients. If
+    ``client_ca`` is empty, clients need no certificate. ``context`` combines all settings.
     """
 
     context: ssl.SSLContext

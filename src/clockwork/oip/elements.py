@@ -117,7 +117,7 @@ def _add_numbers(
     name: str, shape: tuple[int, ...], text: Text, payload: bytearray, code: str, decode: Any
 ) -> Steps[None]:
     wanted = prod(shape)
-    if 2 * wanted - 1 > len(text):  # each element has at least one character and a comma
+    if 2 * wanted - 1 > len(text):  # the JSON of an element has at least one character and a comma
         raise _other_shape(name, shape)
     nested = _NESTED.match(text.whole, text.begin, min(text.end, text.begin + SLICE))
     brackets = _brackets(name, shape if nested else (wanted,), len(text))

@@ -1,7 +1,7 @@
 """Metadata and statistics of the server and its models, as the Open Inference Protocol and Triton define them.
 
-Every function returns dicts whose keys are the protocol's field names. The HTTP front end sends them as JSON, and the
-gRPC front end converts them to messages. If Clockwork does not measure a count, its value is 0.
+Every function returns dicts whose keys are the protocol's field names. The HTTP front end sends the dicts as JSON, and
+the gRPC front end converts them to messages. If Clockwork does not measure a count, its value is 0.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ HTTP_EXTENSIONS: Final = ("binary_tensor_data",)
 
 
 def server_metadata(version: str, extensions: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the server's name, version and extensions. ``extensions`` are those that only the transport has."""
+    """Return the server's name, version and extensions. ``extensions`` are extensions that only the transport has."""
     return {"name": "clockwork", "version": version, "extensions": [*EXTENSIONS, *extensions]}
 
 

@@ -156,7 +156,8 @@ def _add_output(json: _Json, described: dict[str, Any], spec: TensorSpec, data: 
         json.add(_encode(described))
         return
     elements = prod(spec.shape)
-    json.check(spec, spec.nbytes - 2 * elements if spec.datatype == Datatype.BYTES else 2 * elements)  # a lower bound
+    # The smallest possible size of the elements is checked first.
+    json.check(spec, spec.nbytes - 2 * elements if spec.datatype == Datatype.BYTES else 2 * elements)
     json.add(_encode(described)[:-1])
     before = b',"data":['
     for values in json_slices(spec, memoryview(data)):

@@ -1,7 +1,7 @@
 """Error messages for Triton's extensions that Clockwork lacks. Each message names an alternative.
 
-A request that needs such an extension fails with the HTTP status 501 or the gRPC code UNIMPLEMENTED. Triton does the
-same if it was built without the extension.
+A request that needs such an extension fails with the HTTP status 501 or the gRPC code UNIMPLEMENTED. Triton replies in
+the same way if it was built without the extension.
 """
 
 from collections.abc import Mapping, Sequence

@@ -99,7 +99,7 @@ def preamble(version: int = PROTOCOL_VERSION) -> bytes:
 def encode_frame(
     header: bytes, payload: Sequence[Sendable] = (), *, max_frame_bytes: Bytes = MAX_FRAME_BYTES
 ) -> list[bytes | memoryview]:
-    """Return the buffers of a frame, in order. A small frame is one buffer; large payloads are not copied.
+    """Return the buffers of a frame, in order. A small frame is one buffer. Large payloads are not copied.
 
     Raises:
         InvalidRequestError: the frame or its header is longer than its limit.
@@ -138,7 +138,8 @@ class FrameReader:
 
     ``max_frame_bytes`` is the limit on a frame, and ``allocate`` allocates the memory of long frames. Both attributes
     may be changed between two reads, because a peer that has not greeted yet gets a lower limit. After a
-    `ProtocolError` the reader must not be used any more. Frames that arrived in the same read are lost.
+    `ProtocolError` the reader must not be used any more. Frames that arrived in the same read as the wrong bytes are
+    lost.
     """
 
     __slots__ = (
