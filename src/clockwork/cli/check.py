@@ -222,7 +222,7 @@ def _describe_example(checked: "CheckedModel") -> "Iterator[str]":
         return
     yield from (f"  refused  {refused}" for refused in example.refused)
     if example.shapes:
-        inputs = zip(checked.info.inputs, example.shapes, strict=True)
+        inputs = zip(checked.info.required_inputs, example.shapes, strict=True)
         shapes = ", ".join(replace(tensor, shape=shape).describe() for tensor, shape in inputs)
         yield f"  example  {shapes} ({example.source})"
 

@@ -37,7 +37,7 @@ def read_inputs(model: ModelSummary, files: Sequence[str]) -> dict[str, Array]:
                 raise InvalidRequestError(f"input {key!r} is given twice; give each input once")
             arrays[key] = value
     for info in model.inputs:
-        if info.name not in arrays:
+        if info.name not in arrays and not info.optional:
             raise InvalidRequestError(f"input {info.name!r} is missing; {_takes(model)} (add --input NAME=FILE)")
     return arrays
 
@@ -84,9 +84,10 @@ def _read(path: Path, name: str, model: ModelSummary) -> dict[str, Array]:
 def _named_or_only(name: str, model: ModelSummary, path: Path) -> TensorInfo:
     if name:
         return _info(name, model)
-    if len(model.inputs) != 1:
+    required = [info for info in model.inputs if not info.optional] or model.inputs
+    if len(required) != 1:
         raise InvalidRequestError(f"input of {path} is ambiguous; {_takes(model)} (write NAME={path})")
-    return model.inputs[0]
+    return required[0]
 
 
 def _unreadable(path: Path, error: Exception) -> InvalidRequestError:

@@ -202,6 +202,8 @@ def _inputs(model: ModelSummary, rows: int, generated: bool) -> Inputs:
     specs, buffers = [], []
     rng = np.random.default_rng(0)
     for info in model.inputs:
+        if info.optional:
+            continue
         free = [rows if place == 0 and model.batchable else FREE_DIM for place in range(len(info.shape))]
         shape = tuple(size if dim < 0 else dim for dim, size in zip(info.shape, free, strict=True))
         if info.datatype == Datatype.BYTES:

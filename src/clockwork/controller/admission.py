@@ -89,12 +89,13 @@ def _check_inputs(model: ModelState, inputs: tuple[TensorSpec, ...]) -> int:
         if info is None:
             raise InvalidRequestError(f"input {tensor.name!r} is unknown; {wants}")
         _check_input(tensor, info, wants)
-    if expected:
-        verb = "is" if len(expected) == 1 else "are"
-        raise InvalidRequestError(f"input {', '.join(map(repr, expected))} {verb} missing; {wants}")
+    missing = [name for name, info in expected.items() if not info.optional]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise InvalidRequestError(f"input {', '.join(map(repr, missing))} {verb} missing; {wants}")
     if not model.info.batchable:
         return 1
-    sizes = {tensor.shape[0] for tensor in inputs}
+    sizes = {tensor.shape[0] for tensor in inputs if tensor.name not in model.optional}
     if len(sizes) != 1:
         raise InvalidRequestError(
             f"inputs have different batch dimensions: {sorted(sizes)}; the first dimensions must be equal"

@@ -171,7 +171,7 @@ def generated_inputs(model: ModelState, batch_size: int, shapes: tuple[tuple[int
     """Return inputs of an Infer whose elements the worker generates. ``shapes`` have no batch dimension."""
     tensors = tuple(
         _generated(info, (batch_size, *shape) if model.info.batchable else shape)
-        for info, shape in zip(model.info.inputs, shapes, strict=True)
+        for info, shape in zip(model.info.required_inputs, shapes, strict=True)
     )
     return (InferInput(0, batch_size, tensors, generated=True),)
 
@@ -185,7 +185,8 @@ def _wants_more(samples: list[Nanos], spent: Nanos, config: ProfilingConfig) -> 
 def row_shapes(model: ModelState, free_dim: int) -> tuple[tuple[int, ...], ...]:
     """Return the inputs' shapes without a batch dimension. Free dimensions have the size ``free_dim``."""
     first = 1 if model.info.batchable else 0
-    return tuple(tuple(free_dim if dim < 0 else dim for dim in info.shape[first:]) for info in model.info.inputs)
+    inputs = model.info.required_inputs
+    return tuple(tuple(free_dim if dim < 0 else dim for dim in info.shape[first:]) for info in inputs)
 
 
 def _generated(info: TensorInfo, shape: tuple[int, ...]) -> TensorSpec:

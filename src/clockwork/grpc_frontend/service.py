@@ -113,7 +113,10 @@ class Service:
 
     async def model_metadata(self, message: pb.ModelMetadataRequest, call: ServicerContext) -> pb.ModelMetadataResponse:
         """Return a model's inputs and outputs."""
-        return pb.ModelMetadataResponse(**await self._front.model_metadata(message.name, message.version))
+        metadata = await self._front.model_metadata(message.name, message.version)
+        for tensor in metadata["inputs"]:
+            tensor.pop("optional", None)  # the protocol's message lacks it; ModelConfig has it
+        return pb.ModelMetadataResponse(**metadata)
 
     async def model_config(self, message: pb.ModelConfigRequest, call: ServicerContext) -> pb.ModelConfigResponse:
         """Return a model's configuration in Triton's terms."""

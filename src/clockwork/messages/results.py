@@ -91,6 +91,11 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     example: ExampleInputs | None = None
     trial: TrialRun | None = None
 
+    @property
+    def required_inputs(self) -> tuple[TensorInfo, ...]:
+        """The inputs that every request has. The model has defaults for the others."""
+        return tuple([info for info in self.inputs if not info.optional])
+
 
 class GPUInfo(Struct, frozen=True, array_like=True):
     """A worker's description of one of its devices.

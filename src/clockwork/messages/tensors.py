@@ -65,15 +65,21 @@ ELEMENT_BYTES: Final[dict[str, int]] = {
 
 
 class TensorInfo(Struct, frozen=True, array_like=True):
-    """A model's description of one input or output. ``shape`` includes the batch dimension. A free dimension is -1."""
+    """A model's description of one input or output.
+
+    ``shape`` includes the batch dimension; -1 is a free dimension. If an input is ``optional``, the model has a default
+    for it.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    optional: bool = False
 
     def describe(self) -> str:
-        """Return the name, type and shape as text, for example ``data FP32[-1,3,224,224]``."""
-        return f"{self.name} {self.datatype}[{','.join(map(str, self.shape))}]"
+        """Return a text such as ``data FP32[-1,3,224,224]`` or ``limit FP32[1] (optional)``."""
+        optional = " (optional)" if self.optional else ""
+        return f"{self.name} {self.datatype}[{','.join(map(str, self.shape))}]{optional}"
 
 
 class TensorSpec(Struct, frozen=True, array_like=True):

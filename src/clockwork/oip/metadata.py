@@ -100,4 +100,5 @@ def _duration(count: int, ns: Nanos) -> dict[str, int]:
 
 
 def _tensor(info: TensorInfo) -> dict[str, Any]:
-    return {"name": info.name, "datatype": info.datatype, "shape": info.shape}
+    tensor: dict[str, Any] = {"name": info.name, "datatype": info.datatype, "shape": info.shape}
+    return {**tensor, "optional": True} if info.optional else tensor

@@ -20,7 +20,7 @@ _TYPES: Final = {Datatype.BYTES: "TYPE_STRING"}
 
 
 def model_config(model: ModelSummary) -> dict[str, Any]:
-    """Return a model's configuration. The shapes do not include the batch dimension.
+    """Return a model's configuration. Shapes do not include the batch dimension, which optional inputs lack.
 
     ``format`` is always FORMAT_NONE, because a model's file does not define which dimension contains the channels.
     """
@@ -79,7 +79,7 @@ def _input(info: TensorInfo, batched: bool) -> dict[str, Any]:
         "format": "FORMAT_NONE",
         "is_shape_tensor": False,
         "allow_ragged_batch": False,
-        "optional": False,
+        "optional": info.optional,
         "is_non_linear_format_io": False,
     }
 
@@ -95,4 +95,5 @@ def _output(info: TensorInfo, batched: bool) -> dict[str, Any]:
 
 def _tensor(info: TensorInfo, batched: bool) -> dict[str, Any]:
     kind = _TYPES.get(info.datatype) or f"TYPE_{info.datatype}"  # type: ignore[call-overload]
-    return {"name": info.name, "data_type": kind, "dims": info.shape[1:] if batched else info.shape}
+    dims = info.shape[1:] if batched and not info.optional else info.shape
+    return {"name": info.name, "data_type": kind, "dims": dims}

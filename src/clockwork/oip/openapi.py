@@ -242,6 +242,7 @@ def _list(items: Json) -> Json:
 
 def _replies() -> Json:
     tensor = _object({"name": _TEXT, "datatype": _DATATYPE, "shape": _DIMS})
+    model_input = _object({"name": _TEXT, "datatype": _DATATYPE, "shape": _DIMS, "optional": _FLAG}, "optional")
     config_tensor = {"name": _TEXT, "data_type": _TEXT | {"pattern": "^TYPE_"}, "dims": _DIMS}
     entry = {
         "name": _TEXT,
@@ -259,7 +260,7 @@ def _replies() -> Json:
                 "name": _TEXT,
                 "versions": _list(_VERSION),
                 "platform": _TEXT,
-                "inputs": _list(tensor),
+                "inputs": _list(model_input),
                 "outputs": _list(tensor),
             }
         ),

@@ -62,7 +62,7 @@ def _tensor(tensor: dict[str, Any]) -> TensorInfo:
         raise ValueError(f"shape of {name} is {shape!r}")
     if prod(dim for dim in shape if dim > 0) > MAX_DIM:
         raise ValueError(f"tensor {name} of shape {shape} has more than {MAX_DIM} elements in a row")
-    return TensorInfo(name, datatype, tuple(shape))
+    return TensorInfo(name, datatype, tuple(shape), tensor.get("optional") is True)
 
 
 def _measurement(times: dict[str, Any]) -> Measurement:

@@ -50,6 +50,7 @@ class Batcher:
         self._batchable = info.batchable
         self._inputs = {tensor.name: tensor for tensor in info.inputs}
         self._strings = frozenset(tensor.name for tensor in info.inputs if tensor.datatype == Datatype.BYTES)
+        self._optional = frozenset(tensor.name for tensor in info.inputs if tensor.optional)
         self._outputs = [tensor.name for tensor in info.outputs]
         self._datatypes = [tensor.datatype for tensor in info.outputs]
         self._positions = {name: i for i, name in enumerate(self._outputs)}
@@ -75,7 +76,10 @@ class Batcher:
         if len(inputs) > 1 and not self._batchable:
             raise InvalidRequestError(f"the model takes one request at a time; the batch has {len(inputs)}")
         feeds = [self._feed(request, payload) for request, payload in zip(inputs, payloads, strict=True)]
-        rows = {name: [feed[name] for feed in feeds] for name in self._inputs}
+        alone = next((name for feed in feeds for name in feed if name in self._optional), None)
+        if len(inputs) > 1 and alone is not None:
+            raise InvalidRequestError(f"a request with the optional input {alone!r} cannot share a batch")
+        rows = {name: [feed[name] for feed in feeds] for name in feeds[0]}
         if len(inputs) > 1:
             for name, arrays in rows.items():
                 _check_same(self._inputs[name], arrays)
@@ -121,7 +125,8 @@ class Batcher:
             if not array.flags.aligned:
                 array = array.copy()
             feed[tensor.name] = self._decode(tensor, array) if tensor.name in self._strings else array
-        if len(feed) != len(self._inputs) or len(request.tensors) != len(feed):
+        missing = self._inputs.keys() - feed.keys() - self._optional
+        if missing or len(request.tensors) != len(feed):
             sent = ", ".join(tensor.name for tensor in request.tensors)
             raise InvalidRequestError(
                 f"the model needs each of its inputs once: {', '.join(self._inputs)}; the request has {sent or 'none'}"
@@ -144,7 +149,7 @@ class Batcher:
             or any(want not in (dim, FREE) for want, dim in zip(info.shape, shape, strict=True))
         ):
             raise InvalidRequestError(f"the model's input is {info.describe()}; the request has {tensor.describe()}")
-        if self._batchable and shape[0] != request.batch_size:
+        if self._batchable and not info.optional and shape[0] != request.batch_size:
             raise InvalidRequestError(
                 f"input {tensor.describe()} has {shape[0]} rows, but the request's batch size is {request.batch_size}"
             )

@@ -92,7 +92,7 @@ def model_info(
     """Describe a prepared model. ``digest`` is the digest of the model file."""
     return HostModelInfo(
         digest=policy.digest(digest),
-        inputs=tuple(port.info for port in ports.inputs),
+        inputs=tuple(port.info for port in ports.inputs + ports.optional),
         outputs=tuple(port.info for port in ports.outputs),
         batchable=not verdict.unbatched,
         weights_bytes=weights_bytes,

@@ -117,7 +117,7 @@ def observed(ports: Signature, run: Run, example: Example = NO_EXAMPLE) -> Signa
         outputs = attempt(run, row)
         if outputs is not None:
             pairs = zip(ports.outputs, outputs, strict=True)
-            return Signature(ports.inputs, tuple(_corrected(port, array.shape) for port, array in pairs))
+            return replace(ports, outputs=tuple(_corrected(port, array.shape) for port, array in pairs))
     return ports
 
 

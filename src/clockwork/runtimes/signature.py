@@ -25,10 +25,14 @@ class Port(Struct, frozen=True):
 
 
 class Signature(Struct, frozen=True):
-    """All inputs and outputs of a graph, in the graph's order."""
+    """All inputs and outputs of a graph, in the graph's order.
+
+    ``optional`` are further inputs, for which the graph has a default. Trials and batches use the defaults.
+    """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    optional: tuple[Port, ...] = ()
 
     @property
     def may_batch(self) -> bool:

@@ -56,7 +56,7 @@ def batch_from(requests: Iterable[PendingRequest], max_rows: int) -> list[Pendin
     waiting = iter(requests)
     first = next(waiting)
     batch, rows, key = [first], first.batch_size, shape_key(first)
-    if rows >= max_rows:
+    if rows >= max_rows or first.model.is_alone(first.input):
         return batch
     for request in waiting:
         if request.model is first.model and rows + request.batch_size <= max_rows and shape_key(request) == key:

@@ -12,6 +12,11 @@ def shape_key(request: PendingRequest) -> ShapeKey:
     return shape_key_of(request.model, request.input) if request.model.flexible else ()
 
 
+def is_alone(model: ModelState, key: ShapeKey) -> bool:
+    """Return whether requests with this key share no batch, because they have an optional input."""
+    return bool(model.optional) and any(name in model.optional for name, _ in key)
+
+
 def shape_key_of(model: ModelState, share: InferInput) -> ShapeKey:
     """Return the key of the inputs that a request adds to an Infer."""
     if not model.flexible:

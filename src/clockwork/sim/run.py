@@ -285,6 +285,7 @@ def _inputs(model: PacedModel) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(info.name, info.datatype, tuple(1 if dim < 0 else dim for dim in info.shape), 0)
         for info in model.inputs
+        if not info.optional
     )
 
 

@@ -184,7 +184,7 @@ class GPUState:
         """
         name = model.name
         self._after(name, ResidencyEvent.INFER)
-        apart = len(inputs) > 1 and bool(model.unbatched)
+        apart = len(inputs) > 1 and (bool(model.unbatched) or any(model.is_alone(share) for share in inputs))
         action = Infer(self._actions.next_id(), self.gpu_id, name, inputs, earliest, latest, expected, apart)
         self.cache.touch(name)
         self._infers[name] = self._infers.get(name, 0) + 1

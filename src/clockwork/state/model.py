@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from clockwork.messages.actions import InferInput
 from clockwork.messages.profile import MIN_SAMPLES, Measurement, ModelProfile
 from clockwork.messages.results import ModelInfo
 from clockwork.state.prediction import OF_A_MODEL, Predictions
@@ -20,7 +21,18 @@ class ModelState:
     ``unbatched`` is the reason why each request is executed alone; if it is empty, requests may share a batch.
     """
 
-    __slots__ = ("_recent", "flexible", "info", "name", "predictions", "profiles", "served_as", "unbatched", "version")
+    __slots__ = (
+        "_recent",
+        "flexible",
+        "info",
+        "name",
+        "optional",
+        "predictions",
+        "profiles",
+        "served_as",
+        "unbatched",
+        "version",
+    )
 
     def __init__(self, info: ModelInfo) -> None:
         """Create a model without measurements."""
@@ -29,13 +41,24 @@ class ModelState:
         #: the name in clients' requests; it differs from ``name`` if several versions of a model were loaded
         self.served_as = info.name
         self.version = info.version  #: the version under which clients know it
+        #: names of the inputs with a default; a request that has one of them shares no batch
+        self.optional = frozenset([tensor.name for tensor in info.inputs if tensor.optional])
         #: whether the inputs of requests may differ in more than their first dimension
-        self.flexible = any(-1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs)
+        self.flexible = bool(self.optional) or any(
+            -1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs
+        )
         self.profiles: dict[str, ModelProfile] = {}
         self.unbatched = ""
         self.predictions = Predictions(OF_A_MODEL)  #: errors of the predictions of its actions on all devices
         #: durations by (kind, batch size); batch size 0 means LoadWeights
         self._recent: dict[tuple[str, int], deque[Nanos]] = {}
+
+    def is_alone(self, share: InferInput) -> bool:
+        """Return whether a request has an optional input. Such a request is executed alone.
+
+        Another request of the batch may have another value, and the trial of batches used the default.
+        """
+        return bool(self.optional) and any(tensor.name in self.optional for tensor in share.tensors)
 
     def took(self, kind: str, batch_size: int, duration: Nanos) -> None:
         """Store the duration of an Infer in service. A ``batch_size`` of 0 means a LoadWeights."""

@@ -32,7 +32,7 @@ from clockwork.units import MIB, Bytes
 
 log = logging.getLogger("clockwork.worker")
 
-MAGIC: Final = b"clockwork onnx 5\n"
+MAGIC: Final = b"clockwork onnx 6\n"
 """First bytes of an entry. The number changes when the format changes."""
 
 SUFFIX: Final = ".onnx-prepared"

@@ -189,7 +189,7 @@ def _prepare_in(directory: Path, file: ModelFile, threads: int, portable: bool) 
         if scratch.is_full(directory):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
-    ports = signature(original.get_inputs(), original.get_outputs())
+    ports = signature(original.get_inputs(), original.get_outputs(), original.get_overridable_initializers())
     model = onnx.load_model(optimised, load_external_data=False)
     weights = _block(model.graph, directory)
     return original, PreparedModel(model.SerializeToString(deterministic=True), weights, ports)

@@ -164,6 +164,6 @@ def example_row(
 
 def runner(ports: Signature, session: Any) -> Run:
     """Return a function that runs the session. Its argument maps input names to arrays; it returns outputs in order."""
-    infos = [port.info for port in ports.inputs + ports.outputs]
+    infos = [port.info for port in ports.inputs + ports.optional + ports.outputs]
     execute = run_with_bfloat16 if any(info.datatype == Datatype.BF16 for info in infos) else run
     return partial(execute, session, [port.info.name for port in ports.outputs])

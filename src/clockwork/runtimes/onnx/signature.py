@@ -1,7 +1,10 @@
 """Converts the inputs and outputs of a session to a `clockwork.runtimes.signature.Signature`."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from clockwork.errors import InvalidModelError
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, Datatype, TensorInfo
@@ -25,8 +28,18 @@ _DATATYPES: Final[dict[str, Datatype]] = {
 }
 
 
-def signature(inputs: Sequence[Any], outputs: Sequence[Any]) -> Signature:
-    """Return the signature of a session from its ``get_inputs()`` and ``get_outputs()``.
+MAX_OPTIONAL: Final = 32
+"""Limit of the optional inputs. A model with more has an exporter that declares weights as inputs; it has none."""
+
+MAX_OPTIONAL_ELEMENTS: Final = 1 << 14
+"""Limit of the elements of an optional input. Larger initializers are weights."""
+
+
+def signature(inputs: Sequence[Any], outputs: Sequence[Any], overridable: Sequence[Any] = ()) -> Signature:
+    """Return the signature of a session.
+
+    The arguments are the session's ``get_inputs()``, ``get_outputs()`` and ``get_overridable_initializers()``: graph
+    inputs that have an initializer as their default.
 
     Raises:
         InvalidModelError: there are too many inputs or outputs, or one has an unsupported type.
@@ -34,7 +47,18 @@ def signature(inputs: Sequence[Any], outputs: Sequence[Any]) -> Signature:
     for ports, word in ((inputs, "inputs"), (outputs, "outputs")):
         if len(ports) > MAX_TENSORS:
             raise InvalidModelError(f"the model has {len(ports)} {word}; at most {MAX_TENSORS} are supported")
-    return Signature(tuple(_port(node, "input") for node in inputs), tuple(_port(node, "output") for node in outputs))
+    required = tuple(_port(node, "input") for node in inputs)
+    return Signature(required, tuple(_port(node, "output") for node in outputs), _optional(overridable))
+
+
+def _optional(overridable: Sequence[Any]) -> tuple[Port, ...]:
+    """Return the optional inputs. Those of a type that Clockwork does not support always have their default."""
+    small = [node for node in overridable if node.type in _DATATYPES and len(node.shape) <= MAX_RANK]
+    ports = [_port(node, "input") for node in small]
+    ports = [port for port in ports if prod(max(1, dim) for dim in port.info.shape) <= MAX_OPTIONAL_ELEMENTS]
+    if len(ports) > MAX_OPTIONAL:
+        return ()
+    return tuple(Port(replace(port.info, optional=True), port.symbols) for port in ports)
 
 
 def _port(node: Any, word: str) -> Port:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.device import Device, SentInfer
 from clockwork.scheduling.clockwork.timeline import FAR, Timeline, TimelineEntry
-from clockwork.scheduling.shapes import ShapeKey
+from clockwork.scheduling.shapes import ShapeKey, is_alone
 from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
 
@@ -163,7 +163,7 @@ class Plan:
         expected = rows + self.config.optimism * rate * (start - now)
         earliest = now + self.device.send_delay
         best_size, best_time, best_value, ideal, ideal_time = 0, 0, 0.0, 0.0, 0
-        largest = max(first.batch_size, self.device.times.worthwhile_size(model))
+        largest = max(first.batch_size, self.device.times.worthwhile_size(model, key))
         times = self.device.times.by_size(now, model, key)
         for size in self.device.times.sizes(model):
             if size < first.batch_size:
@@ -205,7 +205,7 @@ class Plan:
 
         The rows may fit within the batch's capacity, or the capacity may be increased.
         """
-        if self.gpu.silent or batch.model.unbatched:
+        if self.gpu.silent or batch.model.unbatched or is_alone(batch.model, batch.key):
             return None
         at = self.batches.free_at(batch, self.device.first_start(now))
         start = max(at, batch.ready)
@@ -217,7 +217,7 @@ class Plan:
         slack = self.batches.slack(batch, at)
         expected = rows + rate * (start - now)
         best: Offer | None = None
-        largest = self.device.times.worthwhile_size(batch.model)
+        largest = self.device.times.worthwhile_size(batch.model, batch.key)
         times = self.device.times.by_size(now, batch.model, batch.key)
         for size in self.device.times.sizes(batch.model):
             room = size - batch.rows
@@ -263,7 +263,7 @@ class Plan:
     def is_full(self, batch: PlannedBatch) -> bool:
         """Return whether no request of any size can join the batch."""
         times, model = self.device.times, batch.model
-        return batch.rows >= max(batch.capacity, min(times.worthwhile_size(model), times.sizes(model)[-1]))
+        return batch.rows >= max(batch.capacity, min(times.worthwhile_size(model, batch.key), times.sizes(model)[-1]))
 
     def _insert(self, batch: PlannedBatch, before: PlannedBatch | None) -> None:
         self.batches.insert(batch, before)

@@ -28,7 +28,7 @@ from math import prod
 from typing import Final
 
 from clockwork.scheduling.estimates import FORGOTTEN, Pace, SlidingEstimate
-from clockwork.scheduling.shapes import ShapeKey
+from clockwork.scheduling.shapes import ShapeKey, is_alone
 from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
 
@@ -86,9 +86,9 @@ class InferTimes:
             self._sizes[model.info.digest] = sizes
         return sizes
 
-    def worthwhile_size(self, model: ModelState) -> int:
+    def worthwhile_size(self, model: ModelState, key: ShapeKey) -> int:
         """Return the batch size up to which larger batches take less time per row."""
-        if model.unbatched:
+        if model.unbatched or is_alone(model, key):
             return 1
         size = self._worthwhile.get(model.info.digest)
         if size is None:
