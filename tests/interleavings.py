@@ -31,6 +31,7 @@ from clockwork.messages.tensors import TensorSpec, spec
 from clockwork.scheduling.base import Scheduler, changes_models
 from clockwork.units import Nanos, ms, seconds
 from cluster import Cluster, quick_config
+from effort import scaled
 from fake_worker import FakeWorker, File
 
 FILES = {
@@ -242,5 +243,7 @@ def check_interleavings(scheduler: Callable[[], Scheduler], *, faultless: bool =
     """
     attributes = {"scheduler": staticmethod(scheduler), "faultless": faultless}
     machine = type("Interleavings", (Interleavings,), attributes)
-    settled = settings(max_examples=examples, stateful_step_count=50, derandomize=True, database=None, deadline=None)
+    settled = settings(
+        max_examples=scaled(examples), stateful_step_count=50, derandomize=True, database=None, deadline=None
+    )
     run_state_machine_as_test(machine, settings=settled)

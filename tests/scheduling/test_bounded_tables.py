@@ -19,11 +19,12 @@ from clockwork.scheduling.clockwork.refusals import MAX_RETRY_TIMES
 from clockwork.scheduling.clockwork.times import MAX_TABLES
 from clockwork.state import ClockworkState
 from clockwork.units import ms, us
+from effort import scaled
 from scheduling.harness import SchedulerHarness
 
-MANY = 20_000
-MAX_GROWTH = 250_000
-"""Limit of the bytes that 5,000 requests add after 15,000 others. 50 bytes each is less than any table entry needs."""
+MANY = scaled(20_000)
+MAX_GROWTH = 50 * (MANY // 4)
+"""Limit of the bytes that the last quarter of the requests adds. 50 bytes each is less than any table entry needs."""
 
 FREE = model_info(inputs=(TensorInfo("x", "FP32", (-1, -1)),))
 

@@ -15,6 +15,7 @@ from clockwork.sim import inbox, swarm
 from clockwork.sim.inbox import ByKind, InboxFullError
 from clockwork.sim.run import Simulation
 from clockwork.sim.scenario import ControllerSpec, Scenario, parse_scenario
+from effort import scaled
 
 TEXT = """
 duration_s = 1
@@ -138,6 +139,6 @@ def test_a_fifth_of_the_swarm_has_a_controller_that_takes_time() -> None:
     assert 60 < costly < 140
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", range(1, 1 + scaled(3)))
 def test_goodput_does_not_collapse_when_the_controller_is_overloaded(seed: int) -> None:
     assert not swarm.run_overload(seed)

@@ -11,6 +11,7 @@ from clockwork.errors import InvalidRequestError
 from clockwork.sim import loop, swarm
 from clockwork.sim.run import Simulation
 from clockwork.sim.scenario import Scenario, altered, parse_scenario, variants
+from effort import scaled
 
 BASE = """
 duration_s = 3
@@ -160,7 +161,7 @@ def test_a_broken_promise_has_a_reason() -> None:
     assert all(any(word in reason for word in known) for reason in reasons), reasons
 
 
-@pytest.mark.parametrize("seed", range(1, 13))
+@pytest.mark.parametrize("seed", range(1, 1 + scaled(12)))
 def test_the_swarm_finds_no_violation(seed: int) -> None:
     simulation = swarm.run(seed)
     assert not simulation.watcher.violations, f"replay: clockwork sim --swarm --seed {seed}"
