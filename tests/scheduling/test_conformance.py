@@ -26,7 +26,7 @@ def test_built_in_schedulers_pass_the_suite(name: str) -> None:
     check_scheduler(BUILT_IN[name], seeds=1, executes=name != "echo")
 
 
-@pytest.mark.parametrize("name", ["at_home:AtHome", "least_loaded:LeastLoaded"])
+@pytest.mark.parametrize("name", ["at_home:AtHome", "least_loaded:LeastLoaded", "batching:Batching"])
 def test_the_examples_pass_the_suite(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
     try:

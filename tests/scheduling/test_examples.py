@@ -23,7 +23,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 @pytest.fixture(autouse=True)
 def _found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.delitem(sys.modules, "least_loaded", raising=False)
+    for module in ("least_loaded", "at_home", "batching"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
 
 
 def least_loaded() -> Scheduler:
@@ -51,12 +52,12 @@ def test_each_model_is_served_on_its_own_device_behind_its_load() -> None:
     assert len(homes) >= 2
 
 
-@pytest.mark.parametrize("name", ["least_loaded:LeastLoaded", "at_home:AtHome"])
+@pytest.mark.parametrize("name", ["least_loaded:LeastLoaded", "at_home:AtHome", "batching:Batching"])
 def test_each_request_is_answered_once_and_memory_is_right_in_any_order_of_events(name: str) -> None:
     check_interleavings(lambda: make_scheduler(name))
 
 
-@pytest.mark.parametrize("name", ["least_loaded:LeastLoaded", "at_home:AtHome"])
+@pytest.mark.parametrize("name", ["least_loaded:LeastLoaded", "at_home:AtHome", "batching:Batching"])
 def test_an_example_serves_requests_in_time_below_capacity_and_under_overload(name: str) -> None:
     for rate in (200.0, 800.0):
         scenario = Scenario(
@@ -68,3 +69,20 @@ def test_an_example_serves_requests_in_time_below_capacity_and_under_overload(na
         )
         counts = Simulation(scenario, 1, scheduler=make_scheduler(name)).run().outcomes.total
         assert counts.in_time > 0.5 * min(rate, 500) * 2
+
+
+def test_the_batching_example_has_more_goodput_than_the_others_under_overload() -> None:
+    scenario = Scenario(
+        models=(ModelSpec("m", copies=3, load_ms=1.0, infer_ms={"1": 2.0, "2": 2.4, "4": 3.2, "8": 4.8}),),
+        workload=(StreamSpec("poisson", rate=1500.0),),
+        duration_s=3.0,
+        warmup_s=1.0,
+        slo_ms=50.0,
+    )
+    goodputs = {
+        name: Simulation(scenario, 1, scheduler=make_scheduler(name)).run().outcomes.total.in_time
+        for name in ("least_loaded:LeastLoaded", "at_home:AtHome", "batching:Batching", "clockwork")
+    }
+    assert goodputs["batching:Batching"] > 1.5 * goodputs["least_loaded:LeastLoaded"], goodputs
+    assert goodputs["batching:Batching"] > 1.5 * goodputs["at_home:AtHome"], goodputs
+    assert goodputs["batching:Batching"] > 0.8 * goodputs["clockwork"], goodputs

@@ -28,7 +28,7 @@ def test_every_type_of_the_scheduler_interface_is_exported() -> None:
                 assert hint in exported, hint
 
 
-@pytest.mark.parametrize("name", ["at_home.py", "least_loaded.py"])
+@pytest.mark.parametrize("name", ["at_home.py", "least_loaded.py", "batching.py"])
 def test_the_examples_import_clockwork_from_one_place(name: str) -> None:
     tree = ast.parse((EXAMPLES / name).read_text())
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
