@@ -95,7 +95,7 @@ async def run_together(
 ) -> None:
     """Run all coroutines until all have ended or one of them fails. Then cancel and await the others.
 
-    ``on_failure`` receives the failure before the others are cancelled.
+    ``on_failure`` is called with the failure before the other coroutines are cancelled.
     """
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
@@ -112,13 +112,13 @@ async def run_together(
 
 
 def log_failure(error: BaseException) -> None:
-    """Log the error that shuts the process down, and from now on errors only."""
+    """Log the error that shuts the process down. After that, log only errors."""
     log.error("shutting down: %s", error, extra=event_fields("shutdown", reason=str(error)))
     _log_errors_only()
 
 
 def _log_errors_only() -> None:
-    """Log errors only from now on, because connections are lost during a shutdown."""
+    """Log only errors after this call, because connections are lost during a shutdown."""
     logging.getLogger("clockwork").setLevel(logging.ERROR)
 
 

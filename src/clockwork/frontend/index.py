@@ -14,7 +14,7 @@ LOADING: Final = VersionState.LOADING.value
 
 
 class Entry(NamedTuple):
-    """A version of a model, its state in Triton's terms, and the reason for the state."""
+    """An entry of the index: a version of a model, its state in Triton's terms, and the reason for the state."""
 
     name: str
     version: str
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 def index_of(server: Description, *, serving: bool) -> Iterator[Entry]:
-    """Yield all versions by name and number. The state of a version is that at the time when it is reached.
+    """Yield all versions, sorted by name and number. The state of a version is read just before its entry is yielded.
 
     ``serving`` means that start-up is over and the server is not shutting down.
     """

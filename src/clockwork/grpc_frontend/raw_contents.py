@@ -80,7 +80,10 @@ def model_and_version(data: bytes) -> tuple[str, str]:
 
 
 def _text(data: bytes, at: int, tag: bytes) -> tuple[str, int]:
-    """Return the short text of the field at ``at``, and the position after it; empty if it is another field."""
+    """Return the text of the field at ``at``, and the position after it.
+
+    The text is empty if the field has another tag.
+    """
     if data[at : at + 1] != tag:
         return "", at
     length, begin = _length(data, at + 1)

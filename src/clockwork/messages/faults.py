@@ -28,7 +28,7 @@ def unknown_version(name: str, version: str, ready: Iterable[str]) -> str:
 
 
 def no_ready_version(name: str, states: Iterable[str]) -> str:
-    """Return the error message for a model without a ready version; ``states`` says why, for each version."""
+    """Return the error message for a model without a ready version; ``states`` contains the reason for each version."""
     return f"model {quoted(name)} has no ready version: {', '.join(list(states)[-MAX_LISTED:])}"
 
 

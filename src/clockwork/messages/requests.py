@@ -69,7 +69,7 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
     - ``retry_after``: the retry time in nanoseconds from now, or None if it is unknown
     - ``admitted``: whether the server had promised a response by ``predicted``. If ``status`` is not SUCCESS, the
       promise is broken. ``admitted`` is false if the request was wrong, or if the operator ended the server.
-    - ``version``: number of the version that the request was given to; empty if the request was refused before that
+    - ``version``: number of the version that was chosen for the request; empty if the request was refused before
     """
 
     id: int
@@ -303,7 +303,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
 class VersionStatus(Struct, frozen=True, array_like=True):
     """The state of a version of a model, in Triton's terms.
 
-    ``reason`` says why the version is not READY, or why its last load failed.
+    ``reason`` is the reason for which the version is not READY, or for which its last load failed.
     """
 
     name: str

@@ -71,7 +71,7 @@ class Metrics:
             text.add(piece)
             yield
         rows = []
-        for model, _ in description.served():  # versions may come or go between steps
+        for model, _ in description.served():  # versions may be loaded or unloaded between two steps
             counts, ready = description.counts_of(model), description.can_serve(model)
             rows.append(models.row(model.served_as, counts, ready, model.version))
             yield
