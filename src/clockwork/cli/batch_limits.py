@@ -1,4 +1,4 @@
-"""Explains in texts what limits the batches of a model.
+"""Describes the limits on the batches of a model.
 
 The commands ``status`` and ``check-model`` show these texts.
 """

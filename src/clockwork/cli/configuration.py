@@ -45,7 +45,7 @@ class ConfiguredCommand(TyperCommand):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Create a command, and set the prefix of its environment variables.
 
-        The arguments are the arguments of Typer's class.
+        The arguments are passed to Typer's class.
         """
         super().__init__(*args, **kwargs)
         self.context_settings["auto_envvar_prefix"] = prefix_of(self.name or "")

@@ -121,7 +121,7 @@ class Child:
                 stdin=asyncio.subprocess.PIPE,
                 env={**environment_of_children(), **self._environment},
                 pass_fds=self._descriptors,
-                start_new_session=True,  # Ctrl-C in a terminal must only reach this process
+                start_new_session=True,  # Ctrl-C in a terminal must reach only this process
             )
         self._on_start(self._process.pid)
         return await self._process.wait()

@@ -93,7 +93,7 @@ class FrontEnd:
     def server_metadata(self, extensions: Sequence[str] = ()) -> dict[str, Any]:
         """Return the server's name, version and extensions.
 
-        ``extensions`` are extensions that only the transport has.
+        ``extensions`` are the extensions that only the transport has.
         """
         return server_metadata(__version__, extensions)
 

@@ -76,7 +76,7 @@ IDLE_MS: Final = 600_000
 MIN_PING_MS = 5_000
 """Shortest time in milliseconds between two pings of a client.
 
-If a client pings more often several times, the server closes the connection (GOAWAY with ENHANCE_YOUR_CALM). gRPC's
+If a client repeatedly pings more often, the server closes the connection (GOAWAY with ENHANCE_YOUR_CALM). gRPC's
 guide to keepalive allows clients one ping every 10 s, and some clients ping a little early.
 """
 

@@ -1,4 +1,4 @@
-"""Checks the heads of HTTP requests. The checks are for rules of RFC 9112 that the parser does not check."""
+"""Checks the heads of HTTP requests. The parser does not check these rules of RFC 9112."""
 
 import re
 from collections.abc import Sequence

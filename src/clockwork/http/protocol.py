@@ -56,7 +56,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     shed_replies: ShedReplies
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Create a connection. The arguments are the arguments of uvicorn's class."""
+        """Create a connection. The arguments are passed to uvicorn's class."""
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._head_bytes = 0

@@ -69,7 +69,7 @@ async def accept_connections(
     ssl: object = None,
     ssl_handshake_timeout: float | None = None,
 ) -> list[asyncio.Server]:
-    """Accept connections to a bound socket. The options are the options of ``loop.create_server``.
+    """Accept connections to a bound socket. The options have the same meaning as in ``loop.create_server``.
 
     The returned servers own the socket and its descriptors, and close them.
     """

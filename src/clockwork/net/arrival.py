@@ -35,7 +35,7 @@ from clockwork.clock import Clock, MonotonicClock, thread_time
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 SLEPT: Final[Nanos] = 20 * MICROSECOND
-"""Shortest sleep that is recognised. A thread sleeps when it neither runs nor waits for a core."""
+"""Shortest time that counts as a sleep of the thread. A thread sleeps when it neither runs nor waits for a core."""
 
 DOUBTFUL: Final[Nanos] = 12 * MILLISECOND
 """Time without a read, or length of a turn, above which the kernel is asked when bytes arrived."""

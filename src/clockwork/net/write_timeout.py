@@ -37,7 +37,7 @@ class WriteTimeout:
         self._checks = 0  #: number of checks since the peer last read enough
 
     def begin(self) -> None:
-        """Start to check the peer's progress.
+        """Start checking the peer's progress.
 
         The caller does this when the write buffer is full, or when the transport is closing.
         """
@@ -45,7 +45,7 @@ class WriteTimeout:
             self._watch()
 
     def end(self) -> None:
-        """Stop to check the peer's progress.
+        """Stop checking the peer's progress.
 
         The caller does this when the buffer has drained, or when the connection has ended.
         """

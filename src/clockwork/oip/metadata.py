@@ -21,7 +21,10 @@ HTTP_EXTENSIONS: Final = ("binary_tensor_data",)
 
 
 def server_metadata(version: str, extensions: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the server's name, version and extensions. ``extensions`` are extensions that only the transport has."""
+    """Return the server's name, version and extensions.
+
+    ``extensions`` are the extensions that only the transport has.
+    """
     return {"name": "clockwork", "version": version, "extensions": [*EXTENSIONS, *extensions]}
 
 

@@ -50,7 +50,7 @@ def response_body(
     if head.id:
         content["id"] = head.id
     content["parameters"] = response_parameters(response)
-    outputs: list[tuple[dict[str, Any], TensorSpec, Any]] = []  #: JSON, spec, and the data that the JSON gets (or None)
+    outputs: list[tuple[dict[str, Any], TensorSpec, Any]] = []  #: description, spec, and data for the JSON (or None)
     for original in response.outputs:
         spec = original
         data: Any = view[at : at + spec.nbytes]
