@@ -38,6 +38,10 @@ COLUMNS: Final[tuple[tuple[str, str, Format], ...]] = (
     ("latency_ms_p50", ">p50 ms", "{:.4g}".format),
     ("latency_ms_p99", ">p99 ms", "{:.4g}".format),
     ("verdict_ms_p99", ">refusal p99 ms", "{:.4g}".format),
+    ("changes", ">changes", str),
+    ("changes_failed", ">changes failed", str),
+    ("ready_ms_p99", ">ready p99 ms", "{:.4g}".format),
+    ("missed_meanwhile", ">missed meanwhile", str),
     ("utilisation", ">busy", "{:.0%}".format),
     ("requests_per_wall_s", ">simulated/s", _rate),
 )
@@ -56,6 +60,7 @@ OTHER_OUTCOMES: Final = (
 
 DROP: Final = (
     "simulated/s",
+    "missed meanwhile",
     "refusal p99 ms",
     "failed",
     "late",

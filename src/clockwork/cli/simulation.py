@@ -145,7 +145,19 @@ def _rows(simulation: Simulation, load: float, variant: Scenario, wall: float) -
         "wall_s": round(wall, 2),
         "requests_per_wall_s": round(sum(outcomes.series["sent"]) / wall) if wall else None,
     }
+    if variant.changes:
+        end |= _change_row(simulation.changes.summary())
     return [devices | row | (end if row["stream"] == "all" else {}) for row in outcome_rows(outcomes, load, variant)]
+
+
+def _change_row(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns about the changes of a run."""
+    return {
+        "changes": summary["count"],
+        "changes_failed": summary["failed"],
+        "ready_ms_p99": summary["ready_ms_p99"],
+        "missed_meanwhile": sum(count for name, count in summary["meanwhile"].items() if name != "requests"),
+    }
 
 
 def outcome_rows(outcomes: Outcomes, load: float, variant: Scenario) -> list[dict[str, Any]]:
@@ -174,13 +186,18 @@ def outcome_rows(outcomes: Outcomes, load: float, variant: Scenario) -> list[dic
 def _detail(simulation: Simulation, load: float, variant: Scenario) -> dict[str, Any]:
     predicted = prediction_section(simulation.cluster.ask_status())
     curves = prediction_curves(simulation.cluster.controller.predictions())
-    return outcome_detail(simulation.outcomes, load, variant) | {
-        "devices": variant.devices.count,
-        "prediction": predicted | {"cdf": curves},
-        "utilisation": simulation.utilisation_series(),
-        "actions": simulation.watcher.actions,
-        "warnings": simulation.watcher.reports[:20],
-    }
+    changes = {"changes": simulation.changes.summary()} if variant.changes else {}
+    return (
+        outcome_detail(simulation.outcomes, load, variant)
+        | changes
+        | {
+            "devices": variant.devices.count,
+            "prediction": predicted | {"cdf": curves},
+            "utilisation": simulation.utilisation_series(),
+            "actions": simulation.watcher.actions,
+            "warnings": simulation.watcher.reports[:20],
+        }
+    )
 
 
 def outcome_detail(outcomes: Outcomes, load: float, variant: Scenario) -> dict[str, Any]:

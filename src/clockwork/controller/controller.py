@@ -94,6 +94,11 @@ class ControllerWithStartupPhase:
         """The current stage."""
         return self._startup.stage
 
+    @property
+    def changing(self) -> bool:
+        """Whether a model is being loaded, measured or unloaded while the server serves."""
+        return self._changes.busy or self._serving.own.measuring.pending
+
     def progress(self, now: Nanos) -> Progress:
         """Return the progress of the current stage."""
         return self._startup.progress(now)

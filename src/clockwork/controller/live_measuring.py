@@ -105,6 +105,11 @@ class LiveMeasuring:
         """Whether a model waits for a measurement and no measurement is under way."""
         return bool(self._jobs) and self.request is None
 
+    @property
+    def pending(self) -> bool:
+        """Whether a measurement is under way or waits."""
+        return bool(self._jobs) or self.request is not None
+
     def next_wakeup(self) -> Nanos | None:
         """Return when a measurement may begin although the server is busy."""
         return self._not_before if self.due else None

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.messages.tensors import TensorInfo
 from clockwork.paced.durations import NoiseModel
 from clockwork.units import Bytes, Nanos, ms
@@ -45,7 +46,12 @@ RESNET50_BYTES: Final[Bytes] = 102_160_300
 
 
 class PacedModel(Struct, frozen=True):
-    """A model that paced devices execute, as if it was read from a file."""
+    """A model that paced devices execute, as if it was read from a file.
+
+    - ``read``: time that the worker needs to read the file
+    - ``trial``: duration of the execution on the host when the worker reads the file; 0 if there is none
+    - ``first``: factors of the first executions on each device, which take longer than later ones
+    """
 
     path: str
     digest: str
@@ -54,6 +60,10 @@ class PacedModel(Struct, frozen=True):
     inputs: tuple[TensorInfo, ...] = (TensorInfo("data", "FP32", (-1, 3, 224, 224)),)
     outputs: tuple[TensorInfo, ...] = (TensorInfo("prob", "FP32", (-1, 1000)),)
     batchable: bool = True
+    version: str = DEFAULT_VERSION
+    read: Nanos = 0
+    trial: Nanos = 0
+    first: tuple[float, ...] = ()
 
 
 def scaled(profile: ModelProfile, factor: float) -> ModelProfile:

@@ -7,10 +7,11 @@ Each step uses the moment at which it was due, so devices behave as if the call 
 
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
+from math import prod
 from typing import TypeAlias
 
 from clockwork.messages.actions import Infer, LoadModelFromDisk, LoadWeights
-from clockwork.messages.results import Timing
+from clockwork.messages.results import Timing, TrialRun
 from clockwork.messages.status import Status
 from clockwork.paced.durations import DurationModel
 from clockwork.paced.models import PacedModel
@@ -68,6 +69,7 @@ class PacedWorker:
         #: when each lane is polled next; earlier entries of a lane in the heap are void
         self._armed: dict[_Key, Nanos] = {}
         self._pushed = 0
+        self._executed: dict[tuple[int, str], int] = {}  #: by device and path, for models with slow first executions
 
     def handle(self, now: Nanos, event: Event) -> list[ResultCommand]:
         """Handle an event; see `clockwork.machine.Machine`."""
@@ -165,14 +167,27 @@ class PacedWorker:
                 f"model {action.path!r} has no profile on this worker, which emulates {known}",
             )
         read = ModelRead(
-            model, model.digest, VERSION, model.inputs, model.outputs, model.batchable, model.weights_bytes
+            model,
+            model.digest,
+            VERSION,
+            model.inputs,
+            model.outputs,
+            model.batchable,
+            model.weights_bytes,
+            version=model.version,
+            trial=TrialRun(model.trial, _elements(model)) if model.trial else None,
         )
-        return 0, read
+        return model.read, read
 
     def _infer(self, task: StartTask, action: Infer, begin: Nanos) -> tuple[Nanos, Outcome]:
         assert task.gpu is not None
         model, durations = _model(task.handles[0]), self.durations[task.gpu]
         duration = durations.infer(model.profile, action.batch_size)
+        if model.first:
+            before = self._executed.get((task.gpu, model.path), 0)
+            if before < len(model.first):
+                self._executed[task.gpu, model.path] = before + 1
+                duration = round(duration * model.first[before])
         if self.failing and durations.chance() < self.failing:
             return duration, TaskFailed(Status.RUNTIME_ERROR, "fault injected by the scenario")
         return duration, Executed(model, Timing(begin, begin, 0), Timing(begin, begin + duration, duration))
@@ -183,6 +198,11 @@ def _gpu_of(event: Event) -> int | None:
         gpu: int | None = getattr(event.action, "gpu", None)
         return gpu
     return event.gpu if isinstance(event, TaskFinished) else None
+
+
+def _elements(model: PacedModel) -> int:
+    """Return the number of elements in one row of the inputs, if free dimensions are 1."""
+    return sum(prod(max(1, dim) for dim in tensor.shape) for tensor in model.inputs)
 
 
 def _model(handle: object) -> PacedModel:

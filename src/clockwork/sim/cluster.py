@@ -37,6 +37,7 @@ from clockwork.paced.models import PacedModel, measured
 from clockwork.paced.worker import VERSION
 from clockwork.scheduling.base import Scheduler
 from clockwork.sim.controller import Costs, TimedController
+from clockwork.sim.files import ModelFiles
 from clockwork.sim.links import Link, LinkModel
 from clockwork.sim.loop import Loop
 from clockwork.sim.watcher import Watcher
@@ -109,14 +110,14 @@ class Cluster:
         self._link_model = link or LinkModel()
         self._noise = noise or NoiseModel()
         self._skews = skews or {}
-        self._models = {model.path: model for model, _ in models}
+        self._files = ModelFiles({model.path: model for model, _ in models})
         self._on_response = on_response
         specs = tuple(LoadSpec(model.path, "", copies) for model, copies in models)
         config = config or UNLIMITED
         self._known = {model.path: measured(model.profile, self._noise, rng) for model, _ in models}
-        known = {ProfileKey(model.digest, VERSION, KIND): self._known[model.path] for model, _ in models}
+        self._profiles = {_key(model): self._known[model.path] for model, _ in models}
         config = replace(config, workers=workers, models=specs)
-        self.controller = ControllerWithStartupPhase(scheduler, config, known)
+        self.controller = ControllerWithStartupPhase(scheduler, config, self._profiles)
         moved = partial(watcher.moved, self.controller)
         self._timed = TimedController(loop, self.controller, self._execute, moved, costs or Costs())
         self.workers = [_Worker(f"w{i}") for i in range(workers)]
@@ -155,7 +156,7 @@ class Cluster:
             KIND,
             self._pages,
             self._page_size,
-            self._models,
+            self._files.of(worker.name),
             durations,
             lambda result, worker=worker: worker.up.send((worker, result)),  # type: ignore[misc]
             self.watcher.started,
@@ -183,6 +184,15 @@ class Cluster:
         else:
             worker.process.feed(ControllerLost())
         self.feed(WorkerLost(worker.name, why))
+
+    def add_file(self, model: PacedModel, broken: frozenset[str], rng: Random | None) -> None:
+        """Add a model file that workers can load. The workers in ``broken`` cannot read it.
+
+        With a random generator, the controller knows the times of the model already.
+        """
+        self._files.add(model, broken)
+        if rng is not None:
+            self._profiles[_key(model)] = measured(model.profile, self._noise, rng)
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -225,7 +235,7 @@ class Cluster:
             number = self.workers.index(self._by_name[command.worker_id])
             self.loop.at(self.loop.now, lambda _: self.disconnect(number, command.reason))
         elif isinstance(command, Report):
-            self.watcher.reported(command.level, command.text)
+            self.watcher.reported(command.level, command.text, command.event)
         elif isinstance(command, GiveUp):
             raise SimulationError(command.reason)
 
@@ -276,3 +286,7 @@ class Cluster:
         self._timed.handle(ClientRequest(0, StatusRequest(0)))
         assert self.status is not None
         return self.status
+
+
+def _key(model: PacedModel) -> ProfileKey:
+    return ProfileKey(model.digest, VERSION, KIND)

@@ -4,14 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
+from msgspec.structs import replace
+
+from clockwork.controller.config import ControlMode
 from clockwork.controller.events import Respond
+from clockwork.errors import InvalidRequestError
 from clockwork.messages.requests import InferRequest, InferResponse
+from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec, spec
 from clockwork.paced.models import PacedModel
-from clockwork.scheduling.base import Scheduler
+from clockwork.scheduling.base import Scheduler, changes_models
 from clockwork.scheduling.clockwork import ClockworkScheduler
 from clockwork.scheduling.registry import make_scheduler
-from clockwork.sim.cluster import Cluster
+from clockwork.sim.change_spec import timed_changes
+from clockwork.sim.changes import OPERATOR, Changes
+from clockwork.sim.cluster import UNLIMITED, Cluster
 from clockwork.sim.faults import arrange, explains, skews
 from clockwork.sim.loop import Loop
 from clockwork.sim.scenario import ControllerSpec, Scenario
@@ -59,7 +66,8 @@ class Simulation:
         """
         self.scenario = scenario
         self.loop = Loop()
-        self.watcher = Watcher(every=check_every, record=record)
+        expected = frozenset({"model_failed"} if scenario.changes else ())
+        self.watcher = Watcher(every=check_every, record=record, expected=expected)
         self._record = record
         self._progress = progress
         rng = Random(seed)
@@ -73,7 +81,7 @@ class Simulation:
         self.cluster = Cluster(
             self.loop,
             Random(rng.getrandbits(64)),
-            scheduler or scheduler_of(scenario),
+            _checked(scheduler or scheduler_of(scenario), scenario),
             models,
             workers=devices.workers,
             devices=devices.per_worker,
@@ -84,7 +92,11 @@ class Simulation:
             noise=scenario.noise,
             skews=skews(scenario.faults),
             costs=scenario.controller.costs(),
+            config=replace(UNLIMITED, control=ControlMode.EXPLICIT) if scenario.changes else UNLIMITED,
         )
+        self._originals = {model.path.removesuffix(".onnx"): model for model, _ in models}
+        timed = timed_changes(scenario.changes, scenario.model_names() if scenario.changes else (), self._duration)
+        self.changes = Changes(self.cluster, timed, self._original, self._explained, Random(f"changes {seed}"))
         self._settle = settle
         self.outcomes = Outcomes(warmup=seconds(scenario.warmup_s), duration=self._duration, bucket=scenario.bucket())
         self._inputs = {path_stem: _inputs(model) for model, _ in models if (path_stem := model.path[:-5])}
@@ -122,6 +134,7 @@ class Simulation:
         self._start = self.loop.now
         self._busy_steps = [self.cluster.busy()]
         arrange(self.cluster, self.scenario.faults, self._start)
+        self.changes.arrange(self._start)
         self._arm()
 
     def play(self) -> None:
@@ -133,9 +146,9 @@ class Simulation:
                 self._progress(step / 100)
 
     def finish(self) -> None:
-        """Run until all requests are answered and no message is in flight. Then check the final state."""
+        """Run until all requests and changes are over and no message is in flight. Then check the final state."""
         end = self.loop.now + DRAIN
-        while self._waiting and self.loop.now < end:
+        while (self._waiting or self.changes.pending or self.cluster.controller.changing) and self.loop.now < end:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
         self.loop.run(self.loop.now + SETTLE)
         self._check()
@@ -176,8 +189,15 @@ class Simulation:
         tensors = self._inputs.get(model) or self._inputs[model.rpartition("-")[0]]
         return tuple(spec(tensor.name, tensor.datatype, (rows, *tensor.shape[1:])) for tensor in tensors)
 
+    def _original(self, model: str) -> PacedModel:
+        """Return the file from which a model is loaded at the start."""
+        return self._originals.get(model) or self._originals[model.rpartition("-")[0]]
+
     def _answered(self, respond: Respond) -> None:
         response = respond.response
+        if respond.client_id == OPERATOR:
+            self.changes.answered(respond)
+            return
         assert isinstance(response, InferResponse)
         waiting = self._waiting.pop(response.id, None)
         if waiting is None:
@@ -190,7 +210,8 @@ class Simulation:
             response, intended=request.intended, answered=now + self._client_delay - self._start, slo=slo
         )
         self.outcomes.add(request.stream, outcome)
-        self._check_response(response, slo, arrival)
+        self.changes.request_answered(arrival, outcome)
+        self._check_response(response, request.model, slo, arrival)
         if self._record is not None:
             self._record(self._request_record(request, arrival, response, outcome))
         self.loop.at(now + self._client_delay, self._back, (request, comes_back(response.status, response.retry_after)))
@@ -211,13 +232,16 @@ class Simulation:
 
     # --- checking ----------------------------------------------------------------------------------------------------
 
-    def _check_response(self, response: InferResponse, slo: Nanos, arrival: Nanos) -> None:
+    def _check_response(self, response: InferResponse, model: str, slo: Nanos, arrival: Nanos) -> None:
         if response.status == 0 and response.timing.total > slo:
             self.watcher.violation(f"request {response.id} succeeded {response.timing.total - slo} ns after its SLO")
         if response.admitted and response.status != 0 and not self._noisy and not self._explained(arrival):
             self.watcher.violation(
                 f"request {response.id} was promised and missed, but no fault explains it: {response.message}"
             )
+
+        if response.status == Status.UNKNOWN_MODEL and not self.changes.may_be_missing(model):
+            self.watcher.violation(f"request {response.id} for {model} was refused by a change: {response.message}")
 
     def _explained(self, arrival: Nanos) -> bool:
         return explains(self.scenario.faults, arrival - self._start, self.loop.now - self._start)
@@ -226,6 +250,7 @@ class Simulation:
         """Check that no request is lost and that the controller's view of the cluster is right."""
         for request_id in list(self._waiting)[:10]:
             self.watcher.violation(f"request {request_id} was never answered")
+        self.changes.check_answered()
         truth = {
             worker.name: [
                 (sum(info.weights_pages for info in device_models), tuple(sorted(info.name for info in device_models)))
@@ -279,6 +304,20 @@ def scheduler_of(scenario: Scenario) -> Scheduler:
     if scenario.scheduler == ClockworkScheduler.name:
         return ClockworkScheduler(scenario.scheduler_config())
     return make_scheduler(scenario.scheduler)
+
+
+def _checked(scheduler: Scheduler, scenario: Scenario) -> Scheduler:
+    """Check that a scheduler follows the changes of a scenario, and return it.
+
+    Raises:
+        InvalidRequestError: the scheduler does not.
+    """
+    if scenario.changes and not changes_models(scheduler):
+        raise InvalidRequestError(
+            f"scheduler {type(scheduler).__name__} cannot be used with [[changes]]: it does not define model_added "
+            "and model_removed"
+        )
+    return scheduler
 
 
 def _inputs(model: PacedModel) -> tuple[TensorSpec, ...]:

@@ -25,6 +25,7 @@
     [controller]               # time of its work: cost_per_request_ms, cost_per_result_ms, ...
     [network]                  # delay_ms, jitter_ms, loss, client_delay_ms
     [noise]                    # kind = "normal", share = 0.05
+    [[changes]]                # kind = "replace", at_s = 5, every_s = 1, models = ["resnet50-*"]
     [[faults]]                 # kind = "slow-device", at_s = 5, for_s = 2, worker = 0, factor = 2.0
     [sweep]                    # one run per value: slo_ms = [10, 25], load = [0.5, 1.0], devices = [1, 2, 4]
     [[compare]]                # another system in plots: name, slo_ms = [10, 25], goodput_rps = [2, 545]
@@ -48,10 +49,11 @@ from clockwork.messages.profile import ModelProfile
 from clockwork.paced.durations import NoiseModel
 from clockwork.paced.models import PROFILES, RESNET50_BYTES, PacedModel, constant_profile, scaled
 from clockwork.scheduling.clockwork import ClockworkConfig
+from clockwork.sim.change_spec import ChangeSpec, check_changes
 from clockwork.sim.controller import Costs
 from clockwork.sim.links import LinkModel
 from clockwork.units import Bytes, Nanos, ms
-from clockwork.workload.spec import StreamSpec, check_finite, with_slo_scaled, without_slo
+from clockwork.workload.spec import StreamSpec, check_finite, has_slo_factor, with_slo_scaled, without_slo
 from clockwork.workload.spec import scaled as scaled_stream
 
 MAX_WORKERS: Final = 10_000
@@ -181,6 +183,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     network: NetworkSpec = NetworkSpec()
     noise: NoiseModel = NoiseModel()
     faults: tuple[FaultSpec, ...] = ()
+    changes: tuple[ChangeSpec, ...] = ()
     sweep: SweepSpec = SweepSpec()
     compare: tuple[ComparedSpec, ...] = ()
     clockwork: dict[str, float | bool] = field(default_factory=dict)
@@ -287,6 +290,7 @@ def checked(scenario: Scenario, where: str = "the scenario") -> Scenario:
         _check_models(scenario)
         _check_times(scenario)
         _check_faults(scenario)
+        check_changes(scenario.changes, scenario.duration_s)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{where}: {error}") from None
     scenario.scheduler_config()
@@ -352,6 +356,10 @@ def _check_times(scenario: Scenario) -> None:
             f"slo_ms is {scenario.slo_ms}; it must be positive and at most 86400000, one day": not 0
             < scenario.slo_ms
             <= 86_400_000,
+            "a workload has an slo_factor, which cannot be combined with [[changes]]; set slo_ms": bool(
+                scenario.changes
+            )
+            and any(has_slo_factor(stream) for stream in scenario.workload),
             f"bucket_s is {scenario.bucket_s}; it must be 0, or divide duration_s into at most 10000 steps": (
                 scenario.bucket_s != 0 and not duration / 10_000 <= scenario.bucket_s <= MAX_DURATION
             ),

@@ -32,10 +32,17 @@ MAX_REPORTS: Final = 100
 class Watcher:
     """Collects violations, warnings and action records of one simulation."""
 
-    def __init__(self, *, every: int = 0, record: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        every: int = 0,
+        record: Callable[[dict[str, Any]], None] | None = None,
+        expected: frozenset[str] = frozenset(),
+    ) -> None:
         """``every`` is the number of events between checks of the invariants, or 0 for no checks.
 
-        ``record`` gets a record of each action.
+        ``record`` gets a record of each action. Errors that the controller reports with an event in ``expected`` are
+        not violations.
         """
         self.violations: list[str] = []
         self.reports: list[str] = []
@@ -43,6 +50,7 @@ class Watcher:
         self.actions: dict[str, int] = {}
         self._every = every
         self._left = every
+        self._expected = expected
         self._record = record
         self._sent: dict[int, tuple[Nanos, SendAction, Nanos | None]] = {}
 
@@ -57,11 +65,11 @@ class Watcher:
         if len(self.violations) < MAX_VIOLATIONS:
             self.violations.append(text)
 
-    def reported(self, level: str, text: str) -> None:
-        """Record a log message of the controller. An error is a violation."""
-        if level == "ERROR":
+    def reported(self, level: str, text: str, event: str) -> None:
+        """Record a log message of the controller. An error is a violation, unless its event is expected."""
+        if level == "ERROR" and event not in self._expected:
             self.violation(f"the controller reports: {text}")
-        elif level == "WARNING" and len(self.reports) < MAX_REPORTS:
+        elif level in ("ERROR", "WARNING") and len(self.reports) < MAX_REPORTS:
             self.reports.append(text)
 
     def moved(self, controller: ControllerWithStartupPhase) -> None:

@@ -126,6 +126,12 @@ def with_slo_scaled(spec: StreamSpec, factor: float) -> StreamSpec:
     return replace(spec, slo_ms=slo_ms, slo_factor=slo_factor, slo_ladder=stairs)
 
 
+def has_slo_factor(spec: StreamSpec) -> bool:
+    """Return whether the SLOs of a stream depend on the times of its models."""
+    stairs = spec.slo_ladder
+    return spec.slo_factor is not None or (stairs is not None and stairs.start_factor > 0)
+
+
 def without_slo(spec: StreamSpec) -> StreamSpec:
     """Return the stream without its own SLO."""
     return replace(spec, slo_ms=None, slo_factor=None, slo_ladder=None)

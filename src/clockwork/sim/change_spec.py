@@ -1,0 +1,107 @@
+"""The changes of a scenario: models that are loaded, replaced, unloaded or promoted during the load."""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from clockwork.errors import InvalidRequestError
+from clockwork.units import Nanos, seconds
+from clockwork.workload.mix import chosen
+
+MAX_CHANGES: Final = 100_000
+"""Limit of the changes of one scenario."""
+
+MAX_FIRST_EXECUTIONS: Final = 1000
+"""Limit of the number of slow first executions."""
+
+
+class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A change that is made at ``at_s`` seconds of the load, and then every ``every_s`` seconds until ``stop_s``.
+
+    ``models`` selects models as in a workload. Each repetition changes the next one of them. ``kind`` is one of these:
+
+    - "load": loads a further version, and keeps the others
+    - "replace": loads a further version, which replaces the others
+    - "reload": loads the highest version with other content; the version serves meanwhile
+    - "unload": unloads all versions
+    - "promote": makes the next ready version the default
+
+    The other fields are about loads. Reading the file takes ``read_ms`` on each worker. The times of the new version
+    are those of the model multiplied by ``factor``. The worker executes the model once when it reads the file, which
+    takes ``trial_factor`` times the time of one row; 0: it does not. The first ``first_count`` executions on each
+    device take ``first_factor`` times as long as the later ones. If ``measured`` is true, the controller knows the
+    version's times already. If ``same`` is true, the file has the content of the version that was loaded last.
+    ``fails`` is the number of workers on which the load fails.
+    """
+
+    kind: Literal["load", "replace", "reload", "unload", "promote"]
+    models: tuple[str, ...] = ()
+    at_s: float = 0.0
+    every_s: float = 0.0
+    stop_s: float | None = None
+    read_ms: float = 100.0
+    factor: float = 1.0
+    trial_factor: float = 1.0
+    first_factor: float = 1.0
+    first_count: int = 1
+    measured: bool = False
+    same: bool = False
+    fails: Literal["none", "one", "all"] = "none"
+
+    @property
+    def loads(self) -> bool:
+        """Whether the change loads a version."""
+        return self.kind in ("load", "replace", "reload")
+
+
+class TimedChange(Struct, frozen=True):
+    """A change of one model. ``at`` counts from the start of the load; ``number`` is that of the repetition."""
+
+    at: Nanos
+    spec: ChangeSpec
+    model: str
+    number: int
+
+
+def timed_changes(specs: Sequence[ChangeSpec], models: Sequence[str], duration: Nanos) -> list[TimedChange]:
+    """Return the changes of a load in order of time.
+
+    Raises:
+        InvalidRequestError: a pattern matches no model, or there are too many changes.
+    """
+    changes: list[TimedChange] = []
+    for spec in specs:
+        names = chosen(spec.models, models)
+        end = duration if spec.stop_s is None else min(duration, seconds(spec.stop_s))
+        at, every = seconds(spec.at_s), seconds(spec.every_s)
+        count = 1 if not every else max(0, -(-(end - at) // every))
+        if len(changes) + count > MAX_CHANGES:
+            raise InvalidRequestError(f"[[changes]] has more than {MAX_CHANGES} changes; raise every_s")
+        changes += [TimedChange(at + every * i, spec, names[i % len(names)], i) for i in range(count)]
+    return sorted(changes, key=lambda change: change.at)
+
+
+def check_changes(specs: Sequence[ChangeSpec], duration_s: float) -> None:
+    """Check the changes of a scenario.
+
+    Raises:
+        InvalidRequestError: a value is out of range.
+    """
+    for spec in specs:
+        problems = {
+            f"at_s is {spec.at_s:g}; it must be at least 0 and less than duration_s": not 0 <= spec.at_s < duration_s,
+            f"every_s is {spec.every_s:g}; it must be 0 or at least 0.001": spec.every_s != 0 and spec.every_s < 0.001,
+            f"read_ms is {spec.read_ms:g}; the range is 0 to 1e6": not 0 <= spec.read_ms <= 1e6,
+            f"factor is {spec.factor:g}; the range is 0.001 to 1000": not 0.001 <= spec.factor <= 1000,
+            f"trial_factor is {spec.trial_factor:g}; the range is 0 to 1000": not 0 <= spec.trial_factor <= 1000,
+            f"first_factor is {spec.first_factor:g}; the range is 0.001 to 1000": not 0.001
+            <= spec.first_factor
+            <= 1000,
+            f"first_count is {spec.first_count}; the range is 0 to {MAX_FIRST_EXECUTIONS}": not (
+                0 <= spec.first_count <= MAX_FIRST_EXECUTIONS
+            ),
+        }
+        for problem, is_one in problems.items():
+            if is_one:
+                raise InvalidRequestError(f"a [[changes]]: {problem}")

@@ -1,0 +1,48 @@
+"""The model files of simulated workers. Scenarios add files during the load, and some workers cannot read them."""
+
+from collections.abc import Iterator, Mapping
+
+from clockwork.paced.models import PacedModel
+
+
+class ModelFiles:
+    """The files of all workers by path."""
+
+    def __init__(self, models: Mapping[str, PacedModel]) -> None:
+        """Start with files that every worker can read."""
+        self._models = dict(models)
+        self._broken: dict[str, frozenset[str]] = {}
+
+    def add(self, model: PacedModel, broken: frozenset[str] = frozenset()) -> None:
+        """Add a file. The workers in ``broken`` cannot read it."""
+        self._models[model.path] = model
+        if broken:
+            self._broken[model.path] = broken
+
+    def of(self, worker: str) -> "WorkerFiles":
+        """Return the files that a worker can read."""
+        return WorkerFiles(worker, self._models, self._broken)
+
+
+class WorkerFiles(Mapping[str, PacedModel]):
+    """The files that one worker can read. They follow the changes of `ModelFiles`."""
+
+    def __init__(self, worker: str, models: Mapping[str, PacedModel], broken: Mapping[str, frozenset[str]]) -> None:
+        """``broken`` has the workers that cannot read a file, by path."""
+        self._worker = worker
+        self._models = models
+        self._broken = broken
+
+    def __getitem__(self, path: str) -> PacedModel:
+        """Return the model of a file."""
+        if self._worker in self._broken.get(path, ()):
+            raise KeyError(path)
+        return self._models[path]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the paths."""
+        return (path for path in self._models if self._worker not in self._broken.get(path, ()))
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return sum(1 for _ in self)
