@@ -77,7 +77,7 @@ def test_an_incomplete_frame_at_the_end_is_reported(loop: str, caplog: pytest.Lo
             await ear.until(lambda: bool(ear.closed))
         (reason,) = ear.reasons
         assert reason.startswith(
-            "the peer closed the connection in the middle of a frame: 524301 of a frame's 1048581 bytes"
+            "the peer closed the connection in the middle of a frame: 524302 of a frame's 1048582 bytes"
         )
         assert "closed the connection in the middle of a frame" in caplog.text
 
