@@ -61,7 +61,7 @@ class FakeRuntime:
     def locate(self, path: Path, name: str = "") -> Path:
         return path
 
-    def load_model(self, path: Path, name: str = "") -> "FakeModel":
+    def load_model(self, path: Path, name: str = "", *, isolated: bool = False) -> "FakeModel":
         words = path.read_text().split()
         model = FakeModel(self, words)
         self.step("read", words)

@@ -10,23 +10,13 @@ import pytest
 from onnx import TensorProto
 
 from clockwork.errors import ServerError
-from clockwork.messages.actions import InferInput
-from clockwork.messages.tensors import TensorSpec
 from clockwork.runtimes.base import Runtime
 from clockwork.runtimes.hardware import cpu_name, device_kind, instruction_set, read_cpuinfo
 from clockwork.runtimes.onnx import OnnxRuntime, cache
-from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.runtimes.onnx.sessions import describe
 from clockwork.zoo import build
 from onnx_graphs import FLOAT, dense, echo, model, node, saved, value
-
-
-def response(host: OnnxModel, x: Any) -> Any:
-    infer_input = InferInput(1, len(x), (TensorSpec("x", "FP32", x.shape, x.nbytes),))
-    loaded = host.load_weights(0)
-    ((_, (buffer,)),) = loaded.split([infer_input], loaded.execute(loaded.assemble([infer_input], [x.tobytes()])))
-    return np.frombuffer(buffer, np.float32)
-
+from responses import response
 
 # ------------------------------------------------------------------------------------------------------- batchable
 

@@ -186,7 +186,11 @@ class Loads:
         while queue and sum(worker == worker_id for worker, _ in self._outstanding.values()) < self._per_worker:
             load = queue.popleft()
             action = LoadModelFromDisk(
-                self._state.actions.next_id(), load.spec.path, load.spec.name, load.spec.no_of_copies
+                self._state.actions.next_id(),
+                load.spec.path,
+                load.spec.name,
+                load.spec.no_of_copies,
+                isolated=worker_id in self._state.workers,
             )
             self._outstanding[action.id] = (worker_id, load)
             commands.append(SendAction(worker_id, action))

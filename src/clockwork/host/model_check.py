@@ -82,8 +82,8 @@ class _Recording:
         self.locate, self.links = runtime.locate, runtime.links
         self.loaded: HostModel | None = None
 
-    def load_model(self, path: Path, name: str = "") -> HostModel:
-        self.loaded = self._runtime.load_model(path, name)
+    def load_model(self, path: Path, name: str = "", *, isolated: bool = False) -> HostModel:
+        self.loaded = self._runtime.load_model(path, name, isolated=isolated)
         return self.loaded
 
 

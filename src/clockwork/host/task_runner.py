@@ -161,7 +161,7 @@ class TaskRunner:
         except InvalidModelError as error:
             return TaskFailed(Status.INVALID_MODEL_PATH, str(error))
         file = self._runtime.locate(path, action.name)
-        model = self._runtime.load_model(path, action.name)
+        model = self._runtime.load_model(path, action.name, isolated=action.isolated)
         info = model.info
         batched = f"not batched: {info.unbatched or 'its runtime does not batch'}" if not info.batchable else "batched"
         log.info(

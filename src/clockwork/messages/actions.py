@@ -19,7 +19,8 @@ class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
     """Read a model's file into host memory, as ``no_of_copies`` models.
 
     The path is relative to the worker's model root. The copies are independent models. Copies share only the content of
-    the file. `model_names` returns the names of the copies.
+    the file. `model_names` returns the names of the copies. ``isolated`` means that the worker serves meanwhile, and
+    should prepare the model in another process.
     """
 
     id: int
@@ -28,6 +29,7 @@ class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
     no_of_copies: int = 1
     earliest: Nanos = 0
     latest: Nanos = FOREVER
+    isolated: bool = False
 
 
 class UnloadModel(Struct, frozen=True, array_like=True, tag=2):

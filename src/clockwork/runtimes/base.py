@@ -151,12 +151,15 @@ class Runtime(Protocol):
         """
         ...
 
-    def load_model(self, path: Path, name: str = "") -> HostModel:
+    def load_model(self, path: Path, name: str = "", *, isolated: bool = False) -> HostModel:
         """Read and prepare a model.
 
         ``path`` is an absolute path of an existing file or directory inside the model root.
 
         ``name`` is the model's name. The operator's batching options refer to models by name.
+
+        ``isolated`` means that this process serves meanwhile. A runtime that can prepare the model in another process
+        does so.
 
         Raises:
             InvalidModelError: the file is not a model of this runtime, or is broken.

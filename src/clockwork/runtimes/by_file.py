@@ -47,9 +47,9 @@ class RuntimeByFile:
         """Name of the hardware and number of threads of a device. Both libraries share the devices."""
         return self._onnx.device_kind
 
-    def load_model(self, path: Path, name: str = "") -> HostModel:
+    def load_model(self, path: Path, name: str = "", *, isolated: bool = False) -> HostModel:
         """Read and prepare a model; see `clockwork.runtimes.base.Runtime`."""
-        return self._runtime_of(path).load_model(path, name)
+        return self._runtime_of(path).load_model(path, name, isolated=isolated)
 
     def locate(self, path: Path, name: str = "") -> Path:
         """Return the model file that a path means, as `clockwork.runtimes.base.Runtime` describes."""

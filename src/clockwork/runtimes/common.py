@@ -52,8 +52,10 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
         self._lock = Lock()
         self._models: WeakValueDictionary[str, ModelT] = WeakValueDictionary()
 
-    def load_model(self, path: Path, name: str = "") -> ModelT:
+    def load_model(self, path: Path, name: str = "", *, isolated: bool = False) -> ModelT:
         """Read and prepare a model, or return a model in use that has the same content and batching policy.
+
+        ``isolated`` means that this process should do as little of the work as possible.
 
         Raises:
             InvalidModelError: the file is not a model of this runtime, or is broken.
@@ -61,7 +63,7 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
         """
         found = self.locate(path, name)
         policy = self._batching.of(name, path, found, self.links)
-        file = self._read(found)
+        file = self._read_isolated(found, policy) if isolated else self._read(found)
         digest = policy.digest(file.digest)
         with self._lock:
             self._release_unused()
@@ -77,6 +79,10 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
     @abstractmethod
     def _read(self, path: Path) -> FileT:
         """Check a model file that `locate` returned."""
+
+    def _read_isolated(self, path: Path, policy: BatchingPolicy) -> FileT:
+        """Check a model file, and do as much as possible of the work of `_prepare`, in another process."""
+        return self._read(path)
 
     @abstractmethod
     def _prepare(self, file: FileT, policy: BatchingPolicy) -> ModelT:

@@ -131,7 +131,7 @@ class PreparedCache:
         """If ``nbytes`` is None, entries are never removed."""
         self.directory = directory
         self.scratch = directory  #: where models are prepared; None: the system's temporary directory
-        self._nbytes = nbytes
+        self.nbytes = nbytes
         for place in scratch.places():
             scratch.sweep(place)
         if directory is not None:
@@ -159,8 +159,8 @@ class PreparedCache:
             return known
         result = make()
         save(file, *result)
-        if self._nbytes is not None:
-            tidy(self.directory, self._nbytes, file)
+        if self.nbytes is not None:
+            tidy(self.directory, self.nbytes, file)
         return result
 
 

@@ -1,5 +1,6 @@
 """Defines `OnnxRuntime`, which executes ONNX models on CPUs."""
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from clockwork.runtimes.hardware import device_kind, instruction_set
 from clockwork.runtimes.onnx.cache import PreparedCache
 from clockwork.runtimes.onnx.closing import CloseTiming
 from clockwork.runtimes.onnx.files import ModelFile, find, read
+from clockwork.runtimes.onnx.isolated import Preparation, prepare_in_child
 from clockwork.runtimes.onnx.known_sizes import known_sizes
 from clockwork.runtimes.onnx.model import OnnxModel
 from clockwork.runtimes.onnx.packing import worth_packing
@@ -31,6 +33,8 @@ from clockwork.runtimes.probe import Verdict, example_inputs, observed, try_mode
 from clockwork.runtimes.signature import Signature
 from clockwork.runtimes.trial import Run
 from clockwork.units import Bytes
+
+log = logging.getLogger("clockwork.worker")
 
 
 class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
@@ -66,9 +70,30 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
     def _read(self, path: Path) -> ModelFile:
         return read(path, self.links)
 
-    def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> OnnxModel:
+    def _read_isolated(self, path: Path, policy: BatchingPolicy) -> ModelFile:
+        cache = self._cache.directory
+        if cache is None or self._cache.scratch is None:
+            log.warning("%s is prepared in the process that serves, because there is no model cache", path.name)
+            return self._read(path)
+        preparation = Preparation(path, policy, self._batching, self.links, self._threads, cache, self._cache.nbytes)
+        return prepare_in_child(preparation)
+
+    def fill_cache(self, path: Path, policy: BatchingPolicy) -> ModelFile:
+        """Store a model prepared in the cache, and return its file.
+
+        Raises:
+            InvalidModelError: the file is not an ONNX model, or is broken.
+        """
+        file = self._read(path)
+        self._prepared(file, policy)
+        return file
+
+    def _prepared(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
         conditions = (self.version, self.device_kind, instruction_set(), str(policy))
-        prepared, verdict = self._cache.get(file.digest, conditions, partial(self._optimise_and_try, file, policy))
+        return self._cache.get(file.digest, conditions, partial(self._optimise_and_try, file, policy))
+
+    def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> OnnxModel:
+        prepared, verdict = self._prepared(file, policy)
         return OnnxModel(
             info=prepared_info(file, prepared, verdict, policy),
             prepared=prepared,

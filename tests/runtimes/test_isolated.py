@@ -1,0 +1,63 @@
+"""A worker that serves prepares models in another process."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clockwork.errors import InvalidModelError
+from clockwork.runtimes.onnx import OnnxRuntime
+from onnx_graphs import dense, saved
+from responses import response
+
+
+def test_a_model_prepared_in_another_process_answers_as_one_prepared_here(tmp_path: Path) -> None:
+    file = saved(dense(), tmp_path / "a.onnx")
+    here = OnnxRuntime(cache_dir=tmp_path / "one").load_model(file)
+    there = OnnxRuntime(cache_dir=tmp_path / "two").load_model(file, isolated=True)
+    rows = np.arange(32, dtype="f4").reshape(1, 32)
+    np.testing.assert_array_equal(response(there, rows), response(here, rows))
+    assert there.info.digest == here.info.digest
+    assert there.info.batchable == here.info.batchable
+
+
+def test_this_process_neither_parses_nor_tries_an_isolated_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    file = saved(dense(), tmp_path / "a.onnx")
+    runtime = OnnxRuntime(cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(runtime, "_read", never)
+    monkeypatch.setattr(runtime, "_optimise_and_try", never)
+    runtime.load_model(file, isolated=True)
+
+
+def test_a_broken_model_is_reported_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"no model")
+    with pytest.raises(InvalidModelError, match=r"'a\.onnx' is not an ONNX model"):
+        OnnxRuntime(cache_dir=tmp_path / "cache").load_model(tmp_path / "a.onnx", isolated=True)
+
+
+def test_a_child_that_is_killed_is_reported_and_nothing_else_suffers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = saved(dense(), tmp_path / "a.onnx")
+    runtime = OnnxRuntime(cache_dir=tmp_path / "cache")
+    popen = subprocess.Popen
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        child = popen(*arguments, **options)
+        os.kill(child.pid, signal.SIGKILL)
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", killed)
+    with pytest.raises(InvalidModelError, match="ended with signal SIGKILL"):
+        runtime.load_model(file, isolated=True)
+    monkeypatch.undo()
+    runtime.load_model(file, isolated=True)
