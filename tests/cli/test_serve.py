@@ -5,14 +5,18 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from cli.processes import Lines, Process, clockwork, save_dense, serve, wait_for_end, watched
 from clockwork.client import Client
+from clockwork.errors import RequestRefusedError
 
 
 def check_that_it_serves(process: Process) -> None:
@@ -68,24 +72,45 @@ def test_a_killed_worker_is_restarted_and_serves(tmp_path: Path) -> None:
         assert process.ended() == 0
 
 
-def test_a_model_that_cannot_be_loaded_does_not_end_serve(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_does_not_end_serve_and_has_the_same_status_in_every_call(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"this is no model")
     arguments = (str(save_dense(tmp_path / "dense.onnx")), str(tmp_path / "broken.onnx"))
-    with serve(*arguments, "--http=127.0.0.1:0") as process:
+    with serve(*arguments, "--http=127.0.0.1:0", "--grpc=127.0.0.1:0") as process:
         url = f"http://{process.out.wait_for(r'^clockwork serves HTTP on (.+)$')[1]}/v2"
+        grpc_address = process.out.wait_for(r"^clockwork serves gRPC on (.+)$")[1]
         check_that_it_serves(process)
         process.err.wait_for("1 of 2 models are served; not served: broken")
         with urlopen(Request(f"{url}/repository/index", b"{}")) as answer:
             index = {entry["name"]: entry for entry in json.load(answer)}
         assert (index["dense"]["state"], index["broken"]["state"]) == ("READY", "UNAVAILABLE")
         assert "it could not be loaded: worker local: " in index["broken"]["reason"]
-        for path, status in (("models/broken/ready", 503), ("models/broken", 500)):
+        reason = "model 'broken' is not served: it could not be loaded: "
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 32], "data": [0.0] * 32}
+        for call in ("", "/ready", "/config", "/stats", "/infer"):
+            body = json.dumps({"inputs": [tensor]}).encode() if call == "/infer" else None
             with pytest.raises(HTTPError) as caught:
-                urlopen(f"{url}/{path}")
-            assert caught.value.code == status
-            assert "model 'broken' is not served: it could not be loaded: " in caught.value.read().decode()
+                urlopen(Request(f"{url}/models/broken{call}", body))
+            assert (caught.value.code, caught.value.headers["Retry-After"]) == (503, None), call
+            assert reason in caught.value.read().decode()
+        data = triton.InferInput("x", [1, 32], "FP32")
+        data.set_data_from_numpy(np.zeros((1, 32), np.float32))
+        with triton.InferenceServerClient(grpc_address) as peer:
+            assert not peer.is_model_ready("broken")
+            calls: tuple[tuple[Any, ...], ...] = (
+                ("get_model_metadata",),
+                ("get_model_config",),
+                ("get_inference_statistics",),
+                ("infer", [data]),
+            )
+            for method, *more in calls:
+                with pytest.raises(InferenceServerException, match=reason) as refused:
+                    getattr(peer, method)("broken", *more)
+                assert refused.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
         with Client(process.address()) as client:
             assert list(client.status().broken) == ["broken"]
+            with pytest.raises(RequestRefusedError, match=reason) as native:
+                client.infer("broken", {"x": np.zeros((1, 32), np.float32)})
+            assert native.value.retry_after is None
 
 
 def test_with_strict_a_model_that_cannot_be_loaded_ends_serve_with_one_line(tmp_path: Path) -> None:

@@ -294,7 +294,8 @@ def test_a_model_that_cannot_be_measured_is_not_served_and_the_others_are() -> N
     why = "it could not be measured on gpu: Infer with batch size 1 failed: cannot execute 1 rows"
     answer = cluster.answer(2)
     assert isinstance(answer, InferResponse)
-    assert (answer.status, answer.message) == (Status.ERROR, f"model 'b' is not served: {why}")
+    assert (answer.status, answer.message) == (Status.SKIPPED_BY_CONTROLLER, f"model 'b' is not served: {why}")
+    assert answer.retry_after is None, "waiting does not help"
     assert list(cluster.state.models) == ["a"]
     assert not cluster.gave_up()
     cluster.ask(StatusRequest(4))

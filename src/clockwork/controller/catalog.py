@@ -123,12 +123,16 @@ class Catalog:
         """Return the numbers of the ready versions, with the lowest first."""
         return [version.number for version in self.versions(name) if version.state is VersionState.READY]
 
+    def is_broken(self, name: str) -> bool:
+        """Return whether start-up could not load or measure the model, and no version of it is ready."""
+        return name in self.broken and not self.ready(name)
+
     def why_missing(self, name: str, version: str = "") -> tuple[Status, str]:
         """Return the status and message for a request whose version is not ready."""
         if ready := self.ready(name):
             return Status.UNKNOWN_MODEL, unknown_version(name, version, ready)
         if name in self.broken:
-            return Status.ERROR, not_served(name, self.broken[name])
+            return Status.SKIPPED_BY_CONTROLLER, not_served(name, self.broken[name])
         if versions := self.versions(name):
             states = [f"{each.number} is {each.state.value}{each.reason and f' ({each.reason})'}" for each in versions]
             return Status.UNKNOWN_MODEL, no_ready_version(name, states)

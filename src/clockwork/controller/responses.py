@@ -52,8 +52,18 @@ def count_refusals(tally: Tally, refusals: list[Respond]) -> list[Respond]:
     return refusals
 
 
-def refusal_response(client_id: int, request: Refusable, status: Status, text: str, waited: Nanos = 0) -> Respond:
-    """Return the response that refuses ``request``. ``waited`` is the time since the request's arrival."""
+def refusal_response(
+    client_id: int,
+    request: Refusable,
+    status: Status,
+    text: str,
+    waited: Nanos = 0,
+    retry_after: Nanos | None = None,
+) -> Respond:
+    """Return the response that refuses ``request``.
+
+    ``waited`` is the time since the request's arrival. ``retry_after`` is the retry time if it is known, or `NO_RETRY`.
+    """
     match request:
         case InferRequest():
             infer_response = InferResponse(
@@ -62,7 +72,7 @@ def refusal_response(client_id: int, request: Refusable, status: Status, text: s
                 message=text,
                 outputs=(),
                 timing=RequestTiming(waited),
-                retry_after=retry_time(status),
+                retry_after=retry_time(status, retry_after),
             )
             return Respond(client_id, infer_response)
         case ListModelsRequest():

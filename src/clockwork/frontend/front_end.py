@@ -277,7 +277,8 @@ class FrontEnd:
         if server.started:
             return RequestFailedError(Failure.from_status(*server.catalog.why_missing(name, version)))
         if name in server.broken:
-            return RequestFailedError(Failure.from_status(Status.ERROR, not_served(name, server.broken[name])))
+            message = not_served(name, server.broken[name])
+            return RequestFailedError(Failure.from_status(Status.SKIPPED_BY_CONTROLLER, message))
         return RequestFailedError(Failure.from_status(Status.UNKNOWN_MODEL, unknown_model(name, server.state.models)))
 
     def _why_not_serving(self) -> Failure:
