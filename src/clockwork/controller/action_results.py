@@ -25,7 +25,7 @@ MAX_LOSSES: Final = 2
 """Number of workers that may be lost while they have the same request.
 
 The first loss is unlikely to be the request's fault, so the request is tried once more. After the second loss, the
-request counts as the cause. If it was tried again and again, it could crash every worker.
+request counts as the cause. If such a request was tried again and again, it could crash every worker.
 """
 
 RESULT_OF: Final[Mapping[type, type]] = {

@@ -1,8 +1,8 @@
 """Stores requests that arrive before the stage SERVING.
 
-A request waits until SERVING begins or its time-out passes. If it states an SLO, it also waits no longer than its own
-deadline. Such an SLO counts from the request's arrival, because the client measures the response time from there. The
-default SLO counts from the start of SERVING.
+A request waits until SERVING begins or its time-out passes. A request that states an SLO also waits no longer than its
+own deadline. Such an SLO counts from the request's arrival, because the client measures the response time from there.
+The default SLO counts from the start of SERVING.
 """
 
 from heapq import heapify, heappop, heappush

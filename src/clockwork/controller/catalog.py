@@ -6,8 +6,8 @@ version. A version can be loaded several times. Inside the controller, each load
 serves, and one that will replace it. The catalog records which load serves each version. An admitted request uses the
 load that serves its version at that moment, even if another load replaces this load later.
 
-A request without a version means the *default* version. This is the promoted version while it is ready. Otherwise, it
-is the highest ready version.
+A request without a version means the *default* version. The default is the promoted version while that version is
+ready. Otherwise, the default is the highest ready version.
 """
 
 from collections.abc import Iterator, Mapping

@@ -78,7 +78,7 @@ class _Change:
 
 @dataclass(eq=False)
 class _Unload:
-    """An unload. Its client waits until no worker has any of the models."""
+    """An unload. The client of an unload waits until no worker has any of the models."""
 
     client: tuple[int, int]
     versions: tuple[str, ...]
@@ -449,7 +449,7 @@ class Changes:
         return []
 
     def _free_key(self, name: str, number: str) -> str:
-        """Return a key that no model has. It is the name, or the name with the version and a number."""
+        """Return a key that no model has. The key is the name, or the name with the version and a number."""
         key, count = name, 0
         while self._is_used(key):
             count += 1

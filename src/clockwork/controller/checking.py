@@ -8,7 +8,7 @@ from clockwork.units import Bytes
 
 
 def check_names(request: InferRequest) -> None:
-    """Check the number of tensors and their names. These are known before the tensors' sizes are known.
+    """Check the number of tensors and their names. Names are known before the tensors' sizes are known.
 
     Raises:
         InvalidRequestError: there are too many tensors, or a name is too long.

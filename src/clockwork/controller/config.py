@@ -58,9 +58,9 @@ class VerifyingConfig(Struct, frozen=True):
     """Configures how batches are checked in service. A check executes a request of a batch again, as a batch of one.
 
     For each batch size and input shape of a model, two requests of the first batch are checked. After that, a ``share``
-    of all batches is checked with one request each. At most ``max_waiting`` requests wait for their check. Their inputs
-    and outputs together have at most ``max_bytes``. The last ``max_uses`` sizes and shapes are remembered. The request
-    of a check has the SLO ``slo``. A check is tried ``attempts`` times.
+    of all batches is checked with one request each. At most ``max_waiting`` requests wait for their check. The inputs
+    and outputs of these requests together have at most ``max_bytes``. The last ``max_uses`` sizes and shapes are
+    remembered. The request of a check has the SLO ``slo``. A check is tried ``attempts`` times.
     """
 
     share: float = DEFAULT_VERIFIED_SHARE

@@ -1,8 +1,8 @@
 """Defines `ControllerWithStartupPhase`, which is a controller for any scheduler.
 
 `clockwork.controller.startup` handles all stages before SERVING. `clockwork.controller.serving` implements SERVING, and
-`clockwork.controller.draining` ends the server. This module passes each event to one of these parts. It answers the
-requests that need none of them.
+`clockwork.controller.draining` ends the server. This module passes each event to one of these parts. Requests that need
+none of the parts are answered here.
 
 Requests that arrive before SERVING wait in a `StartupBuffer`.
 """
@@ -55,7 +55,7 @@ Commands = list[ControllerCommand]
 
 
 class ControllerWithStartupPhase:
-    """The controller as a `Machine`. It handles `Event` objects and returns `ControllerCommand` objects."""
+    """The controller as a `Machine`. The controller handles `Event` objects and returns `ControllerCommand` objects."""
 
     def __init__(
         self,

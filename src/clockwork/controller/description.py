@@ -30,7 +30,7 @@ from clockwork.units import Nanos
 class Summaries:
     """The descriptions of all served versions for clients.
 
-    They are made again only after a model has received a profile, or the catalog has changed.
+    The descriptions are made again only after a model has received a profile, or the catalog has changed.
     """
 
     def __init__(self, catalog: Catalog) -> None:

@@ -17,7 +17,7 @@ from clockwork.units import Nanos, show_duration
 
 
 class Draining:
-    """The drain of a controller. It records whether the drain has begun and when it ends."""
+    """The drain of a controller. The object records whether the drain has begun and when it ends."""
 
     text: Final = "the server is shutting down; send the request to another server"
 
@@ -30,7 +30,7 @@ class Draining:
         self.begun = False
 
     def begin(self, now: Nanos, limit: Nanos) -> Report:
-        """Begin the drain. It takes at most ``limit``."""
+        """Begin the drain. The drain takes at most ``limit``."""
         self.begun = True
         self._limit = limit
         self._ends = now + limit

@@ -62,7 +62,7 @@ class ClientRequest(Struct, frozen=True):
 
 
 class ClientLost(Struct, frozen=True):
-    """A client's connection has ended. Its requests need no response."""
+    """A client's connection has ended. The client's requests need no response."""
 
     client_id: int
 

@@ -1,7 +1,7 @@
 """Answers requests whose deadline passes before a device gets them, with a timeout or a refusal.
 
-If the SLO is shorter than the model's time on the fastest device, the answer is a refusal. This is so even if the
-request was handled late, because the scheduler would have refused it as well.
+If the SLO is shorter than the model's time on the fastest device, the answer is a refusal. A late request is refused as
+well, because the scheduler would have refused the request anyway.
 """
 
 from collections.abc import Iterable

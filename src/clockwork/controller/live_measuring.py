@@ -1,14 +1,14 @@
 """Measures models while the server serves. Each measurement is a request that the controller itself makes.
 
-Theory of operation. A model that is loaded while serving has no times for planning. So it first gets a *provisional*
-profile of upper bounds. With these, the scheduler plans the measurements like other requests: it reserves the bound on
-the device and loads the weights. The bound of a batch size is computed from the next smaller batch size. The bound of
-the first batch size is computed from the execution when the worker read the model, or from the model's times on another
-kind of device. If both are unknown, the bound is ``max_first_exec``.
+Theory of operation. A model that is loaded while serving has no times for planning. So such a model first gets a
+*provisional* profile of upper bounds. With these, the scheduler plans the measurements like other requests: it reserves
+the bound on the device and loads the weights. The bound of a batch size is computed from the next smaller batch size.
+The bound of the first batch size is computed from the execution when the worker read the model, or from the model's
+times on another kind of device. If both are unknown, the bound is ``max_first_exec``.
 
 A measurement has a distant deadline, so a scheduler that plans by deadlines executes it when a device is free. At most
-one measurement is under way in the whole fleet. If the server is idle, a measurement begins at once. Otherwise, it
-begins after a pause, so that measurements take at most ``live_share`` of a device's time.
+one measurement is under way in the whole fleet. If the server is idle, a measurement begins at once. Otherwise, the
+measurement begins after a pause, so that measurements take at most ``live_share`` of a device's time.
 
 A model is ready when ``ready_samples`` executions of one row are measured. Larger batch sizes are measured afterwards.
 If a batch size fails, no larger ones are measured. If batch size 1 fails ``attempts`` times, the model cannot be
@@ -58,7 +58,7 @@ MAX_TRIES: Final = 100
 
 
 class Progress(NamedTuple):
-    """News about a model. It is ready, it has a new profile, or it cannot be served for a reason."""
+    """News about a model. The model is ready, has a new profile, or cannot be served for a reason."""
 
     model: ModelState
     ready: bool = False

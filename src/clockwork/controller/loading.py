@@ -1,13 +1,13 @@
 """Loads models into the host memory of every worker.
 
-Theory of operation. A load is sent to all workers. It ends when each worker has answered or is lost. A load succeeds on
-all workers or on none. If one worker fails, the models of this load are unloaded from the other workers. Then the
-client gets an error with the message of each worker that failed. If a worker is lost during a load, this counts as a
-failure, because the model may have crashed the worker. At most ``loads_per_worker`` LoadModelFromDisk actions are
-outstanding at a worker. Other loads wait in order.
+Theory of operation. A load is sent to all workers. The load ends when each worker has answered or is lost. A load
+succeeds on all workers or on none. If one worker fails, the models of this load are unloaded from the other workers.
+Then the client gets an error with the message of each worker that failed. If a worker is lost during a load, this
+counts as a failure, because the model may have crashed the worker. At most ``loads_per_worker`` LoadModelFromDisk
+actions are outstanding at a worker. Other loads wait in order.
 
-A *restoration* loads models on one worker that the other workers already have. If it fails, only that worker is
-affected.
+A *restoration* loads models on one worker that the other workers already have. A failed restoration affects only that
+worker.
 """
 
 from collections import deque
@@ -65,7 +65,7 @@ class Loads:
     """All loads under way."""
 
     def __init__(self, state: ClockworkState, fleet: dict[str, WorkerState], per_worker: int) -> None:
-        """``fleet`` contains the workers that have reported their state. Its owner keeps it up to date."""
+        """``fleet`` contains the workers that have reported their state. The owner of ``fleet`` keeps it up to date."""
         self._state = state
         self._fleet = fleet
         self._per_worker = per_worker

@@ -75,8 +75,8 @@ def unmeasured(load_weights: Measurement, config: ProfilingConfig, reason: str) 
 def possible_shapes(model: ModelState, config: ProfilingConfig) -> list[tuple[tuple[int, ...], ...]]:
     """Return the input shapes to try in a measurement, without a batch dimension. There is at least one.
 
-    These are the shapes that the worker found. If the worker did not search for shapes, free dimensions are
-    ``free_dim``, or 1.
+    Shapes that the worker found are used. If the worker did not search for shapes, free dimensions are ``free_dim``, or
+    1.
     """
     if model.info.example is not None:
         first = 1 if model.info.batchable else 0

@@ -38,7 +38,8 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
 def model_name_from_path(path: str) -> str:
     """Return the default name of a model with this path.
 
-    It is ``resnet50`` for ``resnet50.onnx``, ``zoo/resnet50``, ``resnet50/1`` and ``resnet50/1/model.onnx``.
+    The default name is ``resnet50`` for ``resnet50.onnx``, ``zoo/resnet50``, ``resnet50/1`` and
+    ``resnet50/1/model.onnx``.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if len(parts) > 1 and parts[-1].startswith("model."):

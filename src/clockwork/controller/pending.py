@@ -1,7 +1,7 @@
 """Stores the pending requests by id, by client, and by deadline.
 
-The controller itself makes requests that check batches. Their client is `NO_CLIENT`, and they do not count towards
-limits.
+The controller itself makes requests that check batches. These requests have the client `NO_CLIENT` and do not count
+towards limits.
 """
 
 from collections.abc import Iterator

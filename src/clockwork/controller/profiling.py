@@ -1,12 +1,12 @@
 """Measures each model content once on each kind of device.
 
 Theory of operation. A *job* is a `ProfileKey` (content, runtime and kind of device) with the models that share it. Each
-device takes jobs of its own kind from one queue. It executes only one job at a time, so no other work disturbs a
+device takes jobs of its own kind from one queue. A device executes only one job at a time, so no other work disturbs a
 measurement. All devices measure at the same time. A device that is too small for a model does not measure it. If a
 worker is lost, its job returns to the queue. A job that fails is tried again, and the last attempt is lenient (see
-`measure`). After ``attempts`` failures, the models of the job are broken. They are not served, and `broken` contains
-the reason. A model that accepts no generated inputs is not broken. Its profile is not stored, and the first requests
-replace the profile (`ModelState.executed_first`).
+`measure`). After ``attempts`` failures, the models of the job are broken. Broken models are not served, and `broken`
+contains the reason. A model that accepts no generated inputs is not broken. The profile of such a model is not stored,
+and the first requests replace the profile (`ModelState.executed_first`).
 """
 
 from collections import deque

@@ -2,11 +2,11 @@
 
 The scheduler predicts when a device will finish a request. Before that, the request waits until the controller handles
 it. Under overload, this wait decides whether the response is in time. So the controller measures its time per request,
-just as it measures a model's execution time. It predicts the wait from the number of requests that were read but not
-handled yet.
+just as it measures a model's execution time. The controller predicts the wait from the number of requests that were
+read but not handled yet.
 
-The decision is made before the body is parsed and before the model is known. So it uses only counts, times and the SLO.
-In doubt, the request is accepted, because the scheduler has more information for its decision.
+The decision is made before the body is parsed and before the model is known. So the decision uses only counts, times
+and the SLO. In doubt, the request is accepted, because the scheduler has more information for its decision.
 """
 
 from typing import Final
@@ -20,8 +20,9 @@ from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos, show_durati
 WAIT_SHARE: Final = 0.3
 """Share of its SLO that a request may spend waiting for the controller.
 
-A larger share would not serve more requests, because the controller is busy in any case. It would leave each request
-less time for the device and the response. A smaller share would refuse bursts that could be served in time.
+A larger share would not serve more requests, because the controller is busy in any case. A larger share would leave
+each request less time for the device and the response. A smaller share would refuse bursts that could be served in
+time.
 """
 
 MIN_WAIT: Final[Nanos] = 2 * MILLISECOND
@@ -30,7 +31,7 @@ MIN_WAIT: Final[Nanos] = 2 * MILLISECOND
 MAX_URGENT_SLO: Final[Nanos] = 1 * SECOND
 """Requests with a longer SLO are *patient*.
 
-They wait in a queue of their own, so that a burst of them does not delay other requests.
+Patient requests wait in a queue of their own, so that a burst of them does not delay other requests.
 """
 
 PATIENT_INTERVAL: Final = 4
@@ -54,7 +55,7 @@ MAX_COST: Final[Nanos] = 20 * MILLISECOND
 MAX_GROWTH: Final = 4
 """Largest multiple of the average that counts for one request.
 
-It ensures that one stop of the process does not make an idle server refuse requests.
+This limit ensures that one stop of the process does not make an idle server refuse requests.
 """
 
 MIN_RETRY: Final[Nanos] = 5 * MILLISECOND

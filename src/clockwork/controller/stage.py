@@ -1,6 +1,6 @@
 """Defines the stages of a controller, the events that end them, and the phases of a worker.
 
-`TRANSITIONS` is complete. If it has no entry for a stage and an event, the event cannot happen in that stage.
+`TRANSITIONS` is complete. If the table has no entry for a stage and an event, the event cannot happen in that stage.
 """
 
 from collections.abc import Mapping

@@ -246,7 +246,7 @@ class Startup:
     def _why_give_up(self) -> str | None:
         """Return why start-up fails now.
 
-        It fails if no model is left, or if a named model is broken and ``strict`` is set.
+        Start-up fails if no model is left, or if a named model is broken and ``strict`` is set.
         """
         if not self._named:
             return None
@@ -327,7 +327,7 @@ class Startup:
         return commands + self._on_serving(now)
 
     def _drop_broken_models(self) -> Commands:
-        """Unload the broken models from the workers. None of these serves requests yet."""
+        """Unload the broken models from the workers. No worker serves requests yet."""
         for name in self.broken:
             self._state.models.pop(name, None)
         commands: Commands = []
@@ -438,7 +438,10 @@ class Startup:
         return [Report("WARNING", NO_MODEL_LOADED, "no_models")]
 
     def _align(self, worker: WorkerState, load: Load) -> Commands:
-        """Load or unload models on a worker that connected during a load. It then has the same models as the others."""
+        """Load or unload models on a worker that connected during a load.
+
+        The worker then has the same models as the others.
+        """
         if load.failed:
             held = [name for name in load.names if name in worker.models and name not in self._state.models]
             return self.fleet.unload(worker, held)

@@ -6,8 +6,9 @@ is the bottleneck, the throttle refuses most of them before they are received.
 
 Theory of operation (Google, "Site Reliability Engineering", chapter 21, adaptive throttling). For each model, the
 throttle counts all requests and the admitted requests. Both counts decay over time. The throttle lets `HEADROOM` times
-as many requests pass as the scheduler admits. It refuses the others, spread evenly. So the scheduler still gets more
-requests than the devices can serve. It can choose among them, and notices at once when there is capacity.
+as many requests pass as the scheduler admits. The throttle refuses the other requests, spread evenly. So the scheduler
+still gets more requests than the devices can serve. The scheduler can choose among these requests, and notices at once
+when there is capacity.
 
 Only requests that are expensive to receive are throttled. Small requests are not, because the devices need many of them
 to form large batches. If fewer small requests reached the scheduler, batches would become smaller, and fewer requests

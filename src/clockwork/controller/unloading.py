@@ -1,4 +1,4 @@
-"""Removes models from workers that serve. Their weights are removed from the devices first.
+"""Removes models from workers that serve. The weights of a model are removed from the devices first.
 
 Theory of operation. A worker refuses an UnloadModel while the weights of the model are in use or being moved
 (`clockwork.worker.tasks`). So the weights are first evicted from all devices of a worker. UnloadModel is sent when no

@@ -45,8 +45,8 @@ _BatchKind: TypeAlias = tuple[str, int, ShapeKey]
 class Sample(Struct):
     """A request that was executed in a batch of ``batch_size`` rows, with its outputs in the batch.
 
-    ``nbytes`` is the memory that the sample takes. It includes the inputs of the sample and the outputs of the whole
-    batch, because these are one buffer.
+    ``nbytes`` is the memory that the sample takes. This memory includes the inputs of the sample and the outputs of the
+    whole batch, because these are one buffer.
     """
 
     model: ModelState

@@ -1,9 +1,9 @@
 """Assigns threads to cores, and claims cores so that no two workers of a host use the same core for a device.
 
 Theory of operation. The execution times of a CPU device are steady only if no other thread uses its cores. So each
-device's EXEC thread has its own cores. They are taken from the end of the cores that the process may use. All other
-threads of the worker share the rest. If there are too few cores, some threads have to share cores, and the plan's note
-states what is missing.
+device's EXEC thread has its own cores. These cores are taken from the end of the cores that the process may use. All
+other threads of the worker share the rest. If there are too few cores, some threads have to share cores, and the plan's
+note states what is missing.
 
 With more than one thread per device, the runtime creates a pool of threads. A new thread inherits the cores and the
 priority of the thread that creates it. The LOAD threads create the pools, so these threads are not pinned in that case.

@@ -1,9 +1,9 @@
 """Memory that a controller shares with the worker on its host, so that large payloads need not be sent.
 
 Theory of operation. The *arena* is a file without a name (memfd_create(2)). Each process that has a descriptor of the
-file can map it, and the file disappears with the last descriptor. The controller receives payloads into the arena. Its
-worker maps the same memory read-only, and actions contain the offset of a payload. Through a socket, a payload of
-602,112 bytes took 0.07 ms of the controller's time and 0.07 ms of the worker's time.
+file can map it, and the file disappears with the last descriptor. The controller receives payloads into the arena. The
+controller's worker maps the same memory read-only, and actions contain the offset of a payload. Through a socket, a
+payload of 602,112 bytes took 0.07 ms of the controller's time and 0.07 ms of the worker's time.
 
 A region is free again when no object in the controller refers to its bytes. Any thread may drop the last reference. The
 region is then added to a list, and is freed when the next region is allocated. Code that sends an offset to a worker
@@ -32,7 +32,9 @@ BLOCK: Final[Bytes] = 4 * KIB
 """The size and the offset of each region are multiples of this number, which is the size of a page of memory."""
 
 MAX_REGION_SHARE: Final = 0.25
-"""Largest share of an arena that one region may take. It keeps one client's request from filling the whole arena."""
+"""Largest share of an arena that one region may take. This limit keeps one client's request from filling the whole
+arena.
+"""
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -102,7 +104,7 @@ class ArenaView:
     """The worker's side of an arena, which can only be read."""
 
     def __init__(self, descriptor: int) -> None:
-        """Map the arena. ``descriptor`` is the inherited `Arena.for_worker`. It is closed afterwards.
+        """Map the arena. ``descriptor`` is the inherited `Arena.for_worker`. The descriptor is closed afterwards.
 
         Raises:
             OSError, ValueError: the descriptor does not belong to an arena.

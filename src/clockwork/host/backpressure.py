@@ -6,8 +6,9 @@ read. So after the server has answered a request of a connection, it pauses read
 connection's turn comes. Meanwhile the next requests wait in the kernel, where they cost nothing.
 
 Theory of operation. A queue in order of arrival would make all requests wait until none of them can meet its deadline.
-So the server mostly resumes the connections that were paused last. Their next requests are recent and can be served in
-time. To make sure that each connection is answered, the server also resumes some connections that have waited longest.
+So the server mostly resumes the connections that were paused last. The next requests of these connections are recent
+and can be served in time. To make sure that each connection is answered, the server also resumes some connections that
+have waited longest.
 
 Connections are paused only while reading takes too much of the loop's time.
 """
@@ -34,7 +35,7 @@ class Reader(Protocol):
     def read_again(self) -> None:
         """Resume reading.
 
-        This is called once after each `Backpressure.pause`, even if the connection is closed by then.
+        The method is called once after each `Backpressure.pause`, even if the connection is closed by then.
         """
         ...
 

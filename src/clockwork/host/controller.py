@@ -1,9 +1,9 @@
 """Runs the controller's machine in a server, with two ports, a clock, a log, and profiles on disk.
 
-This module makes no decisions. It converts messages to events, and commands to messages. The payloads of tensors are
-passed from one connection to another as they were received. The module also translates times. The windows of actions
-are sent as times of the worker's clock, and the times in results are converted to this host's clock. A clock offset
-that is smaller than its own error counts as zero. This is the case between processes on one host.
+This module makes no decisions. The module converts messages to events, and commands to messages. The payloads of
+tensors are passed from one connection to another as they were received. The module also translates times. The windows
+of actions are sent as times of the worker's clock, and the times in results are converted to this host's clock. A clock
+offset that is smaller than its own error counts as zero. Offsets between processes on one host are so small.
 """
 
 import asyncio
@@ -232,7 +232,7 @@ class ControllerHost:
         return uninitialised if self.arena is None else self.arena.allocate
 
     async def wait(self) -> None:
-        """Wait until the controller fails. This does not happen in normal operation.
+        """Wait until the controller fails. The call does not return in normal operation.
 
         Raises:
             ServerError: the reason of the failure.
@@ -240,7 +240,10 @@ class ControllerHost:
         await asyncio.shield(self._failure)
 
     def local_client(self, *, shared: bool = True) -> LocalClient:
-        """Return a client in this process. If it is not ``shared``, the limits of one connection apply to it."""
+        """Return a client in this process.
+
+        If the client is not ``shared``, the limits of one connection apply to it.
+        """
         self._last_client += 1
         client_id = self._last_client
         send = partial(self._handle_request, client_id, shared=shared)

@@ -48,8 +48,8 @@ class Devices(Protocol):
 
 
 MakeDevices: TypeAlias = Callable[[Callable[[], None], Callable[[Exception], None]], Devices]
-"""Creates the devices on the running event loop. Its arguments are two callbacks.
+"""Creates the devices on the running event loop. The arguments are two callbacks.
 
-The first callback is called when there are results for `Devices.take_results`. The second is called when the devices
-have failed. Both must return without blocking, and any thread may call them.
+The first callback is called when there are results for `Devices.take_results`. The second callback is called when the
+devices have failed. Both callbacks must return without blocking, and any thread may call them.
 """

@@ -3,9 +3,9 @@
 An event loop calls one callback for each socket that has bytes, in any order. If each request was handled when it is
 read, a thousand requests might be handled before the next result of a worker or the next health check. So requests wait
 in the inbox after they are read, and each turn of the loop handles a piece of this queue. Results, heartbeats, cancels
-and health checks do not wait in the inbox. They are handled between two pieces.
+and health checks do not wait in the inbox. These events are handled between two pieces of the queue.
 
-While few requests arrive, no request waits. Each is handled when it is read.
+While few requests arrive, no request waits. Each request is then handled when it is read.
 """
 
 import asyncio

@@ -121,7 +121,7 @@ class Lanes:
 
         ``on_crash`` is called when a thread fails.
 
-        Any thread may call these two functions. They must neither block nor call this object.
+        Any thread may call these two functions. The functions must neither block nor call this object.
         """
         self.core = core
         self._shared = _SharedState(core, runner, clock, on_answers, on_crash)

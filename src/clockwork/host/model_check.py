@@ -32,7 +32,7 @@ from clockwork.worker.events import ActionReceived, Command, StartTask
 _WORKER: Final = "check-model"
 
 MAX_PAGES: Final[Pages] = 1 << 40
-"""Number of pages of the device's weights cache. It is so large that no model is too large for a check."""
+"""Number of pages of the device's weights cache. The number is so large that no model is too large for a check."""
 
 
 class CheckedModel(Struct, frozen=True):

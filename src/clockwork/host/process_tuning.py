@@ -3,11 +3,11 @@
 Theory of operation. A network thread works for microseconds at a time, and a loading thread works for seconds. If both
 share a core, a message may have to wait for the end of a loading thread's time slice, and is then milliseconds late. So
 loading threads are *nice*: they get less time than other threads. Threads that must react promptly request short time
-slices (sched_setattr(2)). Since Linux 6.12, a thread that wakes interrupts a thread with a longer time slice. Neither
-setting needs a privilege. Older kernels ignore the request.
+slices (sched_setattr(2)). Since Linux 6.12, a thread that wakes interrupts a thread with a longer time slice. Niceness
+and short time slices need no privilege. Older kernels ignore the request.
 
-Realtime priorities and SCHED_IDLE are not used. With them, a loading thread that holds the interpreter's lock might
-never get a core on which to release the lock. This would stop every inference.
+Realtime priorities and SCHED_IDLE are not used. With such priorities, a loading thread that has the interpreter's lock
+might never get a core on which to release the lock. Such a thread would stop every inference.
 """
 
 import ctypes
@@ -27,10 +27,10 @@ from clockwork.malloc import return_large_blocks
 from clockwork.units import MICROSECOND, Nanos
 
 NICENESS: Final = 10
-"""Nice value of low-priority threads. They get a tenth of the time of an ordinary thread."""
+"""Nice value of low-priority threads. Such threads get a tenth of the time of an ordinary thread."""
 
 TIME_SLICE: Final[Nanos] = 100 * MICROSECOND
-"""Time slice of threads that must react promptly. It is the shortest time slice that the kernel accepts."""
+"""Time slice of threads that must react promptly. The value is the shortest time slice that the kernel accepts."""
 
 SWITCH_INTERVAL: Final = 0.0005
 """Seconds for which a Python thread may keep the interpreter's lock while another thread waits. The default is 5 ms."""
@@ -76,9 +76,10 @@ def shorten_time_slice() -> None:
 def steady_timing() -> Iterator[None]:
     """Configure the process for steady times, and make the calling thread react promptly.
 
-    Most of this is undone at the end of the context. Python threads give up the interpreter's lock sooner. The garbage
-    collector ignores all objects that exist now. The allocator keeps freed blocks that are as large as the inputs of a
-    request. A new block from the system would cost a page fault for every 4 KiB, which is 0.1 ms for an image.
+    Most of these settings are undone at the end of the context. Python threads give up the interpreter's lock sooner.
+    The garbage collector ignores all objects that exist now. The allocator keeps freed blocks that are as large as the
+    inputs of a request. A new block from the system would cost a page fault for every 4 KiB, which is 0.1 ms for an
+    image.
     """
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(SWITCH_INTERVAL)

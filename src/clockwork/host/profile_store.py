@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class _Stored(msgspec.Struct, frozen=True):
-    """The content of a file. Its fields have names, unlike on the wire, so that people can read the file."""
+    """The content of a file. The fields have names, unlike on the wire, so that people can read the file."""
 
     version: int
     key: ProfileKey

@@ -1,7 +1,9 @@
-"""Receives the requests of all protocols. It knows their arrival times, refuses some at once, and queues the others.
+"""Receives the requests of all protocols.
+
+The reception knows the arrival times of requests, refuses some requests at once, and queues the others.
 
 A front end calls `Reception.refuses` as soon as it knows the model of a request, before it parses or receives the rest.
-So an early refusal costs as little as possible. It is counted like any other refusal.
+So an early refusal costs as little as possible. An early refusal is counted like any other refusal.
 """
 
 import asyncio
@@ -114,7 +116,7 @@ class Reception:
         self._answers: dict[Key, _Answers] = {}
 
     def is_behind(self, now: Nanos | None = None) -> bool:
-        """Return whether the server is the bottleneck. If it is not, the reception refuses no request.
+        """Return whether the server is the bottleneck. The reception refuses requests only in that case.
 
         ``now`` is the current time, if the caller knows it.
         """
@@ -128,9 +130,9 @@ class Reception:
     ) -> Shed | None:
         """Return a refusal if a request must be refused now, or None. The refusal is counted.
 
-        ``slo`` is the request's own SLO. If it is not known yet (None), the longest of the model's recent SLOs is used,
-        or the default SLO. A ``large`` request is expensive to receive. So it is refused if the scheduler is unlikely
-        to admit it.
+        ``slo`` is the request's own SLO. If the SLO is not known yet (None), the longest of the model's recent SLOs is
+        used, or the default SLO. A ``large`` request is expensive to receive. So such a request is refused if the
+        scheduler is unlikely to admit it.
         """
         now = self.clock.now()
         if not self.is_behind(now):
@@ -157,8 +159,8 @@ class Reception:
     def refuses_late(self, remaining: Nanos) -> Shed | None:
         """Return a refusal if a request with this much time left must be refused, or None.
 
-        This is for transports that hide how long a request has waited, so that only its deadline is known. Call it only
-        while `is_behind` is true.
+        The method is for transports that hide how long a request has waited, so that only its deadline is known. Call
+        it only while `is_behind` is true.
         """
         wait = self._shedder.wait(remaining)
         if remaining >= wait + int(LATENCY_RESERVE * self._latency):

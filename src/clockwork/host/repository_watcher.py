@@ -32,7 +32,7 @@ MAX_FINDS: Final = 64
 """Limit of the calls of `RepositoryWatcher.find` that wait at a time. Further calls are refused."""
 
 MAX_BURST: Final[Nanos] = 2 * MILLISECOND
-"""Time after which a thread pauses. It first finishes the step that it has begun."""
+"""Time after which a thread pauses. The thread first finishes the step that it has begun."""
 
 PAUSE: Final = 0.001
 """Pause in seconds between two bursts."""
@@ -125,7 +125,7 @@ class RepositoryWatcher:
     async def models(self) -> list[RepositoryModel]:
         """Return all models, ordered by name. Concurrent callers share one reading of the repository.
 
-        This takes about 0.5 ms per model. `names` takes a hundredth of this time.
+        The call takes about 0.5 ms per model. `names` takes a hundredth of this time.
 
         Raises:
             InvalidRequestError: the repository cannot be read, or has too many entries.

@@ -1,9 +1,11 @@
-"""Writes log lines about broken promises and overload. Their number does not grow with the number of requests.
+"""Writes log lines about broken promises and overload.
+
+The number of lines does not grow with the number of requests.
 
 Theory of operation. Responses are counted when they are sent. The first broken promise is logged at once. After that,
 the number of broken promises is logged once a minute, as long as there are any. Refusals are counted in *periods*. A
-period begins with a refusal. An overload begins with a period that has `MIN_OVERLOAD_REFUSALS` refusals. It ends with
-the third period in a row that has fewer refusals.
+period begins with a refusal. An overload begins with a period that has `MIN_OVERLOAD_REFUSALS` refusals. The overload
+ends with the third period in a row that has fewer refusals.
 """
 
 import asyncio

@@ -62,7 +62,7 @@ class ResultToSend(Struct, frozen=True):
 
 
 class _Share(NamedTuple):
-    """One request's part of the outputs of an Infer. It contains the specs and buffers, or the failure."""
+    """One request's part of the outputs of an Infer. The part contains the specs and buffers, or the failure."""
 
     specs: tuple[TensorSpec, ...] = ()
     buffers: Sequence[Payload] = ()
@@ -126,8 +126,8 @@ class TaskRunner:
     def worth_preparing(self, task: StartTask) -> bool:
         """Return whether a thread should assemble the batch in advance.
 
-        This is worth a thread only if inputs are copied: the inputs of several requests are, but not those of one
-        request.
+        A thread is worth its cost only if inputs are copied. The inputs of several requests are copied, but the inputs
+        of a single request are not.
         """
         if isinstance(task.action, Infer) and task.action.apart:
             return False

@@ -1,6 +1,6 @@
 """Runs a worker: its core, a runtime, a thread per lane, and a connection to the controller.
 
-This module makes no decisions. It creates the parts, connects to the controller as long as the worker runs, and
+This module makes no decisions. The module creates the parts, connects to the controller as long as the worker runs, and
 converts messages to events and results to messages. All times are times of this host's clock. The controller translates
 them.
 
@@ -66,13 +66,13 @@ PAGE_SIZE: Final[Bytes] = 16 * MIB
 """Default page size of a weights cache, which is the page size in the paper (section 5.1)."""
 
 EMULATED: Final = "emulated"
-"""Device kind of emulated devices. Their times depend only on the profile."""
+"""Device kind of emulated devices. The times of these devices depend only on the profile."""
 
 log = logging.getLogger("clockwork.worker")
 
 
 def default_name() -> str:
-    """Return a name that no other worker has. It consists of the host name and the process id."""
+    """Return a name that no other worker has. The name consists of the host name and the process id."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
@@ -81,10 +81,10 @@ class WorkerConfig:
     """A worker: its controller, the directory of its models, and its devices.
 
     ``name`` identifies the worker across reconnections; no two workers of a controller may have the same name.
-    ``cache_bytes`` is the size of each device's weights cache. If it is None, the size follows from the available
-    memory. ``tls`` encrypts the connection. ``token`` is for a controller that requires a token. ``arena`` is memory
-    shared with the controller. ``taken_cores`` contains cores of other workers on this host, if the parent process has
-    claimed this worker's cores. If it is None, the worker itself claims its cores.
+    ``cache_bytes`` is the size of each device's weights cache. If ``cache_bytes`` is None, the size follows from the
+    available memory. ``tls`` encrypts the connection. ``token`` is for a controller that requires a token. ``arena`` is
+    memory shared with the controller. ``taken_cores`` contains cores of other workers on this host, if the parent
+    process has claimed this worker's cores. If ``taken_cores`` is None, the worker itself claims its cores.
     """
 
     model_root: Path

@@ -36,7 +36,7 @@ class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DurationModel:
-    """Durations on one device. They are taken from the profile, with noise, and multiplied by ``factor``.
+    """Durations on one device. The durations are taken from the profile, with noise, and multiplied by ``factor``.
 
     Faults change ``factor``.
     """
@@ -54,7 +54,7 @@ class DurationModel:
     def infer(self, profile: ModelProfile, rows: int) -> Nanos:
         """Return the duration of an Infer with ``rows`` rows.
 
-        It is that of the next larger batch size in the profile.
+        The duration is that of the next larger batch size in the profile.
         """
         size = next((size for size in profile.infer if size >= rows), 0)
         if not size:

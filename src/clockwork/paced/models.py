@@ -1,9 +1,9 @@
 """Defines paced models, and contains the profiles that Clockwork provides.
 
-The profiles describe the ResNet-50 that the original Clockwork was evaluated with. Its source code contains two sets of
-measured times. ``resnet50-v100`` has the times that ``check_model`` measures after warm-up (OSDI'20 artifact).
-``resnet50-v100-startup`` has the times that a worker measures when it starts. The model's input has 602,112 bytes and
-its output has 4,000 bytes. Its weights have 102,160,300 bytes, which are 7 pages of 16 MiB.
+The profiles describe the ResNet-50 that the original Clockwork was evaluated with. The original's source code contains
+two sets of measured times. ``resnet50-v100`` has the times that ``check_model`` measures after warm-up (OSDI'20
+artifact). ``resnet50-v100-startup`` has the times that a worker measures when it starts. The model's input has 602,112
+bytes and its output has 4,000 bytes. The model's weights have 102,160,300 bytes, which are 7 pages of 16 MiB.
 """
 
 from collections.abc import Mapping

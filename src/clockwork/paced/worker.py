@@ -1,4 +1,4 @@
-"""A worker with paced devices. It is a `clockwork.machine.Machine` around the production `WorkerCore`.
+"""A worker with paced devices. The worker is a `clockwork.machine.Machine` around the production `WorkerCore`.
 
 Theory of operation. A live host has a thread for each lane. This worker has a heap of moments instead. A moment is the
 end of a task, or the start or expiry of an action. If the host calls late, all steps that were due are done in order.
@@ -113,7 +113,7 @@ class PacedWorker:
     def _poll_concerned(self, now: Nanos, gpu: int | None, answers: list[ResultCommand]) -> None:
         """Poll the lanes that an event of ``gpu`` can affect.
 
-        These are the lanes of this device, or all lanes if ``gpu`` is None (the HOST lane).
+        The lanes are those of this device, or all lanes if ``gpu`` is None (the HOST lane).
         """
         if gpu is not None and 0 <= gpu < len(self._of_gpu):
             for key in self._of_gpu[gpu]:

@@ -4,10 +4,11 @@ Every method may block. The worker calls these methods on its lane threads, neve
 devices of a worker share one `Runtime`. A `LoadedModel` belongs to one device, whose EXEC lane calls `execute` from one
 thread at a time.
 
-A payload is a bytes-like object. It contains a tensor's elements in wire order (see `clockwork.messages.tensors`).
+A payload is a bytes-like object. A payload contains a tensor's elements in wire order (see
+`clockwork.messages.tensors`).
 
-A model has three forms, as in the paper. The first form is a file on disk. The second is a `HostModel` in host memory,
-which is read and prepared once. The third is a `LoadedModel` in a device's weights cache.
+A model has three forms, as in the paper. The first form is a file on disk. The second form is a `HostModel` in host
+memory, which is read and prepared once. The third form is a `LoadedModel` in a device's weights cache.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import Bytes
 
 Payload: TypeAlias = Any
-"""A bytes-like object that supports the buffer protocol. It is None if the worker generates zeros."""
+"""A bytes-like object that supports the buffer protocol. The payload is None if the worker generates zeros."""
 
 Batch: TypeAlias = Any
 """A batch of inputs, or its outputs, in the runtime's own form.
@@ -69,7 +70,7 @@ class LoadedModel(Protocol):
     def uploads(self) -> bool:
         """Whether `assemble` copies inputs to the device.
 
-        If so, the worker assembles even single requests ahead of time.
+        If `assemble` copies inputs, the worker assembles even single requests ahead of time.
         """
         ...
 

@@ -50,8 +50,8 @@ class BatchingPolicy(Struct, frozen=True):
     def digest(self, of_file: str) -> str:
         """Return the digest of a model and this policy. With the default policy, this is the file's own digest.
 
-        Measured times are stored by digest. They depend on the policy, because the policy decides which batch sizes are
-        measured.
+        Measured times are stored by digest. Measured times depend on the policy, because it decides which batch sizes
+        are measured.
         """
         return of_file if self == BatchingPolicy() else hashlib.sha256(f"{of_file} {self}".encode()).hexdigest()
 

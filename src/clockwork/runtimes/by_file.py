@@ -29,7 +29,7 @@ class RuntimeByFile:
     def __init__(self, onnx: Runtime, make_torch: Callable[[], Runtime]) -> None:
         """``make_torch`` makes the runtime for PyTorch programs.
 
-        It is called at most once, and may raise InvalidModelError.
+        ``make_torch`` is called at most once, and may raise InvalidModelError.
         """
         self._onnx = onnx
         self._make_torch = make_torch

@@ -2,7 +2,7 @@
 
 A link is followed in three cases: its target is inside the model's directory, the operator named the directory on the
 command line, or the target is below a directory that the operator allows. This rule protects repositories that other
-users can write to. Without it, a link in such a repository could make the server read any file.
+users can write to. Without this rule, a link in such a repository could make the server read any file.
 """
 
 from pathlib import Path

@@ -1,8 +1,9 @@
 """The only module that imports ONNX Runtime. All other modules import ``onnxruntime`` from this module.
 
-ONNX Runtime 1.32 for Linux sends telemetry by default. It writes a device id below ``~/.cache/Microsoft``, and its own
-threads look up the name of a telemetry server. A call of ``disable_telemetry_events()`` after the import would be too
-late. Only the environment variable below stops the telemetry, and only if it is set before the library is loaded.
+ONNX Runtime 1.32 for Linux sends telemetry by default. The library writes a device id below ``~/.cache/Microsoft``, and
+its own threads look up the name of a telemetry server. A call of ``disable_telemetry_events()`` after the import would
+be too late. Only the environment variable below stops the telemetry, and only if it is set before the library is
+loaded.
 """
 
 import os

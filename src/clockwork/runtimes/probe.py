@@ -34,7 +34,7 @@ from clockwork.runtimes.trial import Feed, Run, attempt, is_float, row_kinds, wh
 from clockwork.units import Bytes
 
 SIZES: Final = (16, 64, 224)
-"""Sizes to try for free dimensions. They suit short texts, and images that can be halved five times."""
+"""Sizes to try for free dimensions. These sizes suit short texts, and images that can be halved five times."""
 
 ROWS: Final = 4
 """Number of rows of an example batch. Batches are small if requests have deadlines."""

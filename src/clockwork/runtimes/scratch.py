@@ -25,7 +25,7 @@ PROBE: Final[Bytes] = 1 * MIB
 """A file system counts as full if it does not accept this many bytes."""
 
 MEMORY: Final = Path("/dev/shm")
-"""A file system in memory. It is the last place that is tried."""
+"""A file system in memory. Memory is the last place that is tried."""
 
 
 def places(preferred: Path | None = None) -> Iterator[Path]:

@@ -1,6 +1,6 @@
 """Parses protobuf text, the format of Triton's ``config.pbtxt``, without a schema.
 
-The parser does not check the names of fields. So it accepts every well-formed file of any release of Triton.
+The parser does not check the names of fields. So the parser accepts every well-formed file of any release of Triton.
 """
 
 import re

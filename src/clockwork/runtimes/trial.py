@@ -1,6 +1,6 @@
 """Executes rows alone and in batches, and compares the outputs. A model must pass this trial before it is batched.
 
-Theory of operation. Rows that differ in content and magnitude are first executed alone. Then they are executed in
+Theory of operation. Rows that differ in content and magnitude are first executed alone. Then these rows are executed in
 batches of several sizes and orders, so that each row is the first, the last and a middle row of a batch. Integers,
 booleans and strings must be equal. Floats may differ as much as sums in a different order differ, which is by a few
 units in the last place of the row's largest element. If a row differs by more, a batch of copies of the row is executed
@@ -23,12 +23,13 @@ from clockwork.errors import ClockworkError
 from clockwork.units import MILLISECOND, Nanos
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], list[Array]]
-"""Function that runs one graph. Its argument maps input names to arrays. It returns the outputs in order."""
+"""Function that runs one graph. The function's argument maps input names to arrays. The result is the list of outputs.
+"""
 
 Feed: TypeAlias = Mapping[str, Array]
 
 ORDERS: Final = ((1, 0, 1), (0, 1), (2, 0, 3, 1, 2), (3, 2, 1, 0), (0, 4, 1, 5, 2, 6, 3, 7))
-"""Row numbers of each batch. They are taken modulo the number of rows."""
+"""Row numbers of each batch. The numbers are taken modulo the number of rows."""
 
 BUDGET: Final[Nanos] = 100 * MILLISECOND
 """Time after which a short trial starts no other batch."""
@@ -180,7 +181,10 @@ def _is_finite(array: Array) -> bool:
 
 
 def _distance(wanted: Array, found: Array) -> float:
-    """Return the largest difference between two arrays of one shape. It is infinite if an element is not finite."""
+    """Return the largest difference between two arrays of one shape.
+
+    The difference is infinite if an element is not finite.
+    """
     difference: Any = np.abs(found.astype(np.float64) - wanted)
     return float(np.where(np.isfinite(difference), difference, np.inf).max(initial=0.0))
 

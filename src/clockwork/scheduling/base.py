@@ -57,7 +57,7 @@ class Scheduler(ABC):
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Forget a request whose client cancelled or disconnected, or whose deadline passed.
 
-        It must not be answered.
+        The request must not be answered.
         """
         return []
 

@@ -159,7 +159,7 @@ class Estimates:
         self._by_key: dict[object, SlidingEstimate] = {}
 
     def of(self, key: object, seed: Callable[[], Nanos]) -> SlidingEstimate:
-        """Return the estimate for ``key``. If it is new, ``seed`` is called to get the first value."""
+        """Return the estimate for ``key``. ``seed`` is called to get the first value of a new estimate."""
         estimate = self._by_key.get(key)
         if estimate is None:
             estimate = self._by_key[key] = SlidingEstimate(seed(), self._window, self._pace)

@@ -22,7 +22,7 @@ from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_OUTSTANDING: Final = 2
-"""Limit of outstanding Infers on one device. One of them runs, and one waits."""
+"""Limit of outstanding Infers on one device. One Infer runs, and one waits."""
 
 CHOICES: Final = 8
 """Number of devices considered for a request whose model no device has."""

@@ -1,4 +1,7 @@
-"""Decides which requests can share a batch. Their inputs must agree in every dimension except the first."""
+"""Decides which requests can share a batch.
+
+The inputs of such requests must agree in every dimension except the first.
+"""
 
 from clockwork.messages.actions import InferInput
 from clockwork.state import ModelState, PendingRequest

@@ -2,8 +2,8 @@
 
 Devices that have the same model serve its requests in turn. A model that is on no device is loaded on the next device
 in turn. A device without free memory evicts its least recently used model. At most `MAX_OUTSTANDING` requests are sent
-to a device at a time. This is enough to hide the network delay. The scheduler refuses no late requests. Instead, the
-worker drops an Infer that cannot start by its deadline.
+to a device at a time. This number is enough to hide the network delay. The scheduler refuses no late requests. Instead,
+the worker drops an Infer that cannot start by its deadline.
 """
 
 from collections import OrderedDict

@@ -272,7 +272,7 @@ class Cluster:
 
     @property
     def controller_busy(self) -> Nanos:
-        """Return the time that the controller has spent on its work. It is 0 if the scenario sets no costs."""
+        """Return the time that the controller has spent on its work. The time is 0 if the scenario sets no costs."""
         return self._timed.busy
 
     def infer_time(self, path: str) -> Nanos:

@@ -1,7 +1,7 @@
 """Runs a controller on the simulated loop. The controller's work may take time.
 
-This module corresponds to the live host's `MachineRunner`. It makes one decision: which waiting event is handled next
-after the controller was busy.
+This module corresponds to the live host's `MachineRunner`. The module makes one decision: which waiting event is
+handled next after the controller was busy.
 """
 
 from collections.abc import Callable

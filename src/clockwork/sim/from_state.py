@@ -73,7 +73,7 @@ def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
 
 def _recent_streams(model: dict[str, Any]) -> Iterator[StreamSpec]:
     demand = {whole(entry["slo"]) if entry["slo"] else 0: _rate(entry["rate"]) for entry in model.get("demand", ())}
-    # Some requests were refused before their SLO was read. They count under the most frequent SLO.
+    # Some requests were refused before their SLO was read. Such requests count under the most frequent SLO.
     unread = demand.pop(0, 0.0)
     if unread:
         usual = max(demand, key=lambda slo: demand[slo]) if demand else model.get("default_slo") or DEFAULT_SLO

@@ -291,7 +291,7 @@ class Simulation:
 
 
 def workload_rng(seed: int) -> Random:
-    """Return the random generator of the workload. It is the same in the simulator and for a live server."""
+    """Return the random generator of the workload. The generator is the same in the simulator and for a live server."""
     return Random(f"workload {seed}")
 
 

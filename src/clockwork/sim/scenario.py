@@ -1,4 +1,4 @@
-"""Reads scenarios in TOML. They define the fleet, models, workload and faults of a simulation.
+"""Reads scenarios in TOML. Scenarios define the fleet, models, workload and faults of a simulation.
 
 ::
 

@@ -7,8 +7,8 @@ The watcher checks these invariants of ARCHITECTURE.md:
 - I3: No action starts outside its window.
 - I6: When nothing is running, the controller's view of each device's memory equals the worker's.
 
-It also calls the invariant checks of the machines. It checks that admitted requests are in time, unless a fault or a
-duration beyond its estimate explains the delay.
+The watcher also calls the invariant checks of the machines. The watcher checks that admitted requests are in time,
+unless a fault or a duration beyond its estimate explains the delay.
 """
 
 from collections.abc import Callable

@@ -140,7 +140,7 @@ class ClockworkState:
         )
 
     def add_model(self, info: ModelInfo) -> ModelState:
-        """Return the model with this name. If it is new, create it."""
+        """Return the model with this name. Create a model if the name is new."""
         model = self.models.get(info.name)
         if model is None:
             model = self.models[info.name] = ModelState(info)

@@ -57,9 +57,9 @@ class GPUState:
     ) -> None:
         """Create the state of a device from its worker's report.
 
-        All devices of the fleet share ``actions`` and ``holders``. They add their actions to ``actions``, and register
-        in ``holders`` the models whose weights they have. All devices of a worker share ``routes``, and register the
-        ids of their actions there.
+        All devices of the fleet share ``actions`` and ``holders``. Devices add their actions to ``actions``, and
+        register in ``holders`` the models whose weights they have. All devices of a worker share ``routes``, and
+        register the ids of their actions there.
 
         Raises:
             ValueError: the weights on the device need more pages than it has.
@@ -93,7 +93,7 @@ class GPUState:
         return self._residency.get(model, Residency.COLD)
 
     def in_use(self, model: str) -> bool:
-        """Return whether an outstanding action needs the weights. If so, the weights cannot be evicted."""
+        """Return whether an outstanding action needs the weights. Such weights cannot be evicted."""
         return model in self._infers or self._residency.get(model) is Residency.LOADING
 
     def can_hold(self, model: str) -> bool:
@@ -111,8 +111,8 @@ class GPUState:
     ) -> LoadWeights:
         """Make a LoadWeights action, which takes its pages at once. The controller sends it.
 
-        ``expected`` is the estimated duration, or 0 if it is unknown. ``start`` is the predicted start. If it is 0, the
-        action is predicted to start when earlier actions have ended.
+        ``expected`` is the estimated duration, or 0 if it is unknown. ``start`` is the predicted start. If ``start`` is
+        0, the action is predicted to start when earlier actions have ended.
 
         Raises:
             ValueError: the weights are loaded or being loaded, the worker lacks the model, too few pages are free,
@@ -194,9 +194,9 @@ class GPUState:
     def predict(self, action: LoadWeights | Infer, earliest: Nanos, expected: Nanos, start: Nanos) -> None:
         """Record the predicted start and duration of an action that is sent now and begins at ``earliest`` or later.
 
-        ``start`` is the scheduler's prediction. If it is 0, the action is predicted to start when earlier actions have
-        ended and its weights are loaded. ``expected`` is 0 if the duration is unknown. There are no predictions for
-        evictions, because they take no time.
+        ``start`` is the scheduler's prediction. If ``start`` is 0, the action is predicted to start when earlier
+        actions have ended and its weights are loaded. ``expected`` is 0 if the duration is unknown. There are no
+        predictions for evictions, because they take no time.
         """
         if isinstance(action, LoadWeights):
             self._loading.sent(action.id, earliest, expected, start)
@@ -233,7 +233,7 @@ class GPUState:
     def occupied(self, sent: Nanos, timing: Timing) -> Nanos:
         """Return how long an Infer occupied the device.
 
-        This is its duration plus the gap between the previous Infer and it.
+        The result is the Infer's duration plus the gap before the Infer.
         """
         before, self.exec_end = self.exec_end, timing.end
         gap = timing.begin - before
@@ -267,7 +267,8 @@ class GPUState:
                 self._infers[action.model] = left
             else:
                 del self._infers[action.model]
-            # An Infer may have been sent behind a load that was late or failed. Its failure is no contradiction.
+            # An Infer may have been sent behind a load that was late or failed. The failure of such an Infer is no
+            # contradiction.
             surprising = self._residency.get(action.model) is Residency.WARM
             return not (isinstance(result, ErrorResult) and surprising and result.status in _ABSENT)
         if isinstance(action, EvictWeights):

@@ -105,12 +105,15 @@ class ModelState:
 
     @property
     def max_batch_size(self) -> int:
-        """Limit of the rows of an Infer with several requests. If it is 1, each request has its own Infer."""
+        """Limit of the rows of an Infer with several requests. If the limit is 1, each request has its own Infer."""
         return 1 if self.unbatched else self.max_rows
 
     @property
     def max_rows(self) -> int:
-        """Limit of the rows of one request. It is the largest batch size that was measured on every kind of device."""
+        """Limit of the rows of one request.
+
+        The limit is the largest batch size that was measured on every kind of device.
+        """
         if not self.info.batchable or not self.profiles:
             return 1
         return min(profile.batch_sizes[-1] for profile in self.profiles.values())

@@ -14,8 +14,8 @@ class PendingRequest:
     inputs, whether they are sent or generated. ``losses`` counts the workers that were lost while they had the request.
 
     A scheduler sets ``promised`` and ``reason``. ``promised`` is the time by which it has promised the answer, or None
-    if there is no promise. ``reason`` is why the promise is broken. It is empty if the promise is not broken or the
-    reason is unknown.
+    if there is no promise. ``reason`` is why the promise is broken. ``reason`` is empty if the promise is not broken or
+    the reason is unknown.
 
     The controller sets ``over`` when the request has been answered or cancelled. Nothing more has to be done for it
     then.

@@ -31,7 +31,7 @@ KIND: Final = "device"
 PAGE: Final = 16 * MIB
 HOUR: Final[Nanos] = seconds(3600)
 STEP: Final[Nanos] = ms(1)
-"""Time between two events. It is longer than a scheduler waits for more requests before it decides."""
+"""Time between two events. This time is longer than a scheduler waits for more requests before it decides."""
 
 _CLIENT: Final = 1
 _INPUTS: Final = (spec("x", Datatype.FP32, (1, 4)),)

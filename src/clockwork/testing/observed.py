@@ -31,7 +31,7 @@ class Observed(Scheduler):
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
-        """Wrap ``scheduler``. It must not be started yet."""
+        """Wrap ``scheduler``. The scheduler must not be started yet."""
         self.scheduler = scheduler
         self.decisions: list[tuple[Nanos, object]] = []
         self.problems: list[str] = []
@@ -91,7 +91,7 @@ class Observed(Scheduler):
         return self._record(now, self.scheduler.wake(now))
 
     def next_wakeup(self) -> Nanos | None:
-        """Call the scheduler's `next_wakeup`. If it was woken too often, return None instead."""
+        """Call the scheduler's `next_wakeup`. Return None if the scheduler was woken too often."""
         return None if self._restless else self.scheduler.next_wakeup()
 
     def _stop_waking(self, problem: str) -> None:
@@ -112,7 +112,10 @@ class Observed(Scheduler):
         return recorded
 
     def _check_batch(self, infer: Infer) -> None:
-        """Check that an Infer is a valid batch. Its inputs must have the same shape, and it must not be too large."""
+        """Check that an Infer is a valid batch.
+
+        The inputs must have the same shape, and the batch must not be too large.
+        """
         model = self.state.models.get(infer.model)
         if model is None:
             self._problem(f"it sent an Infer of {infer.model!r}, which is not a model")

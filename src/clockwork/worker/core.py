@@ -1,6 +1,6 @@
 """Passes actions to the worker's lanes, and starts each action when it is due (`clockwork.machine.Machine`).
 
-The core answers every action exactly once, whatever happens. It has no clock, no thread and no policy.
+The core answers every action exactly once, whatever happens. The core has no clock, no thread and no policy.
 
 Theory of operation. Each device has a LOAD and an EXEC lane, and the worker has one HOST lane. An event only changes
 tables (`apply`). Only `poll` of a lane starts a task on that lane. A host with a single loop, such as the simulator,

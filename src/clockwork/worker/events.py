@@ -53,7 +53,7 @@ class SendResult(Struct, frozen=True):
 class SendOutputs(Struct, frozen=True):
     """Split the outputs of an Infer by request and send them as its result.
 
-    This command is not a task. It does not occupy the lane, so the next Infer need not wait.
+    This command is not a task. `SendOutputs` does not occupy the lane, so the next Infer need not wait.
     """
 
     action: Infer
@@ -139,7 +139,7 @@ class ControllerLost(Struct, frozen=True):
 class Leave(Struct, frozen=True):
     """The worker is about to end.
 
-    It refuses waiting and new actions, but finishes running tasks and sends their results.
+    The worker refuses waiting and new actions, but finishes running tasks and sends their results.
     """
 
 

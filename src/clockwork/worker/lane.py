@@ -1,8 +1,8 @@
 """Decides which action of a lane starts next and which is late. A lane is a queue of timed actions.
 
 An action starts neither before ``earliest`` nor after ``latest``. A lane runs one action at a time, in order of
-``earliest`` and then of arrival. An action is late one nanosecond after its ``latest``. It then leaves the queue, even
-while another action runs, and does not delay other actions.
+``earliest`` and then of arrival. An action is late one nanosecond after its ``latest``. A late action leaves the queue,
+even while another action runs, and does not delay other actions.
 
 Theory of operation. An action that is due may have to wait for a task of another lane, such as the load of its weights.
 Such an action is blocked. The core passes a function ``blocked`` that tests this. In a lane with *overtaking*, later

@@ -71,7 +71,7 @@ class DeviceMemory:
     """The weights cache of one device."""
 
     def __init__(self, gpu: int, total_pages: Pages) -> None:
-        """``gpu`` is the device's number. It appears in messages."""
+        """``gpu`` is the device's number. The number appears in messages."""
         self.cache = PageCache(total_pages)
         self._gpu = gpu
         self._states: dict[str, WeightsState] = {}  #: COLD models are left out

@@ -1,6 +1,6 @@
 """Reads traces of Azure Functions in the format of the 2019 data set, and makes similar synthetic traces.
 
-The data set (Shahrad et al., *Serverless in the Wild*, ATC 2020) contains one CSV file per day. Its columns are
+The data set (Shahrad et al., *Serverless in the Wild*, ATC 2020) contains one CSV file per day. The columns are
 HashOwner, HashApp, HashFunction, Trigger, and the invocations in each of the day's 1440 minutes. The replay follows
 OSDI'20 (artifact of section 6.5). Functions are sorted by their invocations per day. The requests of function i use
 model ``i * models // functions``. Each minute's count is replayed as a Poisson process at that rate.
@@ -107,7 +107,7 @@ def _timer(mean: float, minutes: int, rng: Random) -> list[int]:
 def _bursty(mean: float, day: Sequence[float], rng: Random) -> list[int]:
     """Return the counts of a bursty function.
 
-    It has some minutes at several times the mean, and then a longer pause.
+    Such a function has some minutes at several times the mean, and then a longer pause.
     """
     duty, counts, on, left = 0.25, [], rng.random() < 0.25, rng.randint(1, 20)
     for level in day:

@@ -10,10 +10,10 @@
     mix = "zipf"                # or uniform
     shuffle = true              # shuffle the models, whose order matters to zipf, activate and azure
 
-A closed loop has ``concurrency`` clients for each model. They pause for ``think_ms`` between requests, and their first
-requests are spread over ``stagger_ms``. ``slo_ladder = {start_ms = 2.9, factor = 1.5, step_s = 30, max_ms = 290}``
-raises the SLO step by step. ``start_factor`` and ``max_factor`` may replace ``start_ms`` and ``max_ms``. The stream
-ends after the last step.
+A closed loop has ``concurrency`` clients for each model. Clients pause for ``think_ms`` between requests, and their
+first requests are spread over ``stagger_ms``. ``slo_ladder = {start_ms = 2.9, factor = 1.5, step_s = 30, max_ms =
+290}`` raises the SLO step by step. ``start_factor`` and ``max_factor`` may replace ``start_ms`` and ``max_ms``. The
+stream ends after the last step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -144,7 +144,7 @@ def make_workload(
     rng: Random,
     traces: Mapping[str, Sequence[str]] | None = None,
 ) -> Workload:
-    """Create the workload of a scenario for ``models``. It ends after ``duration``.
+    """Create the workload of a scenario for ``models``. The workload ends after ``duration``.
 
     ``traces`` contains the lines of each named trace.
 

@@ -89,7 +89,7 @@ class ClosedLoop:
         batch_size: int,
         rng: Random,
     ) -> None:
-        """Create ``concurrency`` clients for each model. Their first requests are spread over ``stagger``."""
+        """Create ``concurrency`` clients for each model. The first requests of clients are spread over ``stagger``."""
         self._number, self._think, self._slo = number, think, slo
         self._start, self._stop, self._batch_size = start, stop, batch_size
         self._models = [model for model in models for _ in range(concurrency)]
@@ -119,7 +119,10 @@ class ClosedLoop:
         return WorkloadRequest(self._number, client, self._models[client], at, slo[0], slo[1], self._batch_size)
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Schedule the client's next request. It follows after the client's pause, its retry time or its back-off."""
+        """Schedule the client's next request.
+
+        The request follows after the client's pause, its retry time or its back-off.
+        """
         if retry_after == BACK_OFF:
             failures = self._failures[request.client] = self._failures.get(request.client, 0) + 1
             retry_after = back_off(failures, self._draw())

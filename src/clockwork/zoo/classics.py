@@ -1,4 +1,4 @@
-"""Builds nine image networks from the years 2012 to 2017. Their graphs come from the package onnx.
+"""Builds nine image networks from the years 2012 to 2017. The package onnx contains their graphs.
 
 This module changes a graph of onnx's test data into a model that can be served. In the test data, the graph itself
 computes most weights (ConstantOfShape), and weights are listed as inputs. The batch size is fixed at 1, and the graph
@@ -41,7 +41,7 @@ def names() -> tuple[str, ...]:
 def model(name: str, rng: np.random.Generator) -> Any:
     """Return a network with weights drawn from ``rng``.
 
-    Its output is ``prob``, or ``logits`` if the last node is not a Softmax.
+    The network's output is ``prob``, or ``logits`` if the last node is not a Softmax.
 
     Raises:
         ServerError: the installed onnx does not contain the graph.
@@ -81,7 +81,7 @@ def _graph_file(name: str) -> Path:
 
 
 def _remove_dropout(graph: Any) -> None:
-    """Remove Dropout nodes. They have no effect on inference."""
+    """Remove Dropout nodes. Dropout has no effect on inference."""
     replacements: dict[str, str] = {}
     kept = []
     for node in graph.node:  # nodes are in topological order, so the inputs of a node come from earlier nodes

@@ -18,7 +18,7 @@ from clockwork.units import Bytes
 from clockwork.zoo import classics, mlp
 
 FORMAT: Final = 1
-"""Version of the networks. It is increased when the same name and seed give a different model."""
+"""Version of the networks. The version is increased when the same name and seed give a different model."""
 
 IR_VERSION: Final = 8
 """Version of the ONNX format. Since version 4, weights need not be inputs of the graph."""
@@ -28,7 +28,7 @@ MAX_SEED: Final = (1 << 63) - 1
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all networks. The first is ``mlp``, and the classic networks follow."""
+    """Return the names of all networks. The first name is ``mlp``, and the classic networks follow."""
     return ("mlp", *classics.names())
 
 
@@ -60,8 +60,7 @@ def build(name: str, directory: Path, seed: int = 0) -> Path:
 def _stamp(name: str, seed: int) -> bytes:
     """Return a serialised model with metadata only.
 
-    If it is appended to another serialised model, that model gets this metadata, because Protocol Buffers merge
-    messages.
+    A serialised model to which these bytes are appended gets this metadata, because Protocol Buffers merge messages.
     """
     model: Any = onnx.ModelProto()
     for key, value in (("format", str(FORMAT)), ("name", name), ("seed", str(seed))):

@@ -1,6 +1,6 @@
 """Builds a multilayer perceptron of size 64-64-10.
 
-It is so small that a benchmark with it measures the server, not the network.
+The network is so small that a benchmark with it measures the server, not the network.
 """
 
 from itertools import pairwise
@@ -16,7 +16,7 @@ CLASSES: Final = 10
 """Number of outputs."""
 
 GAIN: Final = 3.0
-"""Scale of the last layer. It gives one class a clearly higher probability."""
+"""Scale of the last layer. This scale gives one class a clearly higher probability."""
 
 OPSET: Final = 17
 """Version of ONNX's operator set."""

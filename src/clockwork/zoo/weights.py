@@ -6,8 +6,8 @@ The distribution of a tensor depends on its purpose. The purpose follows from th
 
 The method of He et al. (2015, "Delving Deep into Rectifiers") preserves the second moment of a rectified signal from
 layer to layer. The mean of this signal is positive and the same for all inputs. After fifty layers, the mean dominates,
-so all inputs give the same output. This module therefore centres the weights of each filter, which cancels the mean. It
-scales the weights by the variance of a rectified normal variable, which is 1/2 - 1/(2 pi).
+so all inputs give the same output. This module therefore centres the weights of each filter, which cancels the mean.
+The module scales the weights by the variance of a rectified normal variable, which is 1/2 - 1/(2 pi).
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,8 +34,8 @@ LOGIT_GAIN: Final[Mapping[str, float]] = {
 }
 """Scale of the last layer by network.
 
-The numbers were found by measurement. They give the most likely class a probability between some hundredths and some
-tenths. Without them, pooling over the whole image would average out most of the signal.
+The numbers were found by measurement. These scales give the most likely class a probability between some hundredths and
+some tenths. Without such scales, pooling over the whole image would average out most of the signal.
 """
 
 

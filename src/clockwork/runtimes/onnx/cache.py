@@ -67,7 +67,7 @@ def load(file: Path) -> tuple[PreparedModel, Verdict] | None:
 
 
 def save(file: Path, prepared: PreparedModel, verdict: Verdict) -> None:
-    """Write an entry atomically. If it cannot be written, do nothing."""
+    """Write an entry atomically. If the entry cannot be written, do nothing."""
     checksum = zlib.crc32(prepared.weights.data, zlib.crc32(prepared.graph))
     header = msgspec.json.encode(
         Header(prepared.ports, verdict, len(prepared.graph), prepared.weights.nbytes, checksum)
@@ -106,7 +106,7 @@ def sweep(directory: Path) -> None:
 def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
     """Remove the least recently used entries until the rest takes at most ``nbytes``. Never remove ``keep``.
 
-    Two processes may tidy at the same time. It does no harm if one of them finds an entry already removed.
+    Two processes may tidy at the same time. If one process finds that an entry is already removed, this does no harm.
     """
     found = []
     with contextlib.suppress(OSError):

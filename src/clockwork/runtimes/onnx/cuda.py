@@ -46,7 +46,7 @@ log = logging.getLogger("clockwork.worker")
 
 
 def cache_bytes_of(gpus: Sequence[Gpu], workspace_bytes: Bytes, page_size: Bytes) -> Bytes:
-    """Return the default size of each device's weights cache in bytes. It is a whole number of pages.
+    """Return the default size of each device's weights cache in bytes. The size is a whole number of pages.
 
     Raises:
         InvalidRequestError: the free memory is too small for one page.
@@ -112,7 +112,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
 
 
 class OnnxCudaModel:
-    """A model in host memory. Its graph has only the optimisations that are valid for all devices."""
+    """A model in host memory. The graph has only the optimisations that are valid for all devices."""
 
     def __init__(
         self,

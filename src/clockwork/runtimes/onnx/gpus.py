@@ -1,7 +1,7 @@
 """Makes ONNX Runtime's CUDA provider, and a memory arena that all sessions of a device share.
 
 If a library is missing, the worker reports this at its start, with instructions. This code has not run on a real device
-yet. Its messages for a machine without a driver were tested with onnxruntime-gpu 1.31.1.
+yet. The messages for a machine without a driver were tested with onnxruntime-gpu 1.31.1.
 
 Theory of operation. By default, each ONNX Runtime session has a memory arena of its own with a limit of its own. Then
 no limit applies to all sessions together. Clockwork instead makes one arena per device when it starts. The arena's
@@ -95,7 +95,7 @@ class CudaGpus:
 def check_build(available: Sequence[str] | None = None) -> None:
     """Check that this ONNX Runtime was built for CUDA.
 
-    ``available`` is the list of its providers. If it is None, ONNX Runtime supplies the list.
+    ``available`` is the list of its providers. If ``available`` is None, ONNX Runtime supplies the list.
 
     Raises:
         InvalidRequestError: it was built without CUDA.

@@ -111,7 +111,7 @@ class LoadedOnnxModel(LoadedArrayModel):
             self._close_timing.inference_ends()
 
     def close(self) -> None:
-        """Destroy the session at a moment when no inference has to wait. Its outputs stay valid."""
+        """Destroy the session at a moment when no inference has to wait. The outputs of the session stay valid."""
         if self._session is not None:
             self._close_timing.wait()
         self._session = None

@@ -1,10 +1,10 @@
 """Decides whether sessions pack weights.
 
 ONNX Runtime packs weights when it opens a session ("prepacking"): it copies the weights of matrix products, recurrent
-operators and quantised operators into a layout that suits its kernels. It keeps both copies. It uses the weights of
-convolutions without a copy. Packed weights make LoadWeights slow and halve the capacity of the weights cache. Without
-packed weights, the kernels pack weights during each inference. This costs little if each weight is used for many rows,
-and much if each weight is used for few rows.
+operators and quantised operators into a layout that suits its kernels. ONNX Runtime keeps both copies. Weights of
+convolutions are used without a copy. Packed weights make LoadWeights slow and halve the capacity of the weights cache.
+Without packed weights, the kernels pack weights during each inference. Such packing costs little if each weight is used
+for many rows, and much if each weight is used for few rows.
 
 When a model is read, both variants are tried, and one is chosen. Weights are packed if the packed copy is small, if the
 trial fails, or if execution without packing takes more than `MAX_SLOWDOWN` times as long. The table shows the time of

@@ -3,20 +3,20 @@
 After `prepare`, the model's files are not needed any more. Host memory contains the weights once, however many sessions
 use them.
 
-ONNX Runtime writes two files: the optimised graph, and its larger weights as external data. Both are read back, and the
-weights are read into one aligned block. A session is then opened from the graph alone. Its weights are tensors in the
-block (``SessionOptions.add_initializer``). So a new session parses and copies no weights, and allocates no memory for
-them. Opening a session of ResNet-50 (102 MB) on one core takes 4 ms. ONNX Runtime alone takes 92 ms from the original
-file and 20 to 60 ms from the optimised file. Sessions may still pack some of the weights again
+ONNX Runtime writes two files: the optimised graph, and its larger weights as external data. Both files are read back,
+and the weights are read into one aligned block. A session is then opened from the graph alone. The session's weights
+are tensors in the block (``SessionOptions.add_initializer``). So a new session parses and copies no weights, and
+allocates no memory for them. Opening a session of ResNet-50 (102 MB) on one core takes 4 ms. ONNX Runtime alone takes
+92 ms from the original file and 20 to 60 ms from the optimised file. Sessions may still pack some of the weights again
 (`clockwork.runtimes.onnx.packing`).
 
 The options object of a session refers to the session's weights. All sessions of a model share one options object,
-because filling it takes 1.5 ms for the 330 tensors of DenseNet-121. Most of this time, the interpreter's lock is held,
-which inferences also need.
+because filling it takes 1.5 ms for the 330 tensors of DenseNet-121. During most of this time, the interpreter's lock is
+held, and inferences also need this lock.
 
 ONNX Runtime checks that the external data can be read before it uses the weights in the options. The `Placeholder`
-satisfies this check. It is a file that has the right length but takes no space on the disk. `clockwork.runtimes.probe`
-checks that no weights are read from this file.
+satisfies this check. The placeholder is a file that has the right length but takes no space on the disk.
+`clockwork.runtimes.probe` checks that no weights are read from this file.
 """
 
 import errno
@@ -42,7 +42,8 @@ from clockwork.runtimes.signature import Signature
 from clockwork.units import KIB, Bytes
 
 MAX_INLINE_BYTES: Final[Bytes] = KIB
-"""Smaller tensors stay in the graph. They include shapes and scalars, which ONNX Runtime reads when it opens a session.
+"""Smaller tensors stay in the graph. Small tensors include shapes and scalars, which ONNX Runtime reads when it opens a
+session.
 """
 
 ALIGNMENT: Final[Bytes] = 64

@@ -188,7 +188,10 @@ def example_row(
 
 
 def runner(ports: Signature, session: Any) -> Run:
-    """Return a function that runs the session. Its argument maps input names to arrays; it returns outputs in order."""
+    """Return a function that runs the session.
+
+    The function's argument maps input names to arrays, and its result is the list of outputs.
+    """
     infos = [port.info for port in ports.inputs + ports.optional + ports.outputs]
     execute = run_with_bfloat16 if any(info.datatype == Datatype.BF16 for info in infos) else run
     return partial(execute, session, [port.info.name for port in ports.outputs])

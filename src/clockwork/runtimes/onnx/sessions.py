@@ -1,11 +1,12 @@
 """Opens and runs sessions of ONNX Runtime. No other module does this.
 
-This module keeps ONNX Runtime from printing messages and from switching to another provider without an error. It
-shortens ONNX Runtime's error texts and removes paths and source lines, because clients receive these texts.
+This module keeps ONNX Runtime from printing messages and from switching to another provider without an error. The
+module shortens ONNX Runtime's error texts and removes paths and source lines, because clients receive these texts.
 
-All sessions of a process allocate from one arena. An arena of its own would have two disadvantages for a session. It
-would keep the memory that the session's largest batch ever took. And the first inferences after each LoadWeights would
-run on fresh memory, which is slow: for AlexNet at batch 8, the first two took 233 and 165 ms instead of 141 ms.
+All sessions of a process allocate from one arena. An arena of its own would have two disadvantages for a session. Such
+an arena would keep the memory that the session's largest batch ever took. And the first inferences after each
+LoadWeights would run on fresh memory, which is slow: for AlexNet at batch 8, the first two took 233 and 165 ms instead
+of 141 ms.
 """
 
 import ctypes
@@ -37,7 +38,7 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
     TypeError,
     ValueError,
 )
-"""All exceptions that ONNX Runtime raises. They have no base class in common."""
+"""All exceptions that ONNX Runtime raises. The exceptions have no base class in common."""
 
 _FATAL: Final = 4
 _BFLOAT16: Final = 16  # TensorProto.BFLOAT16
@@ -87,8 +88,8 @@ def options(threads: int, packed: bool = True) -> Any:
     if threads == 1:
         result.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:
-        # Threads may spin between the kernels of an inference. They must stop after it, because another device or lane
-        # may need the core.
+        # Threads may spin between the kernels of an inference. They must stop spinning after the inference, because
+        # another device or lane may need the core.
         result.add_session_config_entry("session.force_spinning_stop", "1")
     return result
 
@@ -106,7 +107,7 @@ CPU: Final = Provider("CPUExecutionProvider")
 def session(model: str | bytes, with_options: Any, provider: Provider = CPU) -> Any:
     """Open a session from a path or from bytes.
 
-    This function may raise any of `FAILURES`. It raises ServerError if the provider cannot be used. In that case, ONNX
+    This function may raise any of `FAILURES`. ServerError is raised if the provider cannot be used. In that case, ONNX
     Runtime itself would execute everything on the CPU without an error.
     """
     providers = [(provider.name, dict(provider.options)), (CPU.name, {})] if provider != CPU else [(CPU.name, {})]
@@ -134,7 +135,7 @@ def run(opened: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[
 def run_with_bfloat16(opened: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
     """Run a session that may have inputs or outputs of type BF16, which numpy lacks.
 
-    This takes about 30 us longer than `run`.
+    The call takes about 30 us longer than `run`.
     """
     try:
         values = opened.run_with_ort_values(outputs, {name: ort_value(array) for name, array in feed.items()}, _RUN)

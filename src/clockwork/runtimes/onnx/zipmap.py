@@ -1,9 +1,9 @@
 """Replaces each ZipMap of a graph, whose output no protocol can transfer, by the ZipMap's input tensor.
 
-Converters of scikit-learn models end the graph with a ZipMap. Its input is a tensor of probabilities with a row for
-each row of the model's input and a column for each label. The ZipMap makes a dictionary of each row, and tensor
-protocols have no dictionaries. So the tensor becomes the model's output, under the same name. It contains the same
-numbers.
+Converters of scikit-learn models end the graph with a ZipMap. The input of a ZipMap is a tensor of probabilities with a
+row for each row of the model's input and a column for each label. The ZipMap makes a dictionary of each row, and tensor
+protocols have no dictionaries. So the tensor becomes the model's output, under the same name. The tensor contains the
+same numbers.
 """
 
 from typing import Any, Final

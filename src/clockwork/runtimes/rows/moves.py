@@ -26,7 +26,7 @@ def axis_of(axis: int, rank: int) -> int:
 
 
 def check_no_rows(*values: Value) -> None:
-    """Check that these tensors are the same in every batch. They are weights or other parameters.
+    """Check that these tensors are the same in every batch. The tensors are weights or other parameters.
 
     Raises:
         MixesRowsError: a tensor has a batch axis.
@@ -174,7 +174,10 @@ def _shown(shape: Shape) -> str:
 
 
 def expanded(value: Value, shape: Shape, name: str = "") -> Value:
-    """Rule of operators that broadcast to ``shape``. They repeat axes of size 1, and add axes at the front."""
+    """Rule of operators that broadcast to ``shape``.
+
+    Such operators repeat axes of size 1, and add axes at the front.
+    """
     found = [i for i, size in enumerate(shape) if size.depends_on_rows]
     if not found:
         return broadcast([value, Value(shape)], name)

@@ -1,8 +1,8 @@
 """Represents sizes that contain unknowns, as polynomials with integer coefficients.
 
 The unknown `ROWS` is the number of rows of the batch. Any other unknown is a size that all requests of a batch have in
-common. It is a free dimension of an input, or a size that no rule could compute. If the name of an unknown begins with
-`ROWS`, the unknown depends on the number of rows in an unknown way.
+common. Such an unknown is a free dimension of an input, or a size that no rule could compute. If the name of an unknown
+begins with `ROWS`, the unknown depends on the number of rows in an unknown way.
 """
 
 import hashlib

@@ -45,8 +45,8 @@ class Value(Struct, frozen=True):
     has an ``outer`` and ``inner`` of 1; `moves.reshaped` can give them other values. No other size of the shape depends
     on N.
 
-    ``content`` contains the elements of a small tensor if these are known. It is an array of Python numbers. An element
-    that was computed from shapes is a `Size`.
+    ``content`` contains the elements of a small tensor if these are known. The content is an array of Python numbers.
+    An element that was computed from shapes is a `Size`.
     """
 
     shape: Shape

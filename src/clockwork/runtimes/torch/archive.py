@@ -27,7 +27,7 @@ SUFFIX: Final = ".pt2"
 """Suffix of a model file."""
 
 MAX_FILE_BYTES: Final[Bytes] = 64 * GIB
-"""Limit of the size of a model file. It is larger than the memory of any supported device."""
+"""Limit of the size of a model file. The limit is larger than the memory of any supported device."""
 
 MAX_ENTRIES: Final = 100_000
 """Limit of the number of files in the archive. There is one file for each weight, and about a dozen others."""
@@ -140,7 +140,7 @@ def _described(name: str, archive: ZipFile, entry: str) -> Any:
 
 
 def _check_pickles(name: str, archive: ZipFile, names: dict[str, str], config: str) -> None:
-    """Check the weights and constants that ``config`` lists. They are stored as plain data or are pickled."""
+    """Check the weights and constants that ``config`` lists. Weights are stored as plain data or are pickled."""
     described = _described(name, archive, names[config])
     listed = described.get("config") if isinstance(described, dict) else None
     if not isinstance(listed, dict):

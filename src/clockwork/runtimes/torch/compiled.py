@@ -46,7 +46,7 @@ _ELF64: Final = b"\x7fELF\x02\x01"
 _HEADER: Final = struct.Struct("<32xQQ6xHHHHH")
 """Header of an ELF-64 file.
 
-It contains the offsets of the tables of segments and sections, and the size and number of the tables' entries.
+The header contains the offsets of the tables of segments and sections, and the size and number of the tables' entries.
 """
 _SEGMENT: Final = struct.Struct("<8xQ16xQ16x")
 """Entry of a segment, with its offset and its size in the file; see elf(5)."""

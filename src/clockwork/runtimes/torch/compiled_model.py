@@ -35,7 +35,7 @@ Outputs differ because the code adds numbers in another order.
 """
 
 TOLERANCE_HALF: Final = 2e-2
-"""Largest difference for outputs of 16 bits. It is larger, because the code computes with 32 bits inside fused
+"""Largest difference for outputs of 16 bits. This limit is larger, because the code computes with 32 bits inside fused
 operators.
 """
 
@@ -95,7 +95,7 @@ class CompiledProgram:
 
 
 class CompiledModel:
-    """A model in host memory. It consists of a compiled program and one block with its weights."""
+    """A model in host memory. The model consists of a compiled program and one block with its weights."""
 
     def __init__(self, info: HostModelInfo, compiled: CompiledProgram) -> None:
         self.info: Final = info

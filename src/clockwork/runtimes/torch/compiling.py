@@ -1,7 +1,7 @@
 """Compiles an exported program with AOTInductor for the CPU of this machine.
 
-The compiled code contains no weights. They stay in one block of memory, as for any other program. The code works with
-any number of threads. Only this module needs a C++ compiler.
+The compiled code contains no weights. The weights stay in one block of memory, as for any other program. The code works
+with any number of threads. Only this module needs a C++ compiler.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _HOME: Final = "data/aotinductor/model/"
 
 
 def compiled(program: Any) -> Code:
-    """Compile an ``ExportedProgram``. This takes from five seconds to minutes.
+    """Compile an ``ExportedProgram``. The compilation takes from five seconds to minutes.
 
     Raises:
         InvalidRequestError: there is no C++ compiler, or the program cannot be compiled.

@@ -27,7 +27,7 @@ EXAMPLE_ROWS: Final = 2
 TOLERANCE: Final = 1e-3
 """Largest difference between the outputs of program and module, relative to the largest output.
 
-Both run the same kernels.
+Program and module run the same kernels.
 """
 
 _FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

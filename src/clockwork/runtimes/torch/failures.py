@@ -56,7 +56,7 @@ def cause(error: BaseException) -> BaseException:
 
 
 def execution_error(error: Exception) -> InvalidRequestError | ServerError:
-    """Return the error for a failed execution. It blames the client if PyTorch rejected shapes or indices."""
+    """Return the error for a failed execution. The error blames the client if PyTorch rejected shapes or indices."""
     text = str(error)
     return inference_error(
         describe(error),

@@ -50,7 +50,7 @@ def execute(program: Program, arguments: Sequence[Any], feed: Mapping[str, Array
 
 
 class TorchModel:
-    """A model in host memory. It consists of a program and one block with its weights."""
+    """A model in host memory. The model consists of a program and one block with its weights."""
 
     def __init__(self, info: HostModelInfo, program: Program) -> None:
         self.info: Final = info

@@ -3,7 +3,8 @@
 Theory of operation. ``torch.export`` converts all values that a module contains to arguments. The resulting graph is a
 pure function of parameters, buffers, constants and inputs, in this order. The graph therefore exists only once, and
 loading and eviction do not change it. The weights on a device are a tuple of tensors. Programs that write to a buffer
-or an input are not pure functions. They are refused, because one request could change the response of another request.
+or an input are not pure functions. Such programs are refused, because one request could change the response of another
+request.
 """
 
 import math
@@ -192,7 +193,10 @@ def _weight(exported: Any, spec: Any) -> Any:
 
 
 def _input_names(exported: Any, slots: Sequence[int]) -> list[str]:
-    """Return PyTorch's names of the inputs. They are the parameters of ``forward``, with suffixes for nested inputs."""
+    """Return PyTorch's names of the inputs.
+
+    The names are the parameters of ``forward``, with suffixes for nested inputs.
+    """
     specs = exported.graph_signature.input_specs
     return [str(specs[slot].arg.name) for slot in slots]
 
@@ -213,7 +217,10 @@ def _outputs(exported: Any) -> tuple[list[str], list[Any]]:
 
 
 def _output_names(spec: Any, count: int) -> list[str]:
-    """Return the names of the outputs. They are the keys, if the outputs are a flat dictionary with strings as keys."""
+    """Return the names of the outputs.
+
+    The names are the keys, if the outputs are a flat dictionary with strings as keys.
+    """
     keys = spec.context if spec.type is dict else []
     if keys and len(keys) == count and all(isinstance(key, str) and key for key in keys):
         return [str(key) for key in keys]

@@ -63,7 +63,10 @@ class Shapes:
             self._known[shapes] = None
 
     def _bound(self, shapes: tuple[Shape, ...]) -> dict[Any, int]:
-        """Return the size of each symbol. It is read from the first dimension that consists of only the symbol."""
+        """Return the size of each symbol.
+
+        The size is read from the first dimension that consists of only the symbol.
+        """
         sizes: dict[Any, int] = {}
         for name, dims, shape in zip(self._names, self._dims, shapes, strict=True):
             if len(dims) != len(shape):

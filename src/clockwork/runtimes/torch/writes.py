@@ -1,8 +1,8 @@
 """Finds the arguments that a program writes to.
 
 ``torch.export`` keeps operators that write in place. This module finds out to which argument the written memory
-belongs. It follows views with the help of the operators' schemas. In a schema, the operator writes to ``Tensor(a!)``,
-and ``Tensor(a)`` shares memory with the result.
+belongs. The module follows views with the help of the operators' schemas. In a schema, the operator writes to
+``Tensor(a!)``, and ``Tensor(a)`` shares memory with the result.
 """
 
 import operator

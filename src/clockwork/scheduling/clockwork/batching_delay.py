@@ -1,14 +1,14 @@
 """Decides how long an idle device waits for more requests of a model before it starts a batch.
 
-A batch of any size costs the server as much time as one request. This is about 0.3 ms in the controller and 0.3 ms in
-the worker. While the server has time to spare, an idle device starts at once, because waiting would only add latency.
-If the server is the bottleneck, an immediate start makes every batch a batch of one. The server then spends its time on
-actions instead of requests. A measurement over gRPC on one core gave 1,000 requests/s with batches of one, and 3,000
-requests/s with a wait of 2 ms.
+A batch of any size costs the server as much time as one request. The cost is about 0.3 ms in the controller and 0.3 ms
+in the worker. While the server has time to spare, an idle device starts at once, because waiting would only add
+latency. If the server is the bottleneck, an immediate start makes every batch a batch of one. The server then spends
+its time on actions instead of requests. A measurement over gRPC on one core gave 1,000 requests/s with batches of one,
+and 3,000 requests/s with a wait of 2 ms.
 
 Theory of operation. The controller reports which share of its time the server uses. The *level* is the number of rows
-that an idle device should wait for. It rises while this share is above `BUSY`, and falls while the share is below
-`CALM`. The number of rows to wait for also depends on recent waits. If the rows arrived during a wait, the number
+that an idle device should wait for. The level rises while this share is above `BUSY`, and falls while the share is
+below `CALM`. The number of rows to wait for also depends on recent waits. If the rows arrived during a wait, the number
 doubles. If the wait ended without them, the number is halved. So if a single client sends one request at a time, the
 device waits only once in `PROBE`.
 
@@ -78,7 +78,7 @@ class BatchingDelay:
         return max(1, min(int(self._level), expected))
 
     def begin(self, now: Nanos, plan: Plan, wanted: int, rate: float) -> None:
-        """Let the only batch of an idle device wait for ``wanted`` rows. They arrive at ``rate`` per nanosecond."""
+        """Let the only batch of an idle device wait for ``wanted`` rows. The rows arrive at ``rate`` per nanosecond."""
         batch = plan.batches.first
         missing = min(wanted, batch.capacity) - batch.rows
         slack = batch.due - plan.device.first_start(now) - batch.reserved

@@ -78,14 +78,15 @@ class Device:
         return self._load_times.of(model.info.digest, lambda: model.load_estimate(kind)).at(now)
 
     def forget_times(self, model: ModelState) -> None:
-        """Forget the measured times of a model's content. Its next estimates start from its profile."""
+        """Forget the measured times of a model's content. The model's next estimates start from its profile."""
         self.times.forget(model.info.digest)
         self._load_times.forget(model.info.digest)
 
     def first_start(self, now: Nanos) -> Nanos:
         """Return when an Infer that is sent now could start.
 
-        The end of an overdue Infer is unknown. It is assumed to need as much more time as it is already overdue.
+        The end of an overdue Infer is unknown. Such an Infer is assumed to need as much more time as it is already
+        overdue.
         """
         free = self.free
         if self.sent:
@@ -155,7 +156,7 @@ class Device:
         return sent
 
     def note_load_sent(self, model: str, ready: Nanos) -> None:
-        """Record that a LoadWeights was sent. Its predicted end is ``ready``."""
+        """Record that a LoadWeights was sent. The predicted end of the load is ``ready``."""
         self.ready[model] = self.load_free = ready
 
     def note_loaded(self, now: Nanos, action: LoadWeights, model: ModelState, timing: Timing) -> None:

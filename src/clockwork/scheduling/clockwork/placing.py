@@ -146,7 +146,10 @@ class Placing:
     # --- what leaves the plans ---------------------------------------------------------------------------------------
 
     def forget(self, request: PendingRequest) -> None:
-        """Forget a request that has ended or is about to be planned again. It must not be in a planned batch."""
+        """Forget a request that has ended or is about to be planned again.
+
+        The request must not be in a planned batch.
+        """
         self._plan_of.pop(request.id, None)
 
     def cancel(self, request: PendingRequest) -> Plan | None:

@@ -1,12 +1,12 @@
 """Plans the next batches of one device, and finds places where more requests fit into this plan.
 
-Theory of operation. A *batch* consists of requests of one model that will be one Infer. Its *capacity* is the number of
-rows for which the plan reserves time. It may be larger than the present number of rows, because more requests are
-expected before the batch is sent. A batch begins when the batch before it has ended and its weights are loaded. The
-device must have executed the batch by its time ``due``, so that every deadline in the batch is met with all margins.
-The *slack* of a batch is the time by which this batch and all later batches may be delayed without breaking a promise.
-So the plan knows from the slack whether a batch may be begun or grown. A given promise is delayed only within the
-slack.
+Theory of operation. A *batch* consists of requests of one model that will be one Infer. The *capacity* of a batch is
+the number of rows for which the plan reserves time. The capacity may be larger than the present number of rows, because
+more requests are expected before the batch is sent. A batch begins when the batch before it has ended and its weights
+are loaded. The device must have executed the batch by its time ``due``, so that every deadline in the batch is met with
+all margins. The *slack* of a batch is the time by which this batch and all later batches may be delayed without
+breaking a promise. So the plan knows from the slack whether a batch may be begun or grown. A given promise is delayed
+only within the slack.
 
 Planning a request takes O(log n) time for n planned batches, because the `Timeline` finds in O(log n) when a batch
 would begin and how much slack the plan has at that point.
@@ -23,11 +23,12 @@ from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_OVERTAKING: Final = 16
-"""If the first batch is not full, a full batch may be sent before it. This is the number of batches that are searched.
+"""If the first batch is not full, a full batch may be sent before it. The search for such a batch ends after this
+number of batches.
 """
 
 MAX_SENT: Final = 512
-"""Limit of outstanding Infers on one device. Without it, a silent device would get more and more of them."""
+"""Limit of outstanding Infers on one device. Without this limit, a silent device would get more and more Infers."""
 
 MAX_PASSED: Final = 64
 """Number of batches that are searched for one with loaded weights, if the first batch waits for its weights."""
@@ -39,7 +40,7 @@ class PlannedBatch(TimelineEntry):
     __slots__ = ("capacity", "key", "model", "plan", "requests", "rows", "wait_until", "wanted")
 
     def __init__(self, plan: "Plan", model: ModelState, key: ShapeKey, capacity: int, reserved: Nanos) -> None:
-        """Create a batch without requests. It is not in a plan yet."""
+        """Create a batch without requests. The batch is not in a plan yet."""
         super().__init__(reserved)
         self.plan = plan
         self.model = model
@@ -130,7 +131,8 @@ class Plan:
     def _places(self, deadline: Nanos, ready: Nanos, origin: Nanos) -> list[PlannedBatch | None]:
         """Return the places at which a batch might be inserted.
 
-        These are the place by its deadline, the end (None) and, if a batch waits for its weights, the place before it.
+        The places are the place by its deadline, the end (None) and, if a batch waits for its weights, the place before
+        it.
         """
         batches = self.batches
         if not batches:

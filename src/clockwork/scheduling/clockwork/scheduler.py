@@ -4,9 +4,9 @@ Theory of operation. Every device has a `Plan`. A new request is added to a plan
 promises are met, according to measured times and margins. Otherwise, the request is refused. So an admitted request is
 late only if an event broke the plan.
 
-A request is planned at once if it can join a batch with room, or if a device is idle. Otherwise, it waits at most
-``verdict_delay`` for more requests of its group. Then the scheduler decides about the whole group, so that a burst is
-planned as batches. The largest group is planned first.
+A request is planned at once if it can join a batch with room, or if a device is idle. Otherwise, the request waits at
+most ``verdict_delay`` for more requests of its group. Then the scheduler decides about the whole group, so that a burst
+is planned as batches. The largest group is planned first.
 
 Refused clients of one group get the same retry time. Different groups get different retry times. So the requests of a
 group return together and can be a batch. ARCHITECTURE.md lists the differences from the original.
@@ -197,7 +197,7 @@ class ClockworkScheduler(Scheduler):
         return answers
 
     def _refuse(self, now: Nanos, group: GroupKey, requests: list[PendingRequest], reason: str = "") -> list[Answer]:
-        """Refuse requests. If they had a promise, ``reason`` is why it is broken."""
+        """Refuse requests. ``reason`` is why promises of these requests are broken."""
         if not requests:
             return []
         model = requests[0].model

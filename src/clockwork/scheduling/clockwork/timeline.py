@@ -8,8 +8,8 @@ by two functions of ``at``:
     slack(at) = min(reach - at, spare)           the longest delay of the run with which each batch meets its ``due``
 
 Two such runs, one after the other, are described by functions of the same form. The batches are the nodes of a balanced
-binary tree. It is a treap whose priorities are a fixed sequence, so that a simulation can be repeated. Each node stores
-the four numbers of the run that is its subtree. Every query and every change takes O(log n) time for n batches.
+binary tree. The tree is a treap whose priorities are a fixed sequence, so that a simulation can be repeated. Each node
+stores the four numbers of the run that is its subtree. Every query and every change takes O(log n) time for n batches.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ class TimelineEntry:
     )
 
     def __init__(self, reserved: Nanos) -> None:
-        """Create an entry. It has to end by ``due``, and cannot begin before ``ready`` (0 means at any time)."""
+        """Create an entry. The batch has to end by ``due``, and cannot begin before ``ready`` (0 means at any time)."""
         self.reserved = reserved
         self.due: Nanos = FAR
         self.ready: Nanos = 0
@@ -160,7 +160,7 @@ class Timeline(Generic[T]):
     def place_for(self, due: Nanos) -> T | None:
         """Return the batch in front of which a batch with this ``due`` belongs. None means the end.
 
-        Its place is behind all batches that are not due later.
+        The batch belongs behind all batches that are not due later.
         """
         node, after = self._root, None
         while node is not None:

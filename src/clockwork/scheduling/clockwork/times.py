@@ -13,10 +13,10 @@ broken although no action was late. So the times of this module follow two rules
 Estimates relax: without new measurements, they become shorter with time, but never longer.
 
 Input shapes. A profile has times for one shape of each input. A request with a larger shape takes longer, by an unknown
-factor. Its first estimate is a guess: the profile's time, in proportion to the number of elements, times
-`UNKNOWN_MARGIN`. The first measurement of the shape replaces this guess for all numbers of rows. The guess may be so
-long that every request is refused and the shape is never measured. So the guess relaxes as well. After `FORGOTTEN`, the
-margin is dropped. After twice that time, the profile's times are used.
+factor. The first estimate for such a request is a guess: the profile's time, in proportion to the number of elements,
+times `UNKNOWN_MARGIN`. The first measurement of the shape replaces this guess for all numbers of rows. The guess may be
+so long that every request is refused and the shape is never measured. So the guess relaxes as well. After `FORGOTTEN`,
+the margin is dropped. After twice that time, the profile's times are used.
 
 Some models were not measured at all. For every shape, their estimates start from the assumed time of the profile,
 without a margin. The first measurement replaces this guess, too.

@@ -97,7 +97,10 @@ def packed_attention(node: Node) -> Sequence[Value]:
 
 @rule("RotaryEmbedding")
 def rotary_embedding(node: Node) -> Sequence[Value]:
-    """Rule of rotary embeddings. They rotate pairs of elements by angles from tables with one entry per position."""
+    """Rule of rotary embeddings.
+
+    Rotary embeddings rotate pairs of elements by angles from tables with one entry per position.
+    """
     x = node.value(0)
     if x.batch_axis not in (None, 0):
         raise across_error(x)

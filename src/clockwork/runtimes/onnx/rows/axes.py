@@ -38,7 +38,7 @@ def arg(node: Node) -> Sequence[Value]:
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(node: Node) -> Sequence[Value]:
-    """Rule of Softmax. It computes along one axis, and in old versions along all later axes as well."""
+    """Rule of Softmax. Softmax computes along one axis, and in old versions along all later axes as well."""
     x = node.value(0)
     if node.version >= SINCE_13:
         return [along(x, (node.axis(x.rank, -1),))]
@@ -111,7 +111,7 @@ def matrices(node: Node) -> Sequence[Value]:
 
 @rule("ReverseSequence")
 def reverse_sequence(node: Node) -> Sequence[Value]:
-    """Rule of ReverseSequence. It reverses each sequence of the batch along the time axis, up to the given length."""
+    """Rule of ReverseSequence, which reverses each sequence of the batch along the time axis up to a given length."""
     x, lengths = node.value(0), node.value(1)
     batch, time = node.axis(x.rank, 1, "batch_axis"), node.axis(x.rank, 0, "time_axis")
     if (
@@ -142,7 +142,7 @@ def one_hot(node: Node) -> Sequence[Value]:
     "SimplifiedLayerNormalization",
 )
 def layer_normalization(node: Node) -> Sequence[Value]:
-    """Rule of LayerNormalization. It normalises along an axis and all later axes."""
+    """Rule of LayerNormalization, which normalises along an axis and all later axes."""
     x = node.value(0)
     axes = range(node.axis(x.rank, -1), x.rank)
     for tensor in node.values(1):
@@ -154,7 +154,7 @@ def layer_normalization(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization")
 def skip_layer_normalization(node: Node) -> Sequence[Value]:
-    """Rule of SkipLayerNormalization. It normalises the sum of two inputs along the last axis."""
+    """Rule of SkipLayerNormalization, which normalises the sum of two inputs along the last axis."""
     check_no_rows(*node.values(2))
     total = broadcast([node.value(0), node.value(1)], node.out)
     last = (total.rank - 1,)
@@ -164,7 +164,7 @@ def skip_layer_normalization(node: Node) -> Sequence[Value]:
 
 @rule("MeanVarianceNormalization")
 def mean_variance_normalization(node: Node) -> Sequence[Value]:
-    """Rule of MeanVarianceNormalization. It normalises along the given axes.
+    """Rule of MeanVarianceNormalization, which normalises along the given axes.
 
     The default axes include the batch axis.
     """

@@ -44,7 +44,7 @@ def random(node: Node) -> Sequence[Value]:
 
 @rule("CastLike")
 def cast_like(node: Node) -> Sequence[Value]:
-    """Rule of CastLike. It converts the first input, and uses only the type of the second input."""
+    """Rule of CastLike, which converts the first input, and uses only the type of the second input."""
     return [node.value(0)]
 
 

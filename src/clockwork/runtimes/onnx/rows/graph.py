@@ -55,7 +55,7 @@ RESHAPING: Final = frozenset(
         "Upsample",
     )
 )
-"""Operators that may use the number of rows as a size. Their rules check how they use this number."""
+"""Operators that may use the number of rows as a size. The rules of these operators check how they use this number."""
 
 _CONSTANTS: Final = ("value", "value_float", "value_floats", "value_int", "value_ints")
 

@@ -113,7 +113,7 @@ def regions(node: Node) -> Sequence[Value]:
 
 @rule("BatchNormalization")
 def batch_normalization(node: Node) -> Sequence[Value]:
-    """Rule of BatchNormalization outside training. It normalises with the means and variances from training."""
+    """Rule of BatchNormalization outside training, which normalises with the means and variances from training."""
     x = node.value(0)
     if node.attributes.get("training_mode") or sum(map(bool, node.outputs)) > 1:
         raise MixesRowsError(NORMALISED_BY_BATCH)
@@ -215,7 +215,7 @@ def recurrent(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.EmbedLayerNormalization")
 def embeddings(node: Node) -> Sequence[Value]:
-    """Rule of embedding layers. They add entries of embedding tables and normalise along the last axis."""
+    """Rule of embedding layers, which add entries of embedding tables and normalise along the last axis."""
     ids, table = node.value(0), node.value(2)
     check_no_rows(*(node.value(at) for at in (2, 3, 4, 5, 6) if node.has(at)))
     for at in (0, 1, 7):

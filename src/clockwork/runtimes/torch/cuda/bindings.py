@@ -1,4 +1,4 @@
-"""The only module that calls the CUDA driver. It uses NVIDIA's bindings (the package ``cuda-bindings``).
+"""The only module that calls the CUDA driver. The module uses NVIDIA's bindings (the package ``cuda-bindings``).
 
 Each method is one call of the driver, and checks the result. This code has not run on a real device yet.
 """
@@ -118,7 +118,7 @@ class CudaDriver:
         return self._call("cuMemCreate", nbytes, self._properties, 0)
 
     def release_page(self, page: Handle) -> None:
-        """Free a page. It must not be mapped."""
+        """Free a page that is not mapped."""
         self._call("cuMemRelease", page)
 
     def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:

@@ -74,7 +74,7 @@ class Driver(Protocol):
         ...
 
     def release_page(self, page: Handle) -> None:
-        """Free a page. It must not be mapped."""
+        """Free a page that is not mapped."""
         ...
 
     def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:

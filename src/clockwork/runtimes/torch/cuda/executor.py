@@ -1,8 +1,8 @@
 """Defines the interface to PyTorch on a device, and implements it.
 
-All work is queued on one stream, EXEC. It uses one pool of memory, which has a limit and is allocated at the start.
-Graphs run one after another, so they can share this memory. No method waits for the device. This code has not run on a
-real device yet. Tests use an executor that does the same on the CPU.
+All work is queued on one stream, EXEC. The work uses one pool of memory, which has a limit and is allocated at the
+start. Graphs run one after another, so they can share this memory. No method waits for the device. This code has not
+run on a real device yet. Tests use an executor that does the same on the CPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ class Executor(Protocol):
         ...
 
     def queue(self, compute: Callable[[], ValueT]) -> ValueT:
-        """Call ``compute``. Its operators are queued on the stream one by one."""
+        """Call ``compute``. The operators of ``compute`` are queued on the stream one by one."""
         ...
 
     def capture(self, compute: Callable[[], ValueT]) -> tuple[Callable[[], None], ValueT]:
@@ -115,7 +115,7 @@ class TorchExecutor:
         return torch.as_tensor(_Bytes(address, nbytes), device=self._device)
 
     def queue(self, compute: Callable[[], ValueT]) -> ValueT:
-        """Call ``compute``. Its operators are queued on the stream one by one."""
+        """Call ``compute``. The operators of ``compute`` are queued on the stream one by one."""
         with self._on_stream(), torch.cuda.use_mem_pool(self._pool, self._device):
             return compute()
 

@@ -1,7 +1,7 @@
 """The two forms of a model for CUDA devices: in host memory (`CudaModel`) and on a device (`LoadedCudaModel`).
 
-`LoadedCudaModel` executes every inference. It never allocates memory or captures a graph. `CudaModel` does both when it
-is created.
+`LoadedCudaModel` executes every inference. `LoadedCudaModel` never allocates memory or captures a graph. `CudaModel`
+does both when it is created.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,10 @@ class StagedBatch(NamedTuple):
 
 
 class CudaModel:
-    """A model in host memory. It consists of a program, one block with its weights, and its graphs for each device."""
+    """A model in host memory.
+
+    The model consists of a program, one block with its weights, and its graphs for each device.
+    """
 
     def __init__(
         self,

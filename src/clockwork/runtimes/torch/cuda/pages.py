@@ -1,4 +1,6 @@
-"""Implements a weights cache. It consists of physical pages of a device, which are all allocated at the start.
+"""Implements a weights cache.
+
+The cache consists of physical pages of a device, which are all allocated at the start.
 
 The cache never returns pages to the device before it is closed. So no other allocation can make a LoadWeights fail. All
 pages are alike; the controller counts only how many are free.
@@ -53,7 +55,7 @@ class PageCache:
         return len(self._all) * self.page_size
 
     def pages_of(self, nbytes: Bytes) -> Pages:
-        """Return the number of pages for ``nbytes``. It is at least one, as in the controller's count."""
+        """Return the number of pages for ``nbytes``. The number is at least one, as in the controller's count."""
         return max(1, -(-nbytes // self.page_size))
 
     def take(self, count: Pages) -> list[Handle]:
@@ -71,7 +73,7 @@ class PageCache:
             return taken
 
     def put_back(self, pages: list[Handle]) -> None:
-        """Mark pages as free. None of these pages may be mapped."""
+        """Mark pages as free. No page may be mapped."""
         with self._lock:
             self._free += pages
 

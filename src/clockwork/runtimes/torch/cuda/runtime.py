@@ -61,8 +61,8 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         """Allocate the memory of each device. Weights get ``cache_bytes``, or by default `CACHE_SHARE` of the rest.
 
         ``pinned_bytes`` is the limit of pinned host memory for weights. ``workspace_bytes`` is the memory in which
-        inferences compute. ``io_bytes`` is the memory for inputs and outputs. It is allocated on the device and, as
-        pinned memory, in the host. Graphs are captured for batches of up to ``max_batch`` rows.
+        inferences compute. ``io_bytes`` is the memory for inputs and outputs. This memory is allocated on the device
+        and, as pinned memory, in the host. Graphs are captured for batches of up to ``max_batch`` rows.
 
         Raises:
             InvalidRequestError: the devices do not exist, or have too little memory.

@@ -1,10 +1,10 @@
-"""Manages memory for inputs and outputs, on the device and in the host. It is all allocated at the start.
+"""Manages memory for inputs and outputs, on the device and in the host. All memory is allocated at the start.
 
 Theory of operation. A *slot* consists of pinned host memory and the same amount of device memory. The inputs of a batch
-are written to the host memory of a slot. They are copied to the slot's device memory while another batch is executed.
-Outputs are copied in the other direction. Graphs read and write fixed addresses. So all graphs of a device share two
-*areas*, one for inputs and one for outputs. Just before a batch is executed, its inputs are copied on the device from
-their slot to the input area.
+are written to the host memory of a slot. The inputs are copied to the slot's device memory while another batch is
+executed. Outputs are copied in the other direction. Graphs read and write fixed addresses. So all graphs of a device
+share two *areas*, one for inputs and one for outputs. Just before a batch is executed, its inputs are copied on the
+device from their slot to the input area.
 
 The threads of a worker use at most `SLOTS` batches of inputs at a time, so they never wait for a slot. Up to `SLOTS`
 batches of outputs can wait for the network thread.
@@ -48,7 +48,7 @@ class Slot(Struct, frozen=True, eq=False):
 
 
 class Lease:
-    """A slot in use. It becomes free when nothing refers to the lease any more."""
+    """A slot in use, which becomes free when nothing refers to the lease any more."""
 
     def __init__(self, slot: Slot, back: "SimpleQueue[Slot]") -> None:
         self.slot = slot

@@ -28,7 +28,9 @@ RESHAPING: Final = frozenset((
     "view", "reshape", "_unsafe_view", "_reshape_alias", "unflatten", "expand", "broadcast_to", "repeat", "slice",
     "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "arange", "group_norm", "native_group_norm",
 ))  # fmt: skip
-"""Operators that may use the number of rows as a size. Their rules or the resulting shapes show how they use it."""
+"""Operators that may use the number of rows as a size. The rules of these operators or the resulting shapes show how
+they use it.
+"""
 
 NO_RULE: Final = "is an operator without a rule"
 _SIZES: Final = ("aten::sym_size", "aten::sym_numel", "aten::sym_stride", "aten::sym_storage_offset")
