@@ -15,8 +15,13 @@ from clockwork.units import Nanos, ms
 
 
 def the_model(name: str, version: str) -> Any:
-    """Return a stand-in for the load that serves a model and version."""
-    return SimpleNamespace(name=name, info=SimpleNamespace(load=name))
+    """Return a stand-in for the load that serves a model and version. The model ``slow`` takes 50 ms."""
+    return SimpleNamespace(
+        name=name,
+        info=SimpleNamespace(load=name),
+        profiles={"cpu": None},
+        infer_estimate=lambda rows: ms(50) if name == "slow" else 1,
+    )
 
 
 class SetClock:
@@ -189,5 +194,21 @@ def test_a_request_with_less_time_than_its_model_takes_is_refused_while_the_serv
         assert fixture.reception.refuses("m", fixture.clock.at, ms(5)) is not None
         assert fixture.reception.refuses("m", fixture.clock.at, ms(50)) is None
         assert fixture.reception.refuses("another", fixture.clock.at, ms(5)) is None
+
+    run(test)
+
+
+def test_a_request_refused_early_has_no_retry_time_if_no_device_can_meet_its_slo() -> None:
+    def test(fixture: ReceptionFixture) -> None:
+        fixture.queue(ms(100) // SEED_COST)
+        hopeless = fixture.reception.refuses("slow", fixture.clock.at, ms(49))
+        assert hopeless is not None
+        assert hopeless.retry_after is None
+        assert hopeless.message == "no device can meet this SLO: the fastest needs 50 ms"
+        assert hopeless.response(7).retry_after is None
+        for slo in (ms(51), None):
+            other = fixture.reception.refuses("slow", fixture.clock.at - ms(500), slo)
+            assert other is not None
+            assert other.retry_after is not None, "waiting helps, or the SLO is not known yet"
 
     run(test)

@@ -83,6 +83,7 @@ def test_the_table_of_paths_has_a_limit_and_so_have_its_paths() -> None:
 def test_a_reply_is_encoded_once_for_each_wait() -> None:
     replies, common = ShedReplies(), [(b"date", b"today")]
     first = replies.bytes(Shed(40 * MILLISECOND, 40 * MILLISECOND), common)
+    assert b"etry" not in replies.bytes(Shed(None, None, 50 * MILLISECOND), common)
     assert replies.bytes(Shed(40 * MILLISECOND + 1, 40 * MILLISECOND), common) is first
     head, _, body = first.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\ndate: today\r\n")

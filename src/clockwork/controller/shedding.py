@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from clockwork.controller.expired import IMPOSSIBLE
 from clockwork.messages.requests import InferResponse, RequestTiming
 from clockwork.messages.status import Status
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos, show_duration
@@ -66,15 +67,19 @@ class Shed(Struct, frozen=True):
     """The refusal of a request before it reaches the scheduler, with the reason and the retry time.
 
     ``wait`` is the time until the controller could handle the request. None means that the devices have no capacity for
-    most requests of its model.
+    most requests of its model. ``fastest`` is the model's time on the fastest device if the request's SLO is shorter.
+    Then no device can meet the SLO, waiting does not help, and there is no retry time.
     """
 
     wait: Nanos | None
-    retry_after: Nanos
+    retry_after: Nanos | None
+    fastest: Nanos | None = None
 
     @property
     def message(self) -> str:
         """Text of the response."""
+        if self.fastest is not None:
+            return IMPOSSIBLE.format(time=show_duration(self.fastest))
         if self.wait is None:
             return (
                 "the devices have no capacity before the deadline: most requests for the model are refused at present"

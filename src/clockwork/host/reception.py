@@ -141,6 +141,8 @@ class Reception:
         if shed is None and large and now < self._busy_until and (found := self._model(model, version)) is not None:
             retry = self._throttle.refuses(now, found.name, self._slo(model, version) if slo is None else slo)
             shed = None if retry is None else Shed(None, retry)
+            if shed is not None and slo is not None:
+                shed = self._checked_for_hope(shed, model, version, slo)
         if shed is not None:
             self.count_refused(model, version)
         return shed
@@ -154,7 +156,15 @@ class Reception:
             return self._shedder.refuses(now, arrival, self._slo(model, version))
         answers = self._answers.get((model, version))
         least = 0 if answers is None else int(MIN_LATENCY_SHARE * answers.latency)
-        return self._shedder.refuses(now, arrival, slo, least)
+        shed = self._shedder.refuses(now, arrival, slo, least)
+        return None if shed is None else self._checked_for_hope(shed, model, version, slo)
+
+    def _checked_for_hope(self, shed: Shed, model: str, version: str, slo: Nanos) -> Shed:
+        """Return the refusal without a retry time if no device can meet the SLO, else unchanged."""
+        found = self._model(model, version)
+        if found is None or not found.profiles or (fastest := found.infer_estimate(1)) <= slo:
+            return shed
+        return Shed(None, None, fastest)
 
     def refuses_late(self, remaining: Nanos) -> Shed | None:
         """Return a refusal if a request with this much time left must be refused, or None.

@@ -110,7 +110,7 @@ class ShedReplies:
 
     def __init__(self) -> None:
         """Start with an empty table of replies."""
-        self._encoded: dict[tuple[int, int], bytes] = {}
+        self._encoded: dict[tuple[int, ...], bytes] = {}
         self._common: object = None
 
     def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]]) -> bytes:
@@ -122,7 +122,9 @@ class ShedReplies:
         if common is not self._common or len(self._encoded) >= MAX_REPLIES:
             self._encoded.clear()
             self._common = common
-        key = (-1 if shed.wait is None else shed.wait // MILLISECOND, shed.retry_after // MILLISECOND)
+        key = tuple(-1 if time is None else time // MILLISECOND for time in (shed.wait, shed.retry_after))
+        if shed.fastest is not None:
+            key = (shed.fastest, -2)
         encoded = self._encoded.get(key)
         if encoded is None:
             reply = shed_reply(shed)
