@@ -7,7 +7,7 @@ check.
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from clockwork.controller.config import ControllerConfig, ControlMode, LoadSpec, ProfilingConfig
 from clockwork.controller.controller import ControllerWithStartupPhase
@@ -70,8 +70,9 @@ def quick_config(
     profiling: ProfilingConfig = QUICK,
     strict: bool = False,
     control: ControlMode = ControlMode.NONE,
+    **settings: Any,
 ) -> ControllerConfig:
-    """Return the default configuration with few measurements."""
+    """Return the default configuration with few measurements; ``settings`` are further fields."""
     return ControllerConfig(
         workers=workers,
         models=models,
@@ -81,6 +82,7 @@ def quick_config(
         profiling=profiling,
         strict=strict,
         control=control,
+        **settings,
     )
 
 

@@ -79,11 +79,16 @@ class Version:
 class Catalog:
     """The versions of all models by name, with their labels."""
 
-    def __init__(self, labels: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        """Start without models. ``labels`` maps the name of a model to its labels and their versions."""
+    def __init__(
+        self, labels: Mapping[str, Mapping[str, str]] | None = None, promoted: Mapping[str, str] | None = None
+    ) -> None:
+        """Start without models.
+
+        ``labels`` maps the name of a model to its labels and their versions, ``promoted`` to its default version.
+        """
         self._versions: dict[str, dict[str, Version]] = {}
         self._default: dict[str, ModelState] = {}  #: default model by name; models without a ready version are missing
-        self._promoted: dict[str, str] = {}  #: name -> version
+        self._promoted: dict[str, str] = dict(promoted or {})  #: name -> version
         self.broken: Mapping[str, str] = {}  #: models that start-up could not load or measure -> why
         self._labels: dict[str, dict[str, str]] = {name: dict(given) for name, given in (labels or {}).items()}
         self.revision = 0  #: grows with every change of the versions, their states, labels or profiles

@@ -10,11 +10,17 @@ from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes, Nanos
 
 
 class LoadSpec(Struct, frozen=True):
-    """A model that the controller loads at its start."""
+    """A model that the controller loads at its start.
+
+    - ``version``: the number of the version; if it is empty, the path decides
+    - ``key``: the model's name on workers; if it is empty, a free one, which is ``name`` for the first version
+    """
 
     path: str
     name: str = ""
     no_of_copies: int = 1
+    version: str = ""
+    key: str = ""
 
 
 class ProfilingConfig(Struct, frozen=True):
@@ -86,6 +92,13 @@ class ControllerConfig(Struct, frozen=True):
     - ``models``: the models that the controller loads; LOADING ends when they are loaded. If there are none, clients
       load models, and LOADING ends ``load_timeout`` after the last activity
     - ``control``: whether clients may load and unload models while the server serves
+    - ``unusable``: models that cannot be loaded, with the reasons; the host knows this before the start
+    - ``only_named``: whether workers unload the models of an earlier controller that are not in ``models``
+    - ``labels``: the labels of models: version by label, by model name
+    - ``promoted``: the default versions of models; by default the highest ready one
+    - ``worker_wait``: the longest time that QUERYING waits for ``workers`` after the first worker has connected; if it
+      is None, there is no limit
+    - ``saves_models``: whether `SaveModels` follows each change of the served models
     - ``strict``: whether start-up fails if any of ``models`` cannot be loaded or measured; if it does not fail, the
       other models are served
     - ``initializing_timeout``: the time that a request waits for SERVING before it is answered with INITIALIZING
@@ -104,6 +117,12 @@ class ControllerConfig(Struct, frozen=True):
     workers: int = 1
     models: tuple[LoadSpec, ...] = ()
     control: ControlMode = ControlMode.NONE
+    unusable: dict[str, str] = {}
+    only_named: bool = False
+    labels: dict[str, dict[str, str]] = {}
+    promoted: dict[str, str] = {}
+    worker_wait: Nanos | None = None
+    saves_models: bool = False
     strict: bool = False
     load_timeout: Nanos = 10 * SECOND
     initializing_timeout: Nanos = 10 * SECOND

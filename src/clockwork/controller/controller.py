@@ -170,6 +170,7 @@ class ControllerWithStartupPhase:
             return None
         else:
             moments = [self._fleet.queries.next_timeout(), self._buffer.next_expiry(), startup.loading_ends()]
+            moments.append(startup.querying_ends())
         return min([moment for moment in moments if moment is not None], default=None)
 
     def paths_in_use(self) -> set[str]:

@@ -1,6 +1,7 @@
 """Checks the names of models, and derives a model's default name from its path."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from clockwork.controller.config import LoadSpec
@@ -33,6 +34,27 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
             "and begin with a letter or digit; choose a name other than the file's"
         )
     return LoadSpec(path, name, no_of_copies)
+
+
+def keyed_specs(specs: Sequence[LoadSpec], max_copies: int) -> list[LoadSpec]:
+    """Return loads with their names and keys. The key of a model's second version is ``NAME/VERSION``.
+
+    Raises:
+        InvalidRequestError: a load has a wrong name, path or number of copies, or a version is repeated.
+    """
+    keyed: list[LoadSpec] = []
+    versions: set[tuple[str, str]] = set()
+    keys = {spec.key for spec in specs if spec.key}
+    for spec in specs:
+        found = load_spec(spec.path, spec.name, spec.no_of_copies, max_copies)
+        if (found.name, spec.version) in versions:
+            version = f"version {spec.version} of " if spec.version else ""
+            raise InvalidRequestError(f"{version}model {found.name} is given twice; remove one")
+        versions.add((found.name, spec.version))
+        key = spec.key or (found.name if found.name not in keys else f"{found.name}/{spec.version or 'new'}")
+        keys.add(key)
+        keyed.append(LoadSpec(found.path, found.name, found.no_of_copies, spec.version, key))
+    return keyed
 
 
 def model_name_from_path(path: str) -> str:

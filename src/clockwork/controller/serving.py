@@ -65,7 +65,7 @@ class Serving:
         self._state = state
         self._scheduler = scheduler
         self._config = config
-        self.catalog = Catalog()
+        self.catalog = Catalog(config.labels, config.promoted)
         self.admission = Admission(config)
         self._pending = Pending(config)
         self._last_id = 0

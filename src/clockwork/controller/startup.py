@@ -39,7 +39,7 @@ from clockwork.controller.events import (
 )
 from clockwork.controller.fleet import Fleet, worker_report
 from clockwork.controller.loading import Load, Loads, too_many_loads
-from clockwork.controller.naming import load_spec, spec_names
+from clockwork.controller.naming import keyed_specs, load_spec, spec_names
 from clockwork.controller.profiling import Profiler
 from clockwork.controller.responses import refusal_response
 from clockwork.controller.serving import Serving
@@ -95,10 +95,14 @@ class Startup:
         self._gave_up = False  #: start-up has failed, so no other stage is entered
         self._last_activity: Nanos | None = None  #: last activity in LOADING; None: no countdown has started
         most = config.max_copies
-        self._named = [load_spec(spec.path, spec.name, spec.no_of_copies, most) for spec in config.models]
+        specs = keyed_specs(config.models, most)
+        self._named = [LoadSpec(spec.path, spec.key, spec.no_of_copies) for spec in specs]
+        self._numbers = {spec.key: spec.version for spec in specs if spec.version}  #: by name on workers
+        self._first_worker: Nanos | None = None  #: when the first worker connected
         self._interrupted: deque[LoadSpec] = deque()  #: loads that lost a worker and are tried again, one at a time
         self._tried_again: set[LoadSpec] = set()
         self.broken: dict[str, str] = self.profiler.broken  #: model -> why it is not served
+        self.broken.update(config.unusable)
         self.changes = Changes(state, config, serving.catalog, self.fleet, serving, self.profiler, self.loads)
 
     @property
@@ -126,6 +130,8 @@ class Startup:
     def worker_connected(self, now: Nanos, worker_id: str) -> Commands:
         """Handle the connection of a worker. If the worker had an earlier connection, that connection is lost."""
         commands: Commands = []
+        if self._first_worker is None:
+            self._first_worker = now
         if worker_id in self.fleet.phases:
             commands += self.worker_lost(now, worker_id, "the worker has connected again")
         return commands + self.fleet.connect(now, worker_id)
@@ -208,11 +214,11 @@ class Startup:
             return commands
         commands += self._try_again()
         commands += self._end_countdown_without_models(now)
-        if (reason := self._why_give_up()) is not None:
+        while (reason := self._why_give_up()) is None and (event := self._stage_event(now)) is not None:
+            commands += self._enter(now, event)
+        if reason is not None:
             self._gave_up = True
             return [*commands, GiveUp(reason)]
-        while (event := self._stage_event(now)) is not None:
-            commands += self._enter(now, event)
         if self.serving_since is not None:
             commands += self._add_ready_workers(now)
         return commands
@@ -226,7 +232,7 @@ class Startup:
         """Return the event that ends the current stage now, or None."""
         match self.stage:
             case Stage.QUERYING:
-                if not self.fleet.queries and len(self.fleet.workers) >= self._config.workers:
+                if not self.fleet.queries and self._has_workers(now):
                     return StageEvent.WORKERS_REPORTED
             case Stage.LOADING:
                 if self._loading_is_over(now):
@@ -236,6 +242,17 @@ class Startup:
                     served = self._measured_models() or self._config.control is not ControlMode.NONE
                     return StageEvent.MODELS_MEASURED if served else StageEvent.NO_MODEL_MEASURED
         return None
+
+    def querying_ends(self) -> Nanos | None:
+        """Return when QUERYING stops waiting for workers that have not connected; None: it waits for all."""
+        wait = self._config.worker_wait
+        if self.stage is not Stage.QUERYING or wait is None or self._first_worker is None or not self.fleet.workers:
+            return None
+        return self._first_worker + wait
+
+    def _has_workers(self, now: Nanos) -> bool:
+        ends = self.querying_ends()
+        return len(self.fleet.workers) >= self._config.workers or (ends is not None and now >= ends)
 
     def _profiling_is_over(self) -> bool:
         return bool(self.fleet.workers) and self._nothing_pending() and not self.profiler.busy
@@ -248,9 +265,9 @@ class Startup:
 
         Start-up fails if no model is left, or if a named model is broken and ``strict`` is set.
         """
-        if not self._named:
+        if not self._named and not self._config.unusable:
             return None
-        named = {name for spec in self._named for name in spec_names(spec)}
+        named = {name for spec in self._named for name in spec_names(spec)} | set(self._config.unusable)
         broken = [f"cannot serve {name}: {why}" for name, why in self.broken.items() if name in named]
         if self._config.strict and broken:
             return broken[0]
@@ -278,9 +295,11 @@ class Startup:
 
     def _begin_loading(self, now: Nanos) -> Commands:
         commands: Commands = [StageEntered(Stage.LOADING.value)]
-        if self.broken:  # no model is left after PROFILING
+        if set(self.broken) - set(self._config.unusable):  # no model is left after PROFILING
             self._last_activity = None
             commands += [*self._drop_broken_models(), Report("WARNING", NO_MODEL_MEASURED, "no_models")]
+        for worker in self.fleet.workers.values():
+            commands += self._unload_unwanted(worker)
         for worker in self.fleet.workers.values():
             commands += self.loads.restore(worker)
         for spec in self._named:
@@ -289,6 +308,21 @@ class Startup:
             commands += self._load(now, client_id, request)
         return commands
 
+    def _unload_unwanted(self, worker: WorkerState) -> Commands:
+        """Unload the models of an earlier controller that the operator's models replace or leave out."""
+        wanted = {name: spec for spec in self._named for name in spec_names(spec)}
+        unwanted = []
+        for name, info in worker.models.items():
+            spec = wanted.get(name)
+            if spec is None:
+                replaced = self._config.only_named
+            else:
+                replaced = (info.path, info.load, info.copies) != (spec.path, spec.name, spec.no_of_copies)
+            if replaced:
+                unwanted.append(name)
+                self._state.models.pop(name, None)
+        return self.fleet.unload(worker, unwanted)
+
     def loading_ends(self) -> Nanos | None:
         """Return when the countdown of LOADING ends, or None if no countdown runs."""
         if self.stage is not Stage.LOADING or self._last_activity is None or self.loads.pending or self._named:
@@ -296,7 +330,7 @@ class Startup:
         return self._last_activity + self._config.load_timeout
 
     def _loading_is_over(self, now: Nanos) -> bool:
-        if self._named or self._config.control is not ControlMode.NONE:
+        if self._named or self._config.unusable or self._config.control is not ControlMode.NONE:
             return self._nothing_pending() and not self._interrupted
         ends = self.loading_ends()
         return ends is not None and now >= ends
@@ -311,6 +345,12 @@ class Startup:
         self.serving_since = now
         for name in self.broken:
             self._state.models.pop(name, None)
+        for key in self._numbers.keys() & self._state.models.keys():
+            self._state.models[key].version = self._numbers[key]
+        serving = {(model.served_as, model.version): name for name, model in self._state.models.items()}
+        superfluous = sorted(self._state.models.keys() - set(serving.values()))  # of an earlier controller
+        for name in superfluous:
+            del self._state.models[name]
         commands: Commands = []
         if self.broken:
             total = len(self._state.models) + len(self.broken)
@@ -323,7 +363,7 @@ class Startup:
             self._state.workers[worker_id] = worker
             self.fleet.phases[worker_id] = WorkerPhase.READY
         for worker in self.fleet.workers.values():
-            commands += self.changes.discard(worker, sorted(self.broken))
+            commands += self.changes.discard(worker, [*superfluous, *sorted(self.broken)])
         return commands + self._on_serving(now)
 
     def _drop_broken_models(self) -> Commands:

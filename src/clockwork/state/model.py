@@ -38,8 +38,8 @@ class ModelState:
         """Create a model without measurements."""
         self.info = info
         self.name = info.name
-        #: the name in clients' requests; it differs from ``name`` if several versions of a model were loaded
-        self.served_as = info.name
+        #: the name in clients' requests; ``name`` is NAME/VERSION if several versions of a model are loaded
+        self.served_as = info.name.partition("/")[0]
         self.version = info.version  #: the version under which clients know it
         #: names of the inputs with a default; a request that has one of them shares no batch
         self.optional = frozenset([tensor.name for tensor in info.inputs if tensor.optional])
