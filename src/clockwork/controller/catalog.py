@@ -103,7 +103,7 @@ class Catalog:
         return None if found is None else found.model
 
     def ready_version(self, name: str, version: str = "") -> Version | None:
-        """Return the version that serves a request for this version or label; None if none is ready."""
+        """Return the version that serves a request for this version or label, or None if no such version is ready."""
         if not version:
             model = self._default.get(name)
             return None if model is None else self._versions[name][model.version]

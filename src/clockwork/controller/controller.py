@@ -104,7 +104,7 @@ class ControllerWithStartupPhase:
         return self._startup.progress(now)
 
     def is_ready(self, model: str | None = None, version: str = "") -> bool:
-        """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
+        """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
         return is_ready(self.stage, self._state, self._serving.catalog, model, version)
 
     def handle(self, now: Nanos, event: Event) -> Commands:

@@ -34,7 +34,7 @@ class Summaries:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        """Start without descriptions; ``catalog`` has the versions."""
+        """Start without descriptions. ``catalog`` contains the versions."""
         self._catalog = catalog
         self._made_for = (-1, -1)
         self._summaries: tuple[ModelSummary, ...] = ()
@@ -55,9 +55,9 @@ class Summaries:
 def is_ready(
     stage: Stage, state: ClockworkState, catalog: Catalog, model: str | None = None, version: str = ""
 ) -> bool:
-    """Return whether a request for ``model`` would be served now; without ``model``: for at least one model.
+    """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough.
 
-    ``version`` is a number or a label; empty for the default version.
+    ``version`` is a number or a label. An empty ``version`` means the default version.
     """
     if stage is not Stage.SERVING:
         return False
@@ -90,7 +90,7 @@ def _summary(model: ModelState, *, default: bool = True, labels: tuple[str, ...]
 
 
 class Served(NamedTuple):
-    """A load that serves requests, and its entry in the catalog; None before serving has begun."""
+    """A load that serves requests, and its entry in the catalog. Before serving has begun, the entry is None."""
 
     model: ModelState
     version: Version | None
@@ -120,9 +120,9 @@ class Description(Struct, frozen=True):
     default_slo: Callable[[ModelState], Nanos]
 
     def served(self) -> Iterator[Served]:
-        """Yield the loads that serve requests, in order of name and version, as they are when they are reached.
+        """Yield the loads that serve requests, in order of name and version. Later changes are included.
 
-        Before serving has begun, they are the models that were loaded so far.
+        Before serving has begun, the models that were loaded so far are returned.
         """
         if not self.started:
             yield from (Served(model, None) for _, model in sorted(self.state.models.items()))
@@ -132,7 +132,7 @@ class Description(Struct, frozen=True):
                 yield Served(version.model, version)
 
     def is_ready(self, model: str | None = None, version: str = "") -> bool:
-        """Return whether a request for ``model`` would be served now; without ``model``: for at least one model."""
+        """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
         return is_ready(Stage(self.stage), self.state, self.catalog, model, version)
 
     def can_serve(self, model: ModelState) -> bool:
@@ -144,7 +144,7 @@ class Description(Struct, frozen=True):
         return self.tally.of(model.name)
 
     def summary_of(self, model: str, version: str = "") -> ModelSummary | None:
-        """Return the description of a served version for clients; None if it is not served."""
+        """Return the description of a served version for clients, or None if the version is not served."""
         found = self.catalog.ready_version(model, version)
         return None if found is None else describe_version(self.catalog, found)
 
@@ -158,7 +158,7 @@ class Description(Struct, frozen=True):
         return [self._status(Served(each.model, each)) for each in versions if each is not None and each.model]
 
     def statuses(self) -> Iterator[ModelStatus]:
-        """Yield each served version in order of name and version. It is described when the iterator reaches it."""
+        """Yield each served version in order of name and version. Each is described when the iterator reaches it."""
         return (self._status(served) for served in self.served())
 
     def _status(self, served: Served) -> ModelStatus:
@@ -179,7 +179,7 @@ class Description(Struct, frozen=True):
         return {name: why for name, why in self.broken.items() if not self.catalog.ready(name)}
 
     def other_versions(self) -> Iterator[VersionStatus]:
-        """Yield the versions that are not READY, and those whose last load failed."""
+        """Yield the versions that are not READY, and the versions whose last load failed."""
         for version in self.catalog:
             if version.state is not VersionState.READY or version.reason:
                 yield VersionStatus(version.name, version.number, version.state.value, version.reason)
@@ -255,6 +255,6 @@ def _describe_worker(worker: WorkerState, ready: bool, state: ClockworkState) ->
 
 
 def _with_served_names(device: GPUInfo, state: ClockworkState) -> GPUInfo:
-    """Return the device with its models' names as clients know them."""
+    """Return the description of a device in which models have the names that clients use."""
     names = tuple(state.models[key].served_as if key in state.models else key for key in device.models)
     return replace(device, models=names)

@@ -1,8 +1,7 @@
 """Implements the stage SERVING: passes requests to the scheduler, sends its actions to workers, and answers clients.
 
-These invariants hold. Every pending request is answered exactly once: by the scheduler, after a successful Infer, or by
-this module at its deadline. Requests are not answered if their client cancelled them or disconnected. No action is sent
-to a worker that is not ready.
+Every pending request is answered exactly once: by the scheduler, after a successful Infer, or here at its deadline. If
+the client has cancelled a request or disconnected, there is no answer. Only workers that are ready get actions.
 """
 
 from collections.abc import Callable, Iterable

@@ -9,8 +9,8 @@ end to the core. Otherwise, the thread sleeps until the lane's next wake-up time
 a sleeping lane earlier. So each thread that passes an event to the core then wakes such lanes. This applies to the
 lanes' threads and to the network's thread. An EXEC thread with spare time assembles the next batch in advance. While it
 executes, an INPUT thread assembles the next batch. The operating system wakes threads late. So an EXEC thread wakes
-early and then watches the clock; between two looks at the clock, it yields to other threads. The thread that takes the
-results splits the outputs of an Infer among its requests.
+early and then watches the clock. After each look at the clock, the thread yields to other threads. The thread that
+takes the results splits the outputs of an Infer among its requests.
 
 If a thread fails, there is a bug or the device is lost. The thread calls ``on_crash``, because a worker without one of
 its lanes is useless.

@@ -1,8 +1,8 @@
-"""The model repositories of a server: finds the versions that a name means, and writes the files that a load brings.
+"""Finds the versions of models in a server's repositories, and writes the files that a load request contains.
 
-Workers get paths below their model roots. `RepositoryConfig.model_root` is that root as this process sees it; it
-contains all repositories. Files that a load request brings are written into a temporary directory of the repository,
-so that workers can read them. The directory is removed when no model needs it.
+Workers get paths below their model roots. `RepositoryConfig.model_root` is the path of this root in this process. The
+root contains all repositories. The files of a load request are written into a temporary directory of the repository, so
+that workers can read them. The directory is removed when no model needs it.
 """
 
 import asyncio
@@ -33,17 +33,19 @@ DEFAULT_POLL: Final[Nanos] = 15 * SECOND
 """Triton's default of --repository-poll-secs."""
 
 UNUSED: Final[Nanos] = 60 * SECOND
-"""Time after which the files of a load are removed if no model needs them. A load may begin that long after it."""
+"""Time after which the files of a load are removed if no model needs them. A load may begin this long after its files
+were written.
+"""
 
 
 class RepositoryConfig(Struct, frozen=True):
     """The repositories of a server.
 
-    - ``model_root``: the workers' model root; it contains the ``directories``
+    - ``model_root``: the workers' model root, which contains the ``directories``
     - ``interval``: time between two polls
     - ``policies``: version policies that replace those of models' configurations, by model name
     - ``links``: the links in the repositories that are followed
-    - ``durable``: files that a load brought stay for the next start while a model needs them
+    - ``durable``: whether the files of a load stay for the next start while a model needs them
     - ``restored``: paths that the models of the earlier start need
     """
 
@@ -58,7 +60,7 @@ class RepositoryConfig(Struct, frozen=True):
 
 @dataclass(eq=False)
 class _Brought:
-    """The files that a load brought."""
+    """The files of a load request."""
 
     directory: ScratchDirectory
     path: str  #: below the model root
@@ -66,7 +68,7 @@ class _Brought:
 
 
 class ModelRepositories:
-    """Reads the repositories of a server; use it on one running event loop."""
+    """Reads the repositories of a server. Use this object on one running event loop."""
 
     def __init__(self, config: RepositoryConfig | None, in_use: Callable[[], set[str]]) -> None:
         """Without a ``config``, the server has no repository. ``in_use`` returns the paths that models need now."""
@@ -85,7 +87,7 @@ class ModelRepositories:
         return bool(self.watchers)
 
     def close(self) -> None:
-        """Stop reading, and remove the files that loads have brought, except those that a restart needs."""
+        """Stop reading, and remove the files of load requests, except for files that a restart needs."""
         for watcher in self.watchers.values():
             watcher.close()
         needed = self._in_use() if self._brought and self._config is not None and self._config.durable else set()
@@ -99,7 +101,7 @@ class ModelRepositories:
     async def resolve(self, name: str, parameters: Mapping[str, Any]) -> tuple[ModelVersion, ...]:
         """Return the versions that a load of ``name`` means.
 
-        The parameters ``config`` and ``file:...`` are those of Triton; others are ignored.
+        Triton defines the parameters ``config`` and ``file:...``. Other parameters are ignored.
 
         Raises:
             InvalidRequestError: no repository has the model, the model cannot be loaded, or a parameter is wrong.
@@ -131,7 +133,7 @@ class ModelRepositories:
         return [found[name] for name in sorted(found)]
 
     def versions_of(self, directory: Path, model: RepositoryModel) -> tuple[ModelVersion, ...]:
-        """Return the versions of a model that are wanted; ``directory`` is its repository.
+        """Return the versions of a model that should be served. ``directory`` is the model's repository.
 
         Raises:
             InvalidModelError: the model cannot be loaded.
@@ -154,14 +156,14 @@ class ModelRepositories:
     # --- helpers -----------------------------------------------------------------------------------------------------
 
     def _adopt(self, config: RepositoryConfig, repository: Path) -> None:
-        """Keep the files that loads of an earlier process brought and that are needed; remove its other files."""
+        """Keep the files of an earlier process's loads that are still needed, and remove its other files."""
         needed = set(config.restored)
         keep: list[Path] = []
         for path in repository.glob(f"{PREFIX}*"):
             below = _below(config.model_root, path)
             if _is_needed(below, needed):
                 keep.append(path)
-                with suppress(OSError):  # another process uses it
+                with suppress(OSError):  # another process uses the directory
                     self._brought.append(_Brought(ScratchDirectory(repository, path), below, self._clock.now()))
         sweep(repository, keep)
 
@@ -199,7 +201,7 @@ class ModelRepositories:
     async def _bring(
         self, name: str, override: LoadOverride, place: Path, linked: RepositoryModel | None = None
     ) -> tuple[ModelVersion, ...]:
-        """Write the files of a load into a directory of its own; return its versions.
+        """Write the files of a load into a directory of its own. Return the versions in this directory.
 
         With ``linked``, the directory has links to the versions of that model.
         """

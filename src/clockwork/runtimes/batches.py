@@ -21,7 +21,7 @@ Feed: TypeAlias = dict[str, Array]
 """Inputs by name."""
 
 NO_ROW: Final[Mapping[str, Array]] = {}
-"""The elements of generated inputs that are all zeros."""
+"""A row for generated inputs whose elements are all zeros."""
 
 RequestOutputs: TypeAlias = tuple[tuple[TensorSpec, ...], list[Payload]]
 """Specs and payloads of one request's outputs."""

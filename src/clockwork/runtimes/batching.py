@@ -31,7 +31,7 @@ CONFIGURED: Final = "max_batch_size is 0 in its config.pbtxt"
 class BatchingPolicy(Struct, frozen=True):
     """The operator's choices for one model: about batching, and about the inputs to try and measure it with.
 
-    ``forbidden`` is the reason why the model must not be batched; it is empty if the model may be batched. ``allowed``
+    ``forbidden`` is the reason why the model must not be batched, or empty. ``allowed``
     means that the model may be batched even without a proof. ``max_batch`` is the largest batch in rows, or 0 for no
     limit. ``given`` contains the inputs that the operator gives, and ``free_dim`` is the size to try first for free
     dimensions.
@@ -65,7 +65,7 @@ class BatchingOptions(Struct, frozen=True):
     free_dim: int = FREE_DIM
 
     def of(self, name: str, path: Path, file: Path, links: LinkPolicy = NO_LINKS) -> BatchingPolicy:
-        """Return the policy for the model with this name; ``file`` is the model file that ``path`` means.
+        """Return the policy for the model with this name. ``file`` is the model file that ``path`` means.
 
         Raises:
             InvalidModelError: the config.pbtxt or the file with examples beside the model cannot be read.

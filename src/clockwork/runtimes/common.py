@@ -129,7 +129,7 @@ def error_text(error: BaseException, noise: re.Pattern[str]) -> str:
 def inference_error(
     reason: str, *, out_of_memory: bool = False, inputs_rejected: bool = False
 ) -> InvalidRequestError | ServerError:
-    """Return the error for a failed inference; ``reason`` is the library's text."""
+    """Return the error for a failed inference. ``reason`` is the library's text."""
     if out_of_memory:
         return ServerError(f"out of memory during the inference: {reason}")
     if inputs_rejected:

@@ -9,9 +9,10 @@ Theory of operation. *Candidates* are tried in a fixed order until the model acc
    dimension with each of `SIZES`;
 5. every free dimension with 1.
 
-Sizes that follow from the graph, such as the number of channels, replace those of the list. If the operator gives
-only some of the inputs, the others get the sizes of step 2. Elements are zeros. If the model refuses zeros and has an
-input that is no float, random elements are tried as well, because a model may refuse an empty text or a size of 0.
+Sizes that follow from the graph, such as the number of channels, replace the sizes in this list. If the operator gives
+only some of the inputs, the other inputs get the sizes of step 2. The elements are zeros. If the model refuses zeros
+and has an input that is not a float, random elements are tried as well. The reason is that a model may refuse an empty
+text or a size of 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,37 +36,40 @@ FREE_DIM: Final = 128
 """Size of free dimensions that is tried first."""
 
 SIZES: Final = (FREE_DIM, 224, 64, 32, 16, 256, 299, 384, 512, 640, 28, 77, 8, 3000, 16000)
-"""Sizes of free dimensions, in the order of trial: tokens (128, 64, 77), images (224 to 640, 28), frames of audio
-(3000) and samples of audio (16000: one second)."""
+"""Sizes of free dimensions in the order in which they are tried.
+
+They suit tokens (128, 64, 77), images (224 to 640, 28), frames of audio (3000), and one second of audio samples
+(16000).
+"""
 
 AREAS: Final = ((48, 320), (32, 100), (480, 640))
-"""Heights and widths that are not square: lines of text, and photos."""
+"""Heights and widths that are not square. They suit lines of text, and photos."""
 
 MAX_ELEMENTS: Final = 1 << 24
-"""Largest input that is tried, in elements."""
+"""Number of elements of the largest input that is tried."""
 
 BUDGET: Final[Nanos] = 30 * SECOND
-"""Time after which no further candidate is tried."""
+"""Time after which no other candidate is tried."""
 
 MAX_REFUSED: Final = 8
-"""Number of refused candidates that are reported: the first ones."""
+"""Number of refused candidates that are reported. These are the first ones."""
 
 MAX_REASON: Final = 240
-"""Longer texts about a refusal are cut to this length."""
+"""Length to which texts about a refusal are cut."""
 
 SENSIBLE: Final = "sizes that Clockwork tries"
-"""Source of the inputs of steps 2 to 5."""
+"""Source of the inputs that steps 2 to 5 make."""
 
 UNMEASURED: Final = "the model accepts none of the inputs that were tried; the first was refused: {reason}"
 
 Known: TypeAlias = Mapping[str, Mapping[int, int]]
-"""Sizes of free dimensions that follow from the graph: by input, by dimension."""
+"""Sizes of free dimensions that follow from the graph, by input and dimension."""
 
 _clock: Final = MonotonicClock()
 
 
 class Example(Struct, frozen=True):
-    """What was found. ``row`` has the elements of inputs that are not zeros, with one row."""
+    """Result of the search. ``row`` contains one row of elements for the inputs that are not zeros."""
 
     inputs: ExampleInputs
     random: bool = False
@@ -73,9 +77,9 @@ class Example(Struct, frozen=True):
 
 
 class Search(Struct, frozen=True):
-    """What is known about the inputs of a model before the search.
+    """The known facts about the inputs of a model before the search.
 
-    ``free_dim`` replaces `FREE_DIM`. ``only_zeros``: try no elements other than zeros, and ignore given ones.
+    ``free_dim`` replaces `FREE_DIM`. If ``only_zeros`` is true, all elements are zeros, and given elements are ignored.
     """
 
     given: tuple[GivenInputs, ...] = ()
@@ -121,13 +125,13 @@ def find_example(ports: Signature, run: Run, search: Search) -> Example:
 
 
 def _first(refused: list[str]) -> tuple[str, ...]:
-    """Return the first refusals, and the number of the others."""
+    """Return the first refusals, and the number of other refusals."""
     more = len(refused) - MAX_REFUSED
     return tuple(refused[:MAX_REFUSED]) + ((f"{more} more",) if more > 0 else ())
 
 
 def remembered(ports: Signature, search: Search, inputs: ExampleInputs, random: bool) -> Example:
-    """Return an example that was found earlier, with its elements made again."""
+    """Return an example that was found earlier, after making its elements again."""
     if not inputs.shapes:
         return Example(inputs)
     given = next((each for each in search.given if each.source == inputs.source), None)
@@ -136,12 +140,12 @@ def remembered(ports: Signature, search: Search, inputs: ExampleInputs, random: 
 
 
 def example_feed(ports: Signature, example: Example) -> Feed | None:
-    """Return the inputs of an example; None if nothing was found."""
+    """Return the inputs of an example, or None if no example was found."""
     return _feed(ports, example.inputs.shapes, example.row) if example.inputs.shapes or not ports.inputs else None
 
 
 def _candidates(ports: Signature, search: Search, refused: list[str]) -> Iterator[_Candidate]:
-    """Yield the candidates in order. Given inputs that do not fit, and are no error, are added to ``refused``."""
+    """Yield the candidates in order. Add given inputs that do not fit, but are no error, to ``refused``."""
     seen: set[tuple[tuple[Shape, ...], bool, str]] = set()
     only_floats = all(port.info.datatype in FLOATS for port in ports.inputs)
     kinds = (False,) if search.only_zeros or only_floats else (False, True)
@@ -158,7 +162,7 @@ def _candidates(ports: Signature, search: Search, refused: list[str]) -> Iterato
 def _shapes(
     ports: Signature, search: Search, refused: list[str]
 ) -> Iterator[tuple[str, tuple[Shape, ...], GivenInputs | None]]:
-    """Yield the shapes of all inputs, with their source and what it gives."""
+    """Yield the shapes of all inputs, with their source and the inputs that this source gives."""
     sizes = (search.free_dim, *SIZES)
     for given in search.given:
         try:
@@ -178,7 +182,7 @@ def _shapes(
 
 
 class _Sizes(Struct, frozen=True):
-    """Sizes of free dimensions: of the first one, of the last two if both are free, and of the others."""
+    """Sizes for the free dimensions: for the first one, for the last two if both are free, and for the others."""
 
     others: int
     first: int | None = None
@@ -214,7 +218,7 @@ def _given_shapes(ports: Signature, given: GivenInputs) -> dict[str, Shape]:
     """Return the shapes of the inputs that are given.
 
     Raises:
-        InvalidModelError: they do not fit the model.
+        InvalidModelError: the inputs do not fit the model.
     """
     by_name = {port.info.name: port for port in ports.inputs}
     unknown = sorted(each.name for each in given.inputs if each.name not in by_name)

@@ -1,4 +1,4 @@
-"""Example inputs that the operator gives for a model: with an option, in a file beside the model, or in config.pbtxt.
+"""Reads the example inputs that the operator gives for a model.
 
 Three sources are read, in this order: ``--model-shape``, the file ``NAME.example.json`` beside ``NAME.onnx``, and
 ``model_warmup`` in Triton's config.pbtxt. Files are read only inside the model's directory, and up to `MAX_FILE` bytes.
@@ -28,7 +28,7 @@ SUFFIX: Final = ".example.json"
 WARMUP: Final = "model_warmup"
 
 MAX_FILE: Final[Bytes] = 64 * MIB
-"""Limit of the size of a file with example data: an image of 3 x 1080 x 1920 floats has 24 MiB."""
+"""Limit of the size of a file with example data. An image of 3 x 1080 x 1920 floats has 24 MiB."""
 
 MAX_DIM: Final = 1 << 28
 """Limit of a dimension of an example."""
@@ -39,9 +39,10 @@ Shape = tuple[int, ...]
 
 
 class GivenInput(Struct, frozen=True):
-    """One input of an example. ``values`` are its elements as JSON, ``raw`` as a payload; both None: none are given.
+    """One input of an example.
 
-    ``random`` states that the elements are to be random instead of zeros.
+    ``values`` contains its elements as JSON, and ``raw`` contains them as a payload. Both are None if no elements are
+    given. ``random`` means that the elements are random and not zeros.
     """
 
     name: str
@@ -52,12 +53,15 @@ class GivenInput(Struct, frozen=True):
 
     @property
     def has_data(self) -> bool:
-        """Whether elements are given."""
+        """Whether the operator gives elements."""
         return self.values is not None or self.raw is not None
 
 
 class GivenInputs(Struct, frozen=True):
-    """The inputs that one source gives. ``key`` identifies them; ``strict``: a mistake in them is an error."""
+    """The inputs that one source gives.
+
+    ``key`` identifies these inputs. ``strict`` means that a mistake in them is an error.
+    """
 
     source: str
     inputs: tuple[GivenInput, ...]
@@ -68,7 +72,7 @@ class GivenInputs(Struct, frozen=True):
         return f"GivenInputs({self.source!r}, {self.key!r})"
 
     def of(self, name: str) -> GivenInput | None:
-        """Return what is given for an input, or None."""
+        """Return the part that the operator gives for an input, or None."""
         return next((given for given in self.inputs if given.name == name), None)
 
 
@@ -84,7 +88,7 @@ class _JsonFile(Struct):
 
 
 def parse_model_shape(text: str) -> tuple[str, str, Shape]:
-    """Return the model, the input and the shape of a value of ``--model-shape``: ``ocr:x=3x48x320``.
+    """Return the model, the input and the shape of a value of ``--model-shape``, such as ``ocr:x=3x48x320``.
 
     Raises:
         ValueError: the text has another form.
@@ -112,9 +116,9 @@ def shapes_by_model(texts: Iterable[str]) -> dict[str, dict[str, Shape]]:
 def given_inputs(
     shapes: Mapping[str, Shape] | None, path: Path, file: Path, links: LinkPolicy
 ) -> tuple[GivenInputs, ...]:
-    """Return what is given for a model, one entry for each source.
+    """Return the inputs that the operator gives for a model, with one entry for each source.
 
-    ``shapes`` are those of ``--model-shape``; ``file`` is the model file that ``path`` means.
+    ``shapes`` contains the shapes of ``--model-shape``. ``file`` is the model file that ``path`` means.
 
     Raises:
         InvalidModelError: a file cannot be read.
@@ -148,7 +152,7 @@ def row_shape(given: GivenInput, port: Port, source: str, batches: bool) -> Shap
 
 
 def elements(given: GivenInput, port: Port, shape: Shape, source: str) -> Array:
-    """Return the given elements as an array of ``shape``; strings are str.
+    """Return the given elements as an array of ``shape``. Strings are of type str.
 
     Raises:
         InvalidModelError: there are too few or too many elements, or they are of another type.
@@ -213,7 +217,7 @@ def _from_warmup(path: Path, file: Path, links: LinkPolicy) -> list[GivenInputs]
 
 
 def _warmup_input(entry: Any, directory: Path, links: LinkPolicy) -> GivenInput:
-    """Return an entry of the map ``inputs`` of model_warmup. Errors are those of a value of another form."""
+    """Return an entry of the map ``inputs`` of model_warmup. A value of another form raises the usual Python errors."""
     name, value = entry["key"][-1], entry["value"][-1]
     if not isinstance(name, str):
         raise TypeError(name)

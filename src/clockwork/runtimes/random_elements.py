@@ -1,4 +1,4 @@
-"""Elements of inputs that no client has sent: zeros, random elements, or those of an example."""
+"""Makes elements for inputs that no client has sent: zeros, random elements, or the elements of an example."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ def zeros(datatype: str, shape: tuple[int, ...]) -> Array:
 
 
 def generated(datatype: str, shape: tuple[int, ...], row: Array | None) -> Array:
-    """Return elements for a generated input of any shape: those of an example's ``row``, repeated, or zeros."""
+    """Return elements for a generated input of any shape. They repeat the elements of ``row``, or are zeros."""
     if row is None or not row.size:
         return zeros(datatype, shape)
     return np.resize(row, shape)

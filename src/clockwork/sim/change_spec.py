@@ -1,4 +1,4 @@
-"""The changes of a scenario: models that are loaded, replaced, unloaded or promoted during the load."""
+"""Defines the changes of a scenario. Models are loaded, replaced, unloaded or promoted during the load."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -56,7 +56,10 @@ class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TimedChange(Struct, frozen=True):
-    """A change of one model. ``at`` counts from the start of the load; ``number`` is that of the repetition."""
+    """A change of one model.
+
+    ``at`` counts from the start of the load. ``number`` is the number of the repetition.
+    """
 
     at: Nanos
     spec: ChangeSpec

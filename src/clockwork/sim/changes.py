@@ -1,6 +1,6 @@
 """Makes the changes of a scenario, as an operator would, and collects their outcomes.
 
-It checks that each change is answered exactly once, and that a change fails only if the scenario explains the failure.
+The module checks that each change is answered exactly once, and that the scenario explains each failed change.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ MAX_REASONS: Final = 20
 
 
 class _Sent:
-    """A change that was requested. ``alone``: no other change of the model was under way at any time."""
+    """A change that was requested. ``alone`` means that no other change of the model was under way at any time."""
 
     def __init__(self, change: TimedChange, began: Nanos, number: str, alone: bool) -> None:
         self.change = change
@@ -69,7 +69,7 @@ class Changes:
     ) -> None:
         """``original`` returns the file of a model at the start.
 
-        ``explained`` returns whether a fault explains that a change that began at that time fails.
+        ``explained`` returns whether a fault explains the failure of a change that began at a given time.
         """
         self._cluster = cluster
         self._changes = changes
@@ -185,7 +185,7 @@ class Changes:
             self._cluster.watcher.violation(f"{what} failed, but nothing in the scenario explains it: {message}")
 
     def _note(self, model: _Model, sent: _Sent) -> None:
-        """Note which versions are ready after a change that succeeded."""
+        """Record which versions are ready after a change that succeeded."""
         kind, number = sent.change.spec.kind, sent.number
         if kind == "promote":
             model.promoted = number
@@ -219,7 +219,7 @@ class Changes:
 
 
 def _next(ready: list[str], promoted: str) -> str:
-    """Return the ready version after the promoted one; "1" if none is ready."""
+    """Return the ready version after the promoted version, or "1" if no version is ready."""
     if not ready:
         return "1"
     place = ready.index(promoted) + 1 if promoted in ready else 0

@@ -1,12 +1,12 @@
 """Prepares a model in a process of its own, while the worker serves.
 
-Reading a large model holds Python's interpreter lock for up to half a second. Preparing it takes several seconds of
-computation. In the worker's own process, this would delay every request. So a *child* process reads and prepares the
-model, and stores it in the cache of prepared models. The worker then takes it from there. A model that crashes the
-process that prepares it, or takes all memory, does not harm the worker.
+To read a large model takes Python's interpreter lock for up to half a second. To prepare the model takes several
+seconds of computation. In the worker's own process, this would delay every request. So a *child* process reads and
+prepares the model, and stores it in the cache of prepared models. Then the worker reads the prepared model from the
+cache. If a model crashes the child or takes all memory, the worker is not harmed.
 
-The child inherits the cores and the low priority of the thread that starts it. It ends when the worker ends: it watches
-its standard input, which the worker keeps open.
+The child inherits the cores and the low priority of the thread that starts it. The worker keeps the child's standard
+input open. The child watches this input, so it ends when the worker ends.
 """
 
 import os
@@ -31,7 +31,7 @@ CHILD: Final = "from clockwork.runtimes.onnx.isolated_child import main; main()"
 
 
 class Preparation(Struct, frozen=True):
-    """What a child needs to prepare a model as the worker would."""
+    """Describes how the worker would prepare a model, so that a child can do the same."""
 
     file: Path
     policy: BatchingPolicy
@@ -43,7 +43,7 @@ class Preparation(Struct, frozen=True):
 
 
 class Prepared(Struct, frozen=True):
-    """The answer of a child: the file without its larger tensors, or why the model cannot be used."""
+    """Answer of a child, which is the file without its larger tensors, or the reason why the model cannot be used."""
 
     digest: str = ""
     outline: bytes = b""
@@ -52,7 +52,7 @@ class Prepared(Struct, frozen=True):
 
 
 def prepare_in_child(preparation: Preparation) -> ModelFile:
-    """Read a model and store it prepared in the cache; return its file without its larger tensors.
+    """Read a model, and store the prepared model in the cache. Return the file without its larger tensors.
 
     Raises:
         InvalidModelError: the model cannot be used, or the child did not end well.

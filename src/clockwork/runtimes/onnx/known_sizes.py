@@ -1,7 +1,7 @@
-"""Sizes of free dimensions that follow from the nodes that read an input, such as the channels of a convolution.
+"""Finds sizes of free dimensions in the nodes that read an input, such as the channels of a convolution.
 
-Only nodes that read the input itself are considered, or a tensor made from the input by operators that keep its shape.
-A size that is wrong does no harm: it is one of many that are tried.
+Two kinds of nodes are considered. A node may read the input itself, or a tensor that operators made from the input
+without changing its shape. A wrong size does no harm, because many sizes are tried.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def known_sizes(model: Any) -> dict[str, dict[int, int]]:
     """Return sizes by input and dimension. ``model`` is a ModelProto, with or without its weights' elements."""
     weights = {tensor.name: tuple(tensor.dims) for tensor in tensors(model.graph) if tensor.name}
     rank = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.input}
-    origin = {name: name for name in rank if name not in weights}  #: tensor -> the input that it has the shape of
+    origin = {name: name for name in rank if name not in weights}  #: tensor -> the input whose shape the tensor has
     found: dict[str, dict[int, int]] = {}
     for node in model.graph.node:
         read = origin.get(node.input[0]) if node.input else None
@@ -35,7 +35,10 @@ def known_sizes(model: Any) -> dict[str, dict[int, int]]:
 
 
 def _sizes(node: Any, rank: int, weights: list[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
-    """Yield dimensions and sizes of a node's first input, from the shapes of its other inputs that are weights."""
+    """Yield dimensions of a node's first input with their sizes.
+
+    The sizes follow from the shapes of the node's weights.
+    """
     first = weights[0] if weights else ()
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     match node.op_type:

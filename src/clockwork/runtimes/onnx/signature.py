@@ -29,7 +29,10 @@ _DATATYPES: Final[dict[str, Datatype]] = {
 
 
 MAX_OPTIONAL: Final = 32
-"""Limit of the optional inputs. A model with more has an exporter that declares weights as inputs; it has none."""
+"""Limit of the optional inputs.
+
+If a model has more, its exporter declares weights as inputs. Then the model counts as having no optional inputs.
+"""
 
 MAX_OPTIONAL_ELEMENTS: Final = 1 << 14
 """Limit of the elements of an optional input. Larger initializers are weights."""
@@ -52,7 +55,10 @@ def signature(inputs: Sequence[Any], outputs: Sequence[Any], overridable: Sequen
 
 
 def _optional(overridable: Sequence[Any]) -> tuple[Port, ...]:
-    """Return the optional inputs. Those of a type that Clockwork does not support always have their default."""
+    """Return the optional inputs.
+
+    An input of a type that Clockwork does not support is left out. Such an input always has its default value.
+    """
     small = [node for node in overridable if node.type in _DATATYPES and len(node.shape) <= MAX_RANK]
     ports = [_port(node, "input") for node in small]
     ports = [port for port in ports if prod(max(1, dim) for dim in port.info.shape) <= MAX_OPTIONAL_ELEMENTS]

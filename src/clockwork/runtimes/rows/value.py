@@ -42,8 +42,8 @@ class Value(Struct, frozen=True):
 
     ``batch_axis`` is the axis along which the rows lie, or None for a tensor that is the same in every batch. The size
     of that axis is ``outer * N * inner``: element e of the axis belongs to row ``(e // inner) % N``. A batch of images
-    has an ``outer`` and ``inner`` of 1; `moves.reshaped` can give them other values. No other size of the shape depends
-    on N.
+    has an ``outer`` and ``inner`` of 1. `moves.reshaped` can give other values to them. No other size of the shape
+    depends on N.
 
     ``content`` contains the elements of a small tensor if these are known. The content is an array of Python numbers.
     An element that was computed from shapes is a `Size`.

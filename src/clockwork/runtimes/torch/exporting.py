@@ -51,8 +51,8 @@ class Example(Struct, frozen=True):
 class Exported(Struct, frozen=True):
     """An exported program.
 
-    ``fixed_because`` is the reason why the batch dimension is fixed; it is empty if the dimension is free. ``code`` is
-    the compiled code, if there is any.
+    ``fixed_because`` is the reason why the batch dimension is fixed, or empty. ``code`` is the compiled code, if there
+    is any.
     """
 
     program: Any
