@@ -15,24 +15,26 @@ from onnx_graphs import dense, saved
 from responses import response
 
 
-def test_a_model_prepared_in_another_process_answers_as_one_prepared_here(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_model_prepared_in_another_process_answers_as_one_prepared_here(tmp_path: Path, *, cached: bool) -> None:
     file = saved(dense(), tmp_path / "a.onnx")
-    here = OnnxRuntime(cache_dir=tmp_path / "one").load_model(file)
-    there = OnnxRuntime(cache_dir=tmp_path / "two").load_model(file, isolated=True)
+    here = OnnxRuntime().load_model(file)
+    there = OnnxRuntime(cache_dir=tmp_path / "cache" if cached else None).load_model(file, isolated=True)
     rows = np.arange(32, dtype="f4").reshape(1, 32)
     np.testing.assert_array_equal(response(there, rows), response(here, rows))
     assert there.info.digest == here.info.digest
     assert there.info.batchable == here.info.batchable
 
 
-def test_this_process_neither_parses_nor_tries_an_isolated_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_serving_process_does_not_parse_or_try_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, cached: bool
 ) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError
 
     file = saved(dense(), tmp_path / "a.onnx")
-    runtime = OnnxRuntime(cache_dir=tmp_path / "cache")
+    runtime = OnnxRuntime(cache_dir=tmp_path / "cache" if cached else None)
     monkeypatch.setattr(runtime, "_read", never)
     monkeypatch.setattr(runtime, "_optimise_and_try", never)
     runtime.load_model(file, isolated=True)

@@ -12,13 +12,14 @@ from clockwork.arrays import Array
 from clockwork.errors import InvalidModelError
 from clockwork.malloc import measure_allocation
 from clockwork.messages.tensors import Datatype
+from clockwork.runtimes import scratch
 from clockwork.runtimes.base import HostModelInfo
 from clockwork.runtimes.batches import NO_ROW
 from clockwork.runtimes.batching import BatchingOptions, BatchingPolicy, TrialPlan, plan_trial
 from clockwork.runtimes.common import ModelRuntime, model_info
 from clockwork.runtimes.examples import Example, Search, find_example, remembered
 from clockwork.runtimes.hardware import device_kind, instruction_set
-from clockwork.runtimes.onnx.cache import PreparedCache
+from clockwork.runtimes.onnx.cache import PreparedCache, entry, load
 from clockwork.runtimes.onnx.closing import CloseTiming
 from clockwork.runtimes.onnx.files import ModelFile, find, read
 from clockwork.runtimes.onnx.isolated import Preparation, prepare_in_child
@@ -60,6 +61,8 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         share_one_arena()
         self._threads = threads_per_device
         self._cache = PreparedCache(cache_dir, cache_bytes)
+        #: the model that another process has prepared without a cache, with its digest; `load_model` takes it at once
+        self._from_child: tuple[tuple[str, BatchingPolicy], tuple[PreparedModel, Verdict]] | None = None
         self._placeholder = Placeholder()
         self._close_timing = CloseTiming()
 
@@ -71,12 +74,25 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return read(path, self.links)
 
     def _read_isolated(self, path: Path, policy: BatchingPolicy) -> ModelFile:
-        cache = self._cache.directory
-        if cache is None or self._cache.scratch is None:
-            log.warning("%s is prepared in the process that serves, because there is no model cache", path.name)
-            return self._read(path)
-        preparation = Preparation(path, policy, self._batching, self.links, self._threads, cache, self._cache.nbytes)
-        return prepare_in_child(preparation)
+        """Read and prepare a model in another process. Without a cache, that process uses a temporary one."""
+        self._from_child = None
+        if self._cache.directory is not None and self._cache.scratch is not None:
+            return self._prepare_in_child(path, policy, self._cache.directory, self._cache.nbytes)
+        for place in scratch.places():
+            try:
+                with scratch.ScratchDirectory(place) as directory:
+                    file = self._prepare_in_child(path, policy, directory, None)
+                    prepared = load(entry(directory, file.digest, *self._conditions(policy)))
+            except OSError:
+                continue
+            if prepared is not None:
+                self._from_child = (file.digest, policy), prepared
+                return file
+        log.warning("%s is prepared in the process that serves, because there is no temporary space", path.name)
+        return self._read(path)
+
+    def _prepare_in_child(self, path: Path, policy: BatchingPolicy, directory: Path, nbytes: Bytes | None) -> ModelFile:
+        return prepare_in_child(Preparation(path, policy, self._batching, self.links, self._threads, directory, nbytes))
 
     def fill_cache(self, path: Path, policy: BatchingPolicy) -> ModelFile:
         """Store a model prepared in the cache, and return its file.
@@ -89,8 +105,14 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return file
 
     def _prepared(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
-        conditions = (self.version, self.device_kind, instruction_set(), str(policy))
-        return self._cache.get(file.digest, conditions, partial(self._optimise_and_try, file, policy))
+        known, self._from_child = self._from_child, None
+        if known is not None and known[0] == (file.digest, policy):
+            return known[1]
+        return self._cache.get(file.digest, self._conditions(policy), partial(self._optimise_and_try, file, policy))
+
+    def _conditions(self, policy: BatchingPolicy) -> tuple[str, ...]:
+        """Return what a prepared model depends on besides the model."""
+        return self.version, self.device_kind, instruction_set(), str(policy)
 
     def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> OnnxModel:
         prepared, verdict = self._prepared(file, policy)
