@@ -212,7 +212,7 @@ def test_a_model_is_loaded_during_start_up() -> None:
             index = await client.get_model_repository_index()
             assert [(model.name, model.state) for model in index.models] == [("new", "LOADING")]
             assert "loading" in index.models[0].reason
-            with pytest.raises(InferenceServerException, match=r"load accepts one parameter, .*; found 'config'"):
+            with pytest.raises(InferenceServerException, match="the server has no model repository"):
                 await client.load_model("other.onnx", config="{}")
 
     run(test())

@@ -104,7 +104,7 @@ def test_errors_are_indicated_by_the_status_of_the_call(stub: Any) -> None:
     load = pb.RepositoryModelLoadRequest(model_name="two")
     assert refused(stub.RepositoryModelLoad, load) == code.INVALID_ARGUMENT
     unload = pb.RepositoryModelUnloadRequest(model_name="two")
-    assert refused(stub.RepositoryModelUnload, unload) == code.UNIMPLEMENTED
+    assert refused(stub.RepositoryModelUnload, unload) == code.INVALID_ARGUMENT
 
 
 # ---------------------------------------------------------------------------------------------------------- inference

@@ -55,7 +55,6 @@ WRONG = {
     "POST /v2/systemsharedmemory/register": 404,
     "GET /v2/systemsharedmemory/region/r": 404,
     "GET /v2/sharedmemory/status": 404,
-    "POST /v2/repository/models/m/unload": 501,
     "POST /metrics": 405,
 }
 

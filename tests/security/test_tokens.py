@@ -111,7 +111,7 @@ HTTP = [
     ("POST", "/v2/models/m/infer", (401, 200, 200)),
     ("POST", "/v2/repository/index", (401, 200, 200)),
     ("POST", "/v2/repository/models/m/load", (401, 403, 400)),  # 400: the server is already serving
-    ("POST", "/v2/repository/models/m/unload", (501, 501, 501)),
+    ("POST", "/v2/repository/models/m/unload", (401, 403, 400)),
 ]
 
 

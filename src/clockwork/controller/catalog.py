@@ -16,6 +16,7 @@ from typing import Final
 
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.faults import no_ready_version, not_served, quoted, unknown_model, unknown_version
+from clockwork.messages.requests import ModelVersion
 from clockwork.messages.status import Status
 from clockwork.state import ModelState
 
@@ -65,7 +66,7 @@ VERSION_STATES: Final[Mapping[tuple[VersionState, VersionEvent], VersionState]] 
 class Version:
     """One version of a model. ``model`` is the load that serves it, or None while there is none."""
 
-    __slots__ = ("model", "name", "number", "reason", "state")
+    __slots__ = ("model", "name", "number", "reason", "source", "state")
 
     def __init__(self, name: str, number: str) -> None:
         """Create a version that is not loaded."""
@@ -74,6 +75,7 @@ class Version:
         self.state = VersionState.UNAVAILABLE
         self.reason = ""  #: why the version is not READY, or why its last load failed
         self.model: ModelState | None = None
+        self.source: ModelVersion | None = None  #: the number and the path of the last load that was ready
 
 
 class Catalog:
@@ -132,6 +134,19 @@ class Catalog:
         """Return whether start-up could not load or measure the model, and no version of it is ready."""
         return name in self.broken and not self.ready(name)
 
+    def sources(self, name: str) -> tuple[ModelVersion, ...]:
+        """Return what to load if the model is loaded again: the served versions, else the highest unloaded one.
+
+        If it is one version, and its number came from its path, the path decides again.
+        """
+        versions = self.versions(name)
+        chosen = [each for each in versions if each.model is not None]
+        chosen = chosen or [each for each in versions if each.source is not None][-1:]
+        sources = [(each.number, each.source) for each in chosen if each.source is not None]
+        if len(sources) == 1:
+            return (sources[0][1],)
+        return tuple(ModelVersion(number, source.path) for number, source in sources)
+
     def why_missing(self, name: str, version: str = "") -> tuple[Status, str]:
         """Return the status and message for a request whose version is not ready."""
         if ready := self.ready(name):
@@ -169,6 +184,7 @@ class Catalog:
         version = self._version(model.served_as, number)
         self._step(version, VersionEvent.READY)
         replaced, version.model, version.reason = version.model, model, ""
+        version.source = ModelVersion("" if model.info.version == number else number, model.info.path)
         self._settle(version.name)
         return replaced
 

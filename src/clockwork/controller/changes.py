@@ -16,21 +16,25 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from clockwork.controller.catalog import Catalog
+from clockwork.controller.change_requests import (
+    copies_of,
+    load_response,
+    nothing_to_unload,
+    unload_response,
+    versions_to_load,
+)
 from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.controller.events import ControllerCommand, Report, Respond
 from clockwork.controller.fleet import Fleet
 from clockwork.controller.live_measuring import LiveMeasuring
 from clockwork.controller.loading import Load, Loads, too_many_loads
-from clockwork.controller.naming import load_spec
 from clockwork.controller.profiling import Profiler
 from clockwork.controller.serving import Serving
 from clockwork.controller.unloading import Unloads
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.faults import unknown_model, unknown_version
+from clockwork.messages.faults import unknown_model
 from clockwork.messages.requests import (
     LoadModelRequest,
-    LoadModelResponse,
-    ModelVersion,
     PromoteRequest,
     PromoteResponse,
     UnloadModelRequest,
@@ -48,9 +52,6 @@ LOADS_PER_WORKER: Final = 1
 """Limit of the loads that are outstanding at a worker at a time. With one load, the worker's other work is disturbed
 least.
 """
-
-MAX_VERSIONS: Final = 100
-"""Limit of the versions of one model."""
 
 
 @dataclass(eq=False)
@@ -138,9 +139,9 @@ class Changes:
     def load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
         """Handle a client's request for a load."""
         try:
-            name, versions = self._checked(request)
+            name, versions = versions_to_load(self._catalog, self.pending, self._config.max_loads, request)
         except InvalidRequestError as error:
-            return [_load_response(client_id, request.id, Status.INVALID_REQUEST, str(error))]
+            return [load_response(client_id, request.id, Status.INVALID_REQUEST, str(error))]
         if name in self._changes:
             return self._wait(name, client_id, request)
         change = _Change(name, [], request.keep, (client_id, request.id) if request.wait else None)
@@ -153,7 +154,7 @@ class Changes:
                 self._catalog.load(name, coming.number)
         commands: Commands = []
         if not request.wait:
-            commands.append(_load_response(client_id, request.id, Status.SUCCESS, "", (name,)))
+            commands.append(load_response(client_id, request.id, Status.SUCCESS, "", (name,)))
         for coming in change.coming:
             load = Load(LoadSpec(coming.path, coming.key), None)
             commands += self._loads.start(load, sorted(self._fleet.workers))
@@ -164,13 +165,13 @@ class Changes:
         name = request.name
         if name in self._changes:
             return self._wait(name, client_id, request)
-        names = self._copies(name) or [name]
+        names = copies_of(self._catalog, name) or [name]
         ready = [(each, number) for each in names for number in self._catalog.ready(each)]
         if request.version:
             version = self._catalog.version(name, request.version)
             ready = [(name, version.number)] if version is not None and (name, version.number) in ready else []
         if not ready:
-            return [self._nothing_to_unload(client_id, request)]
+            return [nothing_to_unload(self._catalog, client_id, request)]
         unload = _Unload((client_id, request.id), tuple(number for _, number in ready))
         for each, number in ready:
             model = self._catalog.unload(each, number, "unloaded")
@@ -181,7 +182,7 @@ class Changes:
         if request.wait:
             self._answers.append(unload)
         else:
-            commands.append(_unload_response(unload))
+            commands.append(unload_response(*unload.client, unload.versions))
         commands.append(Report("INFO", f"unloading {name}", "model_unloading", {"model": name}))
         return commands + self.settle(now)
 
@@ -209,11 +210,11 @@ class Changes:
         commands: Commands = []
         for change in self._changes.values():
             if change.client is not None:
-                commands.append(_load_response(*change.client, Status.SHUTTING_DOWN, text))
+                commands.append(load_response(*change.client, Status.SHUTTING_DOWN, text))
                 change.client = None
         for client_id, request in [entry for waiting in self._waiting.values() for entry in waiting]:
             if isinstance(request, LoadModelRequest):
-                commands.append(_load_response(client_id, request.id, Status.SHUTTING_DOWN, text))
+                commands.append(load_response(client_id, request.id, Status.SHUTTING_DOWN, text))
             else:
                 response = UnloadModelResponse(request.id, Status.SHUTTING_DOWN, text)
                 commands.append(Respond(client_id, response))
@@ -360,7 +361,7 @@ class Changes:
         commands: Commands = []
         if change.client is not None:
             models = (change.name,) if status == Status.SUCCESS else ()
-            commands.append(_load_response(*change.client, status, message, models))
+            commands.append(load_response(*change.client, status, message, models))
         while change.name not in self._changes and (waiting := self._waiting.get(change.name)):
             client_id, request = waiting.popleft()
             if not waiting:
@@ -406,44 +407,15 @@ class Changes:
                 unload.left.discard(key)
         done = [unload for unload in self._answers if not unload.left]
         self._answers = [unload for unload in self._answers if unload.left]
-        return commands + [_unload_response(unload) for unload in done]
+        return commands + [unload_response(*unload.client, unload.versions) for unload in done]
 
     # --- helpers -----------------------------------------------------------------------------------------------------
-
-    def _checked(self, request: LoadModelRequest) -> tuple[str, tuple[ModelVersion, ...]]:
-        """Return the name and the versions to serve.
-
-        Raises:
-            InvalidRequestError: the request is wrong, or too many changes are pending.
-        """
-        if self.pending >= self._config.max_loads:
-            raise InvalidRequestError(too_many_loads(self.pending))
-        if request.no_of_copies != 1:
-            raise InvalidRequestError(
-                "no_of_copies must be 1 while the server is serving; copies are loaded at start-up"
-            )
-        versions = request.versions or (ModelVersion("", request.path),)
-        if len(versions) > MAX_VERSIONS:
-            raise InvalidRequestError(f"load has {len(versions)} versions; the limit is {MAX_VERSIONS}")
-        specs = [load_spec(version.path, request.name, 1, 1) for version in versions]
-        if len({version.number for version in versions}) < len(versions):
-            raise InvalidRequestError("load lists a version twice")
-        name = specs[0].name
-        if self._copies(name):
-            raise InvalidRequestError(f"{name} was loaded in copies; unload it first")
-        return name, versions
-
-    def _copies(self, name: str) -> list[str]:
-        """Return the names of the copies that were loaded under a name at start-up. There may be none."""
-        if name in self._catalog.names():
-            return []
-        return [other for other, model in self._catalog.names().items() if model.info.load == name]
 
     def _wait(self, name: str, client_id: int, request: ChangeRequest) -> Commands:
         if self.pending >= self._config.max_loads:
             text = too_many_loads(self.pending)
             if isinstance(request, LoadModelRequest):
-                return [_load_response(client_id, request.id, Status.INVALID_REQUEST, text)]
+                return [load_response(client_id, request.id, Status.INVALID_REQUEST, text)]
             return [Respond(client_id, UnloadModelResponse(request.id, Status.INVALID_REQUEST, text))]
         self._waiting.setdefault(name, deque()).append((client_id, request))
         return []
@@ -461,17 +433,6 @@ class Changes:
         used = used or key in self._restorations.names()
         return used or any(key in worker.models for worker in self._fleet.workers.values())
 
-    def _nothing_to_unload(self, client_id: int, request: UnloadModelRequest) -> Respond:
-        name = request.name
-        ready = self._catalog.ready(name)
-        if ready:
-            text = unknown_version(name, request.version, ready)
-            return Respond(client_id, UnloadModelResponse(request.id, Status.UNKNOWN_MODEL, text))
-        if self._catalog.versions(name):  # the versions are already unloaded
-            return Respond(client_id, UnloadModelResponse(request.id, Status.SUCCESS, ""))
-        text = unknown_model(name, self._catalog.names())
-        return Respond(client_id, UnloadModelResponse(request.id, Status.UNKNOWN_MODEL, text))
-
     def check_invariants(self) -> None:
         """Assert the invariants. Tests and checkers call this method."""
         self._catalog.check_invariants()
@@ -486,14 +447,3 @@ class Changes:
 def _same(one: ModelState, other: ModelState) -> bool:
     """Return whether two loads are of the same file with the same content."""
     return one.info.digest == other.info.digest and one.info.path == other.info.path
-
-
-def _load_response(
-    client_id: int, request_id: int, status: Status, message: str, models: tuple[str, ...] = ()
-) -> Respond:
-    return Respond(client_id, LoadModelResponse(request_id, status, message, models))
-
-
-def _unload_response(unload: _Unload) -> Respond:
-    client_id, request_id = unload.client
-    return Respond(client_id, UnloadModelResponse(request_id, Status.SUCCESS, "", unload.versions))

@@ -3,7 +3,14 @@
 import logging
 
 from clockwork.controller.shedding import Shed
-from clockwork.errors import ConnectionLostError, InvalidRequestError, NotPermittedError
+from clockwork.errors import (
+    ConnectionLostError,
+    InvalidRequestError,
+    NotPermittedError,
+    RequestRefusedError,
+    ServerError,
+)
+from clockwork.messages.requests import DEFAULT_RETRY
 from clockwork.messages.status import Status
 from clockwork.oip.failures import Failure, RequestFailedError
 
@@ -20,6 +27,10 @@ def failure_of_error(error: Exception, log: logging.Logger) -> Failure:
             return Failure.from_status(Status.INVALID_REQUEST, str(error))
         case NotPermittedError():
             return Failure.from_denial(error)
+        case RequestRefusedError():
+            return Failure.from_status(Status.SKIPPED_BY_CONTROLLER, str(error), retry_after=DEFAULT_RETRY)
+        case ServerError():
+            return Failure.from_status(Status.ERROR, str(error))
         case ConnectionLostError():
             return Failure.from_status(Status.SHUTTING_DOWN, "the server is shutting down")
     log.error("a request failed unexpectedly", exc_info=error)

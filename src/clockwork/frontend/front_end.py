@@ -7,6 +7,7 @@ import msgspec
 
 from clockwork.clock import monotonic_epoch
 from clockwork.controller.stage import Stage
+from clockwork.frontend.changing import load_parameters, unload_parameters
 from clockwork.frontend.index import READY, index_of
 from clockwork.frontend.listing import ListFormat, encoded_list
 from clockwork.frontend.token_brake import TokenBrake
@@ -23,11 +24,14 @@ from clockwork.messages.requests import (
     LoadModelRequest,
     LoadModelResponse,
     ModelSummary,
+    ModelVersion,
     Request,
+    UnloadModelRequest,
+    UnloadModelResponse,
 )
 from clockwork.messages.status import Status
 from clockwork.oip.classification import with_classes
-from clockwork.oip.failures import Failure, RequestFailedError, bad_request
+from clockwork.oip.failures import Failure, RequestFailedError
 from clockwork.oip.metadata import (
     NO_WORKER,
     index_entry,
@@ -37,6 +41,7 @@ from clockwork.oip.metadata import (
 )
 from clockwork.oip.model_config import model_config
 from clockwork.oip.parameters import slo_source
+from clockwork.repository.models import RepositoryModel
 from clockwork.stepping import BACKGROUND_REST, SharedResult
 from clockwork.units import MILLISECOND, Nanos
 from clockwork.version import __version__
@@ -177,31 +182,45 @@ class FrontEnd:
 
     async def repository_index(self, ready_only: bool) -> Sequence[bytes]:
         """Return the encoded list of all models and their states, in parts."""
-        return await self.stepper.run(encoded_list(self._index(ready_only), self._index_format))
+        known: Sequence[RepositoryModel] = ()
+        if self._host.repositories and not ready_only:
+            known = await self._host.repositories.models()
+        return await self.stepper.run(encoded_list(self._index(ready_only, known), self._index_format))
 
-    def _index(self, ready_only: bool) -> Iterator[dict[str, Any]]:
+    def _index(self, ready_only: bool, known: Sequence[RepositoryModel]) -> Iterator[dict[str, Any]]:
         server = self._host.description()
-        for name, version, state, reason in index_of(server, serving=self.is_serving()):
+        for name, version, state, reason in index_of(server, known, serving=self.is_serving()):
             if state == READY or not ready_only:
                 yield index_entry(name, version, state, reason)
 
     async def load(self, name: str, parameters: Mapping[str, Any], *, default_name: str) -> None:
-        """Load a model on all workers. While the server serves, this works only in the control mode ``explicit``.
+        """Load a model on all workers, or replace its versions.
 
         Args:
-            name: the model's name. The name is also the path if ``parameters`` have no ``path``.
-            parameters: the request's parameters. ``path`` is relative to the workers' model roots.
-            default_name: the model's name if ``parameters`` have no ``path``; empty: the file's name.
+            name: the model's name.
+            parameters: the request's parameters. `clockwork.frontend.changing` describes them.
+            default_name: the model's name if ``name`` is its path; empty: the file's name.
         """
-        others = sorted(key for key in parameters if key != "path")
-        path = parameters.get("path", name)
-        if others or not isinstance(path, str):
-            found = ", ".join(map(quoted, others)) or type(path).__name__
-            raise bad_request(f'load accepts one parameter, "path", a string; found {found}')
-        served_as = name if "path" in parameters else default_name
-        request = LoadModelRequest(self.client.next_id(), path, served_as)
+        wanted = load_parameters(parameters)
+        versions: tuple[ModelVersion, ...] = ()
+        path, served_as = wanted.path, name
+        if not path and (self._host.repositories or wanted.override):
+            versions = await self._host.repositories.resolve(name, wanted.override)
+        elif not path and not self._host.catalog.versions(name):
+            path, served_as = name, default_name
+        request = LoadModelRequest(
+            self.client.next_id(), path, served_as, versions=versions, keep=wanted.keep, wait=wanted.wait
+        )
         response, _ = await self._ask(request, LoadModelResponse)
         _check(response)
+
+    async def unload(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Unload a model, or one of its versions. As in Triton, an unload of an unknown model does nothing."""
+        wanted = unload_parameters(parameters)
+        request = UnloadModelRequest(self.client.next_id(), name, wanted.version, wanted.wait)
+        response, _ = await self._ask(request, UnloadModelResponse)
+        if response.status != Status.UNKNOWN_MODEL or wanted.version:
+            _check(response)
 
     # --- inference ---------------------------------------------------------------------------------------------------
 
@@ -288,6 +307,6 @@ class FrontEnd:
         return Failure.from_status(Status.INITIALIZING, message, retry_after=DEFAULT_RETRY)
 
 
-def _check(response: ListModelsResponse | LoadModelResponse) -> None:
+def _check(response: ListModelsResponse | LoadModelResponse | UnloadModelResponse) -> None:
     if response.status != Status.SUCCESS:
         raise RequestFailedError(Failure.from_status(response.status, response.message))

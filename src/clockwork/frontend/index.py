@@ -1,20 +1,28 @@
 """Lists all models and versions with their states, for the repository index."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from clockwork.controller.catalog import VersionState
 from clockwork.controller.description import Description
 from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.oip.metadata import NO_WORKER
+from clockwork.repository.models import RepositoryModel
 
 READY: Final = VersionState.READY.value
 UNAVAILABLE: Final = VersionState.UNAVAILABLE.value
 LOADING: Final = VersionState.LOADING.value
 
 
+NOT_LOADED: Final = "not loaded"
+"""Reason of the state of a model that is in a model repository only."""
+
+
 class Entry(NamedTuple):
-    """An entry of the index: a version of a model, its state in Triton's terms, and the reason for the state."""
+    """A version of a model, its state in Triton's terms, and the reason for the state.
+
+    ``version`` is empty if no version of the model was ever loaded.
+    """
 
     name: str
     version: str
@@ -22,20 +30,23 @@ class Entry(NamedTuple):
     reason: str
 
 
-def index_of(server: Description, *, serving: bool) -> Iterator[Entry]:
-    """Yield all versions, sorted by name and number. The state of a version is read just before its entry is yielded.
+def index_of(server: Description, known: Iterable[RepositoryModel] = (), *, serving: bool) -> Iterator[Entry]:
+    """Yield all versions by name and number. The state of a version is that at the time when it is reached.
 
-    ``serving`` means that start-up is over and the server is not shutting down.
+    ``known`` are the models of the server's repositories, loaded or not. ``serving`` means that start-up is over and
+    the server is not shutting down.
     """
     if not serving:
         yield from _not_serving(server)
         return
     broken = server.not_served()
-    names = sorted({*server.catalog.all_names(), *broken})
-    for name in names:
+    on_disk = {model.name: NOT_LOADED + "".join(f": {problem}" for problem in model.problems[:1]) for model in known}
+    for name in sorted({*server.catalog.all_names(), *broken, *on_disk}):
         versions = server.catalog.versions(name)
-        if not versions:
-            yield Entry(name, DEFAULT_VERSION, UNAVAILABLE, broken.get(name, ""))
+        if not versions and name not in broken:
+            yield Entry(name, "", UNAVAILABLE, on_disk[name])
+        elif not versions:
+            yield Entry(name, DEFAULT_VERSION, UNAVAILABLE, broken[name])
         for version in versions:
             state, reason = version.state.value, version.reason
             if version.model is not None and not server.can_serve(version.model):

@@ -219,7 +219,8 @@ def _inference(service: Service, infer: grpc.RpcMethodHandler) -> grpc.GenericRp
         "ModelStatistics": _unary(service.model_statistics, pb.ModelStatisticsRequest),
         "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(service.model_stream_infer),
         "RepositoryIndex": _unary(service.repository_index, pb.RepositoryIndexRequest),
-        "RepositoryModelLoad": _unary(service.repository_model_load, pb.RepositoryModelLoadRequest),
+        "RepositoryModelLoad": _unary(service.repository_model_load, pb.RepositoryModelLoadRequest, limited=False),
+        "RepositoryModelUnload": _unary(service.repository_model_unload, pb.RepositoryModelUnloadRequest),
     }
     for name, text in METHODS.items():
         handlers[name] = grpc.unary_unary_rpc_method_handler(_failing(partial(_unsupported, text)))
@@ -238,9 +239,9 @@ def _health(health: Health) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(HEALTH_SERVICE, handlers)
 
 
-def _unary(method: _Method, message: Any) -> grpc.RpcMethodHandler:
+def _unary(method: _Method, message: Any, *, limited: bool = True) -> grpc.RpcMethodHandler:
     async def decoded(data: bytes, call: Any) -> Any:
-        return await method(decode(message, data), call)
+        return await method(decode(message, data, limited=limited), call)
 
     return grpc.unary_unary_rpc_method_handler(_failing(decoded), response_serializer=_serialized)
 

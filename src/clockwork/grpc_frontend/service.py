@@ -142,12 +142,16 @@ class Service:
     async def repository_model_load(
         self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
     ) -> pb.RepositoryModelLoadResponse:
-        """Load a model on every worker. Models can only be loaded during start-up.
-
-        If the request lacks the parameter ``path``, the model's name is the path.
-        """
+        """Load a model on every worker, or replace its versions. `clockwork.frontend.changing` has the parameters."""
         await self._front.load(message.model_name, parameter_values(message.parameters), default_name="")
         return pb.RepositoryModelLoadResponse()
+
+    async def repository_model_unload(
+        self, message: pb.RepositoryModelUnloadRequest, call: ServicerContext
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Unload a model, or the version that the parameter ``version`` names."""
+        await self._front.unload(message.model_name, parameter_values(message.parameters))
+        return pb.RepositoryModelUnloadResponse()
 
     # --- inference ---------------------------------------------------------------------------------------------------
 
@@ -239,13 +243,14 @@ class Service:
         return response_of(message, response, outputs, more)
 
 
-def decode(kind: Any, data: bytes) -> Any:
-    """Decode a message of class ``kind`` that a client has sent.
+def decode(kind: Any, data: bytes, *, limited: bool = True) -> Any:
+    """Decode a message of class ``kind`` that a client has sent. Only messages that may contain files are not limited.
 
     Raises:
         InvalidRequestError: the bytes are not a message of this class, or are too long.
     """
-    check_other(data, kind.DESCRIPTOR.name)
+    if limited:
+        check_other(data, kind.DESCRIPTOR.name)
     try:
         return kind.FromString(data)
     except DecodeError:

@@ -3,6 +3,7 @@
 The application calls `FrontEnd` for each HTTP request, and turns the result or the error into a reply.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable
 from functools import cache
@@ -44,7 +45,7 @@ from clockwork.version import __version__
 
 log = logging.getLogger("clockwork.http")
 
-NEEDED_RIGHTS = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN}
+NEEDED_RIGHTS = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN, "unload": Right.ADMIN}
 """The right that a client needs for each operation. An operation that is not in this table needs INFER."""
 
 JSON = (b"content-type", b"application/json")
@@ -117,9 +118,10 @@ class Application:
             with self._bodies.keeping() as kept:
                 receiving = self._bodies.receive(scope, headers, receive, kept)
                 return await packed(await self._infer(found, scope, headers, receiving), headers)
-        if found.operation in ("index", "load"):
+        if found.operation in ("index", "load", "unload"):
+            limit = None if found.operation == "load" else MAX_REPOSITORY_BODY  # a load may contain files
             with self._bodies.keeping() as kept:
-                body = await self._bodies.receive(scope, headers, receive, kept, MAX_REPOSITORY_BODY)
+                body = await self._bodies.receive(scope, headers, receive, kept, limit)
                 return await self._repository(found, body)
         reply = await unless_gone(self._get(found, scope["path"], headers), scope[PRESENCE])
         # Every request of Triton's asyncio client accepts gzip, but the client unpacks only replies to inferences.
@@ -182,10 +184,14 @@ class Application:
         return json_reply(await front.model_metadata(model, found.version))
 
     async def _repository(self, found: Route, body: Body) -> Reply:
-        head = repository_head(body)
+        small = len(body) <= MAX_REPOSITORY_BODY
+        head = repository_head(body) if small else await asyncio.to_thread(repository_head, body)
         if found.operation == "index":
             return Reply(200, [JSON], await self._front.repository_index(head.ready))
-        await self._front.load(found.model, head.parameters, default_name=found.model)
+        if found.operation == "unload":
+            await self._front.unload(found.model, head.parameters)
+        else:
+            await self._front.load(found.model, head.parameters, default_name=found.model)
         return json_reply({})
 
 

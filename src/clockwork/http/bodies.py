@@ -67,7 +67,7 @@ requests.
 _zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", begin_background_thread)
 
 MAX_REPOSITORY_BODY: Final = 64 * KIB
-"""Largest size in bytes of the body of a repository request (an index or a load)."""
+"""Largest size in bytes of the body of a request for the repository index or for an unload."""
 
 
 class Bodies:

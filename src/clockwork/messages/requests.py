@@ -105,9 +105,10 @@ class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
     If ``name`` is empty, the model's name is derived from the path. The other fields are only used while the server
     serves:
 
-    - ``versions``: the versions to load. If it is empty, ``path`` is the only version.
-    - ``keep``: whether other versions of the model stay in service. If ``keep`` is false, this load replaces them.
-    - ``wait``: whether the response is sent when the versions are ready. If ``wait`` is false, it is sent at once.
+    - ``versions``: the versions to load. If it is empty, ``path`` is the only version. If ``path`` is empty too, the
+      model is loaded again from where it was loaded last.
+    - ``keep``: whether other versions of the model stay in service. If not, this load replaces them.
+    - ``wait``: whether the response is sent when the versions are ready. If not, it is sent at once.
     """
 
     id: int

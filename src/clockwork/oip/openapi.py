@@ -152,7 +152,8 @@ def _infer(suffix: str) -> Json:
 def _repository() -> Json:
     operations = (
         ("/v2/repository/index", "index", "All models and their states", "the models", "Index"),
-        ("/v2/repository/models/{model}/load", "load", "Load a model during start-up", "the model is loaded", "Empty"),
+        ("/v2/repository/models/{model}/load", "load", "Load or replace a model", "the model is ready", "Empty"),
+        ("/v2/repository/models/{model}/unload", "unload", "Unload a model", "the model is unloaded", "Empty"),
     )
     paths: Json = {}
     for path, name, summary, result, schema in operations:
@@ -173,7 +174,6 @@ def _unsupported() -> Json:
         paths |= {f"{family}/status": ("get",), f"{family}/unregister": ("post",)}
         if "region" in family:
             paths[f"{family}/register"] = ("post",)
-    paths["/v2/repository/models/{model}/unload"] = ("post",)
     items: Json = {}
     for path, methods in paths.items():
         items[path] = {"parameters": _parameters(path)}
@@ -212,9 +212,9 @@ _FAILURES: Final = {
 
 
 def _parameters(path: str) -> list[Json]:
-    """Return the descriptions of the parameters in a path. The only version of a model is its constant value."""
+    """Return the descriptions of the parameters in a path. A version may be a number or a label."""
     name = _TEXT | {"pattern": "^[^/]+$"}
-    schemas = {"model": name, "version": _VERSION, "region": name}
+    schemas = {"model": name, "version": name | {"example": "1"}, "region": name}
     names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
     return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
 
@@ -247,7 +247,7 @@ def _replies() -> Json:
     entry = {
         "name": _TEXT,
         "version": _VERSION,
-        "state": {"enum": ["READY", "UNAVAILABLE", "LOADING"]},
+        "state": {"enum": ["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]},
         "reason": _TEXT,
     }
     return {
@@ -281,7 +281,7 @@ def _replies() -> Json:
             }
         ),
         "Statistics": _statistics(),
-        "Index": _list(_object(entry)),
+        "Index": _list(_object(entry, "version")),
         "Empty": {"type": "object", "maxProperties": 0},
         "InferResponse": _infer_response(),
     }

@@ -31,7 +31,7 @@ MODEL: Final = {
 """Paths of requests about a model, without the model's name and version. The values are the method and the operation.
 """
 
-REPOSITORY: Final = {"load": ("POST", "load")}
+REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
 """Last parts of the paths of repository requests about a model. The values are the method and the operation."""
 
 

@@ -14,7 +14,6 @@ _GENERATE: Final = "generate is not supported; each request has one response: us
 _LOGGING: Final = "log settings cannot be changed while the server runs; start the server with --log-level"
 _SHARED_MEMORY: Final = "shared memory is not supported, and would save only about 0.1 ms; send tensors as binary data"
 _CUDA: Final = "CUDA shared memory is not supported; send tensors as binary data"
-_UNLOAD: Final = "models cannot be unloaded; to free device memory, evict a model's weights (Client.evict)"
 
 METHODS: Final[Mapping[str, str]] = {
     "TraceSetting": _TRACING,
@@ -25,7 +24,6 @@ METHODS: Final[Mapping[str, str]] = {
     "CudaSharedMemoryStatus": _CUDA,
     "CudaSharedMemoryRegister": _CUDA,
     "CudaSharedMemoryUnregister": _CUDA,
-    "RepositoryModelUnload": _UNLOAD,
 }
 """Error messages for the methods of GRPCInferenceService that Clockwork does not serve, by the method's name."""
 
@@ -47,8 +45,6 @@ def unsupported_path(parts: Sequence[str]) -> tuple[tuple[str, ...], str] | None
             return ("POST",), _GENERATE
         case ["v2", "models", _, "versions", _, "generate" | "generate_stream"]:
             return ("POST",), _GENERATE
-        case ["v2", "repository", "models", _, "unload"]:
-            return ("POST",), _UNLOAD
         case ["v2", "logging"]:
             return ("GET", "POST"), _LOGGING
         case ["v2", "trace", "setting"] | ["v2", "models", _, "trace", "setting"]:

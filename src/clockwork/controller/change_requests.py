@@ -1,0 +1,86 @@
+"""Checks the requests for loads and unloads of a server that serves, and makes their responses."""
+
+from typing import Final
+
+from clockwork.controller.catalog import Catalog
+from clockwork.controller.events import Respond
+from clockwork.controller.loading import too_many_loads
+from clockwork.controller.naming import load_spec
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.faults import unknown_model, unknown_version
+from clockwork.messages.requests import (
+    LoadModelRequest,
+    LoadModelResponse,
+    ModelVersion,
+    UnloadModelRequest,
+    UnloadModelResponse,
+)
+from clockwork.messages.status import Status
+
+MAX_VERSIONS: Final = 100
+"""Limit of the versions of one model."""
+
+
+def versions_to_load(
+    catalog: Catalog, pending: int, max_pending: int, request: LoadModelRequest
+) -> tuple[str, tuple[ModelVersion, ...]]:
+    """Return the name and the versions that a request wants to be served.
+
+    Args:
+        catalog: the models.
+        pending: number of changes that are pending.
+        max_pending: limit of the pending changes.
+        request: the request. If it has no path and no versions, it means the paths of the last load.
+
+    Raises:
+        InvalidRequestError: the request is wrong, or too many changes are pending.
+    """
+    if pending >= max_pending:
+        raise InvalidRequestError(too_many_loads(pending))
+    if request.no_of_copies != 1:
+        raise InvalidRequestError("no_of_copies must be 1 while the server is serving; copies are loaded at start-up")
+    versions = request.versions or (ModelVersion("", request.path),)
+    if not request.path and not request.versions:
+        versions = catalog.sources(request.name)
+        if not versions:
+            raise InvalidRequestError(unknown_model(request.name, catalog.names()) + "; give the path of its file")
+    if len(versions) > MAX_VERSIONS:
+        raise InvalidRequestError(f"load has {len(versions)} versions; the limit is {MAX_VERSIONS}")
+    specs = [load_spec(version.path, request.name, 1, 1) for version in versions]
+    if len({version.number for version in versions}) < len(versions):
+        raise InvalidRequestError("load lists a version twice")
+    name = specs[0].name
+    if copies_of(catalog, name):
+        raise InvalidRequestError(f"{name} was loaded in copies; unload it first")
+    return name, versions
+
+
+def copies_of(catalog: Catalog, name: str) -> list[str]:
+    """Return the names of the copies that were loaded under a name at start-up. There may be none."""
+    if name in catalog.names():
+        return []
+    return [other for other, model in catalog.names().items() if model.info.load == name]
+
+
+def nothing_to_unload(catalog: Catalog, client_id: int, request: UnloadModelRequest) -> Respond:
+    """Return the response to an unload of a model or version that is not ready."""
+    name = request.name
+    if ready := catalog.ready(name):
+        text = unknown_version(name, request.version, ready)
+        return Respond(client_id, UnloadModelResponse(request.id, Status.UNKNOWN_MODEL, text))
+    if catalog.versions(name):  # unloaded already
+        return unload_response(client_id, request.id)
+    text = unknown_model(name, catalog.names())
+    return Respond(client_id, UnloadModelResponse(request.id, Status.UNKNOWN_MODEL, text))
+
+
+def load_response(
+    client_id: int, request_id: int, status: Status, message: str, models: tuple[str, ...] = ()
+) -> Respond:
+    """Return the response to a load."""
+    return Respond(client_id, LoadModelResponse(request_id, status, message, models))
+
+
+def unload_response(client_id: int, request_id: int, versions: tuple[str, ...] = ()) -> Respond:
+    """Return the response to an unload that has succeeded."""
+    return Respond(client_id, UnloadModelResponse(request_id, Status.SUCCESS, "", versions))
