@@ -41,7 +41,7 @@ def ask(
 
 
 def _checked(answer: object) -> Answer | Report:
-    """Return the answer. If it is not an `Answer` or a field has the wrong type, return a report instead."""
+    """Return the answer. Return a report instead if the value is not an `Answer` or a field has the wrong type."""
     match answer:
         case Answer(request_id=int(), status=int(), message=str(), outputs=tuple()):
             predicted: object = answer.predicted

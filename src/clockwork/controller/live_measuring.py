@@ -115,7 +115,10 @@ class LiveMeasuring:
         return self._not_before if self.due else None
 
     def add(self, model: ModelState, kinds: Iterable[str]) -> None:
-        """Measure a model that has no profile. The first kind of device makes it ready, and the other kinds follow."""
+        """Measure a model that has no profile. The model is ready after its measurement on the first kind of device.
+
+        The other kinds follow.
+        """
         example = model.info.example
         if example is not None and example.unmeasured:
             for kind in kinds:

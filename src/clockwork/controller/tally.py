@@ -20,7 +20,7 @@ from clockwork.units import Nanos
 
 
 class Counts:
-    """Counters of one model. `ModelStatus` and `ModelCounts` explain them."""
+    """Counters of one model. `ModelStatus` and `ModelCounts` explain the counters."""
 
     __slots__ = (
         "answers",

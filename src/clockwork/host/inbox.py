@@ -1,9 +1,9 @@
 """Queues requests that were read but not handled yet, so that they do not delay other work of the event loop.
 
-An event loop calls one callback for each socket that has bytes, in any order. If each request was handled when it is
-read, a thousand requests might be handled before the next result of a worker or the next health check. So requests wait
-in the inbox after they are read, and each turn of the loop handles a piece of this queue. Results, heartbeats, cancels
-and health checks do not wait in the inbox. These events are handled between two pieces of the queue.
+An event loop calls one callback for each socket that has bytes, in any order. If each request was handled at once, a
+thousand requests might be handled before the next result of a worker. So requests wait in the inbox after they are
+read, and each turn of the loop handles a piece of this queue. Results, heartbeats, cancels and health checks do not
+wait in the inbox. These events are handled between two pieces of the queue.
 
 While few requests arrive, no request waits. Each request is then handled when it is read.
 """

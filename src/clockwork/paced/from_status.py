@@ -18,7 +18,7 @@ DAMAGED: Final = (AttributeError, KeyError, TypeError, ValueError, IndexError, S
 PAGE = 16 << 20
 
 MAX_DIM: Final = 1 << 28
-"""Limit of a dimension, and of the elements in one row of a tensor. A row of FP32 is then at most 1 GiB."""
+"""Limit of a dimension, and of the elements in one row of a tensor. With this limit, a row of FP32 is at most 1 GiB."""
 
 
 def models_of(state: dict[str, Any]) -> list[tuple[PacedModel, int]]:

@@ -130,7 +130,9 @@ class Runtime(Protocol):
     """Executes models on the devices of one worker."""
 
     links: LinkPolicy
-    """Decides which links out of a model's directory are followed. Set this before the first model is loaded."""
+    """Decides which links out of a model's directory are followed. The policy must be set before the first model is
+    loaded.
+    """
 
     @property
     def version(self) -> str:

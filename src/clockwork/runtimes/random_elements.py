@@ -28,7 +28,7 @@ def generated(datatype: str, shape: tuple[int, ...], row: Array | None) -> Array
 def random_elements(
     port: Port, shape: tuple[int, ...], generator: np.random.Generator, kind: str = "fractions"
 ) -> Array:
-    """Return random elements of one of `trial.row_kinds`.
+    """Return random elements. ``kind`` is one of `trial.row_kinds`.
 
     For the kind "fractions", integers are 0 or 1, because these are valid indices into every table. Strings are short.
     """

@@ -2,10 +2,10 @@
 
 The original takes the p99 of a sliding window of ten measurements, which is their maximum. This has two disadvantages.
 A new measurement is below the maximum in only ten of eleven cases. And one outlier makes the estimate useless for ten
-measurements. This module also has a window, but takes the second largest measurement. In addition, it adds a *margin*
-to the median. The margin depends on the history of the device, so that a share `WITHIN` of its actions is within the
-estimate. Each miss raises the margin, and each hit lowers it a little (adaptive conformal inference, Gibbs and Candes
-2021). So one outlier raises the estimate by only a few per cent, and its effect lasts longer.
+measurements. This module also has a window, but takes the second largest measurement. In addition, the module adds a
+*margin* to the median. The margin depends on the history of the device, so that a share `WITHIN` of its actions is
+within the estimate. Each miss raises the margin, and each hit lowers it a little (adaptive conformal inference, Gibbs
+and Candes 2021). So one outlier raises the estimate by only a few per cent, and its effect lasts longer.
 
 There are two more rules. First, a device may become slow, for example because its clock is throttled or its core is
 shared. Then all its actions become slow, but most models and batch sizes are not measured every second. So when half of

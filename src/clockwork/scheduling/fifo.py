@@ -1,9 +1,9 @@
 """Executes requests in batches, first in, first out, like a server without deadlines.
 
 Each device has a queue. A request joins the shortest queue of the devices that have its model. If no device has the
-model, it joins the shortest queue of a few devices. A device executes the first request of its queue, together with
-later requests that fit into one batch. The scheduler refuses no late requests. Instead, the worker drops a batch that
-cannot start by its deadline, and the controller answers a request at its deadline.
+model, the request joins the shortest queue of a few devices. A device executes the first request of its queue, together
+with later requests that fit into one batch. The scheduler refuses no late requests. Instead, the worker drops a batch
+that cannot start by its deadline, and the controller answers a request at its deadline.
 """
 
 from typing import ClassVar, Final

@@ -6,7 +6,7 @@
     check_scheduler(MyScheduler)
 
 The scheduler runs in virtual time inside the production controller, with production workers. The scheduler must follow
-the rules of `clockwork.scheduling.base` and these invariants of ARCHITECTURE.md. A scheduler raises no errors and makes
+the rules of `clockwork.scheduling.base` and some invariants of ARCHITECTURE.md. A scheduler raises no errors and makes
 no invalid actions (I7, I8). Every request is answered exactly once (I1). No success is late (I2). When nothing is
 running, the controller's view of every device's memory is right (I6). The scheduler must also be deterministic, let
 time pass, and serve a single request on idle devices.

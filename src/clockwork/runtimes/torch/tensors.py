@@ -35,7 +35,10 @@ DATATYPES: Final[dict[torch.dtype, Datatype]] = {
 
 @cache
 def accept_read_only() -> None:
-    """Trigger and discard PyTorch's warning about read-only arrays. PyTorch issues it only once in a process."""
+    """Trigger and discard PyTorch's warning about read-only arrays.
+
+    PyTorch issues this warning only once in a process.
+    """
     array = np.zeros(1)
     array.flags.writeable = False
     with warnings.catch_warnings():

@@ -9,8 +9,8 @@ and 3,000 requests/s with a wait of 2 ms.
 Theory of operation. The controller reports which share of its time the server uses. The *level* is the number of rows
 that an idle device should wait for. The level rises while this share is above `BUSY`, and falls while the share is
 below `CALM`. The number of rows to wait for also depends on recent waits. If the rows arrived during a wait, the number
-doubles. If the wait ended without them, the number is halved. So if a single client sends one request at a time, the
-device waits only once in `PROBE`.
+doubles. If the wait ended before the rows arrived, the number is halved. So if a single client sends one request at a
+time, the device waits only once in `PROBE`.
 
 A constant, the arrival rate, and the slack of the request's deadline limit the wait. If a model's inference takes much
 longer than an action costs, there is no wait.
@@ -50,7 +50,7 @@ class BatchingDelay:
     """Decides how many rows of each model an idle device waits for."""
 
     def __init__(self) -> None:
-        """Start without waits."""
+        """Start with no batch waiting."""
         self._level = 1.0
         self._seen: Nanos = -1  #: time of the last measurement that was used
         self._expected: dict[str, tuple[int, Nanos]] = {}  #: model -> number of rows to expect, and since when

@@ -50,7 +50,7 @@ class Placing:
     def place_at_once(self, now: Nanos, group: GroupKey, request: PendingRequest) -> Plan | None:
         """Add the request to a batch with room, or begin a batch on an idle device.
 
-        Return the plan that has changed, or None if neither is possible.
+        Return the plan that has changed, or None if the request cannot be placed.
         """
         for batch in self._open.of(group):
             if batch.capacity - batch.rows >= request.batch_size:
