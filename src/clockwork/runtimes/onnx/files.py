@@ -1,6 +1,6 @@
 """Finds a model file and the files of its external data, checks them, and computes their digest.
 
-This module opens no file outside the model's directory, unless the operator allows a link to it
+This module opens files outside the model's directory only if the operator allows a link to them
 (`clockwork.runtimes.links`). This rule also applies to the locations of external data in a model. Error messages name
 files relative to that directory.
 """
