@@ -11,12 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
 
-from cli.processes import Process, clockwork
+from cli.processes import Lines, Process, clockwork
 from client.live import run
 from clockwork.cli.process import GRACE
 from clockwork.cli.worker_process import this_program
@@ -116,6 +117,37 @@ def test_a_server_without_stdin_stdout_and_stderr_responds_and_ends() -> None:
                 await client.close()
 
             run(ask())
+            popen.send_signal(signal.SIGTERM)
+            assert popen.wait(2 + GRACE) == 0
+        finally:
+            popen.kill()
+
+
+CONTROLLER = ("controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=127.0.0.1:0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (SERVE, "serving: 1 models"),
+        (
+            ("controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=127.0.0.1:0"),
+            "listening for HTTP",
+        ),
+        (("worker", "--controller=127.0.0.1:1"), "retrying until it succeeds"),
+    ],
+    ids=["serve", "controller", "worker"],
+)
+def test_no_socket_or_file_gets_the_descriptor_of_a_closed_standard_stream(
+    arguments: tuple[str, ...], line: str
+) -> None:
+    command = ["sh", "-c", 'exec "$@" <&- >&-', "sh", *this_program(), *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as popen:
+        try:
+            assert popen.stderr is not None
+            Lines(popen.stderr).wait_for(line)
+            assert {Path(f"/proc/{popen.pid}/fd/{number}").readlink() for number in (0, 1)} == {Path(os.devnull)}
             popen.send_signal(signal.SIGTERM)
             assert popen.wait(2 + GRACE) == 0
         finally:

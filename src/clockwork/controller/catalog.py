@@ -15,10 +15,12 @@ from enum import Enum
 from typing import Final
 
 from clockwork.errors import InvalidRequestError
+from clockwork.messages.commands import NO_RETRY
 from clockwork.messages.faults import no_ready_version, not_served, quoted, unknown_model, unknown_version
 from clockwork.messages.requests import ModelVersion
 from clockwork.messages.status import Status
 from clockwork.state import ModelState
+from clockwork.units import Nanos
 
 MAX_UNAVAILABLE: Final = 1000
 """Limit of versions that are listed as UNAVAILABLE. The oldest of these are forgotten."""
@@ -130,9 +132,9 @@ class Catalog:
         """Return the numbers of the ready versions, with the lowest first."""
         return [version.number for version in self.versions(name) if version.state is VersionState.READY]
 
-    def is_broken(self, name: str) -> bool:
-        """Return whether start-up could not load or measure the model, and no version of it is ready."""
-        return name in self.broken and not self.ready(name)
+    def retry_time(self, name: str) -> Nanos | None:
+        """Return `NO_RETRY` if start-up could not load or measure the model, and no version is ready; else None."""
+        return NO_RETRY if name in self.broken and not self.ready(name) else None
 
     def sources(self, name: str) -> tuple[ModelVersion, ...]:
         """Return what to load if the model is loaded again: the served versions, else the highest unloaded one.

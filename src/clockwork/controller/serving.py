@@ -32,7 +32,7 @@ from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput
-from clockwork.messages.commands import NO_RETRY, Answer, SendAction
+from clockwork.messages.commands import Answer, SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import EvictRequest, EvictResponse, InferRequest, InferResponse, RequestTiming
@@ -196,8 +196,7 @@ class Serving:
             self.tally.of(model.name).answered(status, 0, reason=reason)
         else:
             self.tally.count_without_model(status)
-        retry = NO_RETRY if model is None and self.catalog.is_broken(message.model) else None
-        return refusal_response(client_id, message, status, text, retry_after=retry)
+        return refusal_response(client_id, message, status, text, retry_after=self.catalog.retry_time(message.model))
 
     def note(self, now: Nanos, event: RequestsShed | ServerLoad) -> list[ControllerCommand]:
         """Record the server's load that the host has measured, or count the requests that the host has refused."""
