@@ -319,6 +319,23 @@ def test_a_worker_that_joins_gets_the_models_of_the_moment() -> None:
     cluster.check_rest()
 
 
+def test_a_worker_that_joins_after_one_copy_was_replaced_gets_the_other_copies() -> None:
+    config = quick_config(models=(LoadSpec("b/1", "m", 3),), control=ControlMode.EXPLICIT)
+    cluster = Cluster(make_scheduler("clockwork"), config)
+    cluster.connect(FakeWorker("w0", FILES, pages=4))
+    cluster.run_until(seconds(2))
+    for number, path in ((1, "a/2"), (2, "a/3")):  # the second load must not take the name of the first copy
+        cluster.ask(LoadModelRequest(number, path, "m-1", versions=(ModelVersion(str(number), path),)))
+        cluster.run_until(cluster.now + seconds(2))
+        assert status(cluster, number) == Status.SUCCESS
+    joined = FakeWorker("w9", FILES, pages=4)
+    cluster.connect(joined)
+    cluster.run_until(cluster.now + seconds(2))
+    assert sorted(model.path for model in joined.models.values()) == ["a/3", "b/1", "b/1"]
+    assert "w9" in cluster.state.workers
+    cluster.check_rest()
+
+
 def test_an_eviction_of_a_replaced_model_evicts_the_version_that_serves() -> None:
     cluster = a_cluster(None, "a/1")
     load(cluster, 1, "a", "2")

@@ -28,6 +28,7 @@ from clockwork.controller.events import ControllerCommand, Report, Respond
 from clockwork.controller.fleet import Fleet
 from clockwork.controller.live_measuring import LiveMeasuring
 from clockwork.controller.loading import Load, Loads, too_many_loads
+from clockwork.controller.naming import is_copy
 from clockwork.controller.profiling import Profiler
 from clockwork.controller.serving import Serving
 from clockwork.controller.unloading import Unloads
@@ -430,7 +431,7 @@ class Changes:
 
     def _is_used(self, key: str) -> bool:
         used = key in self._state.models or key in self._comings or key in self._leaving
-        used = used or key in self._restorations.names()
+        used = used or key in self._restorations.names() or is_copy(key, self._state.models.values())
         return used or any(key in worker.models for worker in self._fleet.workers.values())
 
     def check_invariants(self) -> None:

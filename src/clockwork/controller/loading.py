@@ -215,16 +215,18 @@ class Loads:
     def _answered(self, load: Load) -> list[LoadingCommand]:
         if load.waiting:
             return []
-        if load.restores and not all(name in self._state.models for name in load.names):
+        gone = {name for name in load.names if name not in self._state.models} if load.restores else set()
+        if len(gone) == len(load.names):
             for worker_id in load.loaded:
                 load.failures.setdefault(worker_id, (Status.CANCELLED, "the model was unloaded meanwhile"))
         if load.failed:
             return self._undo(load)
         for worker_id, infos in load.loaded.items():
-            self._fleet[worker_id].models.update({info.name: info for info in infos})
+            self._fleet[worker_id].models.update({info.name: info for info in infos if info.name not in gone})
         for info in next(iter(load.loaded.values())):
-            self._state.add_model(info)
-        return self._finish(load)
+            if info.name not in gone:
+                self._state.add_model(info)
+        return self._undo(load) if gone else self._finish(load)  # some copies are served, and others were unloaded
 
     def _undo(self, load: Load) -> list[LoadingCommand]:
         """Unload the models from the workers that did not have them before this load."""

@@ -1,12 +1,13 @@
 """Checks the names of models, and derives a model's default name from its path."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from clockwork.controller.config import LoadSpec
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import model_names
+from clockwork.state import ModelState
 
 MAX_PATH: Final = 4096
 """Limit of the characters of a path, which is the limit of Linux."""
@@ -76,3 +77,9 @@ def model_name_from_path(path: str) -> str:
 def spec_names(spec: LoadSpec) -> set[str]:
     """Return the names of the models that a load creates."""
     return set(model_names(spec.name, spec.no_of_copies))
+
+
+def is_copy(name: str, models: Iterable[ModelState]) -> bool:
+    """Return whether a worker that joins would load the name as one of several copies, of which some are served."""
+    loads = {(model.info.load, model.info.copies) for model in models}
+    return any(name in model_names(*load) for load in loads if load[1] > 1)
