@@ -6,7 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from clockwork.errors import InvalidRequestError
+from clockwork.sim import swarm
 from clockwork.sim.change_spec import ChangeSpec, timed_changes
+from clockwork.sim.leftovers import leftovers
 from clockwork.sim.run import Simulation
 from clockwork.sim.scenario import Scenario, checked, parse_scenario
 from clockwork.units import seconds
@@ -138,3 +140,15 @@ def test_changes_cannot_be_combined_with_an_slo_factor() -> None:
     stream = replace(parse_scenario(BASE).workload[0], slo_factor=5.0)
     with pytest.raises(InvalidRequestError, match="slo_factor"):
         scenario(change(), workload=(stream,))
+
+
+@pytest.mark.parametrize("seed", [6, 16, 20])
+def test_nothing_is_left_of_the_models_that_were_unloaded(seed: int) -> None:
+    simulation = Simulation(swarm.draw_changes(seed), seed, check_every=swarm.CHECK_EVERY).run()
+    assert simulation.watcher.violations == []
+    assert simulation.changes.summary()["succeeded"] > 0
+
+
+def test_the_places_where_the_name_of_a_model_is_left_are_found() -> None:
+    assert leftovers({"a": [("x", 1)]}, frozenset({"x"})) == ["x in dict > list > tuple"]
+    assert leftovers({"a": [("x", 1)]}, frozenset({"y"})) == []

@@ -173,8 +173,8 @@ def test_seeds_that_once_found_a_defect_stay_fixed(seed: int) -> None:
 
     100089, 300250: a batch planned for more rows than arrived got a shorter estimate than the rows that arrived.
     """
-    simulation = swarm.run(seed)
-    assert not simulation.watcher.violations, f"replay: clockwork sim --swarm --seed {seed}"
+    simulation = Simulation(swarm.draw(seed), seed, check_every=swarm.CHECK_EVERY).run()
+    assert not simulation.watcher.violations
 
 
 def test_a_scenario_can_be_altered_and_swept() -> None:

@@ -99,6 +99,10 @@ class ControllerWithStartupPhase:
         """Whether a model is being loaded, measured or unloaded while the server serves."""
         return self._changes.busy or self._serving.own.measuring.pending
 
+    def models(self) -> dict[str, str]:
+        """Return the name under which each model is served, by its name on workers."""
+        return {key: model.served_as for key, model in self._state.models.items()}
+
     def progress(self, now: Nanos) -> Progress:
         """Return the progress of the current stage."""
         return self._startup.progress(now)

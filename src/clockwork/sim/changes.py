@@ -42,6 +42,7 @@ class _Sent:
         self.began = began
         self.number = number  #: version that is loaded or promoted
         self.alone = alone
+        self.fails = False  #: whether the request cannot succeed
 
 
 class _Model:
@@ -50,6 +51,7 @@ class _Model:
     def __init__(self, original: PacedModel) -> None:
         self.original = original
         self.last = original  #: file that was loaded last
+        self.broken = False  #: whether workers cannot read this file
         self.number = 1  #: version that was loaded last
         self.files = 1
         self.ready = ["1"]
@@ -106,7 +108,7 @@ class Changes:
         model, spec = self._models[change.model], change.spec
         self._last_id += 1
         request: LoadModelRequest | UnloadModelRequest | PromoteRequest
-        number = ""
+        number, fails = "", False
         if spec.loads:
             if spec.kind != "reload":
                 model.number += 1
@@ -114,19 +116,21 @@ class Changes:
             if not spec.same:
                 model.last = self._new_file(change, model, number)
             versions = (ModelVersion(number, model.last.path),)
-            keep = spec.kind != "replace"
+            keep, fails = spec.kind != "replace", model.broken
             request = LoadModelRequest(self._last_id, model.last.path, change.model, versions=versions, keep=keep)
         elif spec.kind == "unload":
             request = UnloadModelRequest(self._last_id, change.model)
         else:
             number = _next(model.ready, model.promoted)
             request = PromoteRequest(self._last_id, change.model, number)
+            fails = number not in model.ready
         under_way = self._of_model.get(change.model, 0)
         self._of_model[change.model] = under_way + 1
         for sent in self._sent.values():
             sent.alone &= sent.change.model != change.model
         self._counts["count"] += 1
-        self._sent[self._last_id] = _Sent(change, self._cluster.loop.now, number, alone=not under_way)
+        self._sent[self._last_id] = sent = _Sent(change, self._cluster.loop.now, number, alone=not under_way)
+        sent.fails = fails
         self._cluster.feed(ClientRequest(OPERATOR, request, arrival=self._cluster.loop.now))
 
     def _new_file(self, change: TimedChange, model: _Model, number: str) -> PacedModel:
@@ -144,7 +148,9 @@ class Changes:
             trial=round(profile.infer[1].median * spec.trial_factor),
             first=(spec.first_factor,) * spec.first_count if spec.first_factor != 1.0 else (),
         )
-        self._cluster.add_file(file, self._broken(spec, change.number), self._rng if spec.measured else None)
+        broken = self._broken(spec, change.number)
+        model.broken = bool(broken)
+        self._cluster.add_file(file, broken, self._rng if spec.measured else None)
         return file
 
     def _broken(self, spec: ChangeSpec, number: int) -> frozenset[str]:
@@ -180,7 +186,7 @@ class Changes:
         spec = sent.change.spec
         if message in self._reasons or len(self._reasons) < MAX_REASONS:
             self._reasons[message] = self._reasons.get(message, 0) + 1
-        if spec.fails == "none" and sent.alone and not self._explained(sent.began):
+        if not sent.fails and sent.alone and not self._explained(sent.began):
             what = f"{spec.kind} of {sent.change.model} at {sent.began}"
             self._cluster.watcher.violation(f"{what} failed, but nothing in the scenario explains it: {message}")
 

@@ -194,6 +194,10 @@ class Cluster:
         if rng is not None:
             self._profiles[_key(model)] = measured(model.profile, self._noise, rng)
 
+    def can_read(self, worker: str, path: str) -> bool:
+        """Return whether a worker can read a model file."""
+        return path in self._files.of(worker)
+
     # --- events ------------------------------------------------------------------------------------------------------
 
     def feed(self, event: Event) -> None:

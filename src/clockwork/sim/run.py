@@ -20,6 +20,7 @@ from clockwork.sim.change_spec import timed_changes
 from clockwork.sim.changes import OPERATOR, Changes
 from clockwork.sim.cluster import UNLIMITED, Cluster
 from clockwork.sim.faults import arrange, explains, skews
+from clockwork.sim.leftovers import leftovers
 from clockwork.sim.loop import Loop
 from clockwork.sim.scenario import ControllerSpec, Scenario
 from clockwork.sim.watcher import Watcher
@@ -33,6 +34,9 @@ SETTLE: Final[Nanos] = 2 * SECOND
 
 DRAIN: Final[Nanos] = 60 * SECOND
 """Limit of the time after the load. All requests must be answered within this time."""
+
+DRAIN_OF_CHANGES: Final[Nanos] = 600 * SECOND
+"""The same limit if models are changed, because changes of one model wait for each other."""
 
 CLIENT: Final = 1
 
@@ -147,7 +151,7 @@ class Simulation:
 
     def finish(self) -> None:
         """Run until all requests and changes are over and no message is in flight. Then check the final state."""
-        end = self.loop.now + DRAIN
+        end = self.loop.now + (DRAIN_OF_CHANGES if self.scenario.changes else DRAIN)
         while (self._waiting or self.changes.pending or self.cluster.controller.changing) and self.loop.now < end:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
         self.loop.run(self.loop.now + SETTLE)
@@ -251,9 +255,15 @@ class Simulation:
         for request_id in list(self._waiting)[:10]:
             self.watcher.violation(f"request {request_id} was never answered")
         self.changes.check_answered()
+        if self.scenario.changes:
+            self._check_unloaded()
+        names = self.cluster.controller.models()
         truth = {
             worker.name: [
-                (sum(info.weights_pages for info in device_models), tuple(sorted(info.name for info in device_models)))
+                (
+                    sum(info.weights_pages for info in device_models),
+                    tuple(sorted(names.get(info.name, info.name) for info in device_models)),
+                )
                 for gpu in worker.process.core.info().gpus
                 for device_models in [[m for m in worker.process.core.info().models if m.name in set(gpu.models)]]
             ]
@@ -261,6 +271,23 @@ class Simulation:
             if worker.process is not None and worker.connected
         }
         self.watcher.check_rest(truth, self.cluster.ask_status())
+
+    def _check_unloaded(self) -> None:
+        """Check that nothing is left of the models that were unloaded, and that workers have the models of now."""
+        controller = self.cluster.controller
+        served = set(controller.models())
+        gone = frozenset(self.watcher.loaded.keys() - served - set(self.scenario.model_names()))
+        for text in leftovers(controller, gone)[:10]:
+            self.watcher.violation(f"an unloaded model is left in the controller: {text}")
+        for worker in self.cluster.workers:
+            if worker.process is not None and worker.connected:
+                held = {model.name for model in worker.process.core.info().models}
+                lacking = {
+                    name for name in served - held if self.cluster.can_read(worker.name, self.watcher.loaded[name])
+                }
+                if lacking or held - served:
+                    text = f"it lacks {sorted(lacking)} and has {sorted(held - served)} in excess"
+                    self.watcher.violation(f"at rest, worker {worker.name} has the wrong models: {text}")
 
     # --- results -----------------------------------------------------------------------------------------------------
 

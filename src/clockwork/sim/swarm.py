@@ -4,12 +4,14 @@ The seed determines each scenario completely. Scenarios stay within the limits o
 defect of Clockwork or of the checkers.
 """
 
+from collections.abc import Sequence
 from random import Random
 from typing import Final, Literal
 
 from msgspec.structs import replace
 
 from clockwork.paced.durations import NoiseModel
+from clockwork.sim.change_spec import ChangeSpec
 from clockwork.sim.run import Record, Simulation
 from clockwork.sim.scenario import (
     ControllerSpec,
@@ -36,6 +38,15 @@ COSTLY_SHARE: Final = 0.2
 
 Broken promises of these seeds are not violations, because admission ignores the controller's time.
 """
+
+QUIET_SHARE: Final = 0.6
+"""Share of the seeds with changes that have no noise, no costs and no faults but lost workers."""
+
+MEASURED_SHARE: Final = 0.25
+"""Share of the changes whose versions have known times."""
+
+SAME_SHARE: Final = 0.1
+"""Share of the changes that load the same content again."""
 
 RESERVE: Final = 0.8
 """Load that a controller must be able to handle, as a share of its capacity with one request in each batch."""
@@ -96,6 +107,30 @@ def draw(seed: int) -> Scenario:
     )
 
 
+def draw_changes(seed: int) -> Scenario:
+    """Return the scenario of `draw` with changes of its models, and in half of the seeds without other disturbances.
+
+    Without noise, faults and costs, a change that breaks a promise is found.
+    """
+    rng = Random(f"changes {seed}")
+    scenario = draw(seed)
+    lost = tuple(
+        FaultSpec(
+            "worker-death", rng.uniform(0.1, 0.6) * scenario.duration_s, 0.2, rng.randrange(scenario.devices.workers)
+        )
+        for _ in range(rng.choice((0, 0, 1)))
+    )
+    faults = tuple(_within(fault, scenario.duration_s) for fault in lost)
+    if rng.random() < QUIET_SHARE:
+        network = replace(scenario.network, jitter_ms=0.0, loss=0.0)
+        scenario = replace(scenario, noise=NoiseModel(), controller=ControllerSpec(), network=network)
+    else:
+        faults += scenario.faults
+    names = scenario.model_names()
+    changes = tuple(_change(rng, names, scenario.duration_s) for _ in range(rng.randint(1, 4)))
+    return checked(replace(scenario, name=f"swarm-changes-{seed}", faults=faults, changes=changes))
+
+
 def draw_overload(seed: int) -> Scenario:
     """Return a scenario with idle devices and a busy controller, at the loads `RESERVE` and `OVERLOAD`."""
     rng = Random(f"overload {seed}")
@@ -137,8 +172,12 @@ def run_overload(seed: int) -> list[str]:
 
 
 def run(seed: int, record: Record | None = None) -> Simulation:
-    """Simulate the scenario of a seed. ``record`` gets a record of each request and action."""
-    return Simulation(draw(seed), seed, check_every=CHECK_EVERY, record=record).run()
+    """Simulate the scenario of a seed, with changes of its models in every second seed.
+
+    ``record`` gets a record of each request and action.
+    """
+    scenario = draw(seed) if seed % 2 else draw_changes(seed)
+    return Simulation(scenario, seed, check_every=CHECK_EVERY, record=record).run()
 
 
 def _controller(seed: int) -> ControllerSpec:
@@ -184,6 +223,24 @@ def _stream(rng: Random) -> StreamSpec:
         mix=rng.choice(("uniform", "zipf")),
         slo_ms=slo,
         batch_size=1,
+    )
+
+
+def _change(rng: Random, models: Sequence[str], duration: float) -> ChangeSpec:
+    first = rng.choice((1.0, 1.0, 2.0, 3.0))
+    return ChangeSpec(
+        rng.choice(("replace", "replace", "replace", "load", "reload", "unload", "promote")),
+        tuple(sorted({rng.choice(models) for _ in range(rng.choice((1, 1, 2, 4)))})),
+        rng.uniform(0.0, 0.8) * duration,
+        rng.choice((0.0, 0.05, 0.2, 1.0)),
+        read_ms=rng.choice((0.0, 10.0, 100.0, 500.0)),
+        factor=rng.choice((0.5, 1.0, 1.0, 1.9)),
+        trial_factor=rng.choice((0.0, 1.0, 2.0, 5.0)),  # the bound of three times it exceeds the first executions
+        first_factor=first,
+        first_count=rng.choice((1, 2, 5)),
+        measured=rng.random() < MEASURED_SHARE,
+        same=rng.random() < SAME_SHARE,
+        fails=rng.choice(("none", "none", "none", "one", "all")),
     )
 
 

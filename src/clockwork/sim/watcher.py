@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from clockwork.controller.controller import ControllerWithStartupPhase
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import EvictWeights, Infer, LoadModelFromDisk, LoadWeights, model_names
 from clockwork.messages.commands import SendAction
 from clockwork.messages.requests import ServerStatus
 from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferResult, LoadWeightsResult, Result
@@ -48,6 +48,7 @@ class Watcher:
         self.reports: list[str] = []
         self.violation_count = 0
         self.actions: dict[str, int] = {}
+        self.loaded: dict[str, str] = {}  #: path of each model that a worker was to load, by the name on workers
         self._every = every
         self._left = every
         self._expected = expected
@@ -94,6 +95,9 @@ class Watcher:
 
     def sent(self, now: Nanos, send: SendAction, predicted_start: Nanos | None) -> None:
         """Count an action that the controller sent, and store its predicted start."""
+        if isinstance(send.action, LoadModelFromDisk):
+            names = model_names(send.action.name, send.action.no_of_copies)
+            self.loaded.update(dict.fromkeys(names, send.action.path))
         name = type(send.action).__name__
         self.actions[name] = self.actions.get(name, 0) + 1
         if self._record is not None and isinstance(send.action, Infer | LoadWeights | EvictWeights):

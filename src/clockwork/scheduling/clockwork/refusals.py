@@ -96,6 +96,11 @@ class Refusals:
         """Number of groups whose last retry time is stored."""
         return len(self._retry_times)
 
+    def forget(self, model: str) -> None:
+        """Forget the retry times of a model that was removed."""
+        for group in [group for group in self._retry_times if group[0] == model]:
+            del self._retry_times[group]
+
     def _keep(self, group: GroupKey, retry: _RetryTime) -> None:
         known = self._retry_times
         if known.pop(group, None) is None and len(known) >= MAX_RETRY_TIMES:

@@ -138,8 +138,9 @@ class ClockworkScheduler(Scheduler):
     def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
         """Forget what is known about the model."""
         shared = any(other.info.digest == model.info.digest for other in self.state.models.values())
+        self._weights.remove_model(model.name)
+        self._refusals.forget(model.name)
         for plan in self._plans.values():
-            self._weights.note_gone(plan, model.name)
             if not shared:
                 plan.device.forget_times(model)
         self._demand.forget(model.name)

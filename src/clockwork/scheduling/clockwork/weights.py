@@ -44,6 +44,13 @@ class Weights:
         for plan in self.plans:
             self.preload(now, plan)
 
+    def remove_model(self, model: str) -> None:
+        """Forget a model that was removed: no device has its weights, and none will load them."""
+        for plan in self.plans:
+            self.note_gone(plan, model)
+        if model in self._to_preload:
+            self._to_preload.remove(model)
+
     def remove(self, plan: Plan) -> None:
         """Forget a device whose worker was lost."""
         self.plans.remove(plan)

@@ -1,0 +1,25 @@
+"""Finds what is left of models that were unloaded, in the whole memory of a controller and its scheduler."""
+
+import gc
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Final
+
+_SKIPPED: Final = (type, ModuleType, FunctionType, BuiltinFunctionType)
+"""Types of objects that refer to modules, and so to all other objects."""
+
+
+def leftovers(root: object, keys: frozenset[str]) -> list[str]:
+    """Return each of the ``keys`` that is reachable from ``root``, with the types of the objects on the way there."""
+    found: list[str] = []
+    seen: set[int] = set()
+    waiting: list[tuple[object, str]] = [(root, type(root).__name__)]
+    while waiting:
+        holder, way = waiting.pop()
+        for held in gc.get_referents(holder):
+            if isinstance(held, str):
+                if held in keys:
+                    found.append(f"{held} in {way}")
+            elif not isinstance(held, _SKIPPED) and id(held) not in seen:
+                seen.add(id(held))
+                waiting.append((held, f"{way} > {type(held).__name__}"))
+    return found
