@@ -129,7 +129,7 @@ CONTROLLER = ("controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (SERVE, "serving: 1 models"),
+        (SERVE, "serving: 1 model"),
         (
             ("controller", "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=127.0.0.1:0"),
             "listening for HTTP",

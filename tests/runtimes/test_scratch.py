@@ -64,3 +64,14 @@ def test_without_temporary_space_a_model_is_refused_with_the_places_that_were_tr
     model = files.read(save_dense(tmp_path / "dense.onnx"))
     with pytest.raises(InvalidModelError, match=r"cannot prepare 'dense.onnx': no temporary space \(/proc/self: "):
         prepared.prepare(model, 1, Path("/proc/self"))
+
+
+def test_a_temporary_directory_removes_those_of_killed_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "places", lambda: iter([tmp_path / "missing", tmp_path]))
+    left = tmp_path / f"{scratch.PREFIX}left"
+    left.mkdir()
+    with scratch.temporary() as directory:
+        assert directory.parent == tmp_path
+        assert not left.exists()

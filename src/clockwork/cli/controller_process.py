@@ -182,9 +182,10 @@ async def show_startup(host: ControllerHost, console: Console) -> None:
     client.close()
     assert isinstance(response, ListModelsResponse)
     count = len(response.models)
+    models = "1 model" if count == 1 else f"{count} models"
     extra = event_fields("serving", models=count, address=str(host.client_address))
-    log.info("serving: %d models", count, extra=extra)
-    print(f"clockwork is serving {count} model{'' if count == 1 else 's'} on {host.client_address}", flush=True)
+    log.info("serving: %s", models, extra=extra)
+    print(f"clockwork is serving {models} on {host.client_address}", flush=True)
 
 
 async def _watch(host: ControllerHost, show: Callable[[str, StageProgress], None]) -> None:

@@ -102,6 +102,22 @@ def is_full(directory: Path) -> bool:
     return False
 
 
+def temporary() -> ScratchDirectory:
+    """Make a temporary directory in the first place that accepts it, and remove those of killed processes there.
+
+    Raises:
+        OSError: no place accepts a directory.
+    """
+    failure = OSError("there is no directory for temporary files")
+    for place in places():
+        sweep(place)
+        try:
+            return ScratchDirectory(place)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
 def sweep(place: Path, keep: Collection[Path] = ()) -> None:
     """Remove the temporary directories in ``place`` whose processes were killed, except those in ``keep``."""
     with suppress(OSError):

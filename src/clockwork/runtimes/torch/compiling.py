@@ -7,7 +7,6 @@ with any number of threads. Only this module needs a C++ compiler.
 import hashlib
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -16,6 +15,7 @@ import torch
 from msgspec.structs import replace
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
+from clockwork.runtimes import scratch
 from clockwork.runtimes.torch.compiled import DESCRIPTION, LIBRARY, Code, this_machine, weight_kinds
 from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.program import to_program
@@ -40,8 +40,8 @@ def compiled(program: Any) -> Code:
     _make_dense(program.state_dict)
     _make_dense(program.constants)
     try:
-        with TemporaryDirectory(prefix="clockwork-") as directory, torch.no_grad():
-            path = Path(directory) / "code.pt2"
+        with scratch.temporary() as directory, torch.no_grad():
+            path = directory / "code.pt2"
             torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - this is its documented name
                 program, package_path=str(path), inductor_configs=OPTIONS
             )

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
@@ -14,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clockwork.errors import InvalidRequestError
+from clockwork.runtimes import scratch
 from clockwork.runtimes.batching import BatchingPolicy
 from clockwork.runtimes.torch import compiling
 from clockwork.runtimes.torch.archive import read
@@ -76,8 +76,9 @@ class Exported(Struct, frozen=True):
             InvalidModelError: the outputs of the compiled code differ from the program's.
         """
         try:
-            with TemporaryDirectory(prefix=".clockwork-", dir=path.parent) as directory:
-                file = Path(directory) / path.name
+            scratch.sweep(path.parent)
+            with scratch.ScratchDirectory(path.parent) as directory:
+                file = directory / path.name
                 with _quiet():
                     torch.export.save(self.program, str(file))
                 if self.code is not None:
