@@ -1,5 +1,6 @@
 """The command ``clockwork controller``, which runs a controller without a worker."""
 
+from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
@@ -21,6 +22,7 @@ from clockwork.cli.controller_options import (
     ProfileSeconds,
     SchedulerName,
     ServeMetrics,
+    Strict,
     UnmeasuredCap,
     VerifyBatches,
     WorkerListen,
@@ -42,6 +44,16 @@ from clockwork.cli.limit_options import (
 )
 from clockwork.cli.options import LogFormat, LogLevel, examples
 from clockwork.cli.parsers import duration
+from clockwork.cli.repository_options import (
+    LoadModels,
+    ModelControlMode,
+    ModelLabels,
+    ModelRepository,
+    RepositoryOptions,
+    RepositoryPollSecs,
+    VersionPolicies,
+    start_models,
+)
 from clockwork.cli.security import (
     AdminTokenFile,
     InferenceTokenFile,
@@ -61,11 +73,23 @@ from clockwork.units import MILLISECOND, SECOND, Nanos
 
 EXAMPLES: Final = examples(
     "clockwork controller --workers 2 --listen 0.0.0.0:12346 --worker-listen 0.0.0.0:12345",
+    "clockwork controller resnet50.onnx bert=nets/bert:20     # paths below the workers' model roots",
     "clockwork controller --scheduler my_package.my_module:MyScheduler --slo 25ms",
 )
 
 Workers: TypeAlias = Annotated[
     int, typer.Option(min=1, max=10_000, help="Number of workers to wait for at the start. More may connect later.")
+]
+Models: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODELS...",
+        help="Models to load at the start, each as PATH, NAME=PATH, PATH:COPIES or NAME=PATH:COPIES. PATH is relative "
+        "to the workers' model roots. Without models, clients load them.",
+        show_default=False,
+        envvar="CLOCKWORK_CONTROLLER_MODELS",
+        show_envvar=False,
+    ),
 ]
 LoadTimeout: TypeAlias = Annotated[
     Nanos,
@@ -79,6 +103,7 @@ LoadTimeout: TypeAlias = Annotated[
 
 
 def controller(
+    models: Models = None,
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
@@ -100,6 +125,13 @@ def controller(
     worker_listen: WorkerListen = DEFAULT_WORKER_LISTEN,
     workers: Workers = 1,
     load_timeout: LoadTimeout = 10 * SECOND,
+    model_repository: ModelRepository = None,
+    model_control_mode: ModelControlMode = "none",
+    load_model: LoadModels = None,
+    repository_poll_secs: RepositoryPollSecs = 15.0,
+    version_policy: VersionPolicies = None,
+    label: ModelLabels = None,
+    strict: Strict = False,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
     model_slo: ModelSlos = None,
@@ -138,16 +170,33 @@ def controller(
         show_startup,
     )
     from clockwork.cli.logs import start_log
-    from clockwork.cli.models import model_slos
+    from clockwork.cli.models import model_slos, parse_remote_model
     from clockwork.cli.security import client_ports, read_tokens, worker_port
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
+    repository = RepositoryOptions(
+        model_control_mode,
+        tuple(model_repository or ()),
+        tuple(load_model or ()),
+        repository_poll_secs,
+        tuple(version_policy or ()),
+        tuple(label or ()),
+    )
+    policy = make_scheduler(scheduler)
+    repository.check(policy)
+    root = repository.model_root([], None) if model_repository else Path()
+    start = start_models(repository, root, [], fresh=False)
     config = ControllerHostConfig(
         listen=listen,
         worker_listen=worker_listen,
         controller=controller_config(
             workers=workers,
+            models=(*(parse_remote_model(text) for text in models or ()), *start.specs),
+            unusable=start.unusable,
+            control=repository.control,
+            labels=repository.version_labels(),
+            strict=strict,
             load_timeout=load_timeout,
             slo=slo,
             model_slos=model_slos(model_slo),
@@ -159,6 +208,7 @@ def controller(
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),
         max_connections=max_connections,
+        repository=start.config,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=read_tokens(worker_token_file),
@@ -173,7 +223,6 @@ def controller(
         max_head=max_head,
     )
     ends = FrontEnds(http, grpc, limits, grpc_keep_alive, max_connections)
-    policy = make_scheduler(scheduler)
     if is_dry_run():
         return
     console = start_log(log_level, log_format)

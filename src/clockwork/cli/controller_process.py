@@ -20,11 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from clockwork.cli import logs
 from clockwork.cli.process import Shutdown, cache_directory, log_failure, run_together, run_until_signal
 from clockwork.cli.startup_hints import waits_for
-from clockwork.controller.config import ControllerConfig, ProfilingConfig, VerifyingConfig
+from clockwork.controller.config import ControllerConfig, ControlMode, ProfilingConfig, VerifyingConfig
 from clockwork.controller.stage import Stage
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
 from clockwork.host.log_events import event_fields
 from clockwork.host.process_tuning import allow_connections, steady_timing
+from clockwork.host.repository_polling import poll_repositories
 from clockwork.http.config import DEFAULT as HTTP
 from clockwork.http.config import HttpConfig
 from clockwork.messages.requests import ListModelsRequest, ListModelsResponse
@@ -113,7 +114,8 @@ def run_controller(
     async def work() -> None:
         async with listening(config, scheduler) as host, front_ends(host, ends):
             shutdown.before_end(partial(host.drain, drain_limit))
-            await run_together(host.wait(), *(start(host) for start in works), on_failure=log_failure)
+            polls = [poll_repositories] if config.controller.control is ControlMode.POLL else []
+            await run_together(host.wait(), *(start(host) for start in [*works, *polls]), on_failure=log_failure)
 
     uvloop.run(run_until_signal(work(), shutdown))
 

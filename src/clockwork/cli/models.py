@@ -68,6 +68,14 @@ def parse_model(text: str, copies: int = 1) -> NamedModel:
     return NamedModel(Path(absolute), name or model_name_from_path(absolute), copies if number is None else int(number))
 
 
+def parse_remote_model(text: str) -> LoadSpec:
+    """Parse a model on workers. Its path is relative to their model roots and is not checked here."""
+    found = _MODEL.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"invalid model {text!r}; examples: a.onnx, b=c.onnx, a.onnx:20", param_hint="MODELS")
+    return LoadSpec(found[2], found[1] or model_name_from_path(found[2]), int(found[3] or 1))
+
+
 def common_root(models: Sequence[NamedModel]) -> Path:
     """Return the innermost directory that contains all models. If a model is a link, its target must be inside too."""
     parents = [str(parent) for model in models for parent in (model.path.parent, model.path.resolve().parent)]

@@ -43,6 +43,17 @@ from clockwork.cli.limit_options import (
     http_config,
 )
 from clockwork.cli.options import LogFormat, LogLevel, examples
+from clockwork.cli.repository_options import (
+    LoadModels,
+    ModelControlMode,
+    ModelLabels,
+    ModelRepository,
+    RepositoryOptions,
+    RepositoryPollSecs,
+    StartModels,
+    VersionPolicies,
+    start_models,
+)
 from clockwork.cli.runtimes import DeviceOptions, runtime_on_gpus
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.cli.worker_options import (
@@ -66,7 +77,7 @@ from clockwork.cli.worker_options import (
     ThreadsPerDevice,
     WorkspaceSize,
 )
-from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE
+from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE, ControlMode
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
@@ -84,6 +95,7 @@ EXAMPLES: Final = examples(
     "clockwork serve models/*.onnx --devices 2 --cache-size 1GiB --listen 0.0.0.0:12346",
     "clockwork serve models/*.onnx --grpc 127.0.0.1:8001 --slo 100ms --model-slo resnet50=250ms",
     "clockwork serve models/*.onnx --no-model-histograms     # then: curl localhost:8000/metrics",
+    "clockwork serve --model-repository models --model-control-mode explicit --load-model resnet50",
     "clockwork serve --emulate 8 --profile resnet50-v100 --copies 15",
 )
 
@@ -147,6 +159,12 @@ def serve(
     workspace_size: WorkspaceSize = None,
     io_size: IoSize = None,
     model_root: ModelRoot = None,
+    model_repository: ModelRepository = None,
+    model_control_mode: ModelControlMode = "none",
+    load_model: LoadModels = None,
+    repository_poll_secs: RepositoryPollSecs = 15.0,
+    version_policy: VersionPolicies = None,
+    label: ModelLabels = None,
     allow_links_to: AllowLinksTo = None,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
@@ -190,13 +208,28 @@ def serve(
     from clockwork.scheduling.registry import make_scheduler
 
     check_emulated(emulate, profile)
+    repository = RepositoryOptions(
+        model_control_mode,
+        tuple(model_repository or ()),
+        tuple(load_model or ()),
+        repository_poll_secs,
+        tuple(version_policy or ()),
+        tuple(label or ()),
+    )
+    policy = make_scheduler(scheduler)
+    repository.check(policy)
     options = DeviceOptions(device, pinned_size, workspace_size, io_size)
     options.check(threads_per_device, bool(emulate))
     if emulate:
+        if model_repository:
+            raise typer.BadParameter("emulated devices read no files; leave it out", param_hint="--model-repository")
+        start = StartModels()
         specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
-        specs, worker = _local_worker(
-            files=(models or [], copies, model_root, allow_links_to or [], no_batching, allow_batching, model_shape),
+        root, named, start = _from_files(models or [], copies, model_root, repository, allow_links_to or [])
+        specs = (*named, *start.specs)
+        worker = _local_worker(
+            files=(root, specs, allow_links_to or [], no_batching, allow_batching, model_shape),
             execution=(runtime, options, devices, threads_per_device, max_batch, allow_compiled),
             memory=(cache_size, page_size, model_cache, model_cache_size),
         )
@@ -205,9 +238,12 @@ def serve(
         worker_listen=Address("127.0.0.1", 0),
         controller=controller_config(
             models=specs,
+            unusable=start.unusable,
+            control=repository.control,
+            labels=repository.version_labels(),
             strict=strict,
             slo=slo,
-            model_slos=model_slos(model_slo, specs),
+            model_slos=model_slos(model_slo, specs if repository.control is ControlMode.NONE else None),
             max_batch=max_batch,
             profile_seconds=profile_seconds,
             unmeasured_cap=unmeasured_cap,
@@ -217,9 +253,9 @@ def serve(
         profile_cache=profile_directory(profile_cache, no_profile_cache),
         max_connections=max_connections,
         payload_bytes=payload_memory,
+        repository=start.config,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
     )
-    policy = make_scheduler(scheduler)
     if not is_dry_run():
         limits = http_config(
             metrics,
@@ -249,19 +285,18 @@ def _emulated(
 
 
 def _local_worker(
-    files: tuple[list[str], int, Path | None, list[Path], list[str] | None, list[str] | None, list[str] | None],
+    files: "tuple[Path, tuple[LoadSpec, ...], list[Path], list[str] | None, list[str] | None, list[str] | None]",
     execution: tuple[str, DeviceOptions, int, int, int, bool],
     memory: tuple[Bytes | None, Bytes, Path | None, Bytes],
-) -> "tuple[tuple[LoadSpec, ...], WorkerOptions]":
-    """Return the models to load from files, and the worker that executes them."""
+) -> "WorkerOptions":
+    """Return the worker that executes models of files."""
     from clockwork.cli.models import batching_names, link_policy, model_shapes
     from clockwork.cli.worker_process import LocalWorker
 
-    models, copies, model_root, links, no_batching, allow_batching, shapes = files
-    root, specs = _from_files(models, copies, model_root)
+    root, specs, links, no_batching, allow_batching, shapes = files
     runtime, options, devices, threads_per_device, max_batch, allow_compiled = execution
     cache_size, page_size, model_cache, model_cache_size = memory
-    return specs, LocalWorker(
+    return LocalWorker(
         model_root=root,
         links=link_policy(root, specs, links),
         devices=devices,
@@ -288,12 +323,23 @@ def _runtime_name(name: str, options: DeviceOptions, root: Path, specs: "tuple[L
     return name
 
 
-def _from_files(models: list[str], copies: int, model_root: Path | None) -> "tuple[Path, tuple[LoadSpec, ...]]":
-    """Return the worker's model root, and the models that are loaded from this directory."""
-    from clockwork.cli.models import common_root, load_specs, parse_model
+def _from_files(
+    models: list[str], copies: int, model_root: Path | None, repository: RepositoryOptions, links: list[Path]
+) -> "tuple[Path, tuple[LoadSpec, ...], StartModels]":
+    """Return the worker's model root, the models that are named, and those of the repositories."""
+    from clockwork.cli.models import load_specs, parse_model
 
-    if not models:
-        raise typer.BadParameter("no model is given; name a model file, or use --emulate", param_hint="MODELS")
+    if not models and not repository.directories and (model_root is None or repository.control is ControlMode.NONE):
+        raise typer.BadParameter(
+            "no model is given; name a model file, or use --model-repository or --emulate", param_hint="MODELS"
+        )
     named = [parse_model(text, copies) for text in models]
-    root = common_root(named) if model_root is None else model_root.absolute()
-    return root, load_specs(named, root)
+    root = repository.model_root(named, model_root)
+    start = start_models(repository, root, links, fresh=True)
+    specs = load_specs(named, root)
+    both = {spec.name for spec in specs} & {spec.name for spec in start.specs}
+    if both:
+        raise typer.BadParameter(
+            f"model {sorted(both)[0]} is also in a model repository; rename it with NAME=PATH", param_hint="MODELS"
+        )
+    return root, specs, start

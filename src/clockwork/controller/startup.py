@@ -295,6 +295,9 @@ class Startup:
 
     def _begin_loading(self, now: Nanos) -> Commands:
         commands: Commands = [StageEntered(Stage.LOADING.value)]
+        for name, why in self._config.unusable.items():
+            fields: dict[str, str | int] = {"model": name, "reason": why}
+            commands.append(Report("ERROR", f"cannot load {name}: {why}", "model_failed", fields))
         if set(self.broken) - set(self._config.unusable):  # no model is left after PROFILING
             self._last_activity = None
             commands += [*self._drop_broken_models(), Report("WARNING", NO_MODEL_MEASURED, "no_models")]

@@ -46,6 +46,7 @@ class RepositoryConfig(Struct, frozen=True):
     - ``policies``: version policies that replace those of models' configurations, by model name
     - ``links``: the links in the repositories that are followed
     - ``durable``: whether the files of a load stay for the next start while a model needs them
+    - ``loaded``: fingerprints of the models that start-up loads, by name
     - ``restored``: paths that the models of the earlier start need
     """
 
@@ -56,6 +57,7 @@ class RepositoryConfig(Struct, frozen=True):
     links: LinkPolicy = NO_LINKS
     durable: bool = False
     restored: tuple[str, ...] = ()
+    loaded: dict[str, str] = {}
 
 
 @dataclass(eq=False)
@@ -76,6 +78,7 @@ class ModelRepositories:
         self._in_use = in_use
         self._clock: Clock = MonotonicClock()
         self._brought: list[_Brought] = []
+        self._loaded = {} if config is None else dict(config.loaded)
         self.watchers: dict[Path, RepositoryWatcher] = {}  #: by directory
         if config is not None:
             interval = as_seconds(config.interval)
@@ -139,6 +142,10 @@ class ModelRepositories:
             InvalidModelError: the model cannot be loaded.
         """
         return self._versions(directory, model)
+
+    def take_loaded(self, name: str) -> str:
+        """Return the fingerprint of the files that start-up has loaded for a model, once; then an empty text."""
+        return self._loaded.pop(name, "")
 
     def remove_unused(self) -> None:
         """Remove the files of earlier loads that no model needs any more."""
