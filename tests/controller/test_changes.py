@@ -98,6 +98,18 @@ def test_a_server_without_models_serves_and_takes_loads() -> None:
     assert infer(cluster, 3) == "a/1"
 
 
+def test_a_model_that_is_not_ready_is_measured_before_the_larger_batches_of_others() -> None:
+    cluster = a_cluster(None, "a/1")
+    load(cluster, 1, "b", "1")
+    load(cluster, 2, "c", "1")
+    while cluster.answer(2) is None:
+        cluster.run_until(cluster.now + ms(1))
+    assert [status(cluster, number) for number in (1, 2)] == [Status.SUCCESS] * 2
+    assert [command.key.digest for command in cluster.saved()] == ["sha-a/1"]
+    cluster.run_until(cluster.now + seconds(2))
+    assert [command.key.digest for command in cluster.saved()] == ["sha-a/1", "sha-b/1", "sha-c/1"]
+
+
 def test_requests_are_planned_with_the_times_measured_while_serving() -> None:
     cluster = a_cluster(None, "a/1")
     load(cluster, 1, "b", "1")

@@ -98,6 +98,7 @@ class LiveMeasuring:
         self._ready: set[ModelState] = set()  #: models with jobs that are ready on one kind of device
         self._not_before: Nanos = 0  #: while the server is busy, the next measurement does not begin before this time
         self.request: PendingRequest | None = None  #: the measurement that is under way
+        self._under_way: _Job | None = None  #: the job of this measurement
         self.progress: list[Progress] = []  #: news for the owner, which removes it
 
     @property
@@ -142,7 +143,8 @@ class LiveMeasuring:
         """Return the next measurement, or None if it is not time for one."""
         if not self.due or (not idle and now < self._not_before):
             return None
-        job = self._jobs[0]
+        # a model that is not ready goes before the larger batch sizes of other models
+        job = self._under_way = next((job for job in self._jobs if not job.ready), self._jobs[0])
         share = replace(generated_inputs(job.model, job.size, job.shapes[0])[0], request_id=request_id)
         self.request = PendingRequest(
             id=request_id,
@@ -210,9 +212,8 @@ class LiveMeasuring:
         """End the measurement that is under way. Return its job, or None if its model is no longer measured."""
         request, self.request = self.request, None
         self._not_before = now + int(duration / self._config.live_share) - duration
-        if request is None or not self._jobs or self._jobs[0].model is not request.model:
-            return None
-        return self._jobs[0]
+        job, self._under_way = self._under_way, None
+        return job if request is not None and job in self._jobs else None
 
     # --- a job -------------------------------------------------------------------------------------------------------
 
