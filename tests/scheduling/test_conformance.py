@@ -14,7 +14,7 @@ from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.registry import BUILT_IN, make_scheduler
 from clockwork.scheduling.simple import SimpleScheduler
-from clockwork.state import ClockworkState, GPUState, PendingRequest, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
 from clockwork.testing import check_scheduler
 from clockwork.units import Nanos, seconds
 
@@ -33,6 +33,23 @@ def test_the_examples_pass_the_suite(name: str, monkeypatch: pytest.MonkeyPatch)
         check_scheduler(lambda: make_scheduler(name), seeds=1)
     finally:
         sys.modules.pop(name.partition(":")[0], None)
+
+
+class KeepsNames(SimpleScheduler):
+    """Keeps the names of models that were unloaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
+        self.names.append(model.name)
+        return super().model_added(now, model)
+
+
+def test_a_scheduler_that_keeps_the_names_of_unloaded_models_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"an unloaded model is left in the controller: .* > KeepsNames"):
+        check_scheduler(KeepsNames, seeds=1)
 
 
 class Raises(SimpleScheduler):

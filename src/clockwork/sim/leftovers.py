@@ -1,6 +1,7 @@
 """Finds what is left of models that were unloaded, in the whole memory of a controller and its scheduler."""
 
 import gc
+from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Final
 
@@ -8,10 +9,13 @@ _SKIPPED: Final = (type, ModuleType, FunctionType, BuiltinFunctionType)
 """Types of objects that refer to modules, and so to all other objects."""
 
 
-def leftovers(root: object, keys: frozenset[str]) -> list[str]:
-    """Return each of the ``keys`` that is reachable from ``root``, with the types of the objects on the way there."""
+def leftovers(root: object, keys: frozenset[str], ignored: Sequence[object] = ()) -> list[str]:
+    """Return each of the ``keys`` that is reachable from ``root``, with the types of the objects on the way there.
+
+    Objects in ``ignored`` may contain the keys.
+    """
     found: list[str] = []
-    seen: set[int] = set()
+    seen = {id(item) for item in ignored}
     waiting: list[tuple[object, str]] = [(root, type(root).__name__)]
     while waiting:
         holder, way = waiting.pop()

@@ -110,7 +110,7 @@ class Simulation:
         self._noisy = scenario.noise.kind != "none" or scenario.network.jitter_ms > 0 or scenario.network.loss > 0
         self._noisy |= scenario.controller != ControllerSpec()
         self._waiting: dict[int, tuple[WorkloadRequest, Nanos]] = {}
-        self._answered_ids = 0
+        self.histories: list[object] = []  #: objects that may contain the names of unloaded models
         self._last_id = 0
         self._start: Nanos = 0
         self._armed: Nanos | None = None
@@ -277,7 +277,7 @@ class Simulation:
         controller = self.cluster.controller
         served = set(controller.models())
         gone = frozenset(self.watcher.loaded.keys() - served - set(self.scenario.model_names()))
-        for text in leftovers(controller, gone)[:10]:
+        for text in leftovers(controller, gone, self.histories)[:10]:
             self.watcher.violation(f"an unloaded model is left in the controller: {text}")
         for worker in self.cluster.workers:
             if worker.process is not None and worker.connected:

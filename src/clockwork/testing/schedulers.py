@@ -15,7 +15,10 @@ time pass, and serve a single request on idle devices.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from clockwork.scheduling.base import Scheduler
+from msgspec.structs import replace
+
+from clockwork.scheduling.base import Scheduler, changes_models
+from clockwork.sim.change_spec import ChangeSpec
 from clockwork.sim.run import Simulation
 from clockwork.sim.scenario import DevicesSpec, FaultSpec, ModelSpec, NetworkSpec, Scenario
 from clockwork.testing.clients import Clients
@@ -90,6 +93,31 @@ SITUATIONS: Final[Mapping[str, Scenario]] = {
 """The simulated situations by name."""
 
 
+_CHANGE: Final = ChangeSpec("replace", read_ms=20.0, first_factor=2.0)
+_CHANGES: Final = (
+    replace(_CHANGE, models=("one",), at_s=0.05, every_s=0.3),
+    replace(_CHANGE, kind="load", models=("many-1",), at_s=0.1, every_s=0.5),
+    replace(_CHANGE, kind="unload", models=("many-2",), at_s=0.2),
+    replace(_CHANGE, kind="reload", models=("slow-1",), at_s=0.3),
+    replace(_CHANGE, kind="load", models=("many-2",), at_s=0.7),
+)
+
+CHANGING: Final[Mapping[str, Scenario]] = {
+    scenario.name: scenario
+    for scenario in (
+        _scenario("models that are loaded, replaced and unloaded", _POISSON, changes=_CHANGES),
+        _scenario(
+            "models that change with little memory, and a worker that dies and comes back",
+            _POISSON,
+            devices=DevicesSpec(2, 1, 9),
+            changes=_CHANGES,
+            faults=(_DEATH,),
+        ),
+    )
+}
+"""The situations for schedulers that define `model_added` and `model_removed`."""
+
+
 CLIENTS: Final = "clients with different requests that cancel and go away, and evictions"
 """Name of the situation that `clockwork.testing.clients` simulates."""
 
@@ -103,6 +131,9 @@ well.
 def check_scheduler(factory: Callable[[], Scheduler], *, seeds: int = 5, executes: bool = True) -> None:
     """Test schedulers that ``factory`` creates. Each situation is run with ``seeds`` seeds.
 
+    A scheduler that defines `model_added` and `model_removed` is also tested while models are loaded, replaced and
+    unloaded. Afterwards it must not keep the names of the models that were unloaded.
+
     ``executes`` is False for a scheduler that answers requests without executing models.
 
     Raises:
@@ -113,7 +144,8 @@ def check_scheduler(factory: Callable[[], Scheduler], *, seeds: int = 5, execute
         decisions = _check_clients(factory, seed, where)
         if seed == 1:
             _check_same(decisions, _check_clients(factory, seed, where), where)
-    for name, scenario in SITUATIONS.items():
+    changing = CHANGING if changes_models(factory()) else {}
+    for name, scenario in {**SITUATIONS, **changing}.items():
         for seed in range(1, seeds + 1):
             where = f"in the situation {name!r}, seed {seed}"
             decisions = _check(factory, scenario, seed, where, served=name in _SERVED, executes=executes)
@@ -133,6 +165,7 @@ def _check(
     """Run one situation, and return the scheduler's decisions."""
     scheduler = Observed(factory())
     simulation = Simulation(scenario, seed, check_every=CHECK_EVERY, scheduler=scheduler)
+    simulation.histories.append(scheduler.decisions)
     simulation.run()
     _check_rules(scheduler, simulation.watcher.violations, where)
     sent = sum(simulation.outcomes.series["sent"])
