@@ -41,15 +41,15 @@ def rows(tmp_path: Path) -> Path:
 def test_ls_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ls"]) == 0
     header, _, row = capsys.readouterr().out.splitlines()
-    assert header.split() == ["model", "inputs", "outputs", "max", "batch", "weights"]
-    assert row.split()[:6] == ["dense", "x", "FP32[-1,32]", "y", "FP32[-1,5]", "2"]
+    assert header.split() == ["model", "version", "inputs", "outputs", "max", "batch", "weights"]
+    assert row.split()[:7] == ["dense", "1", "x", "FP32[-1,32]", "y", "FP32[-1,5]", "2"]
 
 
 def test_ls_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ls", "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)
     assert listed["name"] == "dense"
-    assert listed["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 32]}]
+    assert listed["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 32], "optional": False}]
 
 
 def test_infer_prints_the_largest_elements_and_the_timing(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,21 @@ import pytest
 
 from clockwork.cli import run
 
-COMMANDS = ("serve", "controller", "worker", "load", "ls", "infer", "status", "check-env", "check-model", "zoo build")
+COMMANDS = (
+    "serve",
+    "controller",
+    "worker",
+    "load",
+    "unload",
+    "reload",
+    "promote",
+    "ls",
+    "infer",
+    "status",
+    "check-env",
+    "check-model",
+    "zoo build",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clockwork.cli import check, config, controller, model_files, remote, serve, sim, worker
+from clockwork.cli import changing, check, config, controller, model_files, remote, serve, sim, worker
 from clockwork.cli.configuration import ConfiguredCommand
 from clockwork.cli.options import examples
 from clockwork.version import __version__
@@ -49,7 +49,10 @@ _add(serve.serve, "Serve models from this machine.", serve.EXAMPLES, cls=Configu
 _add(controller.controller, "Run a controller without a worker.", controller.EXAMPLES, cls=ConfiguredCommand)
 _add(worker.worker, "Run a worker without a controller.", worker.EXAMPLES, cls=ConfiguredCommand)
 _add(config.config, "Show and check a configuration.", config.EXAMPLES, context_settings=_PASS_ALL)
-_add(remote.load, "Load a model while the controller starts.", remote.LOAD_EXAMPLES)
+_add(remote.load, "Load a model, or replace its versions.", remote.LOAD_EXAMPLES)
+_add(changing.unload, "Unload a model or a version.", changing.UNLOAD_EXAMPLES)
+_add(changing.reload, "Load a model again from its changed files.", changing.RELOAD_EXAMPLES)
+_add(changing.promote, "Make a version the default, or label it.", changing.PROMOTE_EXAMPLES)
 _add(remote.ls, "List the served models.", remote.LS_EXAMPLES)
 _add(remote.infer, "Send one request to a model.", remote.INFER_EXAMPLES)
 _add(remote.status, "Show workers, devices, models and requests.", remote.STATUS_EXAMPLES)

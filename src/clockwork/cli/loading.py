@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from clockwork.cli.startup_hints import waits_for
 from clockwork.client import AsyncClient
@@ -13,15 +14,15 @@ REPORT_EVERY: Final = 2.0
 """Time in seconds between two requests for the server's status."""
 
 
-async def load_with_progress(client: AsyncClient, path: str, copies: int, name: str, timeout: float) -> list[str]:
-    """Load a model, and return the names of its copies. Write the server's progress to stderr whenever it changes.
+async def load_with_progress(client: AsyncClient, loading: Coroutine[Any, Any, list[str]], timeout: float) -> list[str]:
+    """Await a load, and return its result. Write the server's progress to stderr whenever it changes.
 
     Raises:
         ServerError: the load has not ended after ``timeout`` seconds.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
-    load = asyncio.ensure_future(client.load_model(path, copies, name))
+    load = asyncio.ensure_future(loading)
     line = ""
     try:
         while True:

@@ -44,6 +44,9 @@ ServerAddress: TypeAlias = Annotated[
         help="Address where the controller listens for clients.",
     ),
 ]
+NoWait: TypeAlias = Annotated[
+    bool, typer.Option("--no-wait", help="Return at once; clockwork status shows the progress.")
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 LogLevel: TypeAlias = Annotated[

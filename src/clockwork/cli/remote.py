@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from clockwork.cli.options import AsJson, ServerAddress, examples
+from clockwork.cli.options import AsJson, NoWait, ServerAddress, examples
 from clockwork.cli.parsers import duration
 from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
 from clockwork.net.address import DEFAULT_LISTEN, Address
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LOAD_EXAMPLES: Final = examples(
     "clockwork load resnet50.onnx",
+    "clockwork load resnet50/2 --name resnet50 --keep     # serve version 2 beside version 1",
     "clockwork load vision/resnet50/1/model.onnx --name resnet50 --copies 100 --address host-a:12346",
 )
 LS_EXAMPLES: Final = examples("clockwork ls", "clockwork ls --json | jq '.[].name'")
@@ -52,6 +53,10 @@ def load(
         int, typer.Option(min=1, help="Number of independent copies, named NAME-1 to NAME-N if there are several.")
     ] = 1,
     name: Annotated[str, typer.Option(show_default="from the path", help="Name of the model.")] = "",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the model's other versions in service, instead of replacing them.")
+    ] = False,
+    no_wait: NoWait = False,
     timeout: Annotated[
         Nanos,
         typer.Option(parser=duration, metavar="DURATION", show_default="10min", help="Longest time to wait."),
@@ -64,7 +69,9 @@ def load(
 ) -> None:
     """Load a model on every worker, and print the names under which it will be served.
 
-    Models can only be loaded before serving begins. Serving begins when no load has arrived for 10 s.
+    A server in the control mode explicit loads models while it serves. The command waits until the model is ready. Then
+    the model replaces the versions that were served under its name. Other servers load models before serving begins.
+    Serving begins when no load has arrived for 10 s.
 
     While the command waits, it prints the server's progress to stderr.
     """
@@ -76,7 +83,11 @@ def load(
     async def run() -> list[str]:
         credentials = Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()
         async with AsyncClient(str(address), **credentials) as client:
-            return await load_with_progress(client, path, copies, name, as_seconds(timeout))
+            if keep or no_wait:
+                loading = client.load(name, path, keep=keep, wait=not no_wait)
+            else:
+                loading = client.load_model(path, copies, name)
+            return await load_with_progress(client, loading, as_seconds(timeout))
 
     for loaded in asyncio.run(run()):
         print(loaded)
@@ -101,6 +112,7 @@ def ls(
     rows = [
         (
             model.name,
+            _version(model),
             ", ".join(info.describe() for info in model.inputs),
             ", ".join(info.describe() for info in model.outputs),
             model.max_batch_size,
@@ -108,7 +120,7 @@ def ls(
         )
         for model in models
     ]
-    show(table("", ("model", "inputs", "outputs", ">max batch", ">weights"), rows))
+    show(table("", ("model", "version", "inputs", "outputs", ">max batch", ">weights"), rows))
 
 
 def infer(
@@ -195,6 +207,11 @@ def status(
     else:
         height = None if everything else screen_height()
         show(*describe_server(server, height=height, errors=errors, by_model=by_model))
+
+
+def _version(model: "ModelSummary") -> str:
+    """Return the number of a version, and its labels."""
+    return ", ".join((model.version, *model.labels))
 
 
 def _connect(

@@ -98,6 +98,11 @@ def describe_server(
     unbatched = [f"{model.info.name} is not batched: {model.unbatched}" for model in server.models if model.unbatched]
     yield from _reasons(unbatched, limit, "model is not batched", "models are not batched")
     yield from _reasons(limits, limit, "limit of batches", "limits of batches")
+    states = [
+        f"{version.name}:{version.version} is {version.state}{version.reason and f' ({version.reason})'}"
+        for version in server.versions
+    ]
+    yield from _reasons(states, limit, "version", "versions")
     broken = [f"{name} is not served: {reason}" for name, reason in sorted(server.broken.items())]
     yield from _reasons(broken, limit, "model is not served", "models are not served")
 
@@ -141,8 +146,13 @@ def _device_rows(worker: WorkerStatus) -> Iterable[tuple[object, ...]]:
         )
 
 
+def _label(model: ModelStatus) -> str:
+    """Return the name of a model, with the version if another version is the default."""
+    return model.info.name if model.default else f"{model.info.name}:{model.info.version}"
+
+
 def _groups(server: ServerStatus, *, unfolded: bool) -> list[_Group]:
-    by_name = {model.info.name: model for model in server.models}
+    by_name = {_label(model): model for model in server.models}
     if unfolded:
         return [_Group(name, [model]) for name, model in by_name.items()]
     keys = ((name, (model.info.digest, tuple(sorted(model.profiles)))) for name, model in by_name.items())
@@ -200,7 +210,7 @@ def _checks(server: ServerStatus, height: int | None) -> Iterator[Listing | str]
     # Models whose outputs differed come first, because they are important.
     checked.sort(key=lambda model: -model.counts.checks.get("differed", 0))
     shown = checked if height is None else limited(checked, MIN_ROWS)
-    rows = [(model.info.name, *(model.counts.checks.get(outcome, 0) for outcome in CHECK_OUTCOMES)) for model in shown]
+    rows = [(_label(model), *(model.counts.checks.get(outcome, 0) for outcome in CHECK_OUTCOMES)) for model in shown]
     yield table("Checks of batches", ("model", *(f">{outcome}" for outcome in CHECK_OUTCOMES)), rows)
     yield from _more(len(checked) - len(shown), "checked model")
 

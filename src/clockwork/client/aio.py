@@ -32,11 +32,15 @@ from clockwork.messages.requests import (
     LoadModelRequest,
     LoadModelResponse,
     ModelSummary,
+    PromoteRequest,
+    PromoteResponse,
     Request,
     Response,
     ServerStatus,
     StatusRequest,
     StatusResponse,
+    UnloadModelRequest,
+    UnloadModelResponse,
 )
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
@@ -133,15 +137,19 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def model(self, name: str) -> "AsyncModel":
-        """Return a handle for a model, without contacting the server."""
-        return AsyncModel(self, name)
+    def model(self, name: str, version: str = "") -> "AsyncModel":
+        """Return a handle for a model, without contacting the server.
+
+        ``version`` is the number or a label of a version. If it is empty, the server uses the default version.
+        """
+        return AsyncModel(self, name, version)
 
     async def infer(
         self,
         model: str,
         inputs: Mapping[str, ArrayLike],
         *,
+        version: str = "",
         slo: float | None = None,
         slo_factor: float | None = None,
         outputs: Sequence[str] = (),
@@ -153,6 +161,7 @@ class AsyncClient:
         Args:
             model: name of the model.
             inputs: an array for each input of the model. The shapes include the batch dimension.
+            version: number or label of a version; empty for the default version.
             slo: longest useful latency, in seconds after the request's arrival. The server has a default.
             slo_factor: the SLO as a multiple of the model's execution time at batch size 1.
             outputs: names of the outputs to return; empty for all outputs.
@@ -184,6 +193,7 @@ class AsyncClient:
                     slo=slo_ns,
                     slo_factor=slo_factor,
                     outputs=tuple(outputs),
+                    version=version,
                 )
                 response, payload = await self._call(request, InferResponse, buffers)
                 if response.status == Status.SUCCESS:
@@ -236,6 +246,54 @@ class AsyncClient:
             raise error_for_status(response.status, response.message)
         return list(response.models)
 
+    async def load(self, name: str, path: str = "", *, keep: bool = False, wait: bool = True) -> list[str]:
+        """Load a model while the server serves, or replace the versions that it serves. Return a list with its name.
+
+        The server must run in the control mode ``explicit``. If the load fails, the earlier versions go on serving.
+
+        Args:
+            name: name of the model; empty: the name is derived from ``path``.
+            path: path of the model below the workers' model roots. If it is empty, the model repository has the model,
+                or it is loaded again from where it was loaded last.
+            keep: whether the model's other versions stay in service.
+            wait: whether to wait until the model is ready.
+
+        Raises:
+            InvalidRequestError: the model cannot be loaded.
+            InitializingError: the server is starting.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
+        """
+        request = LoadModelRequest(self._id(), path, name, keep=keep, wait=wait)
+        response, _ = await self._call(request, LoadModelResponse)
+        _check(response)
+        return list(response.models)
+
+    async def unload(self, name: str, version: str = "", *, wait: bool = True) -> list[str]:
+        """Unload a model, or one of its versions, and return the numbers of the unloaded versions.
+
+        Requests that were admitted are finished first. If ``wait`` is true, the call returns when the model's memory
+        is free.
+
+        Raises:
+            UnknownModelError: the server does not serve the model or the version.
+            InvalidRequestError: the server does not run in the control mode ``explicit``.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
+        """
+        response, _ = await self._call(UnloadModelRequest(self._id(), name, version, wait), UnloadModelResponse)
+        _check(response)
+        return list(response.versions)
+
+    async def promote(self, name: str, version: str, label: str = "") -> None:
+        """Make a version the default of its model. With ``label``, give the version this label instead.
+
+        Raises:
+            UnknownModelError: the server does not serve the model.
+            InvalidRequestError: the version is not ready, or the label is invalid.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
+        """
+        response, _ = await self._call(PromoteRequest(self._id(), name, version, label), PromoteResponse)
+        _check(response)
+
     async def ls(self) -> list[ModelSummary]:
         """Return the served models, sorted by name. While the server starts, the call waits for up to 10 s by default.
 
@@ -248,7 +306,7 @@ class AsyncClient:
             raise error_for_status(response.status, response.message)
         return list(response.models)
 
-    async def evict(self, model: str) -> int:
+    async def evict(self, model: str, version: str = "") -> int:
         """Evict the model's weights from all devices, and return the number of devices.
 
         The model's next request must wait until its weights are loaded again.
@@ -258,7 +316,7 @@ class AsyncClient:
             InitializingError: the server is starting.
             ServerError, ConnectionLostError: the server failed, or the connection ended.
         """
-        response, _ = await self._call(EvictRequest(self._id(), model), EvictResponse)
+        response, _ = await self._call(EvictRequest(self._id(), model, version), EvictResponse)
         if response.status != Status.SUCCESS:
             raise error_for_status(response.status, response.message)
         return response.devices
@@ -344,10 +402,11 @@ class AsyncClient:
 class AsyncModel:
     """A handle for a model on a server. `AsyncClient.model` creates such handles."""
 
-    def __init__(self, client: AsyncClient, name: str) -> None:
+    def __init__(self, client: AsyncClient, name: str, version: str = "") -> None:
         """Create a handle for a model. Programs call `AsyncClient.model` instead."""
         self._client = client
         self.name = name
+        self.version = version
 
     async def infer(
         self,
@@ -361,12 +420,24 @@ class AsyncModel:
     ) -> InferenceResult:
         """Send a request to the model. `AsyncClient.infer` describes the arguments."""
         return await self._client.infer(
-            self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
+            self.name,
+            inputs,
+            version=self.version,
+            slo=slo,
+            slo_factor=slo_factor,
+            outputs=outputs,
+            timeout=timeout,
+            retries=retries,
         )
 
     async def evict(self) -> int:
         """Evict the model's weights from all devices, and return the number of devices."""
-        return await self._client.evict(self.name)
+        return await self._client.evict(self.name, self.version)
+
+
+def _check(response: LoadModelResponse | UnloadModelResponse | PromoteResponse) -> None:
+    if response.status != Status.SUCCESS:
+        raise error_for_status(response.status, response.message)
 
 
 def _nanos(slo: float) -> int:

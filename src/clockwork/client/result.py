@@ -19,7 +19,7 @@ class InferenceResult(Mapping[str, NDArray[Any]]):
 
     ``timing`` contains the controller's measurements of how long the request waited and how long it was executed.
     ``predicted`` is the predicted completion, in seconds after the request's arrival. ``predicted`` is None if the
-    controller made no prediction.
+    controller made no prediction. ``version`` is the number of the version that executed the request.
     """
 
     def __init__(self, model: str, response: InferResponse, payload: Any) -> None:
@@ -28,6 +28,7 @@ class InferenceResult(Mapping[str, NDArray[Any]]):
         ``payload`` contains the elements of all outputs, one output after the other.
         """
         self.model = model
+        self.version = response.version
         self._outputs: dict[str, tuple[TensorSpec, memoryview]] = {}
         view = memoryview(payload) if payload is not None else memoryview(b"")
         offset = 0

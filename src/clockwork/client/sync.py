@@ -79,15 +79,19 @@ class Client:
     ) -> None:
         self.close()
 
-    def model(self, name: str) -> "Model":
-        """Return a handle for a model, without contacting the server."""
-        return Model(self, name)
+    def model(self, name: str, version: str = "") -> "Model":
+        """Return a handle for a model, without contacting the server.
+
+        ``version`` is the number or a label of a version. If it is empty, the server uses the default version.
+        """
+        return Model(self, name, version)
 
     def infer(
         self,
         model: str,
         inputs: Mapping[str, ArrayLike],
         *,
+        version: str = "",
         slo: float | None = None,
         slo_factor: float | None = None,
         outputs: Sequence[str] = (),
@@ -96,7 +100,14 @@ class Client:
     ) -> InferenceResult:
         """Send a request and wait for its outputs. `AsyncClient.infer` describes the arguments."""
         call = self._client.infer(
-            model, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
+            model,
+            inputs,
+            version=version,
+            slo=slo,
+            slo_factor=slo_factor,
+            outputs=outputs,
+            timeout=timeout,
+            retries=retries,
         )
         return self._run(call)
 
@@ -104,13 +115,25 @@ class Client:
         """Load a model on every worker. `AsyncClient.load_model` describes the arguments."""
         return self._run(self._client.load_model(path, copies, name))
 
+    def load(self, name: str, path: str = "", *, keep: bool = False, wait: bool = True) -> list[str]:
+        """Load a model while the server serves. `AsyncClient.load` describes the arguments."""
+        return self._run(self._client.load(name, path, keep=keep, wait=wait))
+
+    def unload(self, name: str, version: str = "", *, wait: bool = True) -> list[str]:
+        """Unload a model, or one of its versions, and return the numbers of the unloaded versions."""
+        return self._run(self._client.unload(name, version, wait=wait))
+
+    def promote(self, name: str, version: str, label: str = "") -> None:
+        """Make a version the default of its model. With ``label``, give the version this label instead."""
+        self._run(self._client.promote(name, version, label))
+
     def ls(self) -> list[ModelSummary]:
         """Return the served models, sorted by name."""
         return self._run(self._client.ls())
 
-    def evict(self, model: str) -> int:
+    def evict(self, model: str, version: str = "") -> int:
         """Evict a model's weights from all devices, and return the number of devices."""
-        return self._run(self._client.evict(model))
+        return self._run(self._client.evict(model, version))
 
     def status(self) -> ServerStatus:
         """Return the state of the server."""
@@ -142,10 +165,11 @@ class Client:
 class Model:
     """A handle for a model on a server. `Client.model` creates such handles."""
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(self, client: Client, name: str, version: str = "") -> None:
         """Create a handle for a model. Programs call `Client.model` instead."""
         self._client = client
         self.name = name
+        self.version = version
 
     def infer(
         self,
@@ -159,9 +183,16 @@ class Model:
     ) -> InferenceResult:
         """Send a request and wait for its outputs. `AsyncClient.infer` describes the arguments."""
         return self._client.infer(
-            self.name, inputs, slo=slo, slo_factor=slo_factor, outputs=outputs, timeout=timeout, retries=retries
+            self.name,
+            inputs,
+            version=self.version,
+            slo=slo,
+            slo_factor=slo_factor,
+            outputs=outputs,
+            timeout=timeout,
+            retries=retries,
         )
 
     def evict(self) -> int:
         """Evict the model's weights from all devices, and return the number of devices."""
-        return self._client.evict(self.name)
+        return self._client.evict(self.name, self.version)

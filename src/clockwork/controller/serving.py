@@ -191,8 +191,7 @@ class Serving:
         reason: RefusalReason = RefusalReason.OTHER,
     ) -> Respond:
         """Return and count the refusal of a request that is not accepted."""
-        model = self.catalog.find(message.model, message.version)
-        if model is not None:
+        if (model := self.catalog.find(message.model, message.version)) is not None:
             self.tally.of(model.name).answered(status, 0, reason=reason)
         else:
             self.tally.count_without_model(status)

@@ -8,7 +8,6 @@ offset that is smaller than its own error counts as zero. Offsets between proces
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +44,7 @@ from clockwork.controller.events import (
 )
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
 from clockwork.host.arena import make_arena
+from clockwork.host.loads_by_name import LoadsByName
 from clockwork.host.local_client import LocalClient
 from clockwork.host.log_events import event_fields
 from clockwork.host.long_responses import LongResponses
@@ -66,6 +66,7 @@ from clockwork.messages.requests import (
     InferRequest,
     InferResponse,
     ListModelsResponse,
+    LoadModelRequest,
     Progress,
     StatusRequest,
 )
@@ -168,6 +169,7 @@ class ControllerHost:
         )
         self._native_inbox = NativeInbox(self.reception, config.controller, self._machine.refuse_full, self._take_in)
         self.repositories: Final = ModelRepositories(config.repository, self._machine.paths_in_use)
+        self._loads_by_name = LoadsByName(self.repositories, self._handle_request, self._respond)
         self._failure: asyncio.Future[None] = loop.create_future()
 
     async def start(self) -> None:
@@ -196,7 +198,7 @@ class ControllerHost:
             on_closed=self._worker_closed,
             on_silent=self._worker_silent,
             admits=self._admits_worker,
-            tls=_context(self._config.worker_tls),
+            tls=None if self._config.worker_tls is None else self._config.worker_tls.context,
         )
         self._servers.append(workers)
         clients = await listen(
@@ -214,7 +216,7 @@ class ControllerHost:
             on_closed=self._client_closed,
             admits=self._admits_client,
             max_connections=self._config.max_connections or MAX_CONNECTIONS,
-            tls=_context(self._config.tls),
+            tls=None if self._config.tls is None else self._config.tls.context,
         )
         self._servers.append(clients)
         self._memory_trimmer.start()
@@ -285,6 +287,7 @@ class ControllerHost:
         self.reception.close()
         self._long_responses.close()
         self._memory_trimmer.close()
+        self._loads_by_name.close()
         self.repositories.close()
         if self._failure.done() and not self._failure.cancelled():
             self._failure.exception()  # this marks the exception as retrieved, because `wait` may have ended
@@ -371,6 +374,8 @@ class ControllerHost:
             self._receive(connection, client_id, message, payload)
         elif isinstance(message, StatusRequest):
             self._long_responses.status(connection, message.id)
+        elif isinstance(message, LoadModelRequest) and self._loads_by_name.take(client_id, message):
+            pass  # it is handled when its versions are known
         elif not (isinstance(message, CancelRequest) and self._native_inbox.withdraw(client_id, message.id)):
             self._handle_request(client_id, message, payload)
 
@@ -401,7 +406,7 @@ class ControllerHost:
         self._runner.feed(RequestsShed(by_model))
 
     def _handle_request(
-        self, client_id: int, message: Any, payload: Any, arrival: Nanos | None = None, shared: bool = False
+        self, client_id: int, message: Any, payload: Any = b"", arrival: Nanos | None = None, shared: bool = False
     ) -> None:
         if isinstance(message, InferRequest):
             self.reception.measure()
@@ -492,7 +497,3 @@ class ControllerHost:
         except InvalidRequestError as error:  # the message is too long for a frame
             assert not isinstance(response, ErrorResponse)
             connection.send(ErrorResponse(response.id, Status.ERROR, f"the response cannot be sent: {error}"))
-
-
-def _context(tls: ServerTls | None) -> ssl.SSLContext | None:
-    return None if tls is None else tls.context

@@ -1,0 +1,81 @@
+"""The commands that change the served models: ``clockwork unload``, ``reload`` and ``promote``."""
+
+from typing import Annotated, Final
+
+import typer
+
+from clockwork.cli.options import NoWait, ServerAddress, examples
+from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
+from clockwork.net.address import DEFAULT_LISTEN
+
+UNLOAD_EXAMPLES: Final = examples(
+    "clockwork unload resnet50",
+    "clockwork unload resnet50:1     # only version 1",
+)
+RELOAD_EXAMPLES: Final = examples("clockwork reload resnet50")
+PROMOTE_EXAMPLES: Final = examples(
+    "clockwork promote resnet50 2                     # requests without a version get version 2",
+    "clockwork promote resnet50 3 --label canary      # requests for the version canary get version 3",
+)
+
+
+def unload(
+    model: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Name of the model, or one of its versions.")],
+    no_wait: NoWait = False,
+    address: ServerAddress = DEFAULT_LISTEN,
+    tls_ca: ClientTlsCa = None,
+    tls_cert: ClientTlsCert = None,
+    tls_key: ClientTlsKey = None,
+    token_file: ClientTokenFile = None,
+) -> None:
+    """Unload a model, or one of its versions, from every worker.
+
+    Admitted requests are finished first. New requests for the model are refused at once. The command returns when the
+    model's memory is free.
+    """
+    from clockwork.client import Client
+
+    name, _, version = model.partition(":")
+    with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
+        for number in client.unload(name, version, wait=not no_wait):
+            print(f"{name}:{number}")
+
+
+def reload(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")],
+    no_wait: NoWait = False,
+    address: ServerAddress = DEFAULT_LISTEN,
+    tls_ca: ClientTlsCa = None,
+    tls_cert: ClientTlsCert = None,
+    tls_key: ClientTlsKey = None,
+    token_file: ClientTokenFile = None,
+) -> None:
+    """Load a model again whose files have changed, and replace the served versions when it is ready.
+
+    The versions are those of the model repository, if the server has one. If the load fails, the earlier versions go on
+    serving.
+    """
+    from clockwork.client import Client
+
+    with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
+        for loaded in client.load(name, wait=not no_wait):
+            print(loaded)
+
+
+def promote(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Number of a version that is ready.")],
+    label: Annotated[
+        str, typer.Option(show_default="none", help="Give the version this label, instead of making it the default.")
+    ] = "",
+    address: ServerAddress = DEFAULT_LISTEN,
+    tls_ca: ClientTlsCa = None,
+    tls_cert: ClientTlsCert = None,
+    tls_key: ClientTlsKey = None,
+    token_file: ClientTokenFile = None,
+) -> None:
+    """Make a version the default of its model, or give it a label."""
+    from clockwork.client import Client
+
+    with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
+        client.promote(name, version, label)
