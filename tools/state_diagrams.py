@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from clockwork.controller import stage
+from clockwork.controller import catalog, stage
 from clockwork.state import residency
 from clockwork.worker import memory
 
@@ -23,6 +23,7 @@ Table: TypeAlias = Mapping[Any, Enum]
 
 DIAGRAMS: Final[Mapping[str, Table]] = {
     "stages of a controller": stage.TRANSITIONS,
+    "life of a version": catalog.VERSION_STATES,
     "weights on a worker": memory.TRANSITIONS,
     "weights in the controller's view": residency.RESIDENCY,
 }
