@@ -105,6 +105,12 @@ def describe_server(
     yield from _reasons(states, limit, "version", "versions")
     broken = [f"{name} is not served: {reason}" for name, reason in sorted(server.broken.items())]
     yield from _reasons(broken, limit, "model is not served", "models are not served")
+    lacking = [
+        f"worker {worker.id} is not used for {name}: {why}"
+        for worker in server.workers
+        for name, why in sorted(worker.lacks.items())
+    ]
+    yield from _reasons(lacking, limit, "file is missing on a worker", "files are missing on workers")
 
 
 def _headline(server: ServerStatus) -> str:

@@ -157,7 +157,7 @@ class Changes:
         if not request.wait:
             commands.append(load_response(client_id, request.id, Status.SUCCESS, "", (name,)))
         for coming in change.coming:
-            load = Load(LoadSpec(coming.path, coming.key), None)
+            load = Load(LoadSpec(coming.path, coming.key), None, partial=True)
             commands += self._loads.start(load, sorted(self._fleet.workers))
         return commands + self.settle(now)
 
@@ -285,8 +285,7 @@ class Changes:
         if serving is not None and _same(serving, model):
             coming.same = coming.ready = True
             return commands + self._commit_if_ready(now, change)
-        pages = model.info.weights_pages
-        able = {gpu.kind for gpu in self._state.gpus() if pages <= gpu.cache.total}
+        able = {gpu.kind for gpu in self._state.gpus() if gpu.can_hold(model.name)}
         if not able:
             return commands + self._fail(now, change, Status.INVALID_REQUEST, "no connected device can hold the model")
         missing = [kind for kind in sorted(able) if not self._profiler.assign_known(model, kind)]

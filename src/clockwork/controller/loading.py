@@ -6,6 +6,10 @@ Then the client gets an error with the message of each worker that failed. If a 
 counts as a failure, because the model may have crashed the worker. At most ``loads_per_worker`` LoadModelFromDisk
 actions are outstanding at a worker. Other loads wait in order.
 
+A load while serving, and of a model that the operator named, is *partial*: it succeeds without the workers that lack
+the file, if another worker has loaded it. These workers are not used for the model. They try again when they connect
+again.
+
 A *restoration* loads models on one worker that the other workers already have. A failed restoration affects only that
 worker.
 """
@@ -29,15 +33,19 @@ LoadingCommand = SendAction | Respond | Report
 class Load:
     """A load under way. ``client`` is (client id, request id), or None if no client requested the load."""
 
-    def __init__(self, spec: LoadSpec, client: tuple[int, int] | None, restores: bool = False) -> None:
-        """``restores`` means that the load is a restoration."""
+    def __init__(
+        self, spec: LoadSpec, client: tuple[int, int] | None, restores: bool = False, partial: bool = False
+    ) -> None:
+        """``restores``: the load is a restoration. ``partial``: workers that lack the file do not make it fail."""
         self.spec = spec
         self.client = client
         self.restores = restores
+        self.partial = partial
         self.names = model_names(spec.name, spec.no_of_copies)
         self.waiting: set[str] = set()  #: workers that have not answered yet
         self.loaded: dict[str, tuple[ModelInfo, ...]] = {}  #: loaded models by worker
         self.failures: dict[str, tuple[int, str]] = {}  #: worker -> status, message
+        self.lacking: dict[str, str] = {}  #: worker without the file -> message, in a load that succeeds
         self.lost: set[str] = set()  #: workers that count as failed because they were lost
         self.undoing: set[str] = set()  #: workers that have not answered UnloadModel yet
 
@@ -138,7 +146,7 @@ class Loads:
         specs = {
             LoadSpec(model.info.path, model.info.load, model.info.copies)
             for model in self._state.models.values()
-            if model.name not in worker.models and model.name not in loading
+            if model.name not in worker.models | worker.lacks.keys() and model.name not in loading
         }
         commands: list[LoadingCommand] = []
         for spec in sorted(specs, key=lambda spec: (spec.name, spec.no_of_copies, spec.path)):
@@ -219,6 +227,7 @@ class Loads:
         if len(gone) == len(load.names):
             for worker_id in load.loaded:
                 load.failures.setdefault(worker_id, (Status.CANCELLED, "the model was unloaded meanwhile"))
+        self._note_lacking(load)
         if load.failed:
             return self._undo(load)
         for worker_id, infos in load.loaded.items():
@@ -227,6 +236,21 @@ class Loads:
             if info.name not in gone:
                 self._state.add_model(info)
         return self._undo(load) if gone else self._finish(load)  # some copies are served, and others were unloaded
+
+    def _note_lacking(self, load: Load) -> None:
+        """Note the workers that lack the file. They do not make a partial load fail if another worker has loaded it."""
+        lacking = {
+            worker_id: message
+            for worker_id, (status, message) in load.failures.items()
+            if status == Status.INVALID_MODEL_PATH and worker_id in self._fleet
+        }
+        partial = load.partial and len(lacking) == len(load.failures) and bool(load.loaded)
+        if not partial and not load.restores:
+            return
+        for worker_id, message in lacking.items():
+            self._fleet[worker_id].lacks.update(dict.fromkeys(load.names, message))
+        if partial:
+            load.lacking, load.failures = lacking, {}
 
     def _undo(self, load: Load) -> list[LoadingCommand]:
         """Unload the models from the workers that did not have them before this load."""
@@ -252,6 +276,11 @@ class Loads:
             fields["worker"] = ", ".join(sorted({*load.loaded, *load.failures}))
         copies = "" if len(load.names) == 1 else f", {len(load.names)} copies"
         report = Report("INFO", f"loaded {what}{copies}", "model_loaded", fields)
+        if load.lacking:
+            lacking = "; ".join(f"worker {worker}: {message}" for worker, message in sorted(load.lacking.items()))
+            fields["reason"] = lacking
+            text = f"loaded {what}{copies}, but not on all workers: {lacking}"
+            report = Report("WARNING", text, "model_loaded", fields)
         status, message, names = Status.SUCCESS, "", load.names
         if load.failed:
             fields["reason"] = load.describe_failures()

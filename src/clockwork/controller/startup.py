@@ -306,7 +306,7 @@ class Startup:
         for worker in self.fleet.workers.values():
             commands += self.loads.restore(worker)
         for spec in self._named:
-            commands += self.loads.start(Load(spec, None), sorted(self.fleet.workers))
+            commands += self.loads.start(self._load_of(spec), sorted(self.fleet.workers))
         for client_id, request in self.take_early_loads():
             commands += self._load(now, client_id, request)
         return commands
@@ -451,6 +451,9 @@ class Startup:
                     commands += self.profiler.add(now, worker)
         return commands
 
+    def _load_of(self, spec: LoadSpec) -> Load:
+        return Load(spec, None, partial=not self._config.strict)
+
     def _note_broken_models(self, load: Load) -> None:
         if not load.failed:
             for name in load.names:
@@ -467,7 +470,7 @@ class Startup:
         """Repeat the next load that lost a worker, unless pending work could be lost with another worker."""
         if not self._interrupted or not self.fleet.workers or not self._nothing_pending():
             return []
-        return [*self.loads.start(Load(self._interrupted.popleft(), None), sorted(self.fleet.workers))]
+        return [*self.loads.start(self._load_of(self._interrupted.popleft()), sorted(self.fleet.workers))]
 
     def _end_countdown_without_models(self, now: Nanos) -> Commands:
         """If the countdown of LOADING ends and there is no model to serve, stop it.

@@ -254,6 +254,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
 
     - ``ready``: whether the worker serves requests and is not silent
     - ``silent``: whether the worker is connected but has sent nothing for about a second
+    - ``lacks``: the models whose files the worker does not have, with its messages; it is not used for them
     """
 
     id: str
@@ -261,6 +262,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
     page_size: Bytes
     gpus: tuple[GPUStatus, ...]
     silent: bool = False
+    lacks: dict[str, str] = {}
 
 
 class ModelStatus(Struct, frozen=True, array_like=True):
