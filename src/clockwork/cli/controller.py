@@ -49,9 +49,9 @@ from clockwork.cli.repository_options import (
     ModelControlMode,
     ModelLabels,
     ModelRepository,
-    RepositoryOptions,
     RepositoryPollSecs,
     VersionPolicies,
+    repository_options,
     start_models,
 )
 from clockwork.cli.security import (
@@ -175,15 +175,10 @@ def controller(
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
-    repository = RepositoryOptions(
-        model_control_mode,
-        tuple(model_repository or ()),
-        tuple(load_model or ()),
-        repository_poll_secs,
-        tuple(version_policy or ()),
-        tuple(label or ()),
-    )
     policy = make_scheduler(scheduler)
+    repository = repository_options(
+        model_control_mode, repository_poll_secs, model_repository, load_model, version_policy, label
+    )
     repository.check(policy)
     root = repository.model_root([], None) if model_repository else Path()
     start = start_models(repository, root, [], fresh=False)
@@ -193,9 +188,7 @@ def controller(
         controller=controller_config(
             workers=workers,
             models=(*(parse_remote_model(text) for text in models or ()), *start.specs),
-            unusable=start.unusable,
-            control=repository.control,
-            labels=repository.version_labels(),
+            **repository.settings(start),
             strict=strict,
             load_timeout=load_timeout,
             slo=slo,
@@ -213,15 +206,7 @@ def controller(
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=read_tokens(worker_token_file),
     )
-    limits = http_config(
-        metrics,
-        model_histograms,
-        ignore_timeout,
-        http_keep_alive,
-        max_json=max_json,
-        max_body=max_body,
-        max_head=max_head,
-    )
+    limits = http_config(metrics, model_histograms, ignore_timeout, http_keep_alive, max_json, max_body, max_head)
     ends = FrontEnds(http, grpc, limits, grpc_keep_alive, max_connections)
     if is_dry_run():
         return

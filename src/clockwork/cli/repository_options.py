@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 from msgspec import Struct
@@ -95,7 +95,11 @@ class RepositoryOptions(Struct, frozen=True):
         """The control mode."""
         return ControlMode(self.mode)
 
-    def check(self, scheduler: "Scheduler") -> None:
+    def settings(self, start: "StartModels") -> dict[str, Any]:
+        """Return the fields of `ControllerConfig` that the options set, except the models."""
+        return {"unusable": start.unusable, "control": self.control, "labels": self.version_labels()}
+
+    def check(self, scheduler: "Scheduler", *, emulated: bool = False) -> None:
         """Check combinations of the options.
 
         Raises:
@@ -103,6 +107,8 @@ class RepositoryOptions(Struct, frozen=True):
         """
         from clockwork.scheduling.base import changes_models
 
+        if self.directories and emulated:
+            raise typer.BadParameter("emulated devices read no files; leave it out", param_hint="--model-repository")
         if self.load_models and self.control is not ControlMode.EXPLICIT:
             raise typer.BadParameter("--load-model needs --model-control-mode explicit", param_hint="--load-model")
         if self.load_models and not self.directories:
@@ -169,6 +175,19 @@ class RepositoryOptions(Struct, frozen=True):
                     param_hint="--model-root",
                 )
         return chosen.absolute()
+
+
+def repository_options(
+    mode: str,
+    poll_seconds: float,
+    directories: list[Path] | None,
+    load_models: list[str] | None,
+    policies: list[str] | None,
+    labels: list[str] | None,
+) -> RepositoryOptions:
+    """Return the values of the options as the commands get them."""
+    given = (tuple(directories or ()), tuple(load_models or ()))
+    return RepositoryOptions(mode, *given, poll_seconds, tuple(policies or ()), tuple(labels or ()))
 
 
 class StartModels(Struct, frozen=True):

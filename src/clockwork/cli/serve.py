@@ -52,6 +52,7 @@ from clockwork.cli.repository_options import (
     RepositoryPollSecs,
     StartModels,
     VersionPolicies,
+    repository_options,
     start_models,
 )
 from clockwork.cli.runtimes import DeviceOptions, runtime_on_gpus
@@ -208,23 +209,15 @@ def serve(
     from clockwork.scheduling.registry import make_scheduler
 
     check_emulated(emulate, profile)
-    repository = RepositoryOptions(
-        model_control_mode,
-        tuple(model_repository or ()),
-        tuple(load_model or ()),
-        repository_poll_secs,
-        tuple(version_policy or ()),
-        tuple(label or ()),
-    )
     policy = make_scheduler(scheduler)
-    repository.check(policy)
+    repository = repository_options(
+        model_control_mode, repository_poll_secs, model_repository, load_model, version_policy, label
+    )
+    repository.check(policy, emulated=bool(emulate))
     options = DeviceOptions(device, pinned_size, workspace_size, io_size)
     options.check(threads_per_device, bool(emulate))
     if emulate:
-        if model_repository:
-            raise typer.BadParameter("emulated devices read no files; leave it out", param_hint="--model-repository")
-        start = StartModels()
-        specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
+        start, specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
     else:
         root, named, start = _from_files(models or [], copies, model_root, repository, allow_links_to or [])
         specs = (*named, *start.specs)
@@ -238,9 +231,7 @@ def serve(
         worker_listen=Address("127.0.0.1", 0),
         controller=controller_config(
             models=specs,
-            unusable=start.unusable,
-            control=repository.control,
-            labels=repository.version_labels(),
+            **repository.settings(start),
             strict=strict,
             slo=slo,
             model_slos=model_slos(model_slo, specs if repository.control is ControlMode.NONE else None),
@@ -257,15 +248,7 @@ def serve(
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
     )
     if not is_dry_run():
-        limits = http_config(
-            metrics,
-            model_histograms,
-            ignore_timeout,
-            http_keep_alive,
-            max_json=max_json,
-            max_body=max_body,
-            max_head=max_head,
-        )
+        limits = http_config(metrics, model_histograms, ignore_timeout, http_keep_alive, max_json, max_body, max_head)
         ends = FrontEnds(http, grpc, limits, grpc_keep_alive, max_connections)
         run_with_worker(
             config, policy, worker, ends, drain_limit, log_options=(log_level, log_format), max_restarts=max_restarts
@@ -274,14 +257,14 @@ def serve(
 
 def _emulated(
     models: list[str], copies: int, devices: int, profiles: list[str], cache_size: Bytes | None
-) -> "tuple[tuple[LoadSpec, ...], WorkerOptions]":
-    """Return the profiles that are loaded as models, and the options of the worker that emulates them."""
+) -> "tuple[StartModels, tuple[LoadSpec, ...], WorkerOptions]":
+    """Return the models of repositories (none), the profiles to load as models, and the options of the worker."""
     from clockwork.cli.models import emulated_models, emulated_pages, emulated_specs
     from clockwork.cli.worker_process import EmulatedWorker
 
     specs = emulated_specs(models, copies, list(emulated_models(profiles)))
     emulated_pages(cache_size)  # reports a wrong size before the worker process starts
-    return specs, EmulatedWorker(devices, profiles, cache_size)
+    return StartModels(), specs, EmulatedWorker(devices, profiles, cache_size)
 
 
 def _local_worker(
