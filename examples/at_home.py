@@ -1,4 +1,4 @@
-"""A complete scheduler in 45 lines. Every model has one device, and every request is sent to this device at once.
+"""A complete scheduler in 45 lines. Each model has one device. A request is sent to the device of its model at once.
 
 PYTHONPATH=examples clockwork serve --scheduler at_home:AtHome model.onnx
 """

@@ -205,7 +205,7 @@ def features(file: Path) -> NDArray[np.int32]:
 
 @asynccontextmanager
 async def asking(native: str, http: str, grpc: str) -> AsyncIterator[dict[str, Scores]]:
-    """Yield a function for each protocol that queries magika's network. Each function has its own client."""
+    """For each protocol, yield a function that queries magika's network. Each function has its own client."""
     import tritonclient.grpc.aio as triton_grpc
     import tritonclient.http.aio as triton_http
 

@@ -83,7 +83,7 @@ class Histogram:
         return [(end / 1000, seen / count) for end, seen in self._sums()]
 
     def _sums(self) -> Iterator[tuple[float, int]]:
-        """Yield the end of each bucket that is not empty, in microseconds, and the number of durations up to it."""
+        """Yield the end of each non-empty bucket in microseconds, and the number of durations up to this end."""
         seen = 0
         for bucket, count in enumerate(self.buckets):
             if count:

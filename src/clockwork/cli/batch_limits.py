@@ -11,7 +11,7 @@ from clockwork.units import show_duration
 
 
 def batch_limit(profile: ModelProfile) -> str:
-    """Return the largest batch size of a model, and the reason for this limit, as text.
+    """Return, as text, the largest batch size of a model and the reason for this limit.
 
     If the model was not measured, return the reason for that. If no batch size is missing, return an empty text.
     """

@@ -141,7 +141,7 @@ def _json_values(values: _Effective) -> dict[str, Any]:
 
 
 def _unread_variables(command: str, values: _Effective) -> list[str]:
-    """Return a comment for each environment variable with the command's prefix that matches no option."""
+    """Return a comment for each environment variable that has the command's prefix but matches no option."""
     prefix = f"{prefix_of(command)}_"
     known = [variable_of(command, param) for param, _, _ in values]
     unread = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)

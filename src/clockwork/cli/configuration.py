@@ -208,7 +208,7 @@ def _file_error(text: str) -> typer.BadParameter:
 
 
 def _place(ctx: Any, param: Parameter | None) -> str:
-    """Return the key or the environment variable that set a value. Return an empty text if a flag set it."""
+    """Return the key or the environment variable that set a value. Return an empty text if a flag set the value."""
     if param is None:
         return ""
     source = getattr(ctx.get_parameter_source(param.name), "name", "")
@@ -281,7 +281,7 @@ def parser_input(param: Parameter, value: Any) -> Any:
 
 
 def file_value(param: Parameter, value: Any, is_set: bool) -> Any:
-    """Convert an effective value to its form in a file. Return None if a file cannot contain it.
+    """Convert an effective value to its form in a file. Return None if a file cannot contain the value.
 
     ``is_set`` is false if the value is the default.
     """

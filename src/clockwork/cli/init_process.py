@@ -39,7 +39,7 @@ def leave_process_one() -> None:
 def _forward_and_reap(child: int, signals: set[signal.Signals]) -> int:
     """Return the exit code of the child when it has ended.
 
-    If a signal ended it, this is the signal's number plus 128.
+    If a signal ended the child, the exit code is the signal's number plus 128.
     """
     while True:
         info = signal.sigwaitinfo(signals)
@@ -47,7 +47,7 @@ def _forward_and_reap(child: int, signals: set[signal.Signals]) -> int:
             code = _reap(child)
             if code is not None:
                 return code if code >= 0 else 128 - code
-        elif info.si_code <= 0:  # a process sent this signal; the child gets signals of the terminal itself
+        elif info.si_code <= 0:  # a process sent this signal; the terminal sends its signals to the child directly
             os.kill(child, info.si_signo)
 
 

@@ -43,7 +43,7 @@ def read_inputs(model: ModelSummary, files: Sequence[str]) -> dict[str, Array]:
 
 
 def _split(text: str, model: ModelSummary) -> tuple[str, Path]:
-    """Split ``NAME=FILE`` into name and path. If the whole text is an existing path, it has no name."""
+    """Split ``NAME=FILE`` into name and path. If the whole text is an existing path, the name is empty."""
     name, equals, rest = text.partition("=")
     if not equals or Path(text).exists():
         return "", Path(text)

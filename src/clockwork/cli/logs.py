@@ -75,7 +75,7 @@ def report(error: str) -> None:
 
 
 def warn_at_start(text: str) -> None:
-    """Log a warning as soon as the log is started. Code that runs before that uses this function."""
+    """Log a warning as soon as the log is started. Code that runs before the start of the log uses this function."""
     _at_start.append(text)
 
 

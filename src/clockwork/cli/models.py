@@ -69,7 +69,7 @@ def parse_model(text: str, copies: int = 1) -> NamedModel:
 
 
 def parse_remote_model(text: str) -> LoadSpec:
-    """Parse a model on workers. Its path is relative to their model roots and is not checked here."""
+    """Parse a model whose path is relative to the workers' model roots. The path is not checked here."""
     found = _MODEL.fullmatch(text)
     if found is None:
         raise typer.BadParameter(f"invalid model {text!r}; examples: a.onnx, b=c.onnx, a.onnx:20", param_hint="MODELS")

@@ -23,7 +23,7 @@ PIPED_WIDTH: Final = 120
 """Width of tables with many columns, in characters, if stdout is not a terminal."""
 
 MAX_WIDTH: Final = 10_000
-"""Width that means that there is no limit."""
+"""Width of a table that has no limit."""
 
 PIPED_HEIGHT: Final = 50
 """Number of lines of a screen if stdout is not a terminal."""
@@ -212,8 +212,8 @@ def plain(value: Any) -> Any:
 def device_predictions(server: ServerStatus) -> dict[str, Summaries]:
     """Return the prediction errors of each device.
 
-    The first entry, ``all``, contains the errors of the whole server. The entry ``all`` is missing if there is only one
-    device with the same errors.
+    The first entry, ``all``, contains the errors of the whole server. If there is only one device and its errors are
+    the same, the entry ``all`` is missing.
     """
     by_device = {
         f"{worker.id}/gpu{device.gpu.id}": device.predictions

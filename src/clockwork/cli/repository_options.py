@@ -128,7 +128,7 @@ class RepositoryOptions(Struct, frozen=True):
             )
 
     def version_labels(self) -> dict[str, dict[str, str]]:
-        """Return the labels: version by label, by model name.
+        """Return a table for each model name, which maps the model's labels to versions.
 
         Raises:
             typer.BadParameter: a label is wrong.
@@ -157,7 +157,7 @@ class RepositoryOptions(Struct, frozen=True):
             raise typer.BadParameter(str(error), param_hint="--version-policy") from None
 
     def model_root(self, named: "Sequence[NamedModel]", chosen: Path | None) -> Path:
-        """Return the workers' model root. It contains the repositories and the ``named`` models.
+        """Return the workers' model root. The root contains the repositories and the ``named`` models.
 
         Raises:
             typer.BadParameter: a repository is outside of the ``chosen`` root.
@@ -193,7 +193,7 @@ def repository_options(
 class StartModels(Struct, frozen=True):
     """The models of the repositories at the start.
 
-    - ``specs``: what is loaded
+    - ``specs``: the models to load
     - ``unusable``: models that cannot be loaded, with the reasons
     - ``config``: configures the reading of the repositories; None without repositories
     """
@@ -210,7 +210,7 @@ def start_models(options: RepositoryOptions, root: Path, links: Sequence[Path], 
         options: the options.
         root: the workers' model root.
         links: values of ``--allow-links-to``.
-        fresh: no worker holds models yet.
+        fresh: whether no worker holds models yet.
 
     Raises:
         InvalidRequestError: a repository cannot be read.

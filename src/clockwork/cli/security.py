@@ -1,4 +1,4 @@
-"""Options for TLS and tokens, and functions that read the files that they name.
+"""Options for TLS and tokens, and functions that read the files that the options name.
 
 Secrets are read from files and from the environment. Secrets are never part of a command line, because every user of
 the machine can read command lines. Secrets are never part of a message.

@@ -309,7 +309,7 @@ def _runtime_name(name: str, options: DeviceOptions, root: Path, specs: "tuple[L
 def _from_files(
     models: list[str], copies: int, model_root: Path | None, repository: RepositoryOptions, links: list[Path]
 ) -> "tuple[Path, tuple[LoadSpec, ...], StartModels]":
-    """Return the worker's model root, the models that are named, and those of the repositories."""
+    """Return the worker's model root, the named models, and the models of the repositories."""
     from clockwork.cli.models import load_specs, parse_model
 
     if not models and not repository.directories and (model_root is None or repository.control is ControlMode.NONE):

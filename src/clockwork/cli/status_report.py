@@ -71,7 +71,8 @@ def describe_server(
 ) -> Iterable[Listing | str]:
     """Yield a headline, tables of devices, models and requests, prediction errors, and warnings.
 
-    ``height`` is the number of lines of the screen. If it is None, the output has a line for every model and device.
+    ``height`` is the number of lines of the screen. If ``height`` is None, the output has a line for every model and
+    device.
     """
     yield _headline(server)
     if hint := waits_for(server.stage, server.progress):

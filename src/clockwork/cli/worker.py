@@ -169,7 +169,7 @@ def worker(
 def _make_runtime(
     name: str, config: "WorkerConfig", options: DeviceOptions, max_batch: int, allow_compiled: bool, **settings: Any
 ) -> "tuple[Runtime, WorkerConfig]":
-    """Return the runtime for the devices, and the configuration, which has the size of the weights cache on GPUs."""
+    """Return the runtime and the configuration. On GPUs, the configuration includes the size of the weights cache."""
     if not options.on_gpus:
         return make_runtime(name, config.threads_per_device, allow_compiled=allow_compiled, **settings), config
     runtime, cache_bytes = make_runtime_on_gpus(

@@ -77,7 +77,7 @@ class LoadTest:
         self._failure: BaseException | None = None
         self._start: Nanos = 0
         self._turn = 0
-        self.sent_late: Nanos = 0  #: longest time by which a request was sent after it was due
+        self.sent_late: Nanos = 0  #: largest delay of a request after its due time
 
     async def run(self) -> None:
         """Send all requests of the workload, and wait for all responses.

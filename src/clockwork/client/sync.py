@@ -52,7 +52,7 @@ class Client:
         self._client = AsyncClient(address, connect_timeout=connect_timeout, tls=tls, token=token)
         self._loop = uvloop.new_event_loop()
         self._closed = False
-        self._scheduling = threading.Lock()  #: prevents a thread from starting a call after another has set `_closed`
+        self._scheduling = threading.Lock()  #: keeps threads from starting a call after one has set `_closed`
         self._thread = threading.Thread(target=self._loop.run_forever, name="clockwork-client", daemon=True)
         self._thread.start()
         try:

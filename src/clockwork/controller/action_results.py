@@ -65,7 +65,7 @@ def checked_result(state: ClockworkState, action: DeviceAction, result: Result) 
 def count_loss(request: PendingRequest, worker_id: str) -> str:
     """Count a worker that was lost while it had a request.
 
-    Return why the request is not tried again. If the text is empty, it is tried again.
+    Return why the request is not tried again. If the text is empty, the request is tried again.
     """
     request.losses += 1
     if request.losses < MAX_LOSSES:

@@ -20,7 +20,7 @@ from clockwork.messages.status import Status
 from clockwork.units import Bytes, Nanos, show_duration
 
 SPARE_EXPIRIES: Final = 1000
-"""Number of expiries of requests that no longer wait, beyond which these expiries are removed."""
+"""Limit of the expiries whose requests no longer wait. Above this limit, these expiries are removed."""
 
 
 class _Buffered(Struct, frozen=True):

@@ -66,7 +66,7 @@ VERSION_STATES: Final[Mapping[tuple[VersionState, VersionEvent], VersionState]] 
 
 
 class Version:
-    """One version of a model. ``model`` is the load that serves it, or None while there is none."""
+    """One version of a model. ``model`` is the load that serves the version, or None while no load serves it."""
 
     __slots__ = ("model", "name", "number", "reason", "source", "state")
 
@@ -88,7 +88,8 @@ class Catalog:
     ) -> None:
         """Start without models.
 
-        ``labels`` maps the name of a model to its labels and their versions, ``promoted`` to its default version.
+        ``labels`` maps the name of a model to its labels and their versions. ``promoted`` maps the name to the default
+        version.
         """
         self._versions: dict[str, dict[str, Version]] = {}
         self._default: dict[str, ModelState] = {}  #: default model by name; models without a ready version are missing
@@ -137,9 +138,9 @@ class Catalog:
         return NO_RETRY if name in self.broken and not self.ready(name) else None
 
     def sources(self, name: str) -> tuple[ModelVersion, ...]:
-        """Return what to load if the model is loaded again: the served versions, else the highest unloaded one.
+        """Return the versions to load if the model is loaded again: the served versions, else the highest unloaded one.
 
-        If it is one version, and its number came from its path, the path decides again.
+        If there is only one, and its number came from its path, the path decides the number again.
         """
         versions = self.versions(name)
         chosen = [each for each in versions if each.model is not None]
@@ -182,7 +183,7 @@ class Catalog:
         self._step(version, VersionEvent.LOAD)
 
     def serve(self, number: str, model: ModelState) -> ModelState | None:
-        """Let a load that is ready serve a version. Return the load that it replaces, or None."""
+        """Let a load that is ready serve a version. Return the load that was replaced, or None."""
         version = self._version(model.served_as, number)
         self._step(version, VersionEvent.READY)
         replaced, version.model, version.reason = version.model, model, ""
@@ -198,7 +199,7 @@ class Catalog:
         self._bound()
 
     def unload(self, name: str, number: str, reason: str) -> ModelState | None:
-        """Stop serving a version. Return the load that served it."""
+        """Stop serving a version. Return the load that served the version."""
         version = self._version(name, number)
         self._step(version, VersionEvent.UNLOAD)
         model, version.model, version.reason = version.model, None, reason

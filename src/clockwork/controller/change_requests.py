@@ -30,7 +30,7 @@ def versions_to_load(
         catalog: the models.
         pending: number of changes that are pending.
         max_pending: limit of the pending changes.
-        request: the request. If it has no path and no versions, it means the paths of the last load.
+        request: the request. A request without a path and without versions means the paths of the last load.
 
     Raises:
         InvalidRequestError: the request is wrong, or too many changes are pending.

@@ -233,13 +233,13 @@ class Changes:
         return [*self._loads.worker_lost(worker_id)]
 
     def result(self, worker_id: str, result: Result) -> Commands | None:
-        """Handle a worker's result of a load or unload. Return None if the action is neither."""
+        """Handle a worker's result of a load or unload. Return None for other actions."""
         if self._loads.owns(worker_id, result.id):
             return [*self._loads.result(worker_id, result)]
         return self._unloads.ended(worker_id, result)
 
     def discard(self, worker: WorkerState, models: list[str]) -> Commands:
-        """Remove models that are not served from a worker. Call it again after each result of an eviction."""
+        """Remove models that are not served from a worker. Call this method again after each result of an eviction."""
         return [*self._unloads.begin(worker, models), *self._unloads.advance(worker)]
 
     def removes_from(self, worker_id: str) -> bool:
@@ -375,7 +375,10 @@ class Changes:
     # --- retired models ----------------------------------------------------------------------------------------------
 
     def _retire(self, model: ModelState, number: str) -> None:
-        """Unload a model when its requests have ended. ``number`` is empty if another load serves its version."""
+        """Unload a model when its requests have ended.
+
+        ``number`` is the version's number, or empty if another load serves this version.
+        """
         self._measuring.remove(model)
         self._retiring[model.name] = model, number
 

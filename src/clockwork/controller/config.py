@@ -13,7 +13,7 @@ class LoadSpec(Struct, frozen=True):
     """A model that the controller loads at its start.
 
     - ``version``: the number of the version; if it is empty, the path decides
-    - ``key``: the model's name on workers; if it is empty, a free one, which is ``name`` for the first version
+    - ``key``: the model's name on workers; if it is empty, a free name is used, which is ``name`` for the first version
     """
 
     path: str
@@ -94,7 +94,7 @@ class ControllerConfig(Struct, frozen=True):
     - ``control``: whether clients may load and unload models while the server serves
     - ``unusable``: models that cannot be loaded, with the reasons; the host knows this before the start
     - ``only_named``: whether workers unload the models of an earlier controller that are not in ``models``
-    - ``labels``: the labels of models: version by label, by model name
+    - ``labels``: for each model name, a table that maps the model's labels to versions
     - ``promoted``: the default versions of models; by default the highest ready one
     - ``worker_wait``: the longest time that QUERYING waits for ``workers`` after the first worker has connected; if it
       is None, there is no limit

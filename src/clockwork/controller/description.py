@@ -158,7 +158,10 @@ class Description(Struct, frozen=True):
         return [self._status(Served(each.model, each)) for each in versions if each is not None and each.model]
 
     def statuses(self) -> Iterator[ModelStatus]:
-        """Yield each served version in order of name and version. Each is described when the iterator reaches it."""
+        """Yield each served version in order of name and version.
+
+        A version is described when the iterator reaches it.
+        """
         return (self._status(served) for served in self.served())
 
     def _status(self, served: Served) -> ModelStatus:

@@ -30,7 +30,7 @@ class WorkerLost(Struct, frozen=True):
 
 
 class WorkerSilent(Struct, frozen=True):
-    """A connected worker has sent nothing for a while. If ``silent`` is false, it has sent something again."""
+    """A connected worker has sent nothing for a while. If ``silent`` is false, the worker has sent something again."""
 
     worker_id: str
     silent: bool
@@ -48,9 +48,9 @@ class ClientRequest(Struct, frozen=True):
     """A client has sent a request.
 
     ``wrong`` describes the fault of an InferRequest that contradicts its payload or is too large. Without such a fault,
-    it is empty. ``arrival`` is the time when the request reached the controller's machine. If the host does not know it
-    (None), the time when the event is handled is used. The SLO counts from the arrival. ``shared`` means that the
-    client sends requests for many connections, so the limits of one client do not apply to it.
+    it is empty. ``arrival`` is the time when the request reached the controller's machine. If the host does not know
+    this time (None), the time when the event is handled is used. The SLO counts from the arrival. ``shared`` means that
+    the client sends requests for many connections, so the limits of one client do not apply to it.
     """
 
     client_id: int
@@ -70,7 +70,7 @@ class ClientLost(Struct, frozen=True):
 class RequestsShed(Struct, frozen=True):
     """Number of requests, by model and version, that the host has refused by itself.
 
-    The version is that of the requests. Two empty strings stand for unknown models.
+    The version is the one that the requests name. Two empty strings stand for unknown models.
     """
 
     by_model: dict[tuple[str, str], int]
@@ -91,8 +91,8 @@ class Drain(Struct, frozen=True):
 class OutputsCompared(Struct, frozen=True):
     """The host's answer to a `CompareOutputs` command.
 
-    ``difference`` describes how the outputs differ, and is empty if they agree. ``error`` is why the outputs could not
-    be compared, and is empty if they could be compared.
+    ``difference`` describes how the outputs differ, and is empty if they agree. ``error`` states why the outputs could
+    not be compared. ``error`` is empty if they could be compared.
     """
 
     check_id: int

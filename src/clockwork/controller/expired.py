@@ -1,4 +1,4 @@
-"""Answers requests whose deadline passes before a device gets them, with a timeout or a refusal.
+"""Answers requests with a timeout or a refusal if their deadline passes before a device gets them.
 
 If the SLO is shorter than the model's time on the fastest device, the answer is a refusal. A late request is refused as
 well, because the scheduler would have refused the request anyway.

@@ -1,7 +1,7 @@
 """Keeps the state and the phase of each connected worker, and decides which workers can serve.
 
 A worker that hangs keeps its connection until the heartbeat's timeout. This timeout is long, because the loss of a
-worker costs more than noticing it late. The host reports such a worker as silent long before the timeout. A silent
+worker costs more than noticing a hang late. The host reports such a worker as silent long before the timeout. A silent
 worker counts as not ready, but its outstanding actions stay. The next byte from the worker ends the silence.
 """
 

@@ -41,7 +41,7 @@ def ask(
 
 
 def _checked(answer: object) -> Answer | Report:
-    """Return the answer. Return a report instead if the value is not an `Answer` or a field has the wrong type."""
+    """Return the answer. If the value is not an `Answer` or a field has the wrong type, return a report."""
     match answer:
         case Answer(request_id=int(), status=int(), message=str(), outputs=tuple()):
             predicted: object = answer.predicted
@@ -54,7 +54,10 @@ def _checked(answer: object) -> Answer | Report:
 
 
 def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
-    """Return when the scheduler wants to be woken. None means never, or that its method failed or returned no time."""
+    """Return when the scheduler wants to be woken.
+
+    None means never, or that the scheduler's method failed or returned no time.
+    """
     try:
         moment: object = scheduler.next_wakeup()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers

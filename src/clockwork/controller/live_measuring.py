@@ -1,17 +1,18 @@
 """Measures models while the server serves. Each measurement is a request that the controller itself makes.
 
 Theory of operation. A model that is loaded while serving has no times for planning. So such a model first gets a
-*provisional* profile of upper bounds. With these, the scheduler plans the measurements like other requests: it reserves
-the bound on the device and loads the weights. The bound of a batch size is computed from the next smaller batch size.
-The bound of the first batch size is computed from the execution when the worker read the model, or from the model's
-times on another kind of device. If both are unknown, the bound is ``max_first_exec``.
+*provisional* profile of upper bounds. With these bounds, the scheduler plans the measurements like other requests: it
+reserves the bound on the device and loads the weights. The bound of a batch size is computed from the next smaller
+batch size. The bound of the first batch size is computed from the trial execution of one row, which the worker did when
+it read the model, or from the model's times on another kind of device. If both are unknown, the bound is
+``max_first_exec``.
 
 A measurement has a distant deadline, so a scheduler that plans by deadlines executes it when a device is free. At most
 one measurement is under way in the whole fleet. If the server is idle, a measurement begins at once. Otherwise, the
 measurement begins after a pause, so that measurements take at most ``live_share`` of a device's time.
 
 A model is ready when ``ready_samples`` executions of one row are measured. Larger batch sizes are measured afterwards.
-If a batch size fails, no larger ones are measured. If batch size 1 fails ``attempts`` times, the model cannot be
+If a batch size fails, no larger ones are measured. If the batch size 1 fails ``attempts`` times, the model cannot be
 served.
 
 A measurement counts only if its Infer executed no other request. Otherwise, its time belongs to another batch size.
@@ -42,13 +43,13 @@ KIND_FACTOR: Final = 4
 """Bound of one row, relative to the model's time on another kind of device."""
 
 TRIAL_FACTOR: Final = 3
-"""Bound of one row, relative to its execution when the worker read the model, on the worker's host."""
+"""Bound of one row, relative to the time of one row on the worker's host when the worker read the model."""
 
 LOAD_FACTOR: Final = 2
 """Bound of a LoadWeights, relative to the slowest known load per page."""
 
 MIN_BOUND: Final[Nanos] = 2 * MILLISECOND
-"""Smallest bound. Below it, the operating system decides how long an action takes."""
+"""Smallest bound. The operating system decides how long a shorter action takes."""
 
 MAX_LOAD: Final[Nanos] = 1 * SECOND
 """Bound of a LoadWeights if no model was measured on this kind of device."""
@@ -74,7 +75,7 @@ class _Job:
         self.shapes = shapes  #: the shapes of inputs to try; the first one is used
         self.size = 1
         self.samples: list[Nanos] = []
-        self.warmups = 0  #: number of executions of this size that did not count
+        self.warmups = 0  #: number of executions of this batch size that were warm-ups
         self.failures = 0
         self.tries = 0
         self.ready = False
@@ -244,7 +245,7 @@ class LiveMeasuring:
         return Measurement((bound,))
 
     def _tighten(self, job: _Job, slowest: Nanos) -> None:
-        """Lower the bound of the batch size that is being measured after some of its executions."""
+        """After some executions of the batch size that is being measured, lower its bound."""
         bound = max(MIN_BOUND, slowest + slowest // 2)
         if job.samples or bound < job.bound:
             self._update(job, {**job.measured, job.size: Measurement((bound,))}, announce=not job.samples)
@@ -255,7 +256,7 @@ class LiveMeasuring:
         self.progress.append(Progress(job.model, ready=True))
 
     def _next_size(self, job: _Job) -> list[ControllerCommand]:
-        """Continue with the next batch size after one is measured, or end the job."""
+        """After a batch size is measured, continue with the next one, or end the job."""
         job.measured[job.size] = Measurement(tuple(job.samples))
         sizes = batch_sizes(job.model, self._config.max_batch_size)
         following = next((size for size in sizes if size > job.size), None)
@@ -302,7 +303,7 @@ class LiveMeasuring:
             return self._finish(job, text)
         if job.samples:
             return self._next_size(job)
-        if job.ready or job.model in self._ready:  # requests in service will show how long the size takes
+        if job.ready or job.model in self._ready:  # requests in service will show how long this batch size takes
             return self._finish(job, text, save=False)
         return self._give_up(job, text)
 

@@ -168,7 +168,7 @@ def _measure_infer(
 
 
 def generated_inputs(model: ModelState, batch_size: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[InferInput, ...]:
-    """Return inputs of an Infer whose elements the worker generates. ``shapes`` have no batch dimension."""
+    """Return the inputs of an Infer. The worker generates their elements. ``shapes`` have no batch dimension."""
     tensors = tuple(
         _generated(info, (batch_size, *shape) if model.info.batchable else shape)
         for info, shape in zip(model.info.required_inputs, shapes, strict=True)

@@ -50,7 +50,7 @@ class OwnRequests:
         return self.checks.needs(model) or (measured is not None and measured.model is model)
 
     def forget(self, model: ModelState) -> None:
-        """Forget a model that was removed. No own request for it may be pending."""
+        """Forget a model that was removed. No own request for the model may be pending."""
         self.checks.forget(model)
         self.measuring.remove(model)
 
@@ -70,7 +70,10 @@ class OwnRequests:
         return request
 
     def check_to_withdraw(self) -> PendingRequest | None:
-        """Return the check under way if it was not sent to a device yet. A client's request has priority over it."""
+        """Return the check under way if it was not sent to a device yet.
+
+        Requests of clients have priority over checks.
+        """
         check = self.checks.request
         sent = check is not None and any(map(self.checks.is_alone, self._state.outstanding()))
         return None if sent else check

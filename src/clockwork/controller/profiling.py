@@ -84,7 +84,10 @@ class Profiler:
         return self._assign()
 
     def assign_known(self, model: ModelState, kind: str) -> bool:
-        """Give a model the profile that was measured earlier for a kind of device. Return whether there is one."""
+        """Give a model the profile that was measured earlier for a kind of device.
+
+        Return whether there is such a profile.
+        """
         if kind in model.profiles:
             return True
         profile = self._known.get(ProfileKey(model.info.digest, model.info.runtime, kind))

@@ -1,4 +1,4 @@
-"""Keeps the queries for the states of workers that are not answered yet."""
+"""Keeps the unanswered queries for the states of workers."""
 
 from clockwork.controller.events import DropWorker
 from clockwork.messages.actions import GetWorkerState

@@ -99,7 +99,7 @@ class Serving:
         return self.tally.of(model.name).pending > 0 or self.own.needs(model)
 
     def remove_model(self, now: Nanos, model: ModelState) -> list[ControllerCommand]:
-        """Forget a model that no pending request is for."""
+        """Forget a model that has no pending requests."""
         del self._state.models[model.name]
         self.own.forget(model)
         self.tally.forget(model.name)
@@ -118,7 +118,7 @@ class Serving:
         arrival: Nanos | None = None,
         shared: bool = False,
     ) -> list[ControllerCommand]:
-        """Handle a client's request. Its SLO counts from ``arrival``, or from ``now`` if the arrival is unknown.
+        """Handle a client's request. The SLO counts from ``arrival``, or from ``now`` if the arrival is unknown.
 
         `ClientRequest` explains ``shared``.
         """
@@ -176,7 +176,7 @@ class Serving:
         return self.refuse(client_id, message, status, text) if text else None
 
     def refuse_full(self, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota) -> Respond | None:
-        """Return a refusal if this request, the ``waiting`` and the pending requests exceed a limit, else None."""
+        """Return a refusal if this request, the ``waiting`` and the pending ones together exceed a limit, else None."""
         full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
         if full is None:
             return None
@@ -431,7 +431,10 @@ class Serving:
     def _expire(
         self, now: Nanos, request: PendingRequest, timing: RequestTiming, *, executed: bool = False
     ) -> list[ControllerCommand]:
-        """Answer a pending request whose deadline has passed. If no device could have met its SLO, refuse it."""
+        """Answer a pending request whose deadline has passed.
+
+        If no device could have met its SLO, refuse the request.
+        """
         own = request.client_id == NO_CLIENT
         if not (executed or own) and (fastest := impossible_slo(request, self._state.outstanding())):
             text, status = IMPOSSIBLE.format(time=show_duration(fastest)), Status.CONTROLLER_COULD_NOT_START_IN_TIME

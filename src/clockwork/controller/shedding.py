@@ -67,7 +67,7 @@ class Shed(Struct, frozen=True):
     """The refusal of a request before it reaches the scheduler, with the reason and the retry time.
 
     ``wait`` is the time until the controller could handle the request. None means that the devices have no capacity for
-    most requests of its model. ``fastest`` is the model's time on the fastest device if the request's SLO is shorter.
+    most requests for the model. ``fastest`` is the model's time on the fastest device if the request's SLO is shorter.
     Then no device can meet the SLO, waiting does not help, and there is no retry time.
     """
 

@@ -6,20 +6,20 @@ Theory of operation. `clockwork.controller.stage` lists the stages and the event
                at least as many workers as the operator configured.
     LOADING    Clients load models. If the operator named models, the stage ends when they are loaded. Otherwise it ends
                ``load_timeout`` after the last activity, which is the start or the end of a load. This countdown starts
-               after the first load that a client requests. It stops while a load is pending, and starts again from zero
-               when none is. Models that workers reported in QUERYING do not start it.
+               after the first load that a client requests. The countdown stops while a load is pending, and then starts
+               again from zero. Models that workers reported in QUERYING do not start the countdown.
     PROFILING  Every model that no known profile covers is measured. The stage ends when all are measured.
     SERVING    The scheduler decides.
 
-A worker that connects later reports its state and loads the models that it lacks. If its kind of device is new, it is
-measured. Only then the scheduler uses it. `WorkerPhase` defines the phases of a worker.
+A worker that connects later reports its state and loads the models that it lacks. If its kind of device is new, the
+models are measured on it. The scheduler uses the worker only after that. `WorkerPhase` defines the phases of a worker.
 
 A load that a client requests during QUERYING waits for LOADING.
 
 A model that the operator named is *broken* if it cannot be loaded or measured. The other models are served without it.
-Start-up fails if no model is left. With ``strict``, it fails at the first broken model. If a worker is lost during
-several loads, any of these may have crashed it. These loads are tried again, one at a time. If the second load of a
-model also loses a worker, the model is broken. Without named models, a controller that has no model left stays in
+Start-up fails if no model is left. With ``strict``, start-up fails at the first broken model. If a worker is lost
+during several loads, any of these may have crashed it. These loads are tried again, one at a time. If the second load
+of a model also loses a worker, the model is broken. Without named models, a controller that has no model left stays in
 LOADING or returns to it.
 """
 
@@ -208,7 +208,7 @@ class Startup:
     # --- stages ------------------------------------------------------------------------------------------------------
 
     def advance(self, now: Nanos) -> Commands:
-        """Enter every stage that can be entered now, and pass every worker that is ready to the scheduler."""
+        """Enter every stage that can be entered now, and give the scheduler every worker that is ready."""
         commands = self._note_finished_loads(now)
         if self._gave_up:
             return commands
@@ -312,7 +312,7 @@ class Startup:
         return commands
 
     def _unload_unwanted(self, worker: WorkerState) -> Commands:
-        """Unload the models of an earlier controller that the operator's models replace or leave out."""
+        """Unload an earlier controller's models that the operator's models replace or leave out."""
         wanted = {name: spec for spec in self._named for name in spec_names(spec)}
         unwanted = []
         for name, info in worker.models.items():
@@ -379,7 +379,10 @@ class Startup:
         return commands
 
     def _add_ready_workers(self, now: Nanos) -> Commands:
-        """Give the scheduler the workers that have become ready. Each has only models that it can serve."""
+        """Give the scheduler the workers that have become ready.
+
+        Each of these workers has only models that it can serve.
+        """
         commands: Commands = []
         for worker_id, worker in list(self.fleet.workers.items()):
             waits = self.loads.pending_for(worker_id) or self.changes.removes_from(worker_id)
@@ -473,7 +476,7 @@ class Startup:
         return [*self.loads.start(self._load_of(self._interrupted.popleft()), sorted(self.fleet.workers))]
 
     def _end_countdown_without_models(self, now: Nanos) -> Commands:
-        """If the countdown of LOADING ends and there is no model to serve, stop it.
+        """If the countdown of LOADING ends and there is no model to serve, stop the countdown.
 
         The next load starts a new countdown.
         """

@@ -49,12 +49,13 @@ class Counts:
 
     def __init__(self) -> None:
         """Start with all counters at zero."""
-        self.answers: dict[int, int] = {}  #: responses by status
+        self.answers: dict[int, int] = {}  #: number of responses, by status
+
         #: number of requests by batch size, then nanoseconds of input, execution and output
         self.by_batch_size: dict[int, list[int]] = {}
         self.latencies = [0] * (len(LATENCY_BOUNDS) + 1)
-        self.checks: dict[str, int] = {}  #: checks of batches by outcome
-        self.refusals: dict[str, int] = {}  #: refused requests by the value of their reason
+        self.checks: dict[str, int] = {}  #: number of checks of batches, by outcome
+        self.refusals: dict[str, int] = {}  #: number of refused requests, by the value of the reason
         self.rows = self.batches = 0
         self.succeeded_ns = self.failed_ns = self.queue_ns = 0
         self.input_ns = self.exec_ns = self.output_ns = 0

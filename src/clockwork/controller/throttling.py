@@ -78,7 +78,7 @@ class Throttle:
         self._counts: dict[str, _Counts] = {}
 
     def verdict(self, request: PendingRequest, status: int, timing: RequestTiming, retry_after: Nanos | None) -> None:
-        """Count an answered request as admitted or, if it was refused because of its deadline, as refused."""
+        """Count an answered request as admitted, or as refused if it was refused because of its deadline."""
         now = request.arrival + timing.total
         if status == Status.SUCCESS or request.promised is not None:
             self.note(now, request.model.name, admitted=True)

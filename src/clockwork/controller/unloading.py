@@ -59,7 +59,7 @@ class Unloads:
         return [*evictions, *commands]
 
     def ended(self, worker_id: str, result: Result) -> list[ControllerCommand] | None:
-        """Handle the result of an UnloadModel. Return None if the action is not one of these."""
+        """Handle the result of an UnloadModel. Return None for other actions."""
         if self._outstanding.get(result.id, ("", ""))[0] != worker_id:
             return None
         _, model = self._outstanding.pop(result.id)

@@ -1,6 +1,6 @@
 """Checks batches in service.
 
-While the server is idle, it executes some of their requests again, each in a batch of one.
+While the server is idle, some requests of these batches are executed again, each in a batch of one.
 
 Theory of operation. A *sample* is a request of an executed batch, with its inputs and outputs. The server keeps the
 sample after it has sent the response. For each batch size and input shape of a model's content, two requests of the

@@ -25,7 +25,7 @@ MAX_FILE_BYTES: Final = 1 << 20
 """Largest number of bytes that are read from a file. ``/proc/stat`` is the largest file if there are many cores."""
 
 MAX_CORE: Final = 1 << 16
-"""Number of a core that is too large, so that the list with this number is malformed. Linux allows 8192 cores."""
+"""Smallest number of a core that is too large. A list with such a number is malformed. Linux allows 8192 cores."""
 
 MAX_DIGITS: Final = 18
 """Largest number of digits of a number. A number of 18 digits fits into 63 bits."""

@@ -2,14 +2,14 @@
 
 A load has these parameters:
 
-- ``config`` and ``file:PATH``: Triton's. They need a model repository; `clockwork.repository.overrides` reads them.
+- ``config`` and ``file:PATH``: Triton's. Both need a model repository, and `clockwork.repository.overrides` reads them.
 - ``path``: Clockwork's. The path of the model below the workers' model roots.
 - ``keep``: Clockwork's. The model's other versions stay in service.
-- ``wait``: Clockwork's. If it is false, the response comes at once, and the index shows the progress.
+- ``wait``: Clockwork's. If ``wait`` is false, the response comes at once, and the index shows the progress.
 
 An unload has these parameters:
 
-- ``unload_dependents``: Triton's. It has no effect, because no model depends on another one.
+- ``unload_dependents``: Triton's. The parameter has no effect, because no model depends on another one.
 - ``version``: Clockwork's. Only this version is unloaded.
 - ``wait``: Clockwork's, as above.
 """
@@ -29,7 +29,7 @@ _TYPE_NAMES: Final = {str: "string", bool: "boolean"}
 
 
 class LoadParameters(Struct, frozen=True):
-    """The parameters of a load. ``override`` has those that the model repository reads."""
+    """The parameters of a load. ``override`` contains the parameters that the model repository reads."""
 
     path: str
     keep: bool

@@ -49,7 +49,7 @@ from clockwork.version import __version__
 ResponseT = TypeVar("ResponseT")
 
 _MISSED: Final = frozenset({Status.TIMEOUT, Status.CONTROLLER_COULD_NOT_START_IN_TIME})
-"""Statuses of requests that failed because of their deadline: it has passed, or it cannot be met."""
+"""Statuses of requests that failed because of their deadline: the deadline has passed, or cannot be met."""
 
 
 class FrontEnd:

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 
 def index_of(server: Description, known: Iterable[RepositoryModel] = (), *, serving: bool) -> Iterator[Entry]:
-    """Yield all versions by name and number. The state of a version is that at the time when it is reached.
+    """Yield all versions by name and number. The state of a version is its state when the iterator reaches the version.
 
     ``known`` are the models of the server's repositories, loaded or not. ``serving`` means that start-up is over and
     the server is not shutting down.

@@ -38,7 +38,7 @@ The variable is not set if grpc.aio took the call.
 """
 
 REQUESTED: Final = 64
-"""Number of calls that are requested from the core at a time. Each request takes a kilobyte of memory."""
+"""Number of calls that are requested from the core at a time. Each requested call takes a kilobyte of memory."""
 
 _EXPECTED: Final = {
     "_handle_rpc": ["method_name", "method_resolver", "interceptors", "rpc_state", "loop", "concurrency_exceeded"],
@@ -54,7 +54,7 @@ log = logging.getLogger("clockwork.grpc")
 
 
 class _Resolver:
-    """Returns the handler of a call to grpcio, in the form that grpcio expects."""
+    """Gives grpcio the handler of a call, in the form that grpcio expects."""
 
     def __init__(self, handler: grpc.RpcMethodHandler) -> None:
         self._handler = handler
@@ -78,7 +78,7 @@ class Acceptors:
         """Start the tasks that request calls.
 
         Args:
-            server: a server that has been started. ``method`` is registered with it.
+            server: a server that has been started. ``method`` is registered with the server.
             method: the full name of the method.
             handler: serves the method's calls.
             interceptors: the server's interceptors.

@@ -1,7 +1,7 @@
-"""gRPC's health checking protocol. Kubernetes' gRPC probes, load balancers and grpc_health_probe use it.
+"""gRPC's health checking protocol. Kubernetes' gRPC probes, load balancers and grpc_health_probe use this protocol.
 
 Each service is SERVING while the server is ready. The server does not send an event when its readiness changes, so the
-method Watch checks it every `POLL_INTERVAL` seconds. The number of Watch calls is limited.
+method Watch checks the readiness every `POLL_INTERVAL` seconds. The number of Watch calls is limited.
 """
 
 import asyncio

@@ -18,7 +18,7 @@ This number equals the limit on the connections to the port.
 """
 
 MAX_SEARCHED: Final = 8
-"""Number of clients among which an idle one is searched when there are too many clients."""
+"""Number of clients that are checked for an idle one when there are too many clients."""
 
 
 class Peers:

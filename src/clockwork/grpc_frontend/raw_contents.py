@@ -106,7 +106,7 @@ def in_stream(response: bytes) -> bytes:
 
 
 def varint(value: int) -> bytes:
-    """Encode a number, which must not be negative, as protobuf's varint: groups of 7 bits, the lowest group first."""
+    """Encode a number that is not negative as protobuf's varint: groups of 7 bits, the lowest group first."""
     if value < 1 << 7:  # the first two cases are faster, and most numbers have one or two groups
         return bytes((value,))
     if value < 1 << 14:

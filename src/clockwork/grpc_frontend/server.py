@@ -84,7 +84,7 @@ HANDSHAKE_MS: Final = 10_000
 """Time limit in milliseconds for the TLS handshake and the beginning of HTTP/2, and for the reply to a ping."""
 
 INFER: Final = "ModelInfer"
-"""The method whose calls `Acceptors` take."""
+"""Name of the method for inference. `Acceptors` take the calls of this method."""
 
 GRACE: Final = 1.0
 """Time in seconds in which calls can finish when the server ends."""
@@ -93,7 +93,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
-    ("grpc.http.overload_protection", 0),  # prevents that ended calls count towards MAX_STREAMS for a while
+    ("grpc.http.overload_protection", 0),  # keeps ended calls from counting towards MAX_STREAMS for a while
     ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_UNREAD_CALLS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),

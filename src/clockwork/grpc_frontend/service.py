@@ -161,7 +161,7 @@ class Service:
         arrived = ARRIVED.get(now)
         limit = _limit(call, now - arrived)
         large = len(data) >= MIN_SPLIT_BYTES
-        # The model is only needed for its default SLO. A search for it takes as long as parsing a small message.
+        # The model is only needed for its default SLO. Finding the model takes as long as parsing a small message.
         model, version = model_and_version(data) if large else ("", "")
         if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
             raise RequestFailedError(failure_of_shed(shed))

@@ -1,16 +1,16 @@
 """Assigns threads to cores, and claims cores so that no two workers of a host use the same core for a device.
 
 Theory of operation. The execution times of a CPU device are steady only if no other thread uses its cores. So each
-device's EXEC thread has its own cores. These cores are taken from the end of the cores that the process may use. All
-other threads of the worker share the rest. If there are too few cores, some threads have to share cores, and the plan's
-note states what is missing.
+device's EXEC thread has its own cores. These cores are taken from the end of the list of cores that the process may
+use. All other threads of the worker share the rest. If there are too few cores, some threads have to share cores, and
+the plan's note states what is missing.
 
 With more than one thread per device, the runtime creates a pool of threads. A new thread inherits the cores and the
 priority of the thread that creates it. The LOAD threads create the pools, so these threads are not pinned in that case.
 
 To claim a core, a worker binds a socket to a name in the abstract namespace of unix(7). Such a claim needs no writable
-directory. All users of the host can see it, and the kernel ends it with the process. Containers with networks of their
-own do not see each other's claims.
+directory. All users of the host can see the claim, and the kernel ends the claim with the process. Containers with
+networks of their own do not see each other's claims.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Limits how many clients the server reads at a time when they send more requests than it can even refuse.
+"""Limits how many connections are read in one turn if clients send more requests than the server can even refuse.
 
 Suppose that clients send more requests than the server can refuse. An event loop that reads all requests would then do
 nothing else. One poll would report thousands of sockets, and the results of workers would wait until all sockets are
@@ -64,7 +64,7 @@ class Backpressure:
         return bool(self._paused) or self._arrivals.reading_took > READING
 
     def pause(self, reader: Reader) -> None:
-        """Add a connection to the queue of paused connections. The caller has already paused it."""
+        """Add a connection to the queue of paused connections. The caller has already paused the connection."""
         self._paused.append(reader)
         if not self._due:
             self._due = True

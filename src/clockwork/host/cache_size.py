@@ -31,7 +31,10 @@ def default_cache_bytes(available: Bytes, devices: int) -> Bytes:
 
 
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> Bytes:
-    """Return the memory that this process could still take. A container may limit it to less than the host has."""
+    """Return the memory that this process could still take.
+
+    A container may limit this memory to less than the host has.
+    """
     found = [_available(meminfo), _within_limit(cgroup)]
     return min((size for size in found if size is not None), default=4 * DEFAULT_CACHE_BYTES)
 

@@ -132,7 +132,7 @@ class ControllerHost:
         *,
         clock: Clock | None = None,
     ) -> None:
-        """Create the controller. `start` makes it listen.
+        """Create the controller. `start` makes the controller listen.
 
         Raises:
             InvalidRequestError: the configuration names a model in an invalid way.

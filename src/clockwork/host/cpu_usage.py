@@ -1,8 +1,9 @@
-"""Measures which share of the available processor time the server's processes use.
+"""Measures the share of the available processor time that the server's processes use.
 
 Two shares are measured, and the larger one counts. The first share is the event loop's share of one core. The loop is a
-single thread, so a server may be at its limit although other cores are idle. The second share is that of all cores that
-all processes use. The second share is needed because, on one core, the worker's threads compete with the loop.
+single thread, so a server may be at its limit although other cores are idle. The second share is the share of all
+cores' time that all processes of the server use. The second share is needed because, on one core, the worker's threads
+compete with the loop.
 """
 
 import os

@@ -27,7 +27,10 @@ class Devices(Protocol):
         ...
 
     def expire(self) -> Nanos | None:
-        """Fail the late actions, including those behind running tasks. Return when to call this next, or None."""
+        """Fail the late actions, including those behind running tasks.
+
+        Return when to call this method next, or None.
+        """
         ...
 
     def controller_lost(self) -> None:

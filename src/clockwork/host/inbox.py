@@ -96,7 +96,7 @@ class Inbox:
                 self._room -= 1
                 taken += 1
                 handle()
-        finally:  # if a handler raises an error, the others must still run
+        finally:  # if a handler raises an error, the other handlers must still run
             self.shedder.taken(self._clock.now(), taken)
 
     def _take(self) -> Handle | None:

@@ -53,7 +53,7 @@ log = logging.getLogger("clockwork.worker")
 
 
 class _SharedState:
-    """The state that the threads share. Parts of it that can change are used under ``lock``."""
+    """The state that the threads share. The parts that can change are used under ``lock``."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class _SharedState:
             self._wake_moved()
 
     def keep(self, answers: Sequence[ResultCommand]) -> None:
-        """Store results until they are taken. Report when the first result is stored."""
+        """Store results until they are taken. When the first result is stored, report this."""
         if answers:
             if not self.answers:
                 self._on_answers()
@@ -157,7 +157,10 @@ class Lanes:
             return self._shared.core.next_expiry()
 
     def expire(self) -> Nanos | None:
-        """Fail the late actions, including those behind running tasks. Return when to call this next, or None."""
+        """Fail the late actions, including those behind running tasks.
+
+        Return when to call this method next, or None.
+        """
         with self._shared.lock:
             self._shared.keep_and_wake(self._shared.core.expire(self._shared.clock.now()))
             return self._shared.core.next_expiry()

@@ -1,4 +1,4 @@
-"""Sends two long responses of the native protocol, the server's status and its list of models, in steps.
+"""Sends the two long responses of the native protocol in steps: the server's status and the list of models.
 
 Each step describes and encodes one model. A response is the concatenation of these encodings.
 """

@@ -28,7 +28,7 @@ class MachineRunner(Generic[EventT, CommandT]):
         clock: Clock,
         execute: Callable[[CommandT], None],
     ) -> None:
-        """``execute`` executes one command. ``execute`` must not call `feed` before it returns."""
+        """``execute`` executes one command. No code may call `feed` while ``execute`` runs."""
         self._machine = machine
         self._clock = clock
         self._execute = execute

@@ -47,7 +47,7 @@ class RepositoryConfig(Struct, frozen=True):
     - ``links``: the links in the repositories that are followed
     - ``durable``: whether the files of a load stay for the next start while a model needs them
     - ``loaded``: fingerprints of the models that start-up loads, by name
-    - ``restored``: paths that the models of the earlier start need
+    - ``restored``: paths of models that an earlier process loaded and that start-up loads again
     """
 
     directories: tuple[Path, ...]
@@ -144,7 +144,7 @@ class ModelRepositories:
         return self._versions(directory, model)
 
     def take_loaded(self, name: str) -> str:
-        """Return the fingerprint of the files that start-up has loaded for a model, once; then an empty text."""
+        """At the first call for a model, return the fingerprint of its files at start-up; later, an empty text."""
         return self._loaded.pop(name, "")
 
     def remove_unused(self) -> None:
@@ -163,7 +163,7 @@ class ModelRepositories:
     # --- helpers -----------------------------------------------------------------------------------------------------
 
     def _adopt(self, config: RepositoryConfig, repository: Path) -> None:
-        """Keep the files of an earlier process's loads that are still needed, and remove its other files."""
+        """Keep the files that an earlier process's loads still need, and remove that process's other files."""
         needed = set(config.restored)
         keep: list[Path] = []
         for path in repository.glob(f"{PREFIX}*"):
@@ -250,7 +250,7 @@ def wanted(config: RepositoryConfig, directory: Path, model: RepositoryModel) ->
 
 
 def ambiguous(one: RepositoryModel, other: RepositoryModel) -> RepositoryModel:
-    """Return a model with the problem that two repositories have a model of its name."""
+    """Return the model with an added problem: two repositories have a model of this name."""
     text = f"model {one.name!r} is in {str(one.path.parent)!r} and in {str(other.path.parent)!r}: remove one"
     return replace(one, problems=(text, *one.problems))
 

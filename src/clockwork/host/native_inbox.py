@@ -69,7 +69,7 @@ class NativeInbox:
         return None
 
     def withdraw(self, client_id: int, request_id: int | None = None) -> bool:
-        """Remove a client's requests with this id, or all of its requests. Return whether there were any."""
+        """Remove a client's requests with this id, or all requests of the client. Return whether any were removed."""
         found = self._entries.find(client_id, request_id)
         for entry in found:
             self._remove(entry)

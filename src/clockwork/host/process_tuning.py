@@ -3,8 +3,8 @@
 Theory of operation. A network thread works for microseconds at a time, and a loading thread works for seconds. If both
 share a core, a message may have to wait for the end of a loading thread's time slice, and is then milliseconds late. So
 loading threads are *nice*: they get less time than other threads. Threads that must react promptly request short time
-slices (sched_setattr(2)). Since Linux 6.12, a thread that wakes interrupts a thread with a longer time slice. Niceness
-and short time slices need no privilege. Older kernels ignore the request.
+slices (sched_setattr(2)). Since Linux 6.12, a thread that wakes up interrupts a thread with a longer time slice.
+Niceness and short time slices need no privilege. Older kernels ignore the request.
 
 Realtime priorities and SCHED_IDLE are not used. With such priorities, a loading thread that has the interpreter's lock
 might never get a core on which to release the lock. Such a thread would stop every inference.
@@ -97,7 +97,10 @@ def steady_timing() -> Iterator[None]:
 
 
 def allow_connections(wanted: int) -> None:
-    """Raise the soft limit of open files to the hard limit. Warn if it is still too low for ``wanted`` connections."""
+    """Raise the soft limit of open files to the hard limit.
+
+    Warn if the limit is still too low for ``wanted`` connections.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

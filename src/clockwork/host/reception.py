@@ -160,7 +160,7 @@ class Reception:
         return None if shed is None else self._checked_for_hope(shed, model, version, slo)
 
     def _checked_for_hope(self, shed: Shed, model: str, version: str, slo: Nanos) -> Shed:
-        """Return the refusal without a retry time if no device can meet the SLO, else unchanged."""
+        """Return the refusal. If no device can meet the SLO, the refusal has no retry time."""
         found = self._model(model, version)
         if found is None or not found.profiles or (fastest := found.infer_estimate(1)) <= slo:
             return shed

@@ -1,4 +1,4 @@
-"""Serves what polls find in the model repositories: loads, replaces and unloads models by ordinary requests.
+"""Applies the changes that polls find in model repositories, with ordinary requests for loads and unloads.
 
 A poll reports a model once. The load then takes as long as it needs, and later polls of the other models go on.
 """
@@ -47,7 +47,7 @@ class _Polling:
         self._repositories = host.repositories
         self._client = host.local_client()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reported: dict[Path, dict[str, str]] = {}  #: the faults of each repository that the log has
+        self._reported: dict[Path, dict[str, str]] = {}  #: the logged faults of each repository
 
     def start(self) -> None:
         for directory, watcher in self._repositories.watchers.items():

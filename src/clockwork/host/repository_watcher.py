@@ -62,7 +62,7 @@ class RepositoryChanges(Struct, frozen=True):
 
 
 class RepositoryWatcher:
-    """Reads one repository. Use it on one running event loop."""
+    """Reads one repository. Use this object on one running event loop."""
 
     def __init__(self, root: Path, interval: float, links: LinkPolicy = NO_LINKS) -> None:
         """``interval`` is the number of seconds between two polls.
@@ -212,7 +212,7 @@ def _seen(began: Nanos, contents: Contents | str) -> Seen | None:
 
 
 def _differ(scanned: Contents | str, read: Contents | None) -> bool:
-    """Return whether both are known and they differ."""
+    """Return whether both values are known and different."""
     return isinstance(scanned, Contents) and read is not None and scanned.fingerprint != read.fingerprint
 
 

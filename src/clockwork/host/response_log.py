@@ -23,7 +23,7 @@ PERIOD: Final = 10.0
 """Length of a period in seconds."""
 
 MIN_OVERLOAD_REFUSALS: Final = 10
-"""Number of refusals in a period that count as overload. Fewer refusals may be due to one client with impossible
+"""Smallest number of refusals that makes a period an overload. Fewer refusals may be due to one client with impossible
 deadlines.
 """
 

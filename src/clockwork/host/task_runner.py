@@ -49,7 +49,7 @@ class PreparedTask(Struct, frozen=True):
     def is_of(self, task: StartTask) -> bool:
         """Return whether the batch belongs to this task.
 
-        False if the weights were evicted and loaded again since then.
+        Return False if the weights were evicted and loaded again meanwhile.
         """
         return self.task.action is task.action and self.task.handles[0] is task.handles[0]
 
@@ -283,7 +283,7 @@ def _close(handles: Sequence[object]) -> Outcome:
     return Released()
 
 
-# The core treats handles as plain objects. These functions give them their types.
+# The core treats handles as plain objects. These functions give the handles their types.
 
 
 def _host_model(handle: Any) -> HostModel:

@@ -2,7 +2,7 @@
 
 This module makes no decisions. The module creates the parts, connects to the controller as long as the worker runs, and
 converts messages to events and results to messages. All times are times of this host's clock. The controller translates
-them.
+these times.
 
 When the connection ends, the core drops waiting actions, and running tasks end without a result. Results that have not
 been sent are dropped as well. Models and weights stay.
@@ -292,7 +292,7 @@ class WorkerHost:
 
 
 OnHost: TypeAlias = Callable[[WorkerHost], None]
-"""Gets the worker before it runs, so that the caller can later end the worker."""
+"""Receives the worker before the worker runs, so that the caller can later end it."""
 
 
 async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = lambda host: None) -> None:

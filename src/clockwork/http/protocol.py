@@ -212,7 +212,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self.scope[PRESENCE] = self._presence  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
-        """Check the head, and record the length of the body that it announces."""
+        """Check the head, and record the length of the body that the head announces."""
         if self._head_may_be_large and self._length_of_head() > self.limits.max_head:
             raise LargeHeadError(LARGE_HEAD.format(limit=self.limits.max_head))
         self._host = check_head(self.headers, self.parser.get_http_version(), self._host)
@@ -248,7 +248,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         key = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else NO_MODEL
         if key is None:
             key = model_of("POST", scope["path"])
-            if reception.has_answered(*key):  # clients may invent names, so others are not kept
+            if reception.has_answered(*key):  # clients may invent names, so other names are not kept
                 remember(self.models, scope["raw_path"], key)
         model, version = key
         if not model:

@@ -59,7 +59,7 @@ class Parsing(asyncio.Protocol):
 
 
 class Receiver(asyncio.BufferedProtocol):
-    """Receives bytes for a `Parsing` protocol. The receiver chooses the memory into which they are received."""
+    """Receives bytes for a `Parsing` protocol. The receiver chooses the memory for these bytes."""
 
     def __init__(self, protocol: Parsing) -> None:
         """Pass all events of the connection to ``protocol``."""

@@ -2,9 +2,10 @@
 
 Every action has an ``id``, and its result has the same ``id``. Times are in nanoseconds on the clock of the machine
 that has the message. The connection converts times from one machine's clock to the other's. An action does not start
-before ``earliest``. If it cannot start by ``latest``, the worker refuses it with `Status.COULD_NOT_START_IN_TIME`, so
-that it delays no other action. ``gpu`` is the number of a device, as in the paper. The device may also be a set of CPU
-cores. ``expected_duration`` is the controller's estimate, which the worker only records.
+before ``earliest``. If an action cannot start by ``latest``, the worker refuses it with
+`Status.COULD_NOT_START_IN_TIME`, so that it delays no other action. ``gpu`` is the number of a device, as in the paper.
+The device may also be a set of CPU cores. ``expected_duration`` is the controller's estimate, which the worker only
+records.
 """
 
 from typing import TypeAlias

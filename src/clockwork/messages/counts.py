@@ -67,7 +67,8 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     - ``loads``, ``load_ns``: number of loads of the model's weights, and the time that they took
     - ``evictions``: number of evictions of the model's weights
     - ``by_batch_size``: counts of the executed batches for each batch size
-    - ``last_success``: time on the controller's clock at which the last request in time was answered; 0 if none was
+    - ``last_success``: time on the controller's clock at which the last request in time was answered; 0 if there was no
+      such request
     - ``checks``: number of checks of batches for each outcome in `CHECK_OUTCOMES`
     - ``refusals``: number of refused requests for each `RefusalReason`, by its value
     """
@@ -145,8 +146,8 @@ def failed(answers: Mapping[str, int]) -> int:
 def known_name(status: int) -> str:
     """Return the name of a status, such as ``TIMEOUT``, or ERROR if the number is not a status.
 
-    A scheduler may answer with any number. The number of different names must stay small, because each is a metric's
-    label.
+    A scheduler may answer with any number. The number of different names must stay small, because each name is the
+    value of a metric's label.
     """
     try:
         return Status(status).name

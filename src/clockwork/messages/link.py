@@ -1,4 +1,4 @@
-"""Messages that keep up a connection: greetings, heartbeats that also compare clocks, and the message that ends it."""
+"""Messages about a connection: greetings, heartbeats, which also compare clocks, and the message at the end."""
 
 from typing import Final, TypeAlias
 
@@ -31,7 +31,7 @@ class Hello(Struct, frozen=True, array_like=True, tag=1000):
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag=1001):
-    """The answer to a Hello. The listening peer sends it if it accepts the connection."""
+    """The answer to a Hello. The listening peer accepts the connection with this message."""
 
     software: str
     max_frame_bytes: int

@@ -69,7 +69,7 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
     - ``retry_after``: the retry time in nanoseconds from now, or None if it is unknown
     - ``admitted``: whether the server had promised a response by ``predicted``. If ``status`` is not SUCCESS, the
       promise is broken. ``admitted`` is false if the request was wrong, or if the operator ended the server.
-    - ``version``: number of the version that was chosen for the request; empty if the request was refused before
+    - ``version``: number of the version that was chosen for the request; empty if it was refused before this choice
     """
 
     id: int
@@ -105,10 +105,10 @@ class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
     If ``name`` is empty, the model's name is derived from the path. The other fields are only used while the server
     serves:
 
-    - ``versions``: the versions to load. If it is empty, ``path`` is the only version. If ``path`` is empty too, the
-      model is loaded again from where it was loaded last.
+    - ``versions``: the versions to load. If the list is empty, ``path`` is the only version. If ``path`` is empty too,
+      the model is loaded again from where it was loaded last.
     - ``keep``: whether other versions of the model stay in service. If not, this load replaces them.
-    - ``wait``: whether the response is sent when the versions are ready. If not, it is sent at once.
+    - ``wait``: whether the response is sent when the versions are ready. If not, the response is sent at once.
     """
 
     id: int
@@ -152,7 +152,10 @@ class UnloadModelResponse(Struct, frozen=True, array_like=True, tag=29):
 
 
 class PromoteRequest(Struct, frozen=True, array_like=True, tag=30):
-    """Request that a version becomes its model's default, or gets the label ``label`` if this is not empty."""
+    """Request that a version becomes its model's default.
+
+    If ``label`` is not empty, the version gets this label instead.
+    """
 
     id: int
     name: str
@@ -236,7 +239,7 @@ class Progress(Struct, frozen=True, array_like=True):
 
 
 class GPUStatus(Struct, frozen=True, array_like=True):
-    """The state of a device: the models whose weights it has, and the number of its outstanding actions.
+    """The state of a device: the models that have weights on it, and the number of its outstanding actions.
 
     ``predictions`` has the keys ``load`` and ``infer``, for the actions that the device has executed in service. A key
     is missing if there were no such actions.
@@ -320,7 +323,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
 
     - ``broken``: the models that cannot be loaded or measured, with the reason of each
     - ``models``: the versions that are READY
-    - ``versions``: all other versions, and those whose last load failed
+    - ``versions``: all other versions, and the versions whose last load failed
     - ``serving_ns``: time since serving began
     - ``predictions``: summaries of the ``load`` and ``infer`` actions of all devices, including disconnected devices
     - ``without_model``: number of requests that were answered before their model was known, by the status's name

@@ -3,8 +3,8 @@
 The elements of a message's tensors are its *payload*, which is a sequence of bytes. The controller and the worker's
 core pass the payload on as an opaque handle. Only runtimes and clients read payloads. In the payload, the tensors have
 the order of their specs, and their elements are little-endian and in row-major order. Each ``BYTES`` element is a
-4-byte little-endian length and its bytes. (This format is defined by the Open Inference Protocol v2, "Tensor Data
-Types", and by Triton's binary tensor data extension.)
+4-byte little-endian length, followed by the element's bytes. (This format is defined by the Open Inference Protocol v2,
+"Tensor Data Types", and by Triton's binary tensor data extension.)
 """
 
 from enum import StrEnum

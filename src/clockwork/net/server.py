@@ -33,7 +33,7 @@ class Server:
     """The address on which the server listens. The port is the actual port, even if the operating system chose it."""
 
     def __init__(self, role: str, max_connections: int, admits: Callable[[Connection, Hello], str]) -> None:
-        """Create a server that does not listen yet. `start` makes it listen."""
+        """Create a server that does not listen yet. `start` makes the server listen."""
         self._role = role
         self._admits = admits
         self._max_connections = max_connections

@@ -30,7 +30,7 @@ CHECK_EVERY: Final = 5
 """
 
 MAX_EVENTS_PER_REQUEST: Final = 2000
-"""Limit of events per request. A scheduler that causes more events requests too many wakes."""
+"""Limit of events per request. A scheduler exceeds the limit if it wants to be woken too often."""
 
 _FAST: Final = {"1": 1.0, "2": 1.5, "4": 2.5, "8": 4.5}
 _ONE: Final = ModelSpec("one", 1, "", 3.0, _FAST, weights_bytes=1 << 24)

@@ -1,4 +1,4 @@
-"""Defines the call of an operator, which is the argument of a rule, and the table of rules."""
+"""Defines the table of rules, and `Call`, which is the argument of a rule."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
