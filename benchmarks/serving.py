@@ -50,6 +50,10 @@ class Served:
         """Return the proportional set size of all processes of the server, in MB."""
         return self._sum(_pss_kib)
 
+    def resident_mb(self) -> float:
+        """Return the sum of the resident set sizes of all processes, in MB."""
+        return self._sum(lambda pid: _status_kib(pid, "VmRSS"))
+
     def peak_rss_mb(self) -> float:
         """Return the sum of the peak resident set sizes of all processes since `forget_peak`, in MB."""
         return self._sum(lambda pid: _status_kib(pid, "VmHWM"))
@@ -180,9 +184,9 @@ class Bare:
         self._inputs = dict(inputs)
         self.once()
 
-    def once(self) -> np.ndarray:
-        """Execute the model once, and return its first output."""
-        output: np.ndarray = self._session.run(None, self._inputs)[0]
+    def once(self, inputs: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """Execute the model once, with its own or other inputs, and return its first output."""
+        output: np.ndarray = self._session.run(None, self._inputs if inputs is None else dict(inputs))[0]
         return output
 
     def run(self, duration: float, core: int) -> list[float]:
