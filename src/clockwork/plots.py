@@ -146,7 +146,10 @@ def _errors(axes: Any, detail: dict[str, Any], kind: str, quantity: str) -> None
 
 
 def _distribution(axes: Any, steps: list[tuple[float, float]] | None, **style: Any) -> Any:
-    """Draw a cumulative distribution that begins at 0. Return its colour, or None if it has no steps."""
+    """Draw a cumulative distribution that begins at 0.
+
+    Return the colour of its line, or None if the distribution has no steps.
+    """
     if not steps:
         return None
     values = [steps[0][0], *(value for value, _ in steps)]

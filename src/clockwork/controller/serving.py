@@ -431,10 +431,7 @@ class Serving:
     def _expire(
         self, now: Nanos, request: PendingRequest, timing: RequestTiming, *, executed: bool = False
     ) -> list[ControllerCommand]:
-        """Answer a pending request whose deadline has passed.
-
-        If no device could have met its SLO, refuse the request.
-        """
+        """Answer a pending request at its deadline. If no device could have met its SLO, refuse the request."""
         own = request.client_id == NO_CLIENT
         if not (executed or own) and (fastest := impossible_slo(request, self._state.outstanding())):
             text, status = IMPOSSIBLE.format(time=show_duration(fastest)), Status.CONTROLLER_COULD_NOT_START_IN_TIME

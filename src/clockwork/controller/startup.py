@@ -379,10 +379,7 @@ class Startup:
         return commands
 
     def _add_ready_workers(self, now: Nanos) -> Commands:
-        """Give the scheduler the workers that have become ready.
-
-        Each of these workers has only models that it can serve.
-        """
+        """Give the scheduler the workers that have become ready. A ready worker can serve all of its models."""
         commands: Commands = []
         for worker_id, worker in list(self.fleet.workers.items()):
             waits = self.loads.pending_for(worker_id) or self.changes.removes_from(worker_id)

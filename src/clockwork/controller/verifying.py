@@ -69,11 +69,13 @@ class BatchChecks:
         self._config = config
         self._waiting: deque[Sample] = deque()
         self._bytes: Bytes = 0  #: memory of the waiting samples and of the sample that is being checked
+
         #: kinds of batches that were sampled, in the order of their first batch
         self._uses: dict[_BatchKind, None] = {}
         self._batches: dict[str, int] = {}  #: number of batches by content
         self._sample: Sample | None = None  #: the sample that is being checked
         self._compared = 0  #: id of the comparison that is under way
+
         #: the request that executes the sample, or None if no such request is under way
         self.request: PendingRequest | None = None
         self.due = False  #: whether a sample waits and no check is under way

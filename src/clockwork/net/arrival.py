@@ -19,8 +19,8 @@ or less.)
 
 - The process was stopped, for example by SIGSTOP, in a frozen virtual machine, or in a container that used up its
   quota. A stopped process looks like a sleeping one, so the bytes may be older than they seem.
-- The loop slept in one turn and then worked for a long time, and read nothing between. The bytes may be older in this
-  case, too.
+- The loop slept in one turn and then worked for a long time, and read nothing in between. The bytes may be older in
+  this case, too.
 - The last turn was long, and the client sends one request at a time. The bytes may be much younger than the last poll.
 """
 

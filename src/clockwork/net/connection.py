@@ -134,7 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = self._resting = False  # whether the host, or the frame queue, has paused reading
         self._max_frame_bytes = config.max_frame_bytes
         self._handed_over = False
-        self._held: list[tuple[Any, Received]] | None = []  # messages that wait for `hand_over`; None after it
+        self._held: list[tuple[Any, Received]] | None = []  # messages that wait for `hand_over`; None after that call
         self._reason = ""
         self._timer: asyncio.TimerHandle | None = None  # limits the time of the greeting, and later the time of closing
         self._heartbeat = Heartbeat(

@@ -71,7 +71,7 @@ def _check_priority(priority: Any) -> None:
 
 
 def _duration(name: str, value: Any) -> float:
-    """Return the value of a duration: a number from 0 to `MAX_DURATION`. The client may send it as a string."""
+    """Return the value of a duration: a number from 0 to `MAX_DURATION`. The client may send the number as a string."""
     if isinstance(value, str):
         try:
             value = float(value)

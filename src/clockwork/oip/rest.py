@@ -74,7 +74,7 @@ def route(method: str, path: str) -> Route:
     """Return the operation of a request line.
 
     Raises:
-        RequestFailedError: the path is unknown (404), the method is not allowed (405), or only Triton has it (501).
+        RequestFailedError: the path is unknown (404) or only Triton's (501), or the method is not allowed (405).
     """
     whole = path.strip("/")
     version = ""

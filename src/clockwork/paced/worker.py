@@ -65,11 +65,12 @@ class PacedWorker:
         self._of_gpu = [[key for key in core.lanes if key[0] == gpu] for gpu in range(len(durations))]
         self._moments: list[
             tuple[Nanos, int, _Key, TaskFinished | None]
-        ] = []  #: a heap of moments, at which a task ends or (None) a lane is polled
+        ] = []  #: a heap of moments; each is the end of a task, or a poll of a lane (None)
+
         #: when each lane is polled next; earlier entries of a lane in the heap are void
         self._armed: dict[_Key, Nanos] = {}
         self._pushed = 0
-        self._executed: dict[tuple[int, str], int] = {}  #: by device and path, for models with slow first executions
+        self._executed: dict[tuple[int, str], int] = {}  #: number by device and path, if first executions are slow
 
     def handle(self, now: Nanos, event: Event) -> list[ResultCommand]:
         """Handle an event; see `clockwork.machine.Machine`."""

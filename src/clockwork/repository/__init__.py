@@ -1,7 +1,7 @@
 """Model repositories on disk: directories of models in the layouts of Triton and KServe.
 
-The package reads a repository and decides which models and versions an operator wants. It loads nothing, and it knows
-no controller and no worker.
+The package reads a repository and decides which models and versions an operator wants. The package loads nothing, and
+knows no controller and no worker.
 
 ============  ==================================================================================================
 `models`      finds the models of a repository and their versions

@@ -1,7 +1,7 @@
 """Describes the files of a model without reading them, so that a change is noticed.
 
 Hidden files and `IGNORED` directories do not count. Links are followed, because the content of a Kubernetes volume
-changes by a link. A directory that lies outside of the model is not entered unless the link policy allows it.
+changes when a link changes. A directory that lies outside of the model is not entered unless the link policy allows it.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class Contents(Struct, frozen=True):
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a file or directory of this name is no part of a repository."""
+    """Return whether a repository ignores files and directories of this name."""
     return name.startswith((".", PREFIX)) or name in IGNORED
 
 

@@ -1,6 +1,6 @@
 """Names that an operator gives to versions, such as ``stable`` and ``canary``. Pure.
 
-A label stands for a version wherever a version may be given. Its first character is a letter, so that it cannot be
+A label stands for a version wherever a version may be given. A label begins with a letter, so that it cannot be
 mistaken for a version.
 """
 
@@ -26,7 +26,7 @@ _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 class Labels(Struct, frozen=True):
-    """The labels of all models: version by label, by model name."""
+    """The labels of all models. For each model name, a table maps labels to versions."""
 
     versions: dict[str, dict[str, int]] = {}
 
@@ -67,7 +67,7 @@ def parse_labels(texts: Iterable[str]) -> Labels:
 
 
 def is_label(text: str) -> bool:
-    """Return whether a text can be a label; a number is none."""
+    """Return whether a text can be a label. A number cannot be a label."""
     return _WORD.fullmatch(text) is not None
 
 

@@ -2,7 +2,7 @@
 
 Rules of the file: a worker reads models below one directory, its model root, and nothing else. A model repository is
 such a root. Messages repeat the path from the request, and never reveal where the root is or what lies outside it.
-Anyone who may write below the root is trusted not to change it between the check and the reading.
+Users who may write below the root are trusted not to change a path between the check and the reading.
 """
 
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS, kind: str = "th
     """Return the absolute path of an existing file or directory below ``root``.
 
     A symbolic link is followed if it stays below the root or ``links`` allows it; the path keeps the link's own name.
-    ``kind`` is what messages call the root.
+    ``kind`` is the name of the root in messages.
 
     Raises:
         InvalidModelError: the path is empty, absolute, too long, leads out of the root, or does not exist.
@@ -37,7 +37,7 @@ def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS, kind: str = "th
     found = root / pure
     try:
         home, real = root.resolve(strict=True), found.resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: links in a circle, until Python 3.13
+    except (OSError, RuntimeError):  # until Python 3.13, links in a circle raise RuntimeError
         # The target of a link through /proc/PID/root, as KServe makes for models in an image, has no path here.
         if links.names(found) and found.exists():
             return found

@@ -3,12 +3,13 @@
 A model NAME is a directory of the repository:
 
 - ``NAME/VERSION/model.onnx`` or ``.pt2`` with a number as VERSION, and beside it ``NAME/config.pbtxt`` (Triton)
-- ``NAME/model.onnx``, or what else `clockwork.runtimes.locating` finds in the directory (KServe). It has one version
+- ``NAME/model.onnx``, or another file that `clockwork.runtimes.locating` finds in the directory (KServe). Such a model
+  has one version
 
 A file ``NAME.onnx`` or ``NAME.pt2`` in the repository is a model too.
 
-One model's fault never hides another model: the fault is in the description of its model. Only an unreadable or too
-large repository is an error.
+A fault of one model never hides other models, because the model's description contains the fault. Only an unreadable or
+too large repository is an error.
 """
 
 import os
@@ -31,7 +32,7 @@ from clockwork.runtimes.text_format import Fields
 from clockwork.steps import Steps, at_once
 
 KIND: Final = "the model repository"
-"""What messages call the root of the paths."""
+"""Name of the root of the paths in messages."""
 
 SUFFIXES: Final = (".onnx", PROGRAM)
 """File name suffixes of models."""
@@ -49,8 +50,8 @@ class RepositoryModel(Struct, frozen=True):
     - ``policy``: which versions are wanted
     - ``config``: all fields of the configuration; None if the model has none
     - ``max_batch_size``: from the configuration; None if it is not set
-    - ``contents``: the files, for comparison with what was seen before; None if they could not be read
-    - ``warnings``: what an operator should know, though the model can be loaded
+    - ``contents``: the files, for comparison with earlier contents; None if they could not be read
+    - ``warnings``: facts that an operator should know, although the model can be loaded
     - ``problems``: why the model cannot be loaded; empty if it can
     """
 
@@ -102,7 +103,7 @@ def list_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[list[Reposi
 
 
 def scan_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[dict[str, Contents | str]]:
-    """Return the contents of every model, or why they cannot be read, by name; in steps of one model each.
+    """Return each model's contents, or why they cannot be read, by name. Each step reads one model.
 
     This is a small part of the work of `list_in_steps`, for polls.
 
@@ -123,7 +124,7 @@ def scan_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[dict[str, C
 
 
 def entries_by_name(root: Path) -> dict[str, list[str]]:
-    """Return the files and directories of a repository that may be models, by the model's name and in its order.
+    """Return the files and directories of a repository that may be models. The keys are the models' names, in order.
 
     Raises:
         InvalidRequestError: the repository cannot be read, or has more than `MAX_ENTRIES` entries.
@@ -161,7 +162,7 @@ def wanted_versions(model: RepositoryModel) -> tuple[int, ...]:
 
 
 def _model_name(entry: "os.DirEntry[str]") -> str:
-    """Return the name of the model that an entry of a repository is; empty: it is none."""
+    """Return the model's name if an entry of a repository is a model, else an empty text."""
     if is_ignored(entry.name):
         return ""
     stem, dot, suffix = entry.name.rpartition(".")
@@ -189,7 +190,7 @@ def _described(home: Path, name: str, entries: list[str], links: LinkPolicy, con
 
 
 def _located(home: Path, name: str, entries: list[str], links: LinkPolicy) -> Path:
-    """Return the path of a model whose name and path are allowed; ``home`` is the repository, resolved."""
+    """Check the name and the path of a model, and return the path. ``home`` is the resolved repository."""
     load_spec(name, name, 1, 1)  # checks the name
     if len(entries) > 1:
         raise InvalidModelError(f"model {name!r} exists as {' and as '.join(entries)}: remove or rename one")
@@ -202,7 +203,7 @@ def _unreadable(name: str, error: OSError) -> str:
 
 
 class _Reader:
-    """Reads one model. ``home`` is the repository, resolved; ``path`` was resolved below it."""
+    """Reads one model. ``home`` and ``path`` are the resolved paths of the repository and of the model."""
 
     def __init__(self, home: Path, name: str, path: Path, links: LinkPolicy) -> None:
         self._home, self._name, self._path, self._links = home, name, path, links
@@ -260,7 +261,7 @@ class _Reader:
         """Return the model file that a path means.
 
         Raises:
-            InvalidModelError: there is none, it is ambiguous, outside of the directory or empty.
+            InvalidModelError: there is no such file, or it is ambiguous, outside of the directory or empty.
         """
         if path.is_dir() and not _holds_model(path):
             raise InvalidModelError(

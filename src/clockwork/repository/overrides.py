@@ -1,4 +1,4 @@
-"""Configuration and files that a load request brings with it, as in Triton's model repository extension.
+"""The configuration and the files that a load request contains, as in Triton's model repository extension.
 
 The parameter ``config`` is a configuration in JSON; it replaces the model's config.pbtxt. A parameter
 ``file:1/model.onnx`` is the content of a file. If there are files, they replace the whole directory of the model for
@@ -30,7 +30,7 @@ PREFIX: Final = "file:"
 """Prefix of the names of parameters with files; the rest of the name is the file's path in the model's directory."""
 
 MAX_NAME: Final = 255
-"""Limit on the bytes of a file's name, which is that of Linux."""
+"""Limit on the length of a file's name in bytes, as on Linux."""
 
 MAX_LEVELS: Final = 4
 """Limit on the parts of a file's path."""
@@ -39,21 +39,23 @@ _CAMEL: Final = re.compile(r"(?<=[a-z0-9])[A-Z]")
 
 
 class OverrideLimits(Struct, frozen=True):
-    """How much one load request may bring."""
+    """Limits on the files of one load request."""
 
     max_files: int = 1000
     max_total: Bytes = 2 * GIB
 
 
 class LoadOverride(Struct, frozen=True):
-    """What a load request brings: a configuration, and files by their path in the model's directory."""
+    """The configuration in a load request, and its files by their path in the model's directory."""
 
     config: Fields
     files: dict[str, bytes] = {}
 
 
 def load_override(parameters: Mapping[str, Any], limits: OverrideLimits) -> LoadOverride | None:
-    """Return what the parameters of a load request bring; None if it is nothing. Other parameters are ignored.
+    """Return the configuration and the files in the parameters of a load request, or None if there are none.
+
+    Other parameters are ignored.
 
     Files are bytes (gRPC) or strings in base64 (HTTP). Decoding takes about a second per GiB.
 
@@ -93,8 +95,8 @@ def config_from_json(text: str) -> Fields:
 def write_override(override: LoadOverride, name: str, place: Path) -> ScratchDirectory:
     """Write the files as ``NAME/...`` into a new temporary directory in ``place``, which is then a model repository.
 
-    It has a config.pbtxt with the only field that runtimes use. The caller removes the directory when the model is
-    unloaded.
+    The repository has a config.pbtxt with the only field that runtimes use. The caller removes the directory when the
+    model is unloaded.
 
     Raises:
         InvalidRequestError: max_batch_size in the configuration is wrong.

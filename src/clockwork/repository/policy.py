@@ -1,4 +1,4 @@
-"""Triton's version policies: which versions of a model are served. Pure.
+"""Triton's version policies, which choose the versions of a model that are served. Pure.
 
 A configuration sets ``version_policy { latest { num_versions: 2 } }``, ``{ all { } }`` or
 ``{ specific { versions: [1, 3] } }``. Without a policy, the highest version is served.
@@ -39,7 +39,7 @@ class Specific(Struct, frozen=True):
 
 
 VersionPolicy: TypeAlias = Latest | All | Specific
-"""Which versions of a model are served."""
+"""A rule that chooses the versions of a model that are served."""
 
 
 def policy_of(fields: Fields) -> VersionPolicy:
@@ -104,7 +104,7 @@ def choose(policy: VersionPolicy, there: Collection[int], model: str) -> tuple[i
     """Return the versions to serve, in ascending order. ``there`` are the versions on disk.
 
     Raises:
-        InvalidModelError: the policy chooses no version, or one that is not there.
+        InvalidModelError: the policy chooses no version, or a version that is not on disk.
     """
     ordered = sorted(there)
     chosen = ordered
@@ -147,7 +147,7 @@ def _specific(choice: Fields) -> tuple[int, ...]:
 
 
 def _whole(value: Value) -> int | None:
-    """Return a version or a count, which JSON may hold as a string; None if it is neither."""
+    """Return a version or a count as a number, or None for other values. JSON may contain the number as a string."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MAX_VERSION)):
         value = int(value)
     return value if type(value) is int and 0 <= value <= MAX_VERSION else None

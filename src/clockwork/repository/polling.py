@@ -25,7 +25,7 @@ class Seen(Struct, frozen=True):
     """What a poll saw of a model's directory; see `clockwork.repository.contents.Contents`.
 
     ``age`` is the time from the latest change within the directory to the beginning of the poll, by the file system's
-    clock. It is negative if the change is later or that clock is ahead.
+    clock. ``age`` is negative if the change is later or that clock is ahead.
     """
 
     fingerprint: str
@@ -48,7 +48,7 @@ class _Action(Enum):
 
 
 class _Model(Struct):
-    """What is known of one model.
+    """The known facts about one model.
 
     ``since``: the directory is settled an interval after this time. ``acted_on``: fingerprint of the latest load or
     reload, which may have failed.
@@ -74,8 +74,8 @@ class Poller:
         """Return what to do after a poll.
 
         Args:
-            began: when the poll began. If that is less than an interval after the previous poll ended, the poll finds
-                changes, but confirms none.
+            began: when the poll began. If the poll began less than an interval after the end of the previous poll, it
+                finds changes but confirms none.
             ended: when the poll ended.
             seen: all models in the repository; None for a model whose directory could not be read.
         """
@@ -104,7 +104,7 @@ class Poller:
         model.outstanding = None
 
     def postponed(self, name: str) -> None:
-        """Note that an action was not begun, because the directory had changed again. It may be chosen again.
+        """Note that an action was not begun, because the directory had changed again. The action may be chosen again.
 
         Raises:
             ValueError: no action of the model is outstanding.
@@ -138,7 +138,7 @@ class Poller:
         model.seen, model.present = seen, True
 
     def _since(self, began: Nanos, ended: Nanos, seen: Seen, before: Seen | None) -> Nanos:
-        """Return since when a directory that has changed counts as unchanged."""
+        """Return the time since which a changed directory counts as unchanged."""
         renamed = (before is None or seen.inode != before.inode) and seen.age >= self._interval
         return began - self._interval if renamed else ended
 
@@ -148,7 +148,7 @@ class Poller:
             model.present, model.since = False, ended
 
     def _next_action(self, began: Nanos, name: str, unreadable: bool) -> _Action | None:
-        """Return the action that the model needs, and note it."""
+        """Return the action that the model needs, and record the action."""
         model = self._models.get(name)
         if model is None or unreadable or model.outstanding is not None or began - model.since < self._interval:
             return None

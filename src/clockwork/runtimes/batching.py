@@ -3,8 +3,8 @@
 In doubt, a model is not batched. That costs speed, but can never give a wrong response. A model is batched if two
 conditions are met. The analysis of its graph must prove that each row is computed independently, and a trial
 (`clockwork.runtimes.trial`) must find no difference between single and batched execution. A model without such a proof
-is batched only if the operator allows it with ``--allow-batching`` and it passes a longer trial. A model that mixes
-rows is never batched.
+is batched only if the operator allows batching with ``--allow-batching`` and the model passes a longer trial. A model
+that mixes rows is never batched.
 """
 
 import hashlib

@@ -35,7 +35,7 @@ def locate(path: Path, suffix: str, kind: str, name: str = "", links: LinkPolicy
         path: path of a file or directory.
         suffix: file name suffix of the runtime's models.
         kind: description of such a file for error messages, with an article: "an ONNX model".
-        name: the model's name. It selects one of several files or subdirectories.
+        name: the model's name. The name selects one of several files or subdirectories.
         links: decides whether a link may point out of the directory.
 
     Raises:

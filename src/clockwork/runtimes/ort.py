@@ -10,8 +10,8 @@ import os
 from typing import Final
 
 TELEMETRY_VARIABLE: Final = "ORT_DISABLE_TELEMETRY"
-"""Environment variable that switches the telemetry off. ONNX Runtime reads it when it is loaded. Child processes
-inherit it.
+"""Environment variable that switches the telemetry off. ONNX Runtime reads the variable when the library is loaded.
+Child processes inherit it.
 """
 
 os.environ[TELEMETRY_VARIABLE] = "1"

@@ -56,7 +56,7 @@ class Verdict(Struct, frozen=True):
     - ``packed``: sessions pack weights
     - ``session_bytes``: the heap memory that a session takes, without weights that are used in place
     - ``trial``: the first execution of the prepared graph; None if it accepted none of the random inputs
-    - ``example``: the model's example, and ``random_example`` whether its elements are random
+    - ``example``: the model's example; ``random_example`` states whether its elements are random
     """
 
     in_place: bool

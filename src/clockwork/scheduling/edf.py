@@ -1,9 +1,9 @@
 """Executes the request with the earliest deadline first, and drops requests that can no longer be in time.
 
-There is one queue for all devices, in order of deadlines. An idle device gets the most urgent request whose weights it
-has. If no device has the weights, they are loaded on a device with free memory. Requests for the same model join a
-batch as long as the most urgent request of the batch can still be in time. When a request can no longer be in time
-according to the measured times, it is refused at once.
+There is one queue for all devices, in order of deadlines. An idle device gets the most urgent request among those whose
+weights are on the device. If no device has the weights, they are loaded on a device with free memory. Requests for the
+same model join a batch as long as the most urgent request of the batch can still be in time. When a request can no
+longer be in time according to the measured times, it is refused at once.
 """
 
 from heapq import heappop, heappush
@@ -102,7 +102,7 @@ class EdfScheduler(Scheduler):
         return self._advance(now)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Queue the requests again that were sent to the worker."""
+        """Queue again the requests that were sent to the worker."""
         self._loading = {model: gpu for model, gpu in self._loading.items() if gpu.worker_id != worker.id}
         lost: list[PendingRequest] = []
         for gpu in worker.gpus:
@@ -136,7 +136,7 @@ class EdfScheduler(Scheduler):
     def _tidy_starts(self) -> None:
         """Remove entries of requests that left the queue.
 
-        Remove those at the front, or all if they are the majority.
+        Remove the entries at the front, or all such entries if they are the majority.
         """
         while self._starts and self._starts[0][1] not in self._last_start:
             heappop(self._starts)

@@ -25,7 +25,7 @@ MAX_OUTSTANDING: Final = 2
 """Limit of outstanding Infers on one device. One Infer runs, and one waits."""
 
 CHOICES: Final = 8
-"""Number of devices considered for a request whose model no device has."""
+"""Number of devices that are considered for a request if no device has its model."""
 
 
 class _Device:

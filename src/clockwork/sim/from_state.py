@@ -62,7 +62,7 @@ def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scen
 def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
     """Return a stream for each model and SLO.
 
-    The rate is the recent demand. Files without recent demand give the mean rate since the start.
+    The rate is the recent demand. For files without recent demand, the rate is the mean rate since the start.
     """
     streams = [stream for model in state["models"] for stream in _recent_streams(model)]
     streams = streams or [stream for model in state["models"] for stream in _mean_stream(model, state)]

@@ -1,4 +1,4 @@
-"""Finds what is left of models that were unloaded, in the whole memory of a controller and its scheduler."""
+"""Finds the remains of unloaded models in the whole memory of a controller and its scheduler."""
 
 import gc
 from collections.abc import Sequence

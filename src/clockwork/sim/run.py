@@ -273,7 +273,7 @@ class Simulation:
         self.watcher.check_rest(truth, self.cluster.ask_status())
 
     def _check_unloaded(self) -> None:
-        """Check that nothing is left of the models that were unloaded, and that workers have the models of now."""
+        """Check that nothing is left of unloaded models, and that workers have exactly the present models."""
         controller = self.cluster.controller
         served = set(controller.models())
         gone = frozenset(self.watcher.loaded.keys() - served - set(self.scenario.model_names()))
@@ -337,7 +337,7 @@ def _checked(scheduler: Scheduler, scenario: Scenario) -> Scheduler:
     """Check that a scheduler follows the changes of a scenario, and return it.
 
     Raises:
-        InvalidRequestError: the scheduler does not.
+        InvalidRequestError: the scheduler does not follow changes.
     """
     if scenario.changes and not changes_models(scheduler):
         raise InvalidRequestError(

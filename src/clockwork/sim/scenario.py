@@ -132,10 +132,10 @@ class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A fault that begins ``at_s`` seconds after the load and lasts ``for_s`` seconds.
 
-    A slow-device multiplies durations by ``factor``. A drift makes durations gradually longer, until they are
-    ``factor`` times as long. In a stalled-link, no message arrives in either direction. A worker-death means that the
-    worker dies and returns as a new process. With failing, a share ``factor`` of all Infers fails. A clock-skew lasts
-    from the start: the worker's clock is ahead by ``offset_ms`` and gains ``drift_ppm``.
+    The kind "slow-device" multiplies durations by ``factor``. The kind "drift" makes durations gradually longer, until
+    they are ``factor`` times as long. With "stalled-link", no message arrives in either direction. With "worker-death",
+    the worker dies and returns as a new process. With "failing", a share ``factor`` of all Infers fails. The kind
+    "clock-skew" lasts from the start: the worker's clock is ahead by ``offset_ms`` and gains ``drift_ppm``.
     """
 
     kind: Literal["slow-device", "drift", "stalled-link", "worker-death", "failing", "clock-skew"]

@@ -40,7 +40,7 @@ Broken promises of these seeds are not violations, because admission ignores the
 """
 
 QUIET_SHARE: Final = 0.6
-"""Share of the seeds with changes that have no noise, no costs and no faults but lost workers."""
+"""Among the seeds with changes, share of those without noise and costs, and without faults other than lost workers."""
 
 MEASURED_SHARE: Final = 0.25
 """Share of the changes whose versions have known times."""
@@ -240,7 +240,7 @@ def _change(rng: Random, models: Sequence[str], duration: float, several: bool) 
         rng.choice((0.0, 0.05, 0.2, 1.0)),
         read_ms=rng.choice((0.0, 10.0, 100.0, 500.0)),
         factor=rng.choice((0.5, 1.0, 1.0, 1.9)),
-        trial_factor=rng.choice((0.0, 1.0, 2.0, 5.0)),  # the bound of three times it exceeds the first executions
+        trial_factor=rng.choice((0.0, 1.0, 2.0, 5.0)),  # the bound, three times this, covers slow first executions
         first_factor=1.0 if several else first,
         first_count=rng.choice((1, 2, 5)),
         measured=rng.random() < MEASURED_SHARE,

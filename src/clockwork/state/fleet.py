@@ -34,7 +34,7 @@ class WorkerState:
             unknown = [name for name in gpu.models if name not in self.models]
             if unknown:
                 raise ValueError(f"worker {worker_id} reports weights of models that it does not hold: {unknown}")
-        #: action id -> device, of all outstanding actions
+        #: action id -> device, for all outstanding actions
         self.routes: dict[int, GPUState] = {}
         self.gpus = [GPUState(worker_id, gpu, self.models, actions, self.routes, holders) for gpu in info.gpus]
         self._by_id = {gpu.gpu_id: gpu for gpu in self.gpus}

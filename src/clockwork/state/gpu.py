@@ -58,7 +58,7 @@ class GPUState:
         """Create the state of a device from its worker's report.
 
         All devices of the fleet share ``actions`` and ``holders``. Devices add their actions to ``actions``, and
-        register in ``holders`` the models whose weights they have. All devices of a worker share ``routes``, and
+        register in ``holders`` the models that have weights on them. All devices of a worker share ``routes``, and
         register the ids of their actions there.
 
         Raises:
@@ -348,7 +348,7 @@ class QueuedAction:
 
 
 class ActionQueue:
-    """Actions, in order, that the states of devices have made and that the controller has not sent yet.
+    """The actions that the states of devices have made and that the controller has not sent yet, in order.
 
     A controller has one queue. The queue also numbers the actions that need no device, such as LoadModelFromDisk.
     """

@@ -40,7 +40,8 @@ class ModelState:
         self.name = info.name
         #: the name in clients' requests; ``name`` is NAME/VERSION if several versions of a model are loaded
         self.served_as = info.name.partition("/")[0]
-        self.version = info.version  #: the version under which clients know it
+        self.version = info.version  #: the version under which clients know the model
+
         #: names of the inputs with a default; a request that has one of them shares no batch
         self.optional = frozenset([tensor.name for tensor in info.inputs if tensor.optional])
         #: whether the inputs of requests may differ in more than their first dimension
@@ -50,6 +51,7 @@ class ModelState:
         self.profiles: dict[str, ModelProfile] = {}
         self.unbatched = ""
         self.predictions = Predictions(OF_A_MODEL)  #: errors of the predictions of its actions on all devices
+
         #: durations by (kind, batch size); batch size 0 means LoadWeights
         self._recent: dict[tuple[str, int], deque[Nanos]] = {}
 
@@ -70,7 +72,7 @@ class ModelState:
     def executed_first(self, kind: str, shapes: tuple[tuple[int, ...], ...], duration: Nanos) -> None:
         """Replace the assumed time of a model that was not measured by the time of its first request.
 
-        ``shapes`` are those of the request's inputs.
+        ``shapes`` are the shapes of the request's inputs.
         """
         profile = self.profiles[kind]
         first = 1 if self.info.batchable else 0

@@ -17,8 +17,8 @@ class PendingRequest:
     if there is no promise. ``reason`` is why the promise is broken. ``reason`` is empty if the promise is not broken or
     the reason is unknown.
 
-    The controller sets ``over`` when the request has been answered or cancelled. Nothing more has to be done for it
-    then.
+    The controller sets ``over`` when the request has been answered or cancelled. Nothing more has to be done for the
+    request then.
     """
 
     __slots__ = (

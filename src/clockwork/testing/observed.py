@@ -15,7 +15,7 @@ from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_WAKES_AT_ONCE: Final = 1000
-"""Limit of wakes at one time. A scheduler that requests more wakes than this lets no time pass."""
+"""Limit of wakes at one time. If a scheduler requests more wakes than this, it lets no time pass."""
 
 MAX_WAKES: Final = 20_000
 """Limit of wakes in a run of a few seconds. A scheduler should not request more."""

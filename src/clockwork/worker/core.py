@@ -153,7 +153,7 @@ class WorkerCore:
     def upcoming(self, gpu: int) -> StartTask | None:
         """Return the Infer that starts next on the device if no other event happens.
 
-        A host can prepare it in advance.
+        A host can prepare this Infer in advance.
 
         Return None if no Infer waits, or if the Infer would be refused now.
         """
@@ -279,7 +279,7 @@ class WorkerCore:
         """Return whether an action that is due has to wait for the end of a task in another lane."""
         if gpu is None:
             return False
-        if isinstance(action, ClearCache):  # it waits while weights are in use, or while an UnloadModel closes them
+        if isinstance(action, ClearCache):  # waits while weights are in use, or while an UnloadModel closes them
             return bool(self._memories[gpu].models_in(WeightsState.IN_USE, WeightsState.EVICTING))
         if not isinstance(action, Infer):
             return False

@@ -20,7 +20,7 @@ from clockwork.units import Bytes, Nanos
 class LaneKind(StrEnum):
     """The kinds of lanes. The worker has one HOST lane (``gpu`` is None).
 
-    Each device has one lane of the other kinds.
+    Each device has one lane of each other kind.
     """
 
     HOST = "host"  #: LoadModelFromDisk, UnloadModel

@@ -49,6 +49,7 @@ class Lane:
         self._arrivals = 0
         self._entries: dict[int, Entry] = {}  #: waiting entries by arrival
         self._order: list[tuple[Nanos, int]] = []  #: (earliest, arrival) of the waiting entries, sorted
+
         #: a heap of (latest, arrival); some of these actions no longer wait
         self._expiries: list[tuple[Nanos, int]] = []
         self._loads: Counter[str] = Counter()  #: model -> number of waiting LoadWeights

@@ -122,7 +122,7 @@ def _bursty(mean: float, day: Sequence[float], rng: Random) -> list[int]:
 def _count(mean: float, rng: Random) -> int:
     """Draw a count with this mean.
 
-    Small means give a Poisson distribution, large means a rounded normal distribution.
+    A small mean gives a Poisson distribution, and a large mean gives a rounded normal distribution.
     """
     if mean > 50:
         return max(0, round(rng.gauss(mean, mean**0.5)))

@@ -100,6 +100,7 @@ class Counts:
         self.latency = Histogram()  #: latency of requests in time, from the intended send time
         self.verdict = Histogram()  #: time to the refusal of refused requests
         self.reasons: dict[str, int] = {}  #: counts of broken promises by reason
+
         #: reasons of requests that were not in time, counted until the first request is in time
         self.setbacks: dict[str, int] = {}
         self.failure = ""  #: error message of the first failed request

@@ -28,7 +28,7 @@ class WorkloadRequest(Struct, frozen=True):
 
 
 BACK_OFF: Final[Nanos] = 0
-"""Means that a failure has no retry time, so that the client itself chooses how long it waits (`back_off`)."""
+"""Value for a failure without a retry time. The client itself then chooses how long it waits (`back_off`)."""
 
 FIRST_BACK_OFF: Final[Nanos] = 10 * MILLISECOND
 MAX_BACK_OFF: Final[Nanos] = 1 * SECOND

@@ -236,7 +236,7 @@ def check_finite(value: object, where: str) -> None:
     """Refuse ``nan`` and ``inf``, which TOML allows. ``nan`` would pass most checks of ranges.
 
     Raises:
-        InvalidRequestError: ``value`` (a number, struct, dict, list or tuple) is or contains one.
+        InvalidRequestError: ``value`` (a number, struct, dict, list or tuple) is or contains ``nan`` or ``inf``.
     """
     if isinstance(value, float) and not isfinite(value):
         raise InvalidRequestError(f"{where} is {value}; it must be a finite number")

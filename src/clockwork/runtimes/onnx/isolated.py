@@ -1,7 +1,7 @@
 """Prepares a model in a process of its own, while the worker serves.
 
-To read a large model takes Python's interpreter lock for up to half a second. To prepare the model takes several
-seconds of computation. In the worker's own process, this would delay every request. So a *child* process reads and
+Reading a large model takes Python's interpreter lock for up to half a second. Preparing the model takes several seconds
+of computation. In the worker's own process, this work would delay every request. So a *child* process reads and
 prepares the model, and stores it in the cache of prepared models. Then the worker reads the prepared model from the
 cache. If a model crashes the child or takes all memory, the worker is not harmed.
 
@@ -55,7 +55,7 @@ def prepare_in_child(preparation: Preparation) -> ModelFile:
     """Read a model, and store the prepared model in the cache. Return the file without its larger tensors.
 
     Raises:
-        InvalidModelError: the model cannot be used, or the child did not end well.
+        InvalidModelError: the model cannot be used, or the child failed.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     name = preparation.file.name

@@ -28,7 +28,7 @@ def _prepare(preparation: Preparation) -> Prepared:
 def main() -> None:
     """Carry out the preparation on standard input, and write the answer to standard output."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not mix with the answer
+    os.dup2(2, 1)  # text that libraries print must not mix with the answer
     preparation = pickle.load(sys.stdin.buffer)
 
     def end_with_worker() -> None:

@@ -18,7 +18,7 @@ def known_sizes(model: Any) -> dict[str, dict[int, int]]:
     """Return sizes by input and dimension. ``model`` is a ModelProto, with or without its weights' elements."""
     weights = {tensor.name: tuple(tensor.dims) for tensor in tensors(model.graph) if tensor.name}
     rank = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.input}
-    origin = {name: name for name in rank if name not in weights}  #: tensor -> the input whose shape the tensor has
+    origin = {name: name for name in rank if name not in weights}  #: tensor -> the input that has the same shape
     found: dict[str, dict[int, int]] = {}
     for node in model.graph.node:
         read = origin.get(node.input[0]) if node.input else None

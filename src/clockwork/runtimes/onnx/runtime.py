@@ -95,7 +95,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return prepare_in_child(Preparation(path, policy, self._batching, self.links, self._threads, directory, nbytes))
 
     def fill_cache(self, path: Path, policy: BatchingPolicy) -> ModelFile:
-        """Store a model prepared in the cache, and return its file.
+        """Prepare a model, store the result in the cache, and return the model's file.
 
         Raises:
             InvalidModelError: the file is not an ONNX model, or is broken.

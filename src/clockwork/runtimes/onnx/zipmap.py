@@ -1,4 +1,4 @@
-"""Replaces each ZipMap of a graph, whose output no protocol can transfer, by the ZipMap's input tensor.
+"""Replaces each ZipMap of a graph by the ZipMap's input tensor, because no protocol can transfer a ZipMap's output.
 
 Converters of scikit-learn models end the graph with a ZipMap. The input of a ZipMap is a tensor of probabilities with a
 row for each row of the model's input and a column for each label. The ZipMap makes a dictionary of each row, and tensor
@@ -14,7 +14,7 @@ _DOMAIN: Final = "ai.onnx.ml"
 
 
 def replace_zipmaps(graph: Any) -> bool:
-    """Replace each ZipMap that makes an output of the graph. Return whether there was one."""
+    """Replace each ZipMap that makes an output of the graph. Return whether there was a ZipMap."""
     used = {name for node in graph.node for name in node.input}
     outputs = {value.name: value for value in graph.output if value.name not in used}
     replaced = False

@@ -28,7 +28,9 @@ def gathered_elements(data: Value, indices: Value, axis: int, *more: Value) -> V
 
 
 def same_rows(*values: Value, axis: int) -> None:
-    """Check that all tensors have the same batch axis, and that it is not ``axis``. None may also have a batch axis.
+    """Check that all tensors have the same batch axis, and that it is not ``axis``.
+
+    It is also allowed that no tensor has a batch axis.
 
     Raises:
         MixesRowsError: the batch axes differ, or ``axis`` is the batch axis.

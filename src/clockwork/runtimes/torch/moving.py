@@ -12,7 +12,10 @@ from clockwork.runtimes.torch.program import Program
 
 
 def move(program: Program, kind: str) -> None:
-    """Rewrite a program for a kind of device, ``cuda`` or ``cpu``. This includes graphs inside its graph."""
+    """Rewrite a program for a kind of device, ``cuda`` or ``cpu``.
+
+    Graphs inside the program's graph are rewritten as well.
+    """
     device = torch.device(kind)
 
     def moved(argument: Any) -> Any:

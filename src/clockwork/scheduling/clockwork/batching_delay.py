@@ -6,8 +6,8 @@ latency. If the server is the bottleneck, an immediate start makes every batch a
 its time on actions instead of requests. A measurement over gRPC on one core gave 1,000 requests/s with batches of one,
 and 3,000 requests/s with a wait of 2 ms.
 
-Theory of operation. The controller reports which share of its time the server uses. The *level* is the number of rows
-that an idle device should wait for. The level rises while this share is above `BUSY`, and falls while the share is
+Theory of operation. The controller reports the share of the server's time that is in use. The *level* is the number of
+rows that an idle device should wait for. The level rises while this share is above `BUSY`, and falls while the share is
 below `CALM`. The number of rows to wait for also depends on recent waits. If the rows arrived during a wait, the number
 doubles. If the wait ended before the rows arrived, the number is halved. So if a single client sends one request at a
 time, the device waits only once in `PROBE`.

@@ -33,7 +33,10 @@ class SentInfer:
         expected: Nanos,
         earliest: Nanos,
     ) -> None:
-        """``expected`` is the estimated duration of the Infer. ``earliest`` is the ``earliest`` of its action."""
+        """``expected`` is the estimated duration of the Infer.
+
+        ``earliest`` is the ``earliest`` of the Infer's action.
+        """
         self.model = model
         self.key = key
         self.requests = requests
@@ -52,11 +55,11 @@ class Device:
         self.gpu = gpu
         self.times = InferTimes(gpu.kind, config.window)
         self._load_times = Estimates(config.window, Pace())
-        self.sent: dict[int, SentInfer] = {}  #: by action id, in the order of sending
+        self.sent: dict[int, SentInfer] = {}  #: Infers by action id, in the order of sending
         self._sent_of: dict[str, int] = {}  #: model -> number of its Infers in `sent`, if there are any
         self.free: Nanos = 0  #: time at which the device will have executed everything that was sent
         self._last_end: Nanos = 0  #: end of the last Infer whose result is known
-        self.ready: dict[str, Nanos] = {}  #: models whose weights are being loaded -> time at which they will be loaded
+        self.ready: dict[str, Nanos] = {}  #: models whose weights are being loaded -> time at which the load will end
         self._last_load_end: Nanos = 0
         self.load_free: Nanos = 0  #: time at which all loads that were sent will have ended
         one_way = min(max(one_way, config.network_delay), MAX_DELAY)
@@ -109,7 +112,7 @@ class Device:
             return now
         if any(name in self._sent_of for name in self.ready):
             return max(now, start)
-        # it is never before that of an Infer that was sent earlier
+        # the result is never before the ``earliest`` of an Infer that was sent earlier
         return max(now, next(reversed(self.sent.values())).earliest)
 
     # --- events ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ GroupKey = tuple[str, ShapeKey]
 
 
 class OpenBatches:
-    """The batches of all plans that are not full, by group."""
+    """The planned batches that are not full, by group."""
 
     def __init__(self) -> None:
         """Start without batches."""

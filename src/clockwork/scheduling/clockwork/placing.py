@@ -34,6 +34,7 @@ class Placing:
         self._delay = delay
         self._open = OpenBatches()
         self._batch_of: dict[int, PlannedBatch] = {}  #: id of a planned request -> its batch
+
         #: request id -> the plan of the device to which the request was assigned or sent
         self._plan_of: dict[int, Plan] = {}
 

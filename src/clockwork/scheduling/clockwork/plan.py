@@ -2,11 +2,11 @@
 
 Theory of operation. A *batch* consists of requests of one model that will be one Infer. The *capacity* of a batch is
 the number of rows for which the plan reserves time. The capacity may be larger than the present number of rows, because
-more requests are expected before the batch is sent. A batch begins when the batch before it has ended and its weights
-are loaded. The device must have executed the batch by its time ``due``, so that every deadline in the batch is met with
-all margins. The *slack* of a batch is the time by which this batch and all later batches may be delayed without
-breaking a promise. So the plan knows from the slack whether a batch may be begun or grown. A given promise is delayed
-only within the slack.
+more requests are expected before the batch is sent. A batch begins when the previous batch has ended and the batch's
+own weights are loaded. The device must have executed the batch by its time ``due``, so that every deadline in the batch
+is met with all margins. The *slack* of a batch is the time by which this batch and all later batches may be delayed
+without breaking a promise. So the plan knows from the slack whether a batch may be begun or grown. A given promise is
+delayed only within the slack.
 
 Planning a request takes O(log n) time for n planned batches, because the `Timeline` finds in O(log n) when a batch
 would begin and how much slack the plan has at that point.
@@ -102,7 +102,7 @@ class Plan:
         return request.deadline - self.device.return_delay - margin
 
     def end_load(self, model: str) -> None:
-        """Record that the load of a model has ended. The model's batches no longer wait for it."""
+        """Record that the load of a model has ended. The model's batches no longer wait for the load."""
         self.device.ready.pop(model, None)
         for batch in self.batches_of.get(model, ()):
             batch.ready = 0
@@ -131,8 +131,8 @@ class Plan:
     def _places(self, deadline: Nanos, ready: Nanos, origin: Nanos) -> list[PlannedBatch | None]:
         """Return the places at which a batch might be inserted.
 
-        The places are the place by its deadline, the end (None) and, if a batch waits for its weights, the place before
-        it.
+        The places are the place by the deadline, the end (None), and the place before a batch that waits for its
+        weights.
         """
         batches = self.batches
         if not batches:
@@ -364,7 +364,7 @@ class Plan:
         return part
 
     def note_sent(self, now: Nanos, action_id: int, batch: PlannedBatch, expected: Nanos, earliest: Nanos) -> None:
-        """Remove a batch whose Infer was sent from the plan. Add the Infer to the work of the device."""
+        """Remove a batch from the plan, because its Infer was sent. Add the Infer to the work of the device."""
         infer = SentInfer(batch.model, batch.key, batch.requests, rows=batch.rows, expected=expected, earliest=earliest)
         self.device.note_sent(now, action_id, infer)
         self.drop(batch)

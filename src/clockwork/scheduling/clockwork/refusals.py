@@ -26,7 +26,7 @@ ADMITTED: Final = "admitted, but will miss its deadline"
 """Beginning of the answer to a request whose promise is broken. No refusal at arrival begins with these words."""
 
 ASSUMED: Final = " (assumed, because the model was not measured; lower it with --unmeasured-cap, or set a longer SLO)"
-"""Added to a refusal because of the time of a model that was not measured."""
+"""Text that is added to a refusal if the model was not measured."""
 
 
 class _RetryTime:
@@ -139,7 +139,7 @@ class Refusals:
 
 
 def _ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
-    """Return when the model's weights could be on the device. Return 0 if they are on it now."""
+    """Return when the model's weights could be on the device. Return 0 if the weights are on the device now."""
     device = plan.device
     if model.name in device.ready:
         return device.ready[model.name]

@@ -67,6 +67,7 @@ class ClockworkScheduler(Scheduler):
         self._verdict_at: Nanos = FAR
         self._failures: dict[int, int] = {}  #: request id -> number of failed attempts
         self._late_starts: dict[int, int] = {}  #: request id -> number of attempts that did not start in time
+
         #: heap of (time, number of the plan, plan); entries may be outdated
         self._wakes: list[tuple[Nanos, int, Plan]] = []
         self._last_number = 0
@@ -82,7 +83,7 @@ class ClockworkScheduler(Scheduler):
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Plan the request at once if possible.
 
-        Otherwise, decide about it after the verdict delay, with others of its group.
+        Otherwise, decide about its whole group after the verdict delay.
         """
         model = request.model
         self._demand.add(now, model.name)
@@ -152,7 +153,7 @@ class ClockworkScheduler(Scheduler):
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Plan the requests again that were planned for the worker or sent to it, if their deadlines allow this."""
+        """Plan again the requests that were planned for the worker or sent to it, if their deadlines allow this."""
         requests: list[PendingRequest] = []
         for gpu in worker.gpus:
             plan = self._plans.pop(gpu)
@@ -215,7 +216,7 @@ class ClockworkScheduler(Scheduler):
     def _place_again(
         self, now: Nanos, requests: Iterable[PendingRequest], reason: str, *, late: bool = False
     ) -> list[Answer]:
-        """Plan requests again that were planned or sent before. Answer the requests that have no attempt left.
+        """Plan again requests that were planned or sent before. Answer the requests that have no attempt left.
 
         ``late`` means that the requests did not fail, but that their action could not start in time.
         """

@@ -227,7 +227,7 @@ class Timeline(Generic[T]):
             parent.right = new
 
     def _rotate_up(self, batch: T) -> None:
-        """Exchange the batch with its parent in the tree. The parent becomes its child."""
+        """Exchange the batch with its parent in the tree. The parent becomes the batch's child."""
         parent = batch.parent
         assert parent is not None
         above = parent.parent

@@ -39,7 +39,9 @@ Models with fixed shapes do not count, because clients cannot increase their num
 """
 
 MAX_AGE: Final[Nanos] = 10 * MILLISECOND
-"""Time after which times are computed again, because estimates relax. Each measurement also causes this."""
+"""Time after which times are computed again, because estimates relax. Each measurement also makes them be computed
+again.
+"""
 
 
 UNKNOWN_MARGIN: Final = 2
@@ -70,11 +72,12 @@ class InferTimes:
         self._kind = kind
         self._window = window
         self._pace = Pace()
-        self._tables: dict[str, _Table] = {}  #: by content
-        #: by content and shape, with the least recently used first
+        self._tables: dict[str, _Table] = {}  #: tables of fixed shapes, by content
+
+        #: tables of other shapes by content and shape, with the least recently used first
         self._shaped: dict[tuple[str, ShapeKey], _Table] = {}
         self._measured = 0  #: number of measurements so far
-        self._sizes: dict[str, tuple[int, ...]] = {}  #: by content, as are the worthwhile sizes
+        self._sizes: dict[str, tuple[int, ...]] = {}  #: batch sizes by content
         self._worthwhile: dict[str, int] = {}
 
     def sizes(self, model: ModelState) -> tuple[int, ...]:

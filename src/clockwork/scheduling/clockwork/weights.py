@@ -74,7 +74,7 @@ class Weights:
         return [] if plans is None else self.some(plans)
 
     def some(self, plans: list[Plan]) -> list[Plan]:
-        """Return ``choices`` of the plans in turn. If there are not more than that, return all plans."""
+        """Return ``choices`` of the plans in turn. If there are at most ``choices`` plans, return all of them."""
         count, choices = len(plans), self._config.choices
         if count <= choices:
             return plans

@@ -68,7 +68,7 @@ class Node:
         return [self.value(at) for at in range(start, len(self.inputs)) if self.has(at)]
 
     def numbers(self, at: int) -> list[Any]:
-        """Return the known elements, numbers or sizes, of an input that is a parameter.
+        """Return the known elements of an input that is a parameter. The elements are numbers or sizes.
 
         Raises:
             MixesRowsError: the input is computed from rows.
@@ -97,7 +97,10 @@ class Node:
         return None if found is None else tuple(axis_of(as_int(axis), rank) for axis in found)
 
     def unknown_size(self, at: object) -> Size:
-        """Return an unknown size for an axis of the output. No rule computes it. ``at`` makes the name unique."""
+        """Return an unknown size for an axis of the output.
+
+        No rule computes this size. ``at`` makes the name unique.
+        """
         return opaque(f"{self.out}.{at}")
 
     def rowwise(self, value: Value, rank: int) -> Value:

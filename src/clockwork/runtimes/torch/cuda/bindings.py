@@ -85,7 +85,7 @@ class CudaDriver:
 
     @property
     def granularity(self) -> Bytes:
-        """Number of bytes of which the sizes and addresses of pages are multiples."""
+        """The sizes and the addresses of pages are multiples of this number of bytes."""
         return self._granularity
 
     def attach(self) -> None:

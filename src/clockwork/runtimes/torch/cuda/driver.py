@@ -40,7 +40,7 @@ class Driver(Protocol):
 
     @property
     def granularity(self) -> Bytes:
-        """Number of bytes of which the sizes and addresses of pages are multiples."""
+        """The sizes and the addresses of pages are multiples of this number of bytes."""
         ...
 
     def attach(self) -> None:

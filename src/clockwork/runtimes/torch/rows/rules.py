@@ -329,7 +329,7 @@ def positions(call: Call) -> Result:
     "_local_scalar_dense",
 )
 def data_dependent_size(call: Call) -> Result:
-    """Rule of operators whose result depends on all rows in its size. The rule rejects them."""
+    """Rule of operators whose result has a size that depends on all rows. The rule rejects these operators."""
     if any(tensor.batch_axis is not None for tensor in call.tensors()):
         raise MixesRowsError(f"{ACROSS}: a size depends on all of them")
     raise UnknownRowsError("has an output whose size depends on its input")
