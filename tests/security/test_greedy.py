@@ -111,12 +111,8 @@ def test_thousands_of_generated_requests_get_one_response_each_and_do_not_delay_
             assert {len(answers) for answers in raw.answers.values()} == {1}
             assert set(raw.statuses()) <= {Status.SUCCESS, Status.TIMEOUT, *REFUSED}
             assert raw.statuses()[Status.SUCCESS] > 100
-            too_much = [
-                answer
-                for (answer,) in raw.answers.values()
-                if answer.message.startswith("this connection has too many pending requests")
-            ]
-            assert len(too_much) > MANY // 2
+            refused = sum(answer.status in REFUSED for (answer,) in raw.answers.values())
+            assert refused > MANY // 2  # beyond the limits of the connection, or too late on a busy machine
             assert (slowest < 1, count > 10) == (True, True), f"the slowest of {count} took {slowest:.3f} s"
 
     with clockwork(*SERVE) as process:
