@@ -9,6 +9,8 @@ from pathlib import Path
 
 from cli.processes import serve
 from clockwork import zoo
+from clockwork.cli.remote import is_version
+from clockwork.messages.requests import ModelSummary
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "changing-models.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -41,3 +43,11 @@ def test_the_commands_of_the_page_work_in_their_order(tmp_path: Path) -> None:
                 check=False,
             )
             assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+
+
+def test_infer_chooses_a_version_by_its_number_or_label_or_the_default() -> None:
+    first = ModelSummary("net", (), (), True, 1, 0, "1", default=True, labels=("stable",))
+    second = ModelSummary("net", (), (), True, 1, 0, "2", default=False)
+    asked = ("", "1", "2", "stable")
+    chosen = {name: [each.version for each in (first, second) if is_version(each, name)] for name in asked}
+    assert chosen == {"": ["1"], "1": ["1"], "2": ["2"], "stable": ["1"]}

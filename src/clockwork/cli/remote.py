@@ -124,7 +124,12 @@ def ls(
 
 
 def infer(
-    model: Annotated[str, typer.Argument(help="Name of the model.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME[:VERSION]", help="Name of the model, or one of its versions or labels.", show_default=False
+        ),
+    ],
     inputs: Annotated[
         list[str],
         typer.Option(
@@ -160,20 +165,30 @@ def infer(
     from clockwork.cli.output import show, show_json
     from clockwork.clock import MonotonicClock
     from clockwork.errors import UnknownModelError
-    from clockwork.messages.faults import unknown_model
+    from clockwork.messages.faults import unknown_model, unknown_version
 
     with _connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
-        served = {summary.name: summary for summary in client.ls()}
-        if model not in served:
-            raise UnknownModelError(unknown_model(model, served))
-        arrays = read_inputs(served[model], inputs)
+        name, _, version = model.partition(":")
+        models = client.ls()
+        served = [summary for summary in models if summary.name == name]
+        if not served:
+            raise UnknownModelError(unknown_model(name, {summary.name for summary in models}))
+        chosen = next((summary for summary in served if is_version(summary, version)), None)
+        if chosen is None:
+            raise UnknownModelError(unknown_version(name, version, [summary.version for summary in served]))
+        arrays = read_inputs(chosen, inputs)
         start = MonotonicClock.now()
-        result = client.infer(model, arrays, slo=None if slo is None else as_seconds(slo))
+        result = client.infer(name, arrays, slo=None if slo is None else as_seconds(slo), version=version)
         round_trip = MonotonicClock.now() - start
     if json:
-        show_json(_result_json(served[model], result, round_trip))
+        show_json(_result_json(chosen, result, round_trip))
     else:
         show(*_result_lines(result, round_trip))
+
+
+def is_version(summary: "ModelSummary", version: str) -> bool:
+    """Return whether a version's number or label is ``version``; an empty text means the default version."""
+    return version in (summary.version, *summary.labels) if version else summary.default
 
 
 def status(
