@@ -1,7 +1,7 @@
 """Writes stdout and stderr from a thread, so that a blocked log cannot block the server.
 
-The standard streams may be pipes. The buffer of a pipe has 64 KiB. When it is full, a write blocks until the reader
-reads, and the event loop, lane or signal handler that wrote is blocked too. After `install`, ``sys.stdout`` and
+The standard streams may be pipes. The buffer of a pipe has 64 KiB. When the pipe is full, a write blocks until the
+reader reads, and the event loop, lane or signal handler that wrote is blocked too. After `install`, ``sys.stdout`` and
 ``sys.stderr`` only put text into a queue with a limit, and a daemon thread writes the text. While the queue is full,
 text is dropped and counted. The thread reports the count as soon as it can write again. All text that Python code
 prints takes this path: logs, warnings, tracebacks and progress bars.

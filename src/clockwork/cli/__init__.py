@@ -18,7 +18,7 @@ from clockwork.cli.init_process import leave_process_one
 from clockwork.log_writer import fill_standard_streams
 
 TRACEBACK_VARIABLE: Final = "CLOCKWORK_TRACEBACK"
-"""Name of an environment variable. If it is set, internal errors are printed with their traceback."""
+"""Name of an environment variable. If the variable is set, internal errors are printed with their traceback."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -126,7 +126,7 @@ def end_with_parent() -> None:
     """End this process when its parent process ends.
 
     Stdin is a pipe from the parent. When the parent ends for any reason, the system closes the pipe. This process then
-    sends itself SIGTERM. If it has not ended after `GRACE` seconds, it exits at once.
+    sends itself SIGTERM. If this process has not ended after `GRACE` seconds, it exits at once.
     """
     _parent_is_watched.set()
     stdin = os.dup(0)  # other code may close descriptor 0

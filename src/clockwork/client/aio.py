@@ -140,7 +140,7 @@ class AsyncClient:
     def model(self, name: str, version: str = "") -> "AsyncModel":
         """Return a handle for a model, without contacting the server.
 
-        ``version`` is the number or a label of a version. If it is empty, the server uses the default version.
+        ``version`` is the number or a label of a version. If ``version`` is empty, the server uses the default version.
         """
         return AsyncModel(self, name, version)
 
@@ -253,8 +253,8 @@ class AsyncClient:
 
         Args:
             name: name of the model; empty: the name is derived from ``path``.
-            path: path of the model below the workers' model roots. If it is empty, the model repository has the model,
-                or it is loaded again from where it was loaded last.
+            path: path of the model below the workers' model roots. If ``path`` is empty, the model repository has the
+                model, or the model is loaded again from where it was loaded last.
             keep: whether the model's other versions stay in service.
             wait: whether to wait until the model is ready.
 

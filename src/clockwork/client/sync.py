@@ -82,7 +82,7 @@ class Client:
     def model(self, name: str, version: str = "") -> "Model":
         """Return a handle for a model, without contacting the server.
 
-        ``version`` is the number or a label of a version. If it is empty, the server uses the default version.
+        ``version`` is the number or a label of a version. If ``version`` is empty, the server uses the default version.
         """
         return Model(self, name, version)
 

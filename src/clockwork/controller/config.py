@@ -89,7 +89,7 @@ class ControllerConfig(Struct, frozen=True):
     """Configures how a controller starts, and its limits.
 
     - ``workers``: the number of workers that QUERYING waits for
-    - ``models``: the models that the controller loads; LOADING ends when they are loaded. If there are none, clients
+    - ``models``: the models that the controller loads; LOADING ends when they are loaded. If the list is empty, clients
       load models, and LOADING ends ``load_timeout`` after the last activity
     - ``control``: whether clients may load and unload models while the server serves
     - ``unusable``: models that cannot be loaded, with the reasons; the host knows this before the start

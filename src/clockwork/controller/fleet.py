@@ -42,7 +42,7 @@ class Fleet:
         return [worker_report("INFO", worker_id, "connected"), self.queries.ask(now, worker_id)]
 
     def remove(self, worker_id: str) -> WorkerState | None:
-        """Remove a worker that is lost. If it has reported its state, return the state."""
+        """Remove a worker that is lost. If the worker has reported its state, return the state."""
         del self.phases[worker_id]
         self.queries.forget(worker_id)
         worker = self.workers.pop(worker_id, None)

@@ -15,7 +15,8 @@ A model is ready when ``ready_samples`` executions of one row are measured. Larg
 If a batch size fails, no larger ones are measured. If the batch size 1 fails ``attempts`` times, the model cannot be
 served.
 
-A measurement counts only if its Infer executed no other request. Otherwise, its time belongs to another batch size.
+A measurement counts only if its Infer executed no other request. Otherwise, the measured time belongs to another batch
+size.
 """
 
 from collections import deque

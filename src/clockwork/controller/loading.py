@@ -6,9 +6,9 @@ Then the client gets an error with the message of each worker that failed. If a 
 counts as a failure, because the model may have crashed the worker. At most ``loads_per_worker`` LoadModelFromDisk
 actions are outstanding at a worker. Other loads wait in order.
 
-A load while serving, and of a model that the operator named, is *partial*: it succeeds without the workers that lack
-the file, if another worker has loaded it. These workers are not used for the model. They try again when they connect
-again.
+A load is *partial* if the server is serving, or if the operator named the model. If some workers lack the file, a
+partial load succeeds without these workers, as long as another worker has loaded the file. Workers without the file are
+not used for the model. Such workers try again when they connect again.
 
 A *restoration* loads models on one worker that the other workers already have. A failed restoration affects only that
 worker.
@@ -36,7 +36,10 @@ class Load:
     def __init__(
         self, spec: LoadSpec, client: tuple[int, int] | None, restores: bool = False, partial: bool = False
     ) -> None:
-        """``restores``: the load is a restoration. ``partial``: workers that lack the file do not make it fail."""
+        """``restores``: the load is a restoration.
+
+        ``partial``: workers that lack the file do not make the load fail.
+        """
         self.spec = spec
         self.client = client
         self.restores = restores
@@ -238,7 +241,7 @@ class Loads:
         return self._undo(load) if gone else self._finish(load)  # some copies are served, and others were unloaded
 
     def _note_lacking(self, load: Load) -> None:
-        """Note the workers that lack the file. They do not make a partial load fail if another worker has loaded it."""
+        """Note the workers that lack the file. If another worker has loaded it, a partial load does not fail."""
         lacking = {
             worker_id: message
             for worker_id, (status, message) in load.failures.items()

@@ -65,7 +65,7 @@ A call takes up to 40 KB of memory for its metadata. On 8 connections, calls tha
 """
 
 MAX_METADATA_BYTES: Final[Bytes] = 8 * KIB
-"""Largest size in bytes of a call's metadata. If it is larger, the call ends with RESOURCE_EXHAUSTED.
+"""Largest size in bytes of a call's metadata. If the metadata is larger, the call ends with RESOURCE_EXHAUSTED.
 
 Each entry counts as its length plus 32 bytes, because HTTP/2 can encode a repeated entry as one byte.
 """

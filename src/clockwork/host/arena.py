@@ -42,7 +42,7 @@ log = logging.getLogger("clockwork.controller")
 
 
 class Arena:
-    """The controller's side of an arena. Call its methods on the thread of the event loop."""
+    """The controller's side of an arena. Call the methods on the thread of the event loop."""
 
     def __init__(self, nbytes: Bytes) -> None:
         """``nbytes`` is rounded up to whole blocks. A block takes no memory before its first use.

@@ -48,7 +48,7 @@ class ReadingTime(Protocol):
 
 
 class Backpressure:
-    """The paused connections of one event loop. Call its methods on the thread of the loop."""
+    """The paused connections of one event loop. Call the methods on the thread of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, arrivals: ReadingTime) -> None:
         """Start with no paused connection."""

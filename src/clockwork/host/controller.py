@@ -123,7 +123,10 @@ class ControllerHostConfig:
 
 
 class ControllerHost:
-    """A controller that listens for clients and workers. Create it on a running event loop, and use it on that loop."""
+    """A controller that listens for clients and workers.
+
+    Create this object on a running event loop, and use the object on that loop.
+    """
 
     def __init__(
         self,

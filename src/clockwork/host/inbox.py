@@ -54,7 +54,7 @@ class Waiting:
 
 
 class Inbox:
-    """The queue of one event loop. Call its methods on the thread of the loop."""
+    """The queue of one event loop. Call the methods on the thread of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         """Start with an empty queue."""

@@ -7,10 +7,10 @@ thread to wake up.
 Theory of operation. Each thread polls its lane in a loop. If there is a task, the thread executes it and reports its
 end to the core. Otherwise, the thread sleeps until the lane's next wake-up time. An event can make the wake-up time of
 a sleeping lane earlier. So each thread that passes an event to the core then wakes such lanes. This applies to the
-lanes' threads and to the network's thread. An EXEC thread with spare time assembles the next batch in advance. While it
-executes, an INPUT thread assembles the next batch. The operating system wakes threads late. So an EXEC thread wakes
-early and then watches the clock. After each look at the clock, the thread yields to other threads. The thread that
-takes the results splits the outputs of an Infer among its requests.
+lanes' threads and to the network's thread. An EXEC thread with spare time assembles the next batch in advance. While
+the EXEC thread executes a batch, an INPUT thread assembles the next one. The operating system wakes threads late. So an
+EXEC thread wakes early and then watches the clock. After each look at the clock, the thread yields to other threads.
+The thread that takes the results splits the outputs of an Infer among its requests.
 
 If a thread fails, there is a bug or the device is lost. The thread calls ``on_crash``, because a worker without one of
 its lanes is useless.

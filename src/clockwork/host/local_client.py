@@ -15,7 +15,7 @@ from clockwork.units import Nanos
 
 
 class LocalClient:
-    """Sends requests with ids from `next_id`. Call its methods on the controller's event loop."""
+    """Sends requests with ids from `next_id`. Call the methods on the controller's event loop."""
 
     def __init__(
         self,

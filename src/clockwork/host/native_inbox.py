@@ -33,7 +33,7 @@ class _Entry:
 
 
 class NativeInbox:
-    """The waiting requests of all native clients. Call its methods on the thread of the event loop."""
+    """The waiting requests of all native clients. Call the methods on the thread of the event loop."""
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ class _Answers:
 
 
 class Reception:
-    """The reception of one event loop, which all front ends share. Call its methods on the thread of the loop."""
+    """The reception of one event loop, which all front ends share. Call the methods on the thread of the loop."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class Reception:
         """Return a refusal if a request with this much time left must be refused, or None.
 
         The method is for transports that hide how long a request has waited, so that only its deadline is known. Call
-        it only while `is_behind` is true.
+        this method only while `is_behind` is true.
         """
         wait = self._shedder.wait(remaining)
         if remaining >= wait + int(LATENCY_RESERVE * self._latency):

@@ -143,7 +143,7 @@ class UnloadModelRequest(Struct, frozen=True, array_like=True, tag=28):
 
 
 class UnloadModelResponse(Struct, frozen=True, array_like=True, tag=29):
-    """The response to UnloadModelRequest. It contains the unloaded versions."""
+    """The response to UnloadModelRequest. ``versions`` contains the unloaded versions."""
 
     id: int
     status: int
@@ -257,7 +257,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
 
     - ``ready``: whether the worker serves requests and is not silent
     - ``silent``: whether the worker is connected but has sent nothing for about a second
-    - ``lacks``: the models whose files the worker does not have, with its messages; it is not used for them
+    - ``lacks``: the models that the worker cannot load, with its messages; other workers serve these models
     """
 
     id: str

@@ -19,7 +19,7 @@ class LinkConfig(Struct, frozen=True):
     - ``heartbeat_timeout``: time after which a connection is closed if the peer sends no bytes. This time is many times
       the interval, because a loaded machine may stop for a while, and the loss of a healthy worker is expensive.
     - ``silent_after``: time after which ``on_silent`` reports that the peer sends no bytes. The silent connection stays
-      open. If it is 0, silence is never reported.
+      open. If ``silent_after`` is 0, silence is never reported.
     - ``measure_clock``: whether to estimate the offset of the peer's clock. Only the controller estimates the offset.
     - ``max_frame_bytes``: longest frame in either direction. The listening side's limit applies to both sides.
     - ``max_outgoing_bytes``: number of bytes that may wait for a peer that does not read. If more bytes are sent after

@@ -28,7 +28,10 @@ class FrameArrivals:
         self._first_began: Nanos = 0
 
     def read(self, transport: asyncio.BaseTransport, now: Nanos, *, filled: bool) -> None:
-        """Record that bytes were read at ``now``. If they filled the buffer (``filled``), more bytes may follow."""
+        """Record that bytes were read at ``now``.
+
+        If the bytes filled the buffer (``filled``), more bytes may follow.
+        """
         arrived = self._arrivals.earliest_arrival(transport, now)
         if self._unread and self._arrivals.follows(self._turn):
             arrived = min(arrived, self._last)

@@ -110,8 +110,8 @@ async def listen(
 ) -> Server:
     """Listen on an address for peers of one role.
 
-    ``admits`` returns the reason for which a peer is refused. If it returns an empty text, ``on_connected`` is called
-    at once. ``on_closed`` is called exactly once for each connection that was passed to ``on_connected``.
+    ``admits`` returns the reason for which a peer is refused. If ``admits`` returns an empty text, ``on_connected`` is
+    called at once. ``on_closed`` is called exactly once for each connection that was passed to ``on_connected``.
 
     Raises:
         ServerError: the address is in use or not permitted.

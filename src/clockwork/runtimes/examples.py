@@ -38,12 +38,12 @@ FREE_DIM: Final = 128
 SIZES: Final = (FREE_DIM, 224, 64, 32, 16, 256, 299, 384, 512, 640, 28, 77, 8, 3000, 16000)
 """Sizes of free dimensions in the order in which they are tried.
 
-They suit tokens (128, 64, 77), images (224 to 640, 28), frames of audio (3000), and one second of audio samples
+The sizes suit tokens (128, 64, 77), images (224 to 640, 28), frames of audio (3000), and one second of audio samples
 (16000).
 """
 
 AREAS: Final = ((48, 320), (32, 100), (480, 640))
-"""Heights and widths that are not square. They suit lines of text, and photos."""
+"""Heights and widths that are not square. The pairs suit lines of text, and photos."""
 
 MAX_ELEMENTS: Final = 1 << 24
 """Number of elements of the largest input that is tried."""
@@ -52,7 +52,7 @@ BUDGET: Final[Nanos] = 30 * SECOND
 """Time after which no other candidate is tried."""
 
 MAX_REFUSED: Final = 8
-"""Number of refused candidates that are reported. These are the first ones."""
+"""Number of refused candidates that are reported, beginning with the first."""
 
 MAX_REASON: Final = 240
 """Length to which texts about a refusal are cut."""

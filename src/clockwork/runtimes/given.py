@@ -41,8 +41,8 @@ Shape = tuple[int, ...]
 class GivenInput(Struct, frozen=True):
     """One input of an example.
 
-    ``values`` contains its elements as JSON, and ``raw`` contains them as a payload. Both are None if no elements are
-    given. ``random`` means that the elements are random and not zeros.
+    ``values`` contains its elements as JSON, and ``raw`` contains them as a payload. ``values`` and ``raw`` are None if
+    no elements are given. ``random`` means that the elements are random and not zeros.
     """
 
     name: str

@@ -17,8 +17,8 @@ OPTION: Final = "--allow-links-to"
 class LinkPolicy(Struct, frozen=True):
     """Decides which links are followed. All paths are absolute.
 
-    ``named`` contains the directories that the operator named. Links inside these may point anywhere. ``targets``
-    contains directories below which any link may point.
+    ``named`` contains the directories that the operator named. Links inside these directories may point anywhere.
+    ``targets`` contains directories below which any link may point.
     """
 
     named: tuple[Path, ...] = ()

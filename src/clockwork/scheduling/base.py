@@ -78,7 +78,8 @@ class Scheduler(ABC):
     def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
         """Handle a model that was added to ``state.models``, or whose profiles have changed.
 
-        The model has a profile for at least one kind of device. Until it is measured, the profile has upper bounds.
+        The model has a profile for at least one kind of device. Until the model is measured, the profile has upper
+        bounds.
         """
         return []
 

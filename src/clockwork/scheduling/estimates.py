@@ -8,10 +8,10 @@ within the estimate. Each miss raises the margin, and each hit lowers it a littl
 and Candes 2021). So one outlier raises the estimate by only a few per cent, and its effect lasts longer.
 
 There are two more rules. First, a device may become slow, for example because its clock is throttled or its core is
-shared. Then all its actions become slow, but most models and batch sizes are not measured every second. So when half of
-the last measurements on a device took far longer than usual, all its estimates grow. Second, an estimate *relaxes*
-without new measurements. After a while it falls to the median, and later to the seed. Otherwise, an action whose
-estimate is too long would never be tried again, and would never be measured again.
+shared. Then all actions of the device become slow, but most models and batch sizes are not measured every second. So
+when half of the last measurements on a device took far longer than usual, all its estimates grow. Second, an estimate
+*relaxes* without new measurements. After a while the estimate falls to the median, and later to the seed. Otherwise, an
+action whose estimate is too long would never be tried again, and would never be measured again.
 """
 
 from collections import deque

@@ -25,7 +25,7 @@ class ModelFiles:
 
 
 class WorkerFiles(Mapping[str, PacedModel]):
-    """The files that one worker can read. They follow the changes of `ModelFiles`."""
+    """The files that one worker can read. The files follow the changes of `ModelFiles`."""
 
     def __init__(self, worker: str, models: Mapping[str, PacedModel], broken: Mapping[str, frozenset[str]]) -> None:
         """``broken`` has the workers that cannot read a file, by path."""

@@ -1,8 +1,8 @@
 """Makes a scenario from the output of ``clockwork status --json`` for a live system.
 
 The scenario has the models, times and devices of the live system, and its recent load with SLOs. Durations are drawn
-from the measurements in service if there are enough of them. Otherwise, they are drawn from the profile. If a model was
-measured on several kinds of devices, the first kind is used for all devices.
+from the measurements in service if there are enough of them. Otherwise, durations are drawn from the profile. If a
+model was measured on several kinds of devices, the first kind is used for all devices.
 """
 
 from collections.abc import Iterator

@@ -132,7 +132,7 @@ def check_scheduler(factory: Callable[[], Scheduler], *, seeds: int = 5, execute
     """Test schedulers that ``factory`` creates. Each situation is run with ``seeds`` seeds.
 
     A scheduler that defines `model_added` and `model_removed` is also tested while models are loaded, replaced and
-    unloaded. Afterwards it must not keep the names of the models that were unloaded.
+    unloaded. Afterwards the scheduler must not keep the names of unloaded models.
 
     ``executes`` is False for a scheduler that answers requests without executing models.
 

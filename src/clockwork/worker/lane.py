@@ -6,7 +6,7 @@ even while another action runs, and does not delay other actions.
 
 Theory of operation. An action that is due may have to wait for a task of another lane, such as the load of its weights.
 Such an action is blocked. The core passes a function ``blocked`` that tests this. In a lane with *overtaking*, later
-actions pass a blocked action. In other lanes, they wait behind it.
+actions pass a blocked action. In other lanes, later actions wait behind a blocked action.
 """
 
 from bisect import bisect_left, insort

@@ -9,9 +9,11 @@ Theory of operation.
 - An UnloadModel names several models. If the weights of one of them are in use, being loaded or being evicted, the
   whole action is refused with WEIGHTS_IN_USE. A controller therefore first waits for the results of its other actions.
   When the task starts, the names become unknown. So no lane uses weights that the task closes.
-- A ClearCache is one task on each device. From its arrival until the end of this task, the device refuses every Infer
-  with WEIGHTS_NOT_PRESENT. So the task waits for at most one Infer. Then the task closes all weights at once.
-- Weights count as evicted even if closing them failed. Their handle is dropped, and the result is an error.
+- A ClearCache is one task on each device. From the arrival of the ClearCache until the end of this task, the device
+  refuses every Infer with WEIGHTS_NOT_PRESENT. So the task waits for at most one Infer. Then the task closes all
+  weights at once.
+- Weights count as evicted even if closing them failed. The handle of such weights is dropped, and the result is an
+  error.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Arrival processes, which determine the times at which an open loop sends its requests.
 
 A process is a function. The argument of a process is the time of one request, and the result is the time of the next
-request. Both times are nanoseconds after the start of the stream.
+request. Both times are in nanoseconds after the start of the stream.
 """
 
 from collections.abc import Callable

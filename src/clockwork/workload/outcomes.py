@@ -25,7 +25,7 @@ MAX_REASONS: Final = 20
 
 
 class Outcome(Struct, frozen=True):
-    """Outcome of one request. ``intended`` and ``answered`` are nanoseconds after the workload's start.
+    """Outcome of one request. ``intended`` and ``answered`` are times in nanoseconds after the workload's start.
 
     ``total`` is the time from arrival at the controller to its response. ``predicted`` is the time from arrival to
     predicted completion.

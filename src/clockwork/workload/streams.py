@@ -143,7 +143,7 @@ class GrowingMix:
         self._models, self._active, self._step, self._rng = models, active, step, rng
 
     def choose(self, at: Nanos) -> str:
-        """Choose one of the models that are active at this time. All are equally likely."""
+        """Choose one of the models that are active at this time. All active models are equally likely."""
         active = min(len(self._models), self._active + at // self._step)
         return self._models[int(self._rng.random() * active)]
 
@@ -171,7 +171,7 @@ class GrowingLoop(OpenLoop):
 def ladder(first: float, factor: float, step: Nanos, most: float, *, relative: bool) -> Slo:
     """Return an SLO that is multiplied by ``factor`` every ``step`` until it exceeds ``most`` (OSDI'20, section 6.3).
 
-    ``first`` and ``most`` are nanoseconds. If ``relative`` is true, they are multiples of the model's batch-1 time.
+    ``first`` and ``most`` are in nanoseconds. If ``relative`` is true, they are multiples of the model's batch-1 time.
     """
     last = log(most / first, factor) + 1  # this limit prevents an overflow of the power below
 

@@ -125,7 +125,10 @@ def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
 
 
 class PreparedCache:
-    """The entries of one directory. Together they take at most ``nbytes``. Without a directory, nothing is stored."""
+    """The entries of one directory.
+
+    All entries together take at most ``nbytes``. Without a directory, nothing is stored.
+    """
 
     def __init__(self, directory: Path | None, nbytes: Bytes | None) -> None:
         """If ``nbytes`` is None, entries are never removed."""
@@ -149,7 +152,7 @@ class PreparedCache:
     def get(
         self, digest: str, conditions: Sequence[str], make: Callable[[], tuple[PreparedModel, Verdict]]
     ) -> tuple[PreparedModel, Verdict]:
-        """Return the entry of a model. If there is none, call ``make`` and store its result."""
+        """Return the entry of a model. If there is no entry, call ``make`` and store its result."""
         if self.directory is None:
             return make()
         file = entry(self.directory, digest, *conditions)

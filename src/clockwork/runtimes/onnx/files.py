@@ -210,7 +210,7 @@ def _relocate(model: Any, moved: dict[str, str]) -> None:
 def _add_external(model: Path, location: str, nbytes: int, digest: Any, links: LinkPolicy) -> Path:
     """Check one file of external data, add it to the digest, and return its resolved path.
 
-    ONNX ("External Data") requires that a location is a path relative to the model's directory. After its links are
+    ONNX ("External Data") requires that a location is a path relative to the model's directory. After all links are
     resolved, the path must be below that directory, unless the operator allows the link.
     """
     directory = model.resolve().parent

@@ -98,7 +98,7 @@ def check_build(available: Sequence[str] | None = None) -> None:
     ``available`` is the list of its providers. If ``available`` is None, ONNX Runtime supplies the list.
 
     Raises:
-        InvalidRequestError: it was built without CUDA.
+        InvalidRequestError: ONNX Runtime was built without CUDA.
     """
     if CUDA not in (onnxruntime.get_available_providers() if available is None else available):
         raise InvalidRequestError(

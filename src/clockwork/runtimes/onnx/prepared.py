@@ -156,7 +156,7 @@ def prepare(file: ModelFile, threads: int, preferred: Path | None, portable: boo
 
     This function needs temporary space for the weights, in ``preferred`` or in one of the other `scratch.places`. If
     ``portable`` is true, it uses only the optimisations that are valid for every device ("basic" in ONNX Runtime's
-    documentation). Otherwise it optimises for this CPU.
+    documentation). Otherwise the optimisations are for this CPU.
 
     Raises:
         InvalidModelError: ONNX Runtime cannot load the model, an input or output has an unsupported type, or there is

@@ -50,9 +50,9 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
     ) -> None:
         """A device has ``threads_per_device`` threads. The calling thread is one of them.
 
-        Prepared models are stored in ``cache_dir``, so that a restarted worker can use them. Each takes about the size
-        of the model. When the cache would exceed ``cache_bytes``, the least recently used entries are removed. If
-        ``cache_bytes`` is None, there is no limit.
+        Prepared models are stored in ``cache_dir``, so that a restarted worker can use them. A prepared model takes
+        about the size of the model. When the cache would exceed ``cache_bytes``, the least recently used entries are
+        removed. If ``cache_bytes`` is None, there is no limit.
 
         Raises:
             ValueError: threads_per_device is less than 1.

@@ -88,7 +88,7 @@ def options(threads: int, packed: bool = True) -> Any:
     if threads == 1:
         result.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:
-        # Threads may spin between the kernels of an inference. They must stop spinning after the inference, because
+        # Threads may spin between the kernels of an inference. Threads must stop spinning after the inference, because
         # another device or lane may need the core.
         result.add_session_config_entry("session.force_spinning_stop", "1")
     return result

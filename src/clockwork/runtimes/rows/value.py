@@ -88,8 +88,8 @@ class Proof(Struct, frozen=True):
     """Result of the analysis of a whole graph.
 
     If ``proved`` is true, row i of each output depends only on row i of the inputs. If ``mixes`` is true, a row of an
-    output also depends on other rows or on their number. If both are false, nothing is known. ``reason`` explains why
-    there is no proof, with the name of the operator.
+    output also depends on other rows or on their number. If ``proved`` and ``mixes`` are false, nothing is known.
+    ``reason`` explains why there is no proof, with the name of the operator.
     """
 
     proved: bool

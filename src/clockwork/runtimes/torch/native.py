@@ -27,7 +27,7 @@ from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.weights import Layout, block_in, host_memory
 
 MAX_LIBRARIES: Final = 1024
-"""Limit of libraries that are mapped in one process. Each needs a file descriptor and stays mapped."""
+"""Limit of libraries that are mapped in one process. Each library needs a file descriptor and stays mapped."""
 
 _lock = Lock()
 _mapped: dict[str, int] = {}

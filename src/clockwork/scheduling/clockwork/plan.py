@@ -294,7 +294,7 @@ class Plan:
     def next_batch(self, now: Nanos) -> PlannedBatch | None:
         """Return the batch to send now.
 
-        If there is none, return None and set `wake_at` to the time of the next attempt.
+        If no batch can be sent now, return None and set `wake_at` to the time of the next attempt.
         """
         self.wake_at = FAR
         device = self.device

@@ -322,7 +322,7 @@ class ClockworkScheduler(Scheduler):
         plan.end_load(name)
         model = self.state.models.get(name)
         if model is None:
-            return []  # it was removed during the load
+            return []  # the model was removed during the load
         if isinstance(result, LoadWeightsResult):
             plan.device.note_loaded(now, action, model, result.timing)
             return []

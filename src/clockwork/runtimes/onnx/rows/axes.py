@@ -49,7 +49,7 @@ def softmax(node: Node) -> Sequence[Value]:
 def one_axis(node: Node) -> Sequence[Value]:
     """Rule of operators that compute along one axis.
 
-    QLinearSoftmax may behave like an old version of Softmax. Then it computes along all later axes as well.
+    QLinearSoftmax may behave like an old version of Softmax. Then QLinearSoftmax computes along all later axes as well.
     """
     x = node.value(0)
     first = node.axis(x.rank, -1)

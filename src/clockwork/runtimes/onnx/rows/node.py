@@ -49,7 +49,7 @@ class Node:
 
         Raises:
             UnknownRowsError: the input is missing.
-            MixesRowsError: its elements depend on the number of rows.
+            MixesRowsError: the input's elements depend on the number of rows.
         """
         found = self.input(at)
         if found.depends_on_batch_size:

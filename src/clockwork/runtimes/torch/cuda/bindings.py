@@ -194,7 +194,7 @@ class CudaDriver:
         except CudaError as error:
             if isinstance(error.__cause__, RuntimeError):
                 raise InvalidRequestError(f"{NO_DRIVER}: install NVIDIA's driver, or use --device cpu") from error
-            raise InvalidRequestError(f"cannot use CUDA: {error}; --device cpu works without") from error
+            raise InvalidRequestError(f"cannot use CUDA: {error}; --device cpu works without CUDA") from error
         if version < MIN_VERSION:
             raise InvalidRequestError(
                 f"driver supports CUDA {_version(version)}; the minimum is {_version(MIN_VERSION)}: update the driver"

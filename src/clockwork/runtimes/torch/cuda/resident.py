@@ -51,7 +51,7 @@ class Resident:
         """Map pages and copy the weights. Return the duration of the copy by the device's clock.
 
         Raises:
-            ServerError: too few pages are free, or the driver failed. Nothing has changed in this case.
+            ServerError: too few pages are free, or the driver failed. Nothing has changed then.
         """
         with self._lock:
             if not self._first.mapped:

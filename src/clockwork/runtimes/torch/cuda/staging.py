@@ -112,7 +112,7 @@ class Staging:
         """Check that ``nbytes`` fit into a slot.
 
         Raises:
-            ServerError: they do not fit.
+            ServerError: the bytes do not fit.
         """
         if nbytes > self.slot_bytes:
             raise ServerError(

@@ -395,7 +395,10 @@ def by_position(call: Call) -> Result:
 
 @rule("one_hot")
 def one_hot(call: Call) -> Result:
-    """Rule of one_hot, which adds a last axis. If its size is not given, it depends on the largest element."""
+    """Rule of one_hot, which adds a last axis.
+
+    If the size of this axis is not given, it depends on the largest element.
+    """
     x = call.first
     if call.get("num_classes", -1) == -1 and x.batch_axis is not None:
         raise MixesRowsError(f"{ACROSS}: the size of its output depends on all of them")
