@@ -27,7 +27,7 @@ MAX_OUTSTANDING: Final = 20_000
 """Largest number of requests that may wait for responses. If there are more, the test ends with an error."""
 
 FREE_DIM: Final = 128
-"""Size that inputs get in a dimension whose size the model leaves open. The batch dimension is an exception."""
+"""Size of a dimension of the inputs if the model leaves that size open. The batch dimension is an exception."""
 
 
 Inputs: TypeAlias = tuple[tuple[TensorSpec, ...], list[Any]]

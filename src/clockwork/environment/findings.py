@@ -41,7 +41,7 @@ class Finding(Struct, frozen=True):
 
 
 def unknown(name: str, reason: str = "") -> Finding:
-    """Return the finding of a check whose fact the machine hides."""
+    """Return the finding of a check if the machine hides the fact."""
     return Finding(name, Level.NOTE, UNKNOWN, reason or "cannot be checked")
 
 

@@ -123,10 +123,7 @@ class ControllerHostConfig:
 
 
 class ControllerHost:
-    """A controller that listens for clients and workers.
-
-    Create this object on a running event loop, and use the object on that loop.
-    """
+    """A controller that listens for clients and workers. Create and use this object on one running event loop."""
 
     def __init__(
         self,

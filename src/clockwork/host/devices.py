@@ -42,7 +42,7 @@ class Devices(Protocol):
         ...
 
     def owes_results(self) -> bool:
-        """Return whether a task is running whose result the controller expects."""
+        """Return whether the controller expects the result of a running task."""
         ...
 
     def take_results(self) -> list[ResultToSend]:

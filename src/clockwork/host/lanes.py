@@ -177,7 +177,7 @@ class Lanes:
             self._shared.apply(Leave())
 
     def owes_results(self) -> bool:
-        """Return whether a task is running whose result the controller expects."""
+        """Return whether the controller expects the result of a running task."""
         with self._shared.lock:
             return self._shared.core.owes_results
 

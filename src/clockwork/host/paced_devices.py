@@ -75,7 +75,7 @@ class PacedDevices:
         self._runner.feed(Leave())
 
     def owes_results(self) -> bool:
-        """Return whether a task is running whose result the controller expects."""
+        """Return whether the controller expects the result of a running task."""
         return self.core.owes_results
 
     def take_results(self) -> list[ResultToSend]:

@@ -17,7 +17,9 @@ from clockwork.errors import InvalidRequestError
 from clockwork.units import Bytes
 
 MAX_RANK: Final = 16
-"""Largest number of dimensions of a tensor. No known model needs more. The limit bounds the work that a peer causes."""
+"""Largest number of dimensions of a tensor. No known model needs more dimensions. The limit bounds the work that a peer
+causes.
+"""
 
 MAX_TENSORS: Final = 256
 """Largest number of inputs of a request, and of its outputs. The limit bounds the work that a peer causes."""

@@ -46,7 +46,7 @@ class FifoScheduler(Scheduler):
         self._devices: dict[GPUState, _Device] = {}
         self._order: list[_Device] = []
         self._turn = 0
-        self._device_of: dict[int, _Device] = {}  #: request id -> the device in whose queue the request is
+        self._device_of: dict[int, _Device] = {}  #: request id -> the device that has the request in its queue
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Begin to use all devices."""

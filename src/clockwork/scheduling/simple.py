@@ -45,7 +45,7 @@ class SimpleScheduler(Scheduler):
         self._devices: dict[GPUState, _Device] = {}
         self._next_device = -1
         self._next_holder: dict[str, int] = {}
-        self._device_of: dict[int, _Device] = {}  #: request id -> the device in whose queue the request is
+        self._device_of: dict[int, _Device] = {}  #: request id -> the device that has the request in its queue
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Begin to use all devices."""

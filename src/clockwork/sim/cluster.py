@@ -56,7 +56,7 @@ MAX_STARTUP: Final[Nanos] = 600 * SECOND
 UNLIMITED: Final = ControllerConfig(
     max_pending=1_000_000, max_pending_bytes=1 << 60, max_client_pending=1_000_000, max_client_bytes=1 << 60
 )
-"""A configuration whose limits no scenario reaches."""
+"""A configuration with such high limits that no scenario reaches them."""
 
 
 class SimulationError(Exception):

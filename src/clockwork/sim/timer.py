@@ -7,7 +7,7 @@ from clockwork.sim.loop import Loop
 from clockwork.units import Nanos
 
 MAX_WAKEUPS: Final = 10_000
-"""Limit of wake-ups at one moment. If a machine requests more, time would stand still."""
+"""Limit of wake-ups at one moment. With more wake-ups, time would stand still."""
 
 
 class EndlessWakeupsError(Exception):

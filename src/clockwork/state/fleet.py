@@ -29,7 +29,7 @@ class WorkerState:
         self.page_size: Bytes = info.page_size
         self.round_trip: Nanos = 0  #: time between sending the query for its state and getting the report
         self.models: dict[str, ModelInfo] = {model.name: model for model in info.models}
-        self.lacks: dict[str, str] = {}  #: models whose files the worker does not have -> its message
+        self.lacks: dict[str, str] = {}  #: model that lacks its file on the worker -> the worker's message
         for gpu in info.gpus:
             unknown = [name for name in gpu.models if name not in self.models]
             if unknown:

@@ -18,7 +18,7 @@ MAX_WAKES_AT_ONCE: Final = 1000
 """Limit of wakes at one time. If a scheduler requests more wakes than this, it lets no time pass."""
 
 MAX_WAKES: Final = 20_000
-"""Limit of wakes in a run of a few seconds. A scheduler should not request more."""
+"""Limit of wakes in a run of a few seconds. A scheduler should not request more wakes."""
 
 MAX_PROBLEMS: Final = 100
 """Largest number of problems that are recorded."""

@@ -147,7 +147,7 @@ class WorkerCore:
 
     @property
     def owes_results(self) -> bool:
-        """Whether a task is running whose result the controller expects."""
+        """Whether the controller expects the result of a running task."""
         return any(lane.running is not None and not lane.running.orphaned for lane in self._lanes.values())
 
     def upcoming(self, gpu: int) -> StartTask | None:

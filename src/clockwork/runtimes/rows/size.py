@@ -77,7 +77,7 @@ class Size:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether the size is a single unknown whose value no rule could compute."""
+        """Whether the size is a single unknown that no rule could compute."""
         return (
             len(self.terms) == 1
             and self.terms[0][1] == 1

@@ -21,7 +21,7 @@ def written_placeholders(graph: Any) -> Iterator[str]:
 
 
 def _roots(node: Any) -> Iterator[Any]:
-    """Yield the placeholders whose memory the node's value may share."""
+    """Yield the placeholders that may share memory with the node's value."""
     if node.op == "placeholder":
         yield node
     elif node.op == "call_function" and node.target is operator.getitem:

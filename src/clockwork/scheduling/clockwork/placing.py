@@ -186,7 +186,7 @@ class Placing:
         return requests
 
     def drop_model(self, plan: Plan, model: str) -> list[PendingRequest]:
-        """Drop the batches whose weights the device no longer has. Return their requests."""
+        """Drop the batches of a model, because the device no longer has the model's weights. Return their requests."""
         self._weights.note_gone(plan, model)
         requests: list[PendingRequest] = []
         for batch in list(plan.batches_of.get(model, ())):

@@ -12,7 +12,7 @@ from clockwork.units import FOREVER, Nanos
 
 
 class Weights:
-    """The plans of all devices, by the models whose weights each device has or will have."""
+    """For each model, the plans of the devices that have its weights or will have them."""
 
     def __init__(self, config: ClockworkConfig, demand: Demand) -> None:
         """Start without devices."""

@@ -45,7 +45,7 @@ class Node:
         return at < len(self.inputs) and self.inputs[at] is not None
 
     def value(self, at: int) -> Value:
-        """Return an input whose elements the operator computes with.
+        """Return an input. The operator computes with the elements of this input.
 
         Raises:
             UnknownRowsError: the input is missing.

@@ -43,7 +43,7 @@ def one_scale(node: Node) -> Sequence[Value]:
 
 @rule("com.microsoft.DynamicQuantizeMatMul")
 def dynamic_mat_mul(node: Node) -> Sequence[Value]:
-    """Rule of products with quantised weights, whose scale for the input is computed from the whole input."""
+    """Rule of products with quantised weights. The scale for the input is computed from the whole input."""
     x, weights = node.value(0), node.value(1)
     if x.batch_axis is not None and not node.one_scale:
         raise MixesRowsError(ONE_SCALE)

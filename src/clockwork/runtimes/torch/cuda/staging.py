@@ -23,8 +23,8 @@ from clockwork.units import Bytes, show_bytes
 SLOTS: Final = 4
 """Number of batches of inputs that can use slots at once.
 
-The EXEC lane uses two: the batch that is executed, and a batch that is prepared or executed again request by request.
-The INPUT lane uses two: a prepared batch, and the batch that replaces it.
+The EXEC lane uses two slots: the batch that is executed, and a batch that is prepared or executed again request by
+request. The INPUT lane uses two slots: a prepared batch, and the batch that replaces it.
 """
 
 _PARTS: Final = 2 * SLOTS + 2
