@@ -79,6 +79,22 @@ def test_a_configuration_that_a_load_brings_reaches_the_worker(tmp_path: Path, l
     run(test())
 
 
+def test_a_configuration_that_a_load_brings_replaces_a_broken_config_pbtxt(tmp_path: Path) -> None:
+    async def test() -> None:
+        root = write(tmp_path / "models", "net/1/model.onnx")
+        configure(root, "net", "max_batch_size: {")
+        repositories = ModelRepositories(RepositoryConfig((root,), root), set)
+        with pytest.raises(InvalidRequestError, match=r"config\.pbtxt of 'net' cannot be read"):
+            await repositories.resolve("net", {})
+        ((number, path),) = [(v.number, v.path) for v in await repositories.resolve("net", {"config": "{}"})]
+        assert number == "1"
+        found = resolve(root, path)
+        assert max_batch_size(found, locate(found, ".onnx", "a model", "net")) is None
+        repositories.close()
+
+    run(test())
+
+
 def test_files_that_a_load_brings_stay_while_a_model_needs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

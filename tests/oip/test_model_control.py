@@ -360,9 +360,9 @@ def test_a_kept_version_serves_beside_the_loaded_one_and_is_unloaded_alone(tmp_p
     ("action", "parameters", "error"),
     [
         ("load", {"copies": 2}, "load has the unknown parameter 'copies'; known: path, keep, wait, config, file:PATH"),
-        ("load", {"path": 5}, "parameter path of the load is a int; it must be a string"),
+        ("load", {"path": 5}, "parameter path of the load is of type int; it must be a string"),
         ("load", {"path": "a", "config": "{}"}, "load has the parameters path and 'config'; send one of them"),
-        ("unload", {"wait": "no"}, "parameter wait of the unload is a str; it must be a boolean"),
+        ("unload", {"wait": "no"}, "parameter wait of the unload is of type str; it must be a boolean"),
         ("unload", {"x": 1}, "unload has the unknown parameter 'x'; known: unload_dependents, version, wait"),
     ],
 )

@@ -49,6 +49,9 @@ def test_a_configuration_may_use_the_json_names_of_protobuf() -> None:
         ({"max_batch_size": 1}, "config is of type dict; it must be a string of JSON"),
         ("[" * 100_000, "config is not JSON"),
         ('{"a":' * 100 + "1" + "}" * 100, "nested deeper than 64"),
+        ('{"max_batch_size": -1}', "max_batch_size is -1; it must be a whole number"),
+        ('{"max_batch_size": 1e300}', "max_batch_size is 1e\\+300; it must be a whole number"),
+        ('{"max_batch_size": "four"}', "max_batch_size is 'four'; it must be a whole number"),
         ('{"a": [[1]]}', "has a list of lists in 'a'"),
         (" " * 2_000_000, "more than 1.0 MiB"),
     ],
@@ -124,7 +127,7 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_wrong_max_batch_size_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    override = brought(config='{"max_batch_size": -1}', **{"file:1/model.onnx": b"x"})
+    override = LoadOverride({"max_batch_size": [-1]}, {"1/model.onnx": b"x"})
     with pytest.raises(InvalidRequestError, match="config is wrong: max_batch_size is -1"):
         write_override(override, "net", tmp_path)
     assert not list(tmp_path.iterdir())

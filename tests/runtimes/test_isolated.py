@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clockwork.errors import InvalidModelError
-from clockwork.runtimes.onnx import OnnxRuntime
+from clockwork.runtimes.onnx import OnnxRuntime, isolated
 from onnx_graphs import dense, saved
 from responses import response
 
@@ -63,3 +63,21 @@ def test_a_child_that_is_killed_is_reported_and_nothing_else_suffers(
         runtime.load_model(file, isolated=True)
     monkeypatch.undo()
     runtime.load_model(file, isolated=True)
+
+
+def test_a_child_that_hangs_is_killed_after_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = saved(dense(), tmp_path / "a.onnx")
+    runtime = OnnxRuntime(cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(isolated, "CHILD", "import time; time.sleep(1000)")
+    monkeypatch.setattr(isolated, "MAX_SECONDS", 0.2)
+    with pytest.raises(InvalidModelError, match=r"preparing it took longer than 0\.2 s, which is the limit"):
+        runtime.load_model(file, isolated=True)
+
+
+def test_a_part_of_an_answer_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = saved(dense(), tmp_path / "a.onnx")
+    runtime = OnnxRuntime(cache_dir=tmp_path / "cache")
+    killed = "import os, signal; os.write(1, b'part'); os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(isolated, "CHILD", killed)
+    with pytest.raises(InvalidModelError, match="ended with signal SIGKILL"):
+        runtime.load_model(file, isolated=True)

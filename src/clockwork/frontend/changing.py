@@ -74,4 +74,5 @@ def _check(action: str, parameters: Mapping[str, Any], known: Mapping[str, type]
             raise bad_request(f"{action} has the unknown parameter {quoted(name)}; known: {', '.join(known)}{more}")
         if type(value) is not known[name]:
             found = type(value).__name__
-            raise bad_request(f"parameter {name} of the {action} is a {found}; it must be a {_TYPE_NAMES[known[name]]}")
+            wanted = _TYPE_NAMES[known[name]]
+            raise bad_request(f"parameter {name} of the {action} is of type {found}; it must be a {wanted}")

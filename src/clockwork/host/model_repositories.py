@@ -118,7 +118,7 @@ class ModelRepositories:
             place = config.directories[0]
             return await self._bring(name, override, place)
         directory, model = await self._find(name, override)
-        if override is not None and configured_batch(override.config) != await self._batch_on_disk(directory, name):
+        if override is not None and await self._replaces_batch(override, directory, name):
             return await self._bring(name, _linked(override), directory, model)
         return self._versions(directory, model)
 
@@ -198,8 +198,10 @@ class ModelRepositories:
             model = ambiguous(model, other)
         return directory, model
 
-    async def _batch_on_disk(self, directory: Path, name: str) -> int | None:
-        return (await self.watchers[directory].find(name)).max_batch_size
+    async def _replaces_batch(self, override: LoadOverride, directory: Path, name: str) -> bool:
+        """Return whether workers, which read config.pbtxt, would miss the max_batch_size of a load."""
+        on_disk = await self.watchers[directory].find(name)
+        return bool(on_disk.problems) or on_disk.max_batch_size != configured_batch(override.config)
 
     def _versions(self, directory: Path, model: RepositoryModel) -> tuple[ModelVersion, ...]:
         config = self._checked()

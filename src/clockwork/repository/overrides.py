@@ -71,7 +71,9 @@ def load_override(parameters: Mapping[str, Any], limits: OverrideLimits) -> Load
         return None
     if not isinstance(config, str):
         raise InvalidRequestError(f"parameter {CONFIG} is of type {type(config).__name__}; it must be a string of JSON")
-    return LoadOverride(config_from_json(config), _files(contents, limits))
+    fields = config_from_json(config)
+    _batch(fields)
+    return LoadOverride(fields, _files(contents, limits))
 
 
 def config_from_json(text: str) -> Fields:
@@ -102,10 +104,7 @@ def write_override(override: LoadOverride, name: str, place: Path) -> ScratchDir
         InvalidRequestError: max_batch_size in the configuration is wrong.
         ServerError: the files cannot be written.
     """
-    try:
-        max_batch = configured_batch(override.config)
-    except ValueError as error:
-        raise InvalidRequestError(f"parameter {CONFIG} is wrong: {error}") from None
+    max_batch = _batch(override.config)
     files = dict(override.files)
     files[FILE] = b"" if max_batch is None else f"{KEY}: {max_batch}\n".encode()
     directory = None
@@ -120,6 +119,13 @@ def write_override(override: LoadOverride, name: str, place: Path) -> ScratchDir
             directory.remove()
         raise ServerError(f"the files of model {name!r} cannot be written: {error.strerror}; retry later") from error
     return directory
+
+
+def _batch(config: Fields) -> int | None:
+    try:
+        return configured_batch(config)
+    except ValueError as error:
+        raise InvalidRequestError(f"parameter {CONFIG} is wrong: {error}") from None
 
 
 def _fields(decoded: dict[str, Any], depth: int) -> Fields:

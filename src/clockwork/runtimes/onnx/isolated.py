@@ -14,7 +14,9 @@ import pickle
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Timer
 from typing import Final
 
 import onnx
@@ -28,6 +30,9 @@ from clockwork.units import Bytes
 
 CHILD: Final = "from clockwork.runtimes.onnx.isolated_child import main; main()"
 """Program of the child."""
+
+MAX_SECONDS: Final = 900.0
+"""Time after which a child is killed, so that a hanging load does not block later loads for ever."""
 
 
 class Preparation(Struct, frozen=True):
@@ -64,6 +69,15 @@ def prepare_in_child(preparation: Preparation) -> ModelFile:
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
+        late = Event()
+
+        def kill() -> None:
+            late.set()
+            child.kill()
+
+        overdue = Timer(MAX_SECONDS, kill)
+        overdue.daemon = True
+        overdue.start()
         try:
             pickle.dump(preparation, child.stdin)
             child.stdin.flush()
@@ -71,9 +85,16 @@ def prepare_in_child(preparation: Preparation) -> ModelFile:
         except OSError:
             answer = b""
         finally:
-            child.stdin.close()
-        status = child.wait()
-    if not answer:
+            with suppress(OSError):  # the rest of the preparation cannot be written
+                child.stdin.close()
+            status = child.wait()
+            overdue.cancel()
+    if status or not answer:  # a child that was killed may have written a part of its answer
+        if late.is_set():
+            raise InvalidModelError(
+                f"{name!r} cannot be prepared: preparing it took longer than {MAX_SECONDS:g} s, which is the limit; "
+                "check the file and its storage"
+            )
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         raise InvalidModelError(f"{name!r} cannot be prepared: the process that prepared it ended with {how}")
     prepared = pickle.loads(answer)
