@@ -52,7 +52,7 @@ def reload(
 ) -> None:
     """Load a model again whose files have changed, and replace the served versions when it is ready.
 
-    The versions are those of the model repository, if the server has one. If the load fails, the earlier versions go on
+    If the server has a model repository, the versions come from it. If the load fails, the earlier versions go on
     serving.
     """
     from clockwork.client import Client

@@ -77,7 +77,10 @@ def parse_remote_model(text: str) -> LoadSpec:
 
 
 def common_root(models: Sequence[NamedModel]) -> Path:
-    """Return the innermost directory that contains all models. If a model is a link, its target must be inside too."""
+    """Return the innermost directory that contains all models.
+
+    If a model is a link, its target must be inside the directory too.
+    """
     parents = [str(parent) for model in models for parent in (model.path.parent, model.path.resolve().parent)]
     return Path(os.path.commonpath(parents))
 

@@ -188,7 +188,7 @@ def read_tokens(path: Path | None) -> Tokens:
     """Return the tokens in a file. If ``path`` is None, there are no tokens.
 
     Raises:
-        InvalidRequestError: the file cannot be read, is readable by all users, or has no tokens or an invalid one.
+        InvalidRequestError: the file cannot be read, is readable by all users, or has no tokens or an invalid token.
     """
     if path is None:
         return Tokens()

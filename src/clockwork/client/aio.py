@@ -403,7 +403,7 @@ class AsyncModel:
     """A handle for a model on a server. `AsyncClient.model` creates such handles."""
 
     def __init__(self, client: AsyncClient, name: str, version: str = "") -> None:
-        """Create a handle for a model. Programs call `AsyncClient.model` instead."""
+        """Create a handle for a model. Programs do not call this constructor, but `AsyncClient.model`."""
         self._client = client
         self.name = name
         self.version = version

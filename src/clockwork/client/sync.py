@@ -166,7 +166,7 @@ class Model:
     """A handle for a model on a server. `Client.model` creates such handles."""
 
     def __init__(self, client: Client, name: str, version: str = "") -> None:
-        """Create a handle for a model. Programs call `Client.model` instead."""
+        """Create a handle for a model. Programs do not call this constructor, but `Client.model`."""
         self._client = client
         self.name = name
         self.version = version

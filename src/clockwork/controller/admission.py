@@ -75,7 +75,7 @@ class Admission:
         return slo
 
     def default_slo(self, model: ModelState) -> Nanos:
-        """Return the SLO of requests for the model that set no SLO."""
+        """Return the SLO of the model's requests that set no SLO."""
         known = self._config.model_slos
         names = (model.served_as, model.name, model.info.load)
         return next((known[name] for name in names if name in known), self._config.default_slo)

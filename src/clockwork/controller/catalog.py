@@ -101,7 +101,7 @@ class Catalog:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def find(self, name: str, version: str = "") -> ModelState | None:
-        """Return the load that serves a request for this version or label, or None if none is ready."""
+        """Return the load that serves a request for this version or label, or None if no load is ready."""
         if not version:
             return self._default.get(name)
         found = self.ready_version(name, version)
@@ -250,7 +250,7 @@ class Catalog:
         return version.model is not None and self._default.get(version.name) is version.model
 
     def promoted(self, name: str) -> str:
-        """Return the version that was promoted. The text is empty if none was promoted."""
+        """Return the version that was promoted. The text is empty if no version was promoted."""
         return self._promoted.get(name, "")
 
     # --- helpers -----------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class ControllerConfig(Struct, frozen=True):
     - ``unusable``: models that cannot be loaded, with the reasons; the host knows this before the start
     - ``only_named``: whether workers unload the models of an earlier controller that are not in ``models``
     - ``labels``: for each model name, a table that maps the model's labels to versions
-    - ``promoted``: the default versions of models; by default the highest ready one
+    - ``promoted``: the default versions of models; by default the highest ready version
     - ``worker_wait``: the longest time that QUERYING waits for ``workers`` after the first worker has connected; if it
       is None, there is no limit
     - ``saves_models``: whether `SaveModels` follows each change of the served models
@@ -111,7 +111,8 @@ class ControllerConfig(Struct, frozen=True):
 
     The other fields are limits. Requests that exceed a limit are refused. ``max_copies`` is the limit of the copies of
     one load, and ``max_loads`` the limit of pending loads. ``max_pending`` and ``max_pending_bytes`` limit the pending
-    requests of the whole server. ``max_client_pending`` and ``max_client_bytes`` limit those of one connection.
+    requests of the whole server. ``max_client_pending`` and ``max_client_bytes`` limit the pending requests of one
+    connection.
     """
 
     workers: int = 1

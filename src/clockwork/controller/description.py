@@ -101,7 +101,7 @@ class Description(Struct, frozen=True):
 
     ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``catalog``, ``tally`` and
     ``broken`` are the controller's own objects, which change over time. ``started`` means that serving has begun.
-    ``default_slo`` returns the SLO of the requests for a model that set none.
+    ``default_slo`` returns the SLO of a model's requests that set no SLO.
     """
 
     version: str

@@ -73,7 +73,7 @@ def unmeasured(load_weights: Measurement, config: ProfilingConfig, reason: str) 
 
 
 def possible_shapes(model: ModelState, config: ProfilingConfig) -> list[tuple[tuple[int, ...], ...]]:
-    """Return the input shapes to try in a measurement, without a batch dimension. There is at least one.
+    """Return the input shapes to try in a measurement, without a batch dimension. The list has at least one entry.
 
     Shapes that the worker found are used. If the worker did not search for shapes, free dimensions are ``free_dim``, or
     1.

@@ -323,7 +323,7 @@ class Serving:
     def _give_up_after_losses(
         self, now: Nanos, worker: WorkerState, held: list[PendingRequest]
     ) -> list[ControllerCommand]:
-        """Answer the requests of a lost worker that may have caused the loss."""
+        """Answer the requests that may have caused the loss of a worker."""
         commands: list[ControllerCommand] = []
         for request in held:
             if text := count_loss(request, worker.id):

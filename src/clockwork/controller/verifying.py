@@ -160,7 +160,7 @@ class BatchChecks:
     # --- a check -----------------------------------------------------------------------------------------------------
 
     def begin(self, now: Nanos, request_id: int) -> PendingRequest | None:
-        """Return a request for the first sample whose model has weights on a device, or None if there is none.
+        """Return a request for the first sample whose model has weights on a device, or None.
 
         The check must end with `executed`, `failed` or `withdraw`.
         """

@@ -16,7 +16,7 @@ from clockwork.messages.tensors import MAX_NAME
 from clockwork.units import KIB, Bytes
 
 MIN_SPLIT_BYTES: Final[Bytes] = 16 * KIB
-"""Length below which protobuf parses the whole message. For so short a message, `split` would take more time."""
+"""Length below which protobuf parses the whole message. For such a short message, `split` would take more time."""
 
 MAX_FIELDS: Final = 1024
 """Largest number of outermost fields that `split` walks over.

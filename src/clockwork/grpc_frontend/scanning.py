@@ -2,8 +2,8 @@
 
 The parser creates all objects of a message in one step, which would block the event loop for a large message. This
 module therefore adds up the lengths of the fields in the encoded message. The scan reads no strings, bytes or packed
-numbers, and does not check whether the message is valid. The parser checks this later. The field numbers are those of
-the Open Inference Protocol v2.
+numbers, and does not check whether the message is valid. The parser checks this later. The Open Inference Protocol v2
+defines the field numbers.
 """
 
 from collections.abc import Iterator

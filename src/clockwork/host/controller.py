@@ -3,7 +3,7 @@
 This module makes no decisions. The module converts messages to events, and commands to messages. The payloads of
 tensors are passed from one connection to another as they were received. The module also translates times. The windows
 of actions are sent as times of the worker's clock, and the times in results are converted to this host's clock. A clock
-offset that is smaller than its own error counts as zero. Offsets between processes on one host are so small.
+offset that is smaller than its own error counts as zero. Between processes on one host, offsets are that small.
 """
 
 import asyncio

@@ -43,7 +43,7 @@ class RepositoryConfig(Struct, frozen=True):
 
     - ``model_root``: the workers' model root, which contains the ``directories``
     - ``interval``: time between two polls
-    - ``policies``: version policies that replace those of models' configurations, by model name
+    - ``policies``: version policies that replace the policies in models' configurations, by model name
     - ``links``: the links in the repositories that are followed
     - ``durable``: whether the files of a load stay for the next start while a model needs them
     - ``loaded``: fingerprints of the models that start-up loads, by name

@@ -36,7 +36,7 @@ class PacedDevices:
         clock: Clock,
         on_answers: Callable[[], None],
     ) -> None:
-        """``models`` are by path, and ``durations`` by device.
+        """The keys of ``models`` are paths. ``durations`` has an entry for each device.
 
         ``on_answers`` is called when there are results to take.
         """

@@ -116,7 +116,9 @@ class Reception:
         self._answers: dict[Key, _Answers] = {}
 
     def is_behind(self, now: Nanos | None = None) -> bool:
-        """Return whether the server is the bottleneck. The reception refuses requests only in that case.
+        """Return whether the server is the bottleneck.
+
+        The reception refuses requests only if the server is the bottleneck.
 
         ``now`` is the current time, if the caller knows it.
         """
@@ -203,7 +205,7 @@ class Reception:
             self._on_load(busy)
 
     def default_slo(self, model: str) -> Nanos:
-        """Return the SLO for requests of the model that set none."""
+        """Return the SLO of the model's requests that set no SLO."""
         config = self._config
         slo = config.model_slos.get(model)
         if slo is None and config.model_slos and (found := self._model(model, "")) is not None:

@@ -28,7 +28,7 @@ log = logging.getLogger("clockwork.controller")
 
 
 async def poll_repositories(host: "ControllerHost") -> None:
-    """Keep the served models equal to those of the repositories, until this coroutine is cancelled."""
+    """Keep the served models equal to the models in the repositories, until this coroutine is cancelled."""
     polling = _Polling(host)
     while True:
         if host.progress()[0] == Stage.SERVING.value:

@@ -51,7 +51,7 @@ class RepositoryChanges(Struct, frozen=True):
     - If a model has problems, its load fails, and the problems are the reason.
     - ``problems`` contains the reasons why directories cannot be read, by the names of their models. These models do
       not change.
-    - ``error`` is the reason why the repository cannot be read, in which case nothing changes; otherwise it is empty.
+    - ``error`` is the reason why the repository cannot be read, or empty. If there is an error, nothing changes.
     """
 
     load: tuple[RepositoryModel, ...] = ()

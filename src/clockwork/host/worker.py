@@ -54,7 +54,7 @@ LEAVE_POLL: Final = 0.005
 """Seconds between two checks for running tasks while the worker leaves."""
 
 MAX_DEVICES: Final = 64
-"""Limit of the number of devices of one worker. No host has so many accelerators. Each device needs two threads."""
+"""Limit of the number of devices of one worker. No host has that many accelerators. Each device needs two threads."""
 
 MAX_THREADS_PER_CORE: Final = 4
 """Limit of the threads of one device, per core of the process.

@@ -105,7 +105,7 @@ def shed_reply(shed: Shed) -> Reply:
 class ShedReplies:
     """The encoded replies to shed requests.
 
-    Requests whose wait and retry time are the same, in whole milliseconds, get the same reply.
+    If requests have the same wait and retry time in whole milliseconds, they get the same reply.
     """
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ The limit is low because the event loop reads and writes JSON.
 
 
 class TensorParameters(Struct, frozen=True):
-    """The parameters of an input or output that Clockwork reads. All other parameters are ignored."""
+    """The parameters that Clockwork reads for an input or output. All other parameters are ignored."""
 
     binary_data_size: int | None = None
     binary_data: bool | None = None

@@ -51,7 +51,7 @@ class PacedWorker:
         durations: Sequence[DurationModel],
         started: Callable[[StartTask, Nanos], None] | None = None,
     ) -> None:
-        """``models`` are by path, and ``durations`` by device.
+        """The keys of ``models`` are paths. ``durations`` has an entry for each device.
 
         ``started`` is called with each task and its start time.
         """
@@ -114,7 +114,7 @@ class PacedWorker:
     def _poll_concerned(self, now: Nanos, gpu: int | None, answers: list[ResultCommand]) -> None:
         """Poll the lanes that an event of ``gpu`` can affect.
 
-        The lanes are those of this device, or all lanes if ``gpu`` is None (the HOST lane).
+        These are the lanes of this device, or all lanes if ``gpu`` is None (the HOST lane).
         """
         if gpu is not None and 0 <= gpu < len(self._of_gpu):
             for key in self._of_gpu[gpu]:

@@ -1,6 +1,6 @@
 """Turns a path from a request into a file that may be read.
 
-Rules of the file: a worker reads models below one directory, its model root, and nothing else. A model repository is
+A worker reads models below one directory, which is its model root, and reads nothing else. A model repository is
 such a root. Messages repeat the path from the request, and never reveal where the root is or what lies outside it.
 Users who may write below the root are trusted not to change a path between the check and the reading.
 """

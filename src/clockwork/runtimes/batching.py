@@ -105,7 +105,8 @@ class TrialPlan(Struct, frozen=True):
 def plan_trial(policy: BatchingPolicy, analyse: Callable[[bool], Proof]) -> TrialPlan:
     """Decide how to try a model.
 
-    ``analyse`` analyses the graph. If its argument is true, one quantisation scale for a whole batch is accepted.
+    ``analyse`` analyses the graph. If the argument of ``analyse`` is true, one quantisation scale for a whole batch is
+    accepted.
     """
     if policy.forbidden:
         return TrialPlan(policy.forbidden)

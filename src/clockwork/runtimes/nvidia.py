@@ -32,7 +32,7 @@ _FAILURES: Final = (RuntimeError, AttributeError, TypeError, ValueError, OSError
 
 
 class Gpu(Struct, frozen=True):
-    """One GPU. The clocks are those of its multiprocessors, in MHz."""
+    """One GPU. The clocks are the frequencies of its multiprocessors, in MHz."""
 
     name: str
     memory: Bytes

@@ -45,7 +45,7 @@ MAX_DIFFERENCE: Final = 0.1
 UNTRIED: Final = "it accepts none of the random inputs made to try it"
 
 NO_EXAMPLE: Final = Example(ExampleInputs())
-"""The example of a model for which none was searched."""
+"""The example of a model if no example was searched."""
 
 
 class Verdict(Struct, frozen=True):
@@ -109,7 +109,7 @@ def example_inputs(ports: Signature, run: Run, example: Example = NO_EXAMPLE) ->
 def observed(ports: Signature, run: Run, example: Example = NO_EXAMPLE) -> Signature:
     """Return the signature after correcting the shapes of outputs from a run of the model.
 
-    A graph may declare no shape for an output, or a wrong one. A dimension whose declared size is wrong becomes free.
+    A graph may declare no shape for an output, or a wrong shape. A dimension whose declared size is wrong becomes free.
     If the number of dimensions is wrong, all dimensions become free. If the model accepts no random input, the declared
     shapes stay.
     """

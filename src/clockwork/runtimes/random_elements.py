@@ -19,7 +19,7 @@ def zeros(datatype: str, shape: tuple[int, ...]) -> Array:
 
 
 def generated(datatype: str, shape: tuple[int, ...], row: Array | None) -> Array:
-    """Return elements for a generated input of any shape. The elements repeat those of ``row``, or are zeros."""
+    """Return elements for a generated input of any shape. The elements repeat the elements of ``row``, or are zeros."""
     if row is None or not row.size:
         return zeros(datatype, shape)
     return np.resize(row, shape)

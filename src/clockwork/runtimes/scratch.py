@@ -103,7 +103,7 @@ def is_full(directory: Path) -> bool:
 
 
 def temporary() -> ScratchDirectory:
-    """Make a temporary directory in the first place that accepts it, and remove those of killed processes there.
+    """Make a temporary directory in the first place that accepts it, and remove directories of killed processes there.
 
     Raises:
         OSError: no place accepts a directory.

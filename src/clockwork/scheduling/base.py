@@ -39,7 +39,7 @@ class Scheduler(ABC):
     """Base class of schedulers. Only `infer` and `result` must be defined."""
 
     name: ClassVar[str] = ""
-    """Value of the option ``--scheduler`` that selects this scheduler, if it is a built-in one."""
+    """Value of the option ``--scheduler`` that selects this scheduler, if the scheduler is built in."""
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Begin to serve. The scheduler may keep ``state``, because the controller keeps it up to date."""

@@ -1,9 +1,9 @@
 """Executes the request with the earliest deadline first, and drops requests that can no longer be in time.
 
-There is one queue for all devices, in order of deadlines. An idle device gets the most urgent request among those whose
-weights are on the device. If no device has the weights, they are loaded on a device with free memory. Requests for the
-same model join a batch as long as the most urgent request of the batch can still be in time. When a request can no
-longer be in time according to the measured times, it is refused at once.
+There is one queue for all devices, in order of deadlines. An idle device gets the most urgent request for a model that
+is on the device. If no device has the weights, they are loaded on a device with free memory. Requests for the same
+model join a batch as long as the most urgent request of the batch can still be in time. When a request can no longer be
+in time according to the measured times, it is refused at once.
 """
 
 from heapq import heappop, heappush

@@ -1,4 +1,4 @@
-"""Finds schedulers by name. A name is that of a built-in scheduler, or ``package.module:Class``."""
+"""Finds schedulers by name. A name is the name of a built-in scheduler, or ``package.module:Class``."""
 
 from collections.abc import Mapping
 from importlib import import_module

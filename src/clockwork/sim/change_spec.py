@@ -28,7 +28,7 @@ class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     - "promote": makes the next ready version the default
 
     The other fields are about loads. Reading the file takes ``read_ms`` on each worker. The times of the new version
-    are those of the model multiplied by ``factor``. When the worker reads the file, it executes one row, which takes
+    are the model's times multiplied by ``factor``. When the worker reads the file, it executes one row, which takes
     ``trial_factor`` times the model's time. A factor of 0 means that the worker executes nothing then. The first
     ``first_count`` executions on each device take ``first_factor`` times as long as the later ones. If ``measured`` is
     true, the controller knows the version's times already. If ``same`` is true, the file has the content of the version

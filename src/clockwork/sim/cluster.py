@@ -186,7 +186,7 @@ class Cluster:
         self.feed(WorkerLost(worker.name, why))
 
     def add_file(self, model: PacedModel, broken: frozenset[str], rng: Random | None) -> None:
-        """Add a model file that workers can load. The workers in ``broken`` cannot read it.
+        """Add a model file that workers can load. The workers in ``broken`` cannot read the file.
 
         With a random generator, the controller knows the times of the model already.
         """

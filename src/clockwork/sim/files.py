@@ -14,7 +14,7 @@ class ModelFiles:
         self._broken: dict[str, frozenset[str]] = {}
 
     def add(self, model: PacedModel, broken: frozenset[str] = frozenset()) -> None:
-        """Add a file. The workers in ``broken`` cannot read it."""
+        """Add a file. The workers in ``broken`` cannot read the file."""
         self._models[model.path] = model
         if broken:
             self._broken[model.path] = broken

@@ -27,7 +27,7 @@ DEFAULT_SLO: Final = 100 * MILLISECOND
 def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scenario:
     """Return a scenario with the devices and models of the state.
 
-    The workload is that of ``scenario``. Without ``scenario``, the workload consists of the recent requests of each
+    The workload is taken from ``scenario``. Without ``scenario``, the workload consists of the recent requests of each
     model with their SLOs.
 
     Raises:

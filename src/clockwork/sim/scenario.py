@@ -282,7 +282,7 @@ def checked(scenario: Scenario, where: str = "the scenario") -> Scenario:
     """Check a scenario, and return it.
 
     Raises:
-        InvalidRequestError: a value is out of range or contradicts another one.
+        InvalidRequestError: a value is out of range or contradicts another value.
     """
     try:
         check_finite(scenario, "")

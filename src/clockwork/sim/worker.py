@@ -34,7 +34,7 @@ class SimWorker:
         offset: Nanos = 0,
         drift_ppm: float = 0.0,
     ) -> None:
-        """``models`` are by path, and ``durations`` by device.
+        """The keys of ``models`` are paths. ``durations`` has an entry for each device.
 
         ``send`` gets results. ``started`` is called for each task with the time of the worker's clock.
         """

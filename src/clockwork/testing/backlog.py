@@ -95,7 +95,10 @@ class Backlog:
         self._serving.next_wakeup()
 
     def result(self) -> bool:
-        """Let a device return the result of its first outstanding action. Return whether there was one."""
+        """Let a device return the result of its first outstanding action.
+
+        Return whether there was an outstanding action.
+        """
         for worker in self._state.workers.values():
             for action_id, gpu in worker.routes.items():
                 action = gpu.outstanding[action_id]

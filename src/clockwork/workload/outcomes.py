@@ -1,6 +1,6 @@
 """Counts the outcomes of requests, in the same way for a simulation and for a live load test.
 
-Some definitions are those of the OSDI'20 artifact. *goodput* counts requests that succeed within their SLO, which the
+Some definitions are from the OSDI'20 artifact. *goodput* counts requests that succeed within their SLO, which the
 controller measures from arrival to response. *latency* is the client's time from the intended send time to the
 response, so there is no coordinated omission. A *cold start* is a request that arrived when no device had its model's
 weights.

@@ -156,7 +156,7 @@ class GrowingLoop(OpenLoop):
     def __init__(
         self, number: int, process: Process, mix: GrowingMix, slo: Slo, start: Nanos, stop: Nanos, batch_size: int
     ) -> None:
-        """The arguments are those of `OpenLoop`, with a growing mix."""
+        """The arguments are the same as for `OpenLoop`, with a growing mix."""
         self._growing = mix
         super().__init__(number, process, str, slo, start, stop, batch_size)
 

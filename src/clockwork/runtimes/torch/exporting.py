@@ -157,7 +157,7 @@ def _inputs(examples: Sequence[Example], rows: int | None) -> tuple[tuple[Any, .
 
 
 def _compare(module: Any, program: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-    """Raise ValueError if the outputs of the program differ from those of the module."""
+    """Raise ValueError if the outputs of the program differ from the module's outputs."""
     wanted = torch.utils._pytree.tree_leaves(module(*arguments, **named))  # noqa: SLF001 - torch.export uses it
     found = torch.utils._pytree.tree_leaves(program.module()(*arguments, **named))  # noqa: SLF001
     for i, (first, second) in enumerate(zip(wanted, found, strict=True)):

@@ -106,7 +106,7 @@ class Placing:
     def _hopeless(self, now: Nanos, group: GroupKey, rows: int, left: Sequence[PendingRequest], place: int) -> int:
         """Return how many requests, beginning at ``place``, cannot be served by any device.
 
-        The next request after them can be served.
+        The next request after these can be served.
         """
         low, high = place + 1, len(left)
         while low < high:

@@ -1,7 +1,7 @@
 """Makes example inputs for the batches that a controller will send, so that graphs can be captured in advance.
 
-The batch sizes are those of `clockwork.controller.measuring`, which are powers of two up to the largest batch. The
-shapes are those of the model's example. Without an example, free dimensions have size `FREE_DIM`, or 1 if the program
+The batch sizes are the same as in `clockwork.controller.measuring`: powers of two up to the largest batch. The shapes
+are taken from the model's example. Without an example, free dimensions have size `FREE_DIM`, or 1 if the program
 refuses that size.
 """
 

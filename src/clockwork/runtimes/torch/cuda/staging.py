@@ -105,7 +105,7 @@ class Staging:
         return self._take(self._inputs, "inputs")
 
     def take_output(self) -> Lease:
-        """Take a slot for outputs. The errors are those of `take_input`."""
+        """Take a slot for outputs. This method raises the same errors as `take_input`."""
         return self._take(self._outputs, "outputs")
 
     def check_fits(self, nbytes: Bytes, what: str) -> None:
