@@ -185,7 +185,7 @@ def repository_options(
     policies: list[str] | None,
     labels: list[str] | None,
 ) -> RepositoryOptions:
-    """Return the values of the options as the commands get them."""
+    """Return the options of a command as one object."""
     given = (tuple(directories or ()), tuple(load_models or ()))
     return RepositoryOptions(mode, *given, poll_seconds, tuple(policies or ()), tuple(labels or ()))
 

@@ -247,7 +247,7 @@ class AsyncClient:
         return list(response.models)
 
     async def load(self, name: str, path: str = "", *, keep: bool = False, wait: bool = True) -> list[str]:
-        """Load a model while the server serves, or replace the versions that it serves. Return a list with its name.
+        """Load a model while the server serves, or replace its versions. Return a list with the model's name.
 
         The server must run in the control mode ``explicit``. If the load fails, the earlier versions go on serving.
 

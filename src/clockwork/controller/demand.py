@@ -13,7 +13,7 @@ from clockwork.units import SECOND, Nanos
 
 SLOT: Final[Nanos] = 5 * SECOND
 MAX_SLOTS: Final = 12
-"""Limit of the number of slots. Together, the slots cover the last minute with requests."""
+"""Limit of the number of slots. Together, the slots cover the last minute in which requests arrived."""
 
 MAX_SLOS: Final = 8
 """Limit of the number of different SLOs of one model. A request with another SLO counts under the nearest of these."""

@@ -97,7 +97,10 @@ def _accepted_shapes(
 
 
 def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
-    """Return the powers of two up to ``largest`` and the model's own limit. A model that does not batch has only 1."""
+    """Return the powers of two up to ``largest`` or the model's own limit, whichever is smaller.
+
+    A model that does not batch has only 1.
+    """
     if not model.info.batchable:
         return (1,)
     largest = min(largest, model.info.max_batch or largest)

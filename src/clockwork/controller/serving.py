@@ -229,7 +229,7 @@ class Serving:
         return commands + self._ask(now, about, self._scheduler.result, gpu, action, result)
 
     def _pending_of(self, inputs: Iterable[InferInput]) -> list[PendingRequest]:
-        """Return the requests of an action's inputs that are still pending."""
+        """Return the action's requests that are still pending."""
         found = [self._pending.get(share.request_id) for share in inputs]
         return [request for request in found if request is not None]
 

@@ -144,7 +144,10 @@ class BatchChecks:
         return self.request is not None and self.request.model is model
 
     def forget(self, model: ModelState) -> None:
-        """Drop the samples of a model that was removed. No request for it is pending, but outputs may be compared."""
+        """Drop the samples of a model that was removed.
+
+        No request for the model is pending, but outputs may be compared.
+        """
         if self._sample is not None and self._sample.model is model:
             self._bytes -= self._sample.nbytes
             self._sample = None

@@ -20,7 +20,7 @@ LOST_NOTE: Final = 0.001
 """Lost share of the time that results in a note."""
 
 LONGEST_WARNING: Final[Nanos] = 5 * MILLISECOND
-"""Length of an interruption that results in a warning. A short inference takes about as long as this."""
+"""Length of an interruption that results in a warning. A short inference takes about this long."""
 
 OTHERS_NOTE: Final = 0.03
 """Share of a core's time in other processes that results in a note.

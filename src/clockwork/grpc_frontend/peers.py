@@ -1,8 +1,8 @@
 """Creates a separate `LocalClient` for each gRPC connection, so that the controller's limits apply to each connection.
 
 grpc.aio reports the peer of a call, which identifies its connection. grpc.aio does not report the end of a connection.
-This module therefore keeps the clients that were used most recently. When there are too many clients, it closes idle
-ones.
+This module therefore keeps the clients that were used most recently. When there are too many clients, the module closes
+idle clients.
 """
 
 from collections import OrderedDict

@@ -19,7 +19,7 @@ class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
       duration is less than half of the median
     - "lognormal": a lognormal distribution with the same ``share``, which has a longer tail
     - "measured": the profile's samples in the order of their measurement, again and again. Slow minutes of a host are
-      thus reproduced. Random draws would not reproduce them.
+      thus reproduced. Random draws would not reproduce slow minutes.
     """
 
     kind: Literal["none", "normal", "lognormal", "measured"] = "none"

@@ -13,7 +13,7 @@ calls the scheduler with requests and results. The scheduler makes actions and r
   A LoadWeights may fail. In both cases, the `GPUState` is updated before `evicted` or `result` is called.
 - A request ends in one of three ways: the scheduler answers it (`Answer`), an Infer that contains it succeeds, or
   `cancel` is called. After a successful Infer, the controller answers the requests before it calls `result`. The
-  requests of a failed Infer have not ended. The scheduler must answer them or try again.
+  requests of a failed Infer have not ended. The scheduler must answer these requests or try again.
 - If the ``client_id`` of a request is -1, the controller itself made the request, to check a batch or to measure a
   model. The scheduler treats it like any other request.
 - Models are added and removed while serving only if the scheduler defines `model_added` and `model_removed`.

@@ -30,7 +30,7 @@ MAX_CONSIDERED: Final = 64
 """Number of urgent requests that are searched for a request to execute or load at once."""
 
 MAX_SEARCHED: Final = 1024
-"""Number of requests that are searched for requests that can share a batch with an urgent request."""
+"""Limit of the requests that are searched, to find requests that can share a batch with an urgent request."""
 
 _Entry: TypeAlias = tuple[Nanos, int, PendingRequest]
 

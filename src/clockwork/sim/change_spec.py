@@ -19,7 +19,8 @@ MAX_FIRST_EXECUTIONS: Final = 1000
 class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """A change that is made at ``at_s`` seconds of the load, and then every ``every_s`` seconds until ``stop_s``.
 
-    ``models`` selects models as in a workload. Each repetition changes the next one of them. ``kind`` is one of these:
+    ``models`` selects models as in a workload. Each repetition changes the next of these models. ``kind`` is one of
+    these:
 
     - "load": loads a further version, and keeps the others
     - "replace": loads a further version, which replaces the others

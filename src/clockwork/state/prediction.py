@@ -115,7 +115,7 @@ class Errors:
 
 
 class ActionErrors:
-    """Errors of the predictions for one kind of action, which are errors of start, duration and completion."""
+    """Errors of the predictions for one kind of action: errors of start, duration and completion."""
 
     __slots__ = ("completion", "duration", "failed", "ratios", "start")
 

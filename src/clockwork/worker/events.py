@@ -1,8 +1,8 @@
 """The events that a worker's core handles, and the commands that it returns to its host.
 
 For the core, payloads, models in host memory and models on a device are opaque handles (``object``). The host makes
-these handles when it executes a task. The core stores them and passes them to later tasks, so only the core has tables
-of models.
+these handles when it executes a task. The core stores the handles and passes them to later tasks, so only the core has
+tables of models.
 """
 
 from enum import StrEnum

@@ -111,7 +111,7 @@ def scaled(spec: StreamSpec, factor: float) -> StreamSpec:
 
 
 def with_slo_scaled(spec: StreamSpec, factor: float) -> StreamSpec:
-    """Return the stream with ``factor`` times its SLO, if it sets one."""
+    """Return the stream with ``factor`` times its SLO, if the stream sets an SLO."""
     stairs = spec.slo_ladder
     if stairs is not None:
         stairs = replace(

@@ -1,7 +1,7 @@
 """Checks which combinations of input shapes a program accepts.
 
-A program is valid only for the shapes for which it was exported. With other shapes, it may compute meaningless results
-without an error. Shapes are therefore checked before every inference. This check costs one table lookup.
+A program is valid only for the shapes for which it was exported. With other shapes, a program may compute meaningless
+results without an error. Shapes are therefore checked before every inference. This check costs one table lookup.
 """
 
 from collections.abc import Mapping, Sequence

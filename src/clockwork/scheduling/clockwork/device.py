@@ -106,7 +106,7 @@ class Device:
         """Return the ``earliest`` of an Infer that is sent now, so that the device keeps the order of the plan.
 
         A worker orders Infers by ``earliest``. If the weights of an Infer are still being loaded, other Infers may pass
-        it.
+        this Infer.
         """
         if not self.sent:
             return now

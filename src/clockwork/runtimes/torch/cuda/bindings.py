@@ -114,7 +114,7 @@ class CudaDriver:
         self._call("cuMemAddressFree", self._cuda.CUdeviceptr(address), nbytes)
 
     def create_page(self, nbytes: Bytes) -> Handle:
-        """Allocate physical memory without an address. Raise `OutOfDeviceMemoryError` if there is too little."""
+        """Allocate physical memory without an address. Raise `OutOfDeviceMemoryError` if there is too little memory."""
         return self._call("cuMemCreate", nbytes, self._properties, 0)
 
     def release_page(self, page: Handle) -> None:
@@ -134,7 +134,7 @@ class CudaDriver:
         self._call("cuMemUnmap", self._cuda.CUdeviceptr(address), nbytes)
 
     def allocate(self, nbytes: Bytes) -> Address:
-        """Allocate memory with an address. Raise `OutOfDeviceMemoryError` if there is too little."""
+        """Allocate memory with an address. Raise `OutOfDeviceMemoryError` if there is too little memory."""
         return int(self._call("cuMemAlloc", nbytes))
 
     def free(self, address: Address) -> None:
@@ -222,7 +222,7 @@ class CudaDriver:
         """Call a function of the driver. Return its value, or a tuple of its values."""
         try:
             result, *values = getattr(self._cuda, function)(*arguments)
-        except RuntimeError as error:  # the bindings raise it if the library or the function is missing
+        except RuntimeError as error:  # the bindings raise this error if the library or the function is missing
             raise CudaError(f"NVIDIA's driver has no {function} ({describe(error)}): install or update it") from error
         if result != self._cuda.CUresult.CUDA_SUCCESS:
             if result.name in LOST:

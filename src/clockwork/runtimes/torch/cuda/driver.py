@@ -70,7 +70,7 @@ class Driver(Protocol):
         ...
 
     def create_page(self, nbytes: Bytes) -> Handle:
-        """Allocate physical memory without an address. Raise `OutOfDeviceMemoryError` if there is too little."""
+        """Allocate physical memory without an address. Raise `OutOfDeviceMemoryError` if there is too little memory."""
         ...
 
     def release_page(self, page: Handle) -> None:
@@ -90,7 +90,7 @@ class Driver(Protocol):
         ...
 
     def allocate(self, nbytes: Bytes) -> Address:
-        """Allocate memory with an address. Raise `OutOfDeviceMemoryError` if there is too little."""
+        """Allocate memory with an address. Raise `OutOfDeviceMemoryError` if there is too little memory."""
         ...
 
     def free(self, address: Address) -> None:
