@@ -31,7 +31,7 @@ from clockwork.scheduling import (
 class LeastLoaded(Scheduler):
     """Sends each request to the least loaded device.
 
-    If the cache is full, it evicts the least recently used weights.
+    If the cache is full, the scheduler evicts the least recently used weights.
     """
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:

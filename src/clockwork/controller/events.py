@@ -48,9 +48,9 @@ class ClientRequest(Struct, frozen=True):
     """A client has sent a request.
 
     ``wrong`` describes the fault of an InferRequest that contradicts its payload or is too large. Without such a fault,
-    it is empty. ``arrival`` is the time when the request reached the controller's machine. If the host does not know
-    this time (None), the time when the event is handled is used. The SLO counts from the arrival. ``shared`` means that
-    the client sends requests for many connections, so the limits of one client do not apply to it.
+    ``wrong`` is empty. ``arrival`` is the time when the request reached the controller's machine. If the host does not
+    know this time (None), the time when the event is handled is used. The SLO counts from the arrival. ``shared`` means
+    that the client sends requests for many connections, so the limits of one client do not apply to it.
     """
 
     client_id: int

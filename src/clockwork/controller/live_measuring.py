@@ -92,7 +92,7 @@ class LiveMeasuring:
     """The models to measure, and the measurement that is under way."""
 
     def __init__(self, state: ClockworkState, config: ProfilingConfig, known: dict[ProfileKey, ModelProfile]) -> None:
-        """``known`` contains the profiles that were measured earlier. New profiles are added to it."""
+        """``known`` contains the profiles that were measured earlier. New profiles are added to ``known``."""
         self._state = state
         self._config = config
         self._known = known

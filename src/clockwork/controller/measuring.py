@@ -1,10 +1,10 @@
 """Measures one model on one device with a script of actions.
 
 Theory of operation. The script is a generator, which yields an action, receives the action's result, and so on. At the
-end, it returns the profile. The generator does not wait, and does not depend on the code that executes the actions.
-Warm-ups do not count. Each sample of LoadWeights is a load after an eviction. Each batch size is measured with inputs
-that the worker generates. If the model accepts no such inputs, the profile contains an assumed time and is marked as
-not measured.
+end, the generator returns the profile. The generator does not wait, and does not depend on the code that executes the
+actions. Warm-ups do not count. Each sample of LoadWeights is a load after an eviction. Each batch size is measured with
+inputs that the worker generates. If the model accepts no such inputs, the profile contains an assumed time and is
+marked as not measured.
 """
 
 from collections.abc import Generator

@@ -45,7 +45,7 @@ class Profiler:
     """Runs jobs on the devices of the workers that were added to it."""
 
     def __init__(self, state: ClockworkState, config: ProfilingConfig, known: dict[ProfileKey, ModelProfile]) -> None:
-        """``known`` contains the profiles that were measured earlier. New profiles are added to it."""
+        """``known`` contains the profiles that were measured earlier. New profiles are added to ``known``."""
         self._state = state
         self._config = config
         self._known = known

@@ -151,7 +151,7 @@ class Tally:
         self.demand = DemandMeter()
 
     def of(self, model: str) -> Counts:
-        """Return the counters of a served model. The caller may read and increase them."""
+        """Return the counters of a served model. The caller may read and increase the counters."""
         return self._counts[model]
 
     def shed(self, now: Nanos, model: ModelState | None, count: int) -> None:

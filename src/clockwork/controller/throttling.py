@@ -108,7 +108,10 @@ class Throttle:
         self._counts.pop(model, None)
 
     def refuses(self, now: Nanos, model: str, slo: Nanos) -> Nanos | None:
-        """Return the retry time if a request must be refused now. Return None if it may reach the scheduler."""
+        """Return the retry time if a request must be refused now.
+
+        Return None if the request may reach the scheduler.
+        """
         counts = self._counts.get(model)
         if counts is None or counts.refused_at is None or now - counts.refused_at > MEMORY or slo > counts.refused_slo:
             return None

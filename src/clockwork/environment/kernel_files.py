@@ -263,7 +263,7 @@ def _kib(text: str | None) -> int | None:
 
 
 def _integer(text: str) -> int | None:
-    """Parse a number. Return None if it is malformed or does not fit into 63 bits."""
+    """Parse a number. Return None if the number is malformed or does not fit into 63 bits."""
     try:
         return int(text) if len(text) <= MAX_DIGITS else None
     except ValueError:

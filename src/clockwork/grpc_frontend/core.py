@@ -13,7 +13,8 @@ from typing import Final
 import grpc
 
 EXPERIMENTS: Final = "GRPC_EXPERIMENTS"
-"""The environment variable that turns the core's experiments on and off. The core reads it once, when it starts.
+"""The environment variable that turns the core's experiments on and off. The core reads the variable once, when the
+core starts.
 
 If the operator has set the variable, Clockwork does not change it.
 """

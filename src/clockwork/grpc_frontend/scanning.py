@@ -44,7 +44,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def check_infer(data: bytes) -> None:
-    """Check the size of a ``ModelInferRequest``. The size of its ``raw_input_contents`` does not count.
+    """Check the size of a ``ModelInferRequest``. The size of ``raw_input_contents`` does not count.
 
     Raises:
         InvalidRequestError: the typed contents are too long, or the names, shapes and parameters are too long.

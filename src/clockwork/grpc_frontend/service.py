@@ -115,7 +115,7 @@ class Service:
         """Return a model's inputs and outputs."""
         metadata = await self._front.model_metadata(message.name, message.version)
         for tensor in metadata["inputs"]:
-            tensor.pop("optional", None)  # the protocol's message lacks it; ModelConfig has it
+            tensor.pop("optional", None)  # the protocol's message lacks this field; ModelConfig has it
         return pb.ModelMetadataResponse(**metadata)
 
     async def model_config(self, message: pb.ModelConfigRequest, call: ServicerContext) -> pb.ModelConfigResponse:

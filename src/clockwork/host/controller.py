@@ -260,7 +260,7 @@ class ControllerHost:
 
     @property
     def catalog(self) -> Catalog:
-        """The models' versions while the server serves. Do not change it."""
+        """The models' versions while the server serves. The caller must not change the catalog."""
         return self._machine.catalog
 
     def is_ready(self, model: str | None = None, version: str = "") -> bool:
@@ -375,7 +375,7 @@ class ControllerHost:
         elif isinstance(message, StatusRequest):
             self._long_responses.status(connection, message.id)
         elif isinstance(message, LoadModelRequest) and self._loads_by_name.take(client_id, message):
-            pass  # it is handled when its versions are known
+            pass  # the load is handled when its versions are known
         elif not (isinstance(message, CancelRequest) and self._native_inbox.withdraw(client_id, message.id)):
             self._handle_request(client_id, message, payload)
 

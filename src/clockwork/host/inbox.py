@@ -42,7 +42,7 @@ class Waiting:
         shedder.queued(slo)
 
     def withdraw(self) -> bool:
-        """Forget the request. Return whether it was still waiting."""
+        """Forget the request. Return whether the request was still waiting."""
         return self.take() is not None
 
     def take(self) -> Handle | None:

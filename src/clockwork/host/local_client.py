@@ -1,4 +1,4 @@
-"""Implements a client in the controller's own process. The front ends use it.
+"""Implements a client in the controller's own process. The front ends use this client.
 
 The controller treats it like a connection of the native protocol. Messages, checks and cancelling are the same, but
 nothing is encoded.

@@ -64,7 +64,7 @@ def begin_background_thread() -> None:
 
 
 def shorten_time_slice() -> None:
-    """Request short time slices for the calling thread. If the kernel does not offer them, do nothing."""
+    """Request short time slices for the calling thread. If the kernel offers no short time slices, do nothing."""
     number = _SCHED_SETATTR.get(platform.machine())
     if number is not None:
         nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

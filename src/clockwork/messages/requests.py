@@ -107,7 +107,7 @@ class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
 
     - ``versions``: the versions to load. If the list is empty, ``path`` is the only version. If ``path`` is empty too,
       the model is loaded again from where it was loaded last.
-    - ``keep``: whether other versions of the model stay in service. If not, this load replaces them.
+    - ``keep``: whether other versions of the model stay in service. If not, this load replaces the other versions.
     - ``wait``: whether the response is sent when the versions are ready. If not, the response is sent at once.
     """
 

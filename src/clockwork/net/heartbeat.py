@@ -2,7 +2,7 @@
 
 A peer is alive if it sends any byte, so a busy connection needs no Pings. If this side's event loop stops for a while,
 that time does not count as silence of the peer. Each check counts as one interval, even if it is late. All bytes that
-have arrived are read before a connection is ended. Silence is reported long before it ends the connection.
+have arrived are read before a connection is ended. Silence is reported long before the silence ends the connection.
 """
 
 import asyncio

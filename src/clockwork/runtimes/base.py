@@ -53,7 +53,7 @@ class HostModelInfo(Struct, frozen=True):
     unbatched: str = ""
     """Why requests cannot share a batch. Empty if they can."""
     max_batch: int = 0
-    """Largest batch that the model's config.pbtxt allows, in rows. If no limit is configured, it is 0."""
+    """Largest batch that the model's config.pbtxt allows, in rows. If no limit is configured, this is 0."""
     trial: TrialRun | None = None
     """Result of executing one row in the trial of the model. None if the model accepted no inputs."""
     example: ExampleInputs | None = None
@@ -121,7 +121,7 @@ class HostModel(Protocol):
         """Load the weights onto the worker's device with this number.
 
         Raises:
-            ServerError: the runtime could not load them.
+            ServerError: the runtime could not load the weights.
         """
         ...
 

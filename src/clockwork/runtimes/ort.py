@@ -11,7 +11,7 @@ from typing import Final
 
 TELEMETRY_VARIABLE: Final = "ORT_DISABLE_TELEMETRY"
 """Environment variable that switches the telemetry off. ONNX Runtime reads the variable when the library is loaded.
-Child processes inherit it.
+Child processes inherit the variable.
 """
 
 os.environ[TELEMETRY_VARIABLE] = "1"

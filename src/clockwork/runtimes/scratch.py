@@ -39,7 +39,7 @@ def places(preferred: Path | None = None) -> Iterator[Path]:
 
 
 class ScratchDirectory:
-    """A locked temporary directory. As a context manager, it removes the directory at the end."""
+    """A locked temporary directory. As a context manager, the object removes the directory at the end."""
 
     def __init__(self, place: Path, existing: Path | None = None) -> None:
         """Make the directory in ``place``, or lock the ``existing`` directory of an earlier process.
@@ -80,7 +80,7 @@ def make(preferred: Path | None = None) -> ScratchDirectory:
     """Make a temporary directory in the first place that allows it.
 
     Raises:
-        OSError: no place allows it.
+        OSError: no place allows a directory.
     """
     failures = []
     for place in places(preferred):

@@ -119,7 +119,7 @@ class _Parser:
         return -number if negative else number
 
     def _enter(self) -> str:
-        """Consume an opening bracket. Return the bracket that closes it."""
+        """Consume an opening bracket. Return the matching closing bracket."""
         self._open.append(self._token)
         if len(self._open) > MAX_DEPTH:
             raise ValueError(f"line {self._line} is nested deeper than {MAX_DEPTH}")

@@ -91,7 +91,7 @@ class Scheduler(ABC):
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Handle a worker that has connected and has all models. From now on, it is in ``state.workers``."""
+        """Handle a worker that has connected and has all models. From now on, the worker is in ``state.workers``."""
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:

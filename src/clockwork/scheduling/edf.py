@@ -148,7 +148,7 @@ class EdfScheduler(Scheduler):
         for _, _, request in list(islice(self._queue, MAX_CONSIDERED)) if self._idle else ():
             if not self._idle:
                 break
-            if request.id in self._last_start:  # otherwise, it has joined the batch of an earlier request
+            if request.id in self._last_start:  # otherwise, the request has joined the batch of an earlier one
                 self._send(now, request)
         self._load()
         return answers

@@ -101,7 +101,7 @@ class Cluster:
 
         ``skews`` contains clock offset and drift by worker number.
 
-        ``costs`` is the time that the controller's work takes. None means that it takes no time.
+        ``costs`` is the time that the controller's work takes. None means that the work takes no time.
         """
         self.loop = loop
         self.watcher = watcher

@@ -85,7 +85,9 @@ class ModelState:
         return tuple(self._recent.get((kind, 0), ()))
 
     def recent(self, kind: str) -> ModelProfile:
-        """Return the profile. Durations measured in service replace its times if there are at least `MIN_SAMPLES`.
+        """Return the profile.
+
+        Durations measured in service replace the profile's times if there are at least `MIN_SAMPLES`.
 
         Raises:
             KeyError: the model was not measured on this kind of device.

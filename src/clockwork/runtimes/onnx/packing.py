@@ -22,9 +22,9 @@ alexnet      128  , 235   MB    0.4,   0.2 MB    1.02     1.10     1.07
 vgg19        268  , 495   MB    0.6,   0.3 MB    1.00     1.03     1.01
 ===========  ===============  ===============  =======  =======  =======
 
-Another test model has four matrix products with 2048 x 2048 weights. Without packing, it takes 1.4 times as long for
-one row and 2.6 times as long for four rows. With 8-bit weights, the factors are 3.0 and 2.1. With 4-bit weights, the
-factors are more than 60.
+Another test model has four matrix products with 2048 x 2048 weights. Without packing, the model takes 1.4 times as long
+for one row and 2.6 times as long for four rows. With 8-bit weights, the factors are 3.0 and 2.1. With 4-bit weights,
+the factors are more than 60.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -137,7 +137,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
     def _try(
         self, file: ModelFile, original: Any, prepared: PreparedModel, plan: TrialPlan, example: Example
     ) -> Verdict:
-        """Try the prepared model with its weights in place. If that fails, try it with copied weights."""
+        """Try the prepared model with its weights in place. If that fails, try the model with copied weights."""
         packed = self._should_pack(prepared, example)
         if not packed:
             del original  # release its memory, because the next session needs as much

@@ -1,6 +1,6 @@
 """Checks a ``.pt2`` file before PyTorch reads it, and computes its digest.
 
-A model file is code. PyTorch reads parts of it with `pickle` and evaluates its expressions, so files from unknown
+A model file is code. PyTorch reads parts of the file with `pickle` and evaluates its expressions, so files from unknown
 authors must not be loaded. The checks find accidents and the simplest attacks: truncated files, compressed archives,
 and pickles that contain anything but tensors. The checks do not make a file from an unknown author safe.
 """
@@ -97,7 +97,7 @@ def _digest(path: Path) -> str:
 
 
 def _check(name: str, size: Bytes, archive: ZipFile) -> bool:
-    """Check the archive. Return whether it contains compiled code."""
+    """Check the archive. Return whether the file contains compiled code."""
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
         raise InvalidModelError(f"{name!r} is an archive of {len(entries)} files; the limit is {MAX_ENTRIES}")

@@ -69,7 +69,7 @@ class Exported(Struct, frozen=True):
             return replace(self, code=compiling.compiled(self.program))
 
     def save(self, path: Path) -> None:
-        """Write the file atomically. If there is compiled code, test it first.
+        """Write the file atomically. If there is compiled code, test the code first.
 
         Raises:
             InvalidRequestError: the file cannot be written.

@@ -106,7 +106,7 @@ def load(path: Path) -> Program:
 
 
 def unknown_operators(path: Path) -> list[str]:
-    """Return the operators in a file that PyTorch lacks. PyTorch itself reports these only in its log."""
+    """Return the operators in a file that PyTorch lacks. PyTorch itself reports unknown operators only in its log."""
     with ZipFile(path) as archive:
         (entry,) = (name for name in archive.namelist() if "/models/" in name and name.endswith(".json"))
         named = sorted(set(_OPERATOR.findall(archive.read(entry).decode(errors="replace"))))

@@ -24,7 +24,7 @@ FAR: Final[Nanos] = 1 << 62
 class TimelineEntry:
     """A batch in a `Timeline`. The attributes from ``left`` on form the timeline's tree.
 
-    Only the timeline sets them.
+    Only the timeline sets these attributes.
     """
 
     __slots__ = (

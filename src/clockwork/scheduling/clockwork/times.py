@@ -39,8 +39,8 @@ Models with fixed shapes do not count, because clients cannot increase their num
 """
 
 MAX_AGE: Final[Nanos] = 10 * MILLISECOND
-"""Time after which times are computed again, because estimates relax. Each measurement also makes them be computed
-again.
+"""Time after which times are computed again, because estimates relax. They are also computed again after each
+measurement.
 """
 
 

@@ -50,7 +50,7 @@ def cast_like(node: Node) -> Sequence[Value]:
 
 @rule("Dropout")
 def dropout(node: Node) -> Sequence[Value]:
-    """Rule of Dropout. Outside training, it returns the input and a mask of the same shape."""
+    """Rule of Dropout. Outside training, the operator returns the input and a mask of the same shape."""
     if node.has(2) and node.numbers(2) != [False]:
         raise MixesRowsError("drops elements at random, as in training")
     kept = node.value(0)

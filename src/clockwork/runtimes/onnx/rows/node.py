@@ -92,7 +92,7 @@ class Node:
         return axis_of(int(self.attributes.get(name, default)), rank)
 
     def axes(self, rank: int, at: int = 1, name: str = "axes") -> tuple[int, ...] | None:
-        """Return axes that are given by an attribute or an input. Return None if they are missing."""
+        """Return axes that are given by an attribute or an input. Return None if the axes are missing."""
         found = self.parameters(name, at)
         return None if found is None else tuple(axis_of(as_int(axis), rank) for axis in found)
 

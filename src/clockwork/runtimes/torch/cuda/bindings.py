@@ -110,7 +110,7 @@ class CudaDriver:
         return int(self._call("cuMemAddressReserve", nbytes, 0, self._cuda.CUdeviceptr(0), 0))
 
     def free_range(self, address: Address, nbytes: Bytes) -> None:
-        """Free reserved addresses. Nothing may be mapped to them."""
+        """Free reserved addresses. Nothing may be mapped to the addresses."""
         self._call("cuMemAddressFree", self._cuda.CUdeviceptr(address), nbytes)
 
     def create_page(self, nbytes: Bytes) -> Handle:
@@ -122,7 +122,7 @@ class CudaDriver:
         self._call("cuMemRelease", page)
 
     def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:
-        """Map a page to reserved addresses. No page may be mapped to them yet."""
+        """Map a page to reserved addresses. No page may be mapped to these addresses yet."""
         self._call("cuMemMap", self._cuda.CUdeviceptr(address), nbytes, 0, page, 0)
 
     def allow(self, address: Address, nbytes: Bytes) -> None:

@@ -66,7 +66,7 @@ class Driver(Protocol):
         ...
 
     def free_range(self, address: Address, nbytes: Bytes) -> None:
-        """Free reserved addresses. Nothing may be mapped to them."""
+        """Free reserved addresses. Nothing may be mapped to the addresses."""
         ...
 
     def create_page(self, nbytes: Bytes) -> Handle:
@@ -78,7 +78,7 @@ class Driver(Protocol):
         ...
 
     def map(self, address: Address, nbytes: Bytes, page: Handle) -> None:
-        """Map a page to reserved addresses. No page may be mapped to them yet."""
+        """Map a page to reserved addresses. No page may be mapped to these addresses yet."""
         ...
 
     def allow(self, address: Address, nbytes: Bytes) -> None:

@@ -1,4 +1,7 @@
-"""Manages the fixed addresses of a model's weights. Pages are mapped to them while the weights are loaded."""
+"""Manages the fixed addresses of a model's weights.
+
+Pages are mapped to these addresses while the weights are loaded.
+"""
 
 from clockwork.runtimes.torch.cuda.driver import Address, Driver, Handle
 from clockwork.runtimes.torch.cuda.pages import PageCache

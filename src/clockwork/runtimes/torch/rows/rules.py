@@ -143,7 +143,10 @@ def one_axis(call: Call) -> Result:
     "aminmax",
 )
 def reduction(call: Call) -> Result:
-    """Rule of operators that reduce the given axes, or all axes. With two tensors, they compute element by element."""
+    """Rule of operators that reduce the given axes, or all axes.
+
+    With two tensors, such operators compute element by element.
+    """
     x = call.first
     if len(call.tensors()) > 1:
         return pointwise(call)
