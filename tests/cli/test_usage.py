@@ -49,6 +49,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("unload net:", "'net:' has no version; leave out the colon to unload all versions of net"),
         ("bogus", "No such command 'bogus'"),
         ("zoo", "Missing command"),
         ("serve", "no model is given"),

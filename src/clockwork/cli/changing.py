@@ -35,7 +35,9 @@ def unload(
     """
     from clockwork.client import Client
 
-    name, _, version = model.partition(":")
+    name, colon, version = model.partition(":")
+    if colon and not version:
+        raise typer.BadParameter(f"{model!r} has no version; leave out the colon to unload all versions of {name}")
     with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
         for number in client.unload(name, version, wait=not no_wait):
             print(f"{name}:{number}")
