@@ -120,6 +120,26 @@ def test_files_that_a_load_brings_stay_while_a_model_needs_them(
     run(test())
 
 
+def test_files_that_no_model_needs_any_more_are_removed_without_another_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        monkeypatch.setattr(model_repositories, "UNUSED", 10**8)
+        root = write(tmp_path / "models", "net/1/model.onnx")
+        needed: set[str] = set()
+        repositories = ModelRepositories(RepositoryConfig((root,), tmp_path), lambda: needed)
+        (version,) = await repositories.resolve("net", {"config": "{}", "file:3/model.onnx": CONTENT})
+        needed.add(version.path)
+        await asyncio.sleep(0.3)
+        assert len(brought_files(tmp_path)) == 1
+        needed.clear()
+        while brought_files(tmp_path):
+            await asyncio.sleep(0.01)
+        repositories.close()
+
+    run(test())
+
+
 def test_files_that_restored_models_need_survive_a_restart(tmp_path: Path) -> None:
     async def test() -> None:
         root = write(tmp_path / "models", "net/1/model.onnx")

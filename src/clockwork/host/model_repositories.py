@@ -78,6 +78,7 @@ class ModelRepositories:
         self._in_use = in_use
         self._clock: Clock = MonotonicClock()
         self._brought: list[_Brought] = []
+        self._removal: asyncio.TimerHandle | None = None  #: set while there are files of load requests
         self._loaded = {} if config is None else dict(config.loaded)
         self.watchers: dict[Path, RepositoryWatcher] = {}  #: by directory
         if config is not None:
@@ -93,6 +94,8 @@ class ModelRepositories:
         """Stop reading, and remove the files of load requests, except for files that a restart needs."""
         for watcher in self.watchers.values():
             watcher.close()
+        if self._removal is not None:
+            self._removal.cancel()
         needed = self._in_use() if self._brought and self._config is not None and self._config.durable else set()
         for brought in self._brought:
             if _is_needed(brought.path, needed):
@@ -159,8 +162,17 @@ class ModelRepositories:
             else:
                 brought.directory.remove()
         self._brought = kept
+        self._plan_removal()
 
     # --- helpers -----------------------------------------------------------------------------------------------------
+
+    def _plan_removal(self) -> None:
+        if self._brought and self._removal is None:
+            self._removal = asyncio.get_running_loop().call_later(as_seconds(UNUSED), self._remove_later)
+
+    def _remove_later(self) -> None:
+        self._removal = None
+        self.remove_unused()
 
     def _adopt(self, config: RepositoryConfig, repository: Path) -> None:
         """Keep the files that an earlier process's loads still need, and remove that process's other files."""
@@ -233,6 +245,7 @@ class ModelRepositories:
             raise
         below = _below(config.model_root, directory.path)
         self._brought.append(_Brought(directory, below, self._clock.now()))
+        self._plan_removal()
         return versions
 
 
