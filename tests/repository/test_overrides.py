@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from clockwork.errors import InvalidRequestError, ServerError
+from clockwork.repository import overrides
 from clockwork.repository.models import find_model, wanted_versions
 from clockwork.repository.overrides import LoadOverride, OverrideLimits, config_from_json, load_override, write_override
 from clockwork.repository.policy import All, Specific, policy_of
@@ -81,6 +82,30 @@ def test_files_replace_the_directory_of_the_model_for_one_load(content: bytes | 
         assert find_model(place, "net").max_batch_size == 2, "the runtimes read config.pbtxt"
         assert wanted_versions(find_model(root, "net")) == (5,)
     assert [path.name for path in root.iterdir()] == ["net"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 11, 12, 13, 24, 25, 100])
+def test_a_long_file_is_decoded_in_short_steps(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    decode = base64.b64decode
+
+    def counted(text: str, *, validate: bool) -> bytes:
+        steps.append(len(text))
+        return decode(text, validate=validate)
+
+    monkeypatch.setattr(overrides, "PIECE", 16)
+    content = bytes(range(length))
+    text = base64.b64encode(content).decode()
+    monkeypatch.setattr(base64, "b64decode", counted)
+    assert brought(config="{}", **{"file:1/model.onnx": text}).files == {"1/model.onnx": content}
+    assert sum(steps) == len(text)
+    assert all(step <= 16 for step in steps)
+
+
+def test_padding_between_two_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overrides, "PIECE", 4)
+    with pytest.raises(InvalidRequestError, match="is not base64"):
+        brought(config="{}", **{"file:1/model.onnx": "AA==AAAA"})
 
 
 def test_files_need_a_configuration() -> None:

@@ -35,6 +35,11 @@ MAX_NAME: Final = 255
 MAX_LEVELS: Final = 4
 """Limit on the parts of a file's path."""
 
+PIECE: Final = 256 * 1024
+"""Characters of base64 that are decoded in one step, which takes a few milliseconds. Other threads run between steps.
+The number is a multiple of four, so each piece can be decoded alone.
+"""
+
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])[A-Z]")
 
 
@@ -49,7 +54,7 @@ class LoadOverride(Struct, frozen=True):
     """The configuration in a load request, and its files by their path in the model's directory."""
 
     config: Fields
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | bytearray] = {}
 
 
 def load_override(parameters: Mapping[str, Any], limits: OverrideLimits) -> LoadOverride | None:
@@ -150,7 +155,7 @@ def _value(name: str, value: Any, depth: int) -> Value:
     return scalar
 
 
-def _files(contents: Mapping[str, Any], limits: OverrideLimits) -> dict[str, bytes]:
+def _files(contents: Mapping[str, Any], limits: OverrideLimits) -> dict[str, bytes | bytearray]:
     if len(contents) > limits.max_files:
         raise InvalidRequestError(f"the load has {len(contents)} files; the limit is {limits.max_files}")
     total: Bytes = sum(_size(name, content) for name, content in contents.items())
@@ -159,7 +164,7 @@ def _files(contents: Mapping[str, Any], limits: OverrideLimits) -> dict[str, byt
             f"the files of the load have {show_bytes(total)}; the limit is {show_bytes(limits.max_total)}: "
             "put them into the model repository"
         )
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | bytearray] = {}
     for name, content in contents.items():
         path = _checked(name)
         if path in files:
@@ -201,10 +206,16 @@ def _size(name: str, content: Any) -> Bytes:
     )
 
 
-def _decoded(name: str, content: bytes | str) -> bytes:
+def _decoded(name: str, content: bytes | str) -> bytes | bytearray:
     if isinstance(content, bytes):
         return content
+    decoded = bytearray()
     try:
-        return base64.b64decode(content, validate=True)
+        for start in range(0, len(content), PIECE):
+            piece = content[start : start + PIECE]
+            if piece.endswith("=") and start + PIECE < len(content):
+                raise ValueError("padding before the end")
+            decoded += base64.b64decode(piece, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequestError(f"parameter {quoted(PREFIX + name)} is not base64; encode the file's bytes") from None
+    return decoded
