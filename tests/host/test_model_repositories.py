@@ -16,7 +16,7 @@ from clockwork.repository.model_root import resolve
 from clockwork.repository.policy import All
 from clockwork.runtimes.config_pbtxt import max_batch_size
 from clockwork.runtimes.locating import locate
-from clockwork.runtimes.scratch import PREFIX
+from clockwork.runtimes.scratch import PREFIX, ScratchDirectory
 from repository.layouts import configure, write
 
 CONTENT = base64.b64encode(b"brought").decode()
@@ -127,14 +127,26 @@ def test_files_that_no_model_needs_any_more_are_removed_without_another_load(
         monkeypatch.setattr(model_repositories, "UNUSED", 10**8)
         root = write(tmp_path / "models", "net/1/model.onnx")
         needed: set[str] = set()
-        repositories = ModelRepositories(RepositoryConfig((root,), tmp_path), lambda: needed)
+        checked, removed = asyncio.Event(), asyncio.Event()
+        remove = ScratchDirectory.remove
+
+        def in_use() -> set[str]:
+            checked.set()
+            return needed
+
+        def noted(directory: ScratchDirectory) -> None:
+            remove(directory)
+            removed.set()
+
+        monkeypatch.setattr(ScratchDirectory, "remove", noted)
+        repositories = ModelRepositories(RepositoryConfig((root,), tmp_path), in_use)
         (version,) = await repositories.resolve("net", {"config": "{}", "file:3/model.onnx": CONTENT})
         needed.add(version.path)
-        await asyncio.sleep(0.3)
+        await checked.wait()
         assert len(brought_files(tmp_path)) == 1
         needed.clear()
-        while brought_files(tmp_path):
-            await asyncio.sleep(0.01)
+        await removed.wait()
+        assert not brought_files(tmp_path)
         repositories.close()
 
     run(test())
