@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clockwork.errors import InvalidRequestError
+from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.host import model_repositories
 from clockwork.host.model_repositories import ModelRepositories, RepositoryConfig
 from clockwork.messages.requests import ModelVersion
@@ -44,6 +44,18 @@ def test_a_load_by_name_gets_the_versions_that_the_policy_chooses(tmp_path: Path
         with pytest.raises(InvalidRequestError, match="model 'other' is not in the model repository"):
             await repositories.resolve("other", {})
         assert [model.name for model in await repositories.models()] == ["all", "both", "flat", "net"]
+        repositories.close()
+
+    run(test())
+
+
+def test_a_repository_that_has_vanished_is_a_fault_of_the_server(tmp_path: Path) -> None:
+    async def test() -> None:
+        root = write(tmp_path / "models", "net/1/model.onnx")
+        repositories = ModelRepositories(RepositoryConfig((root,), tmp_path), set)
+        root.rename(tmp_path / "away")
+        with pytest.raises(ServerError, match=r"cannot be read: No such file or directory; restore it, or request"):
+            await repositories.models()
         repositories.close()
 
     run(test())

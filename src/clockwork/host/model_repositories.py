@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clockwork.clock import Clock, MonotonicClock
-from clockwork.errors import InvalidModelError, InvalidRequestError
+from clockwork.errors import InvalidModelError, InvalidRequestError, ServerError
 from clockwork.host.repository_watcher import RepositoryWatcher
 from clockwork.messages.faults import quoted
 from clockwork.messages.requests import ModelVersion
@@ -129,11 +129,16 @@ class ModelRepositories:
         """Return all models of all repositories, ordered by name.
 
         Raises:
-            InvalidRequestError: a repository cannot be read, or has too many entries.
+            ServerError: a repository cannot be read, or has too many entries.
+            RequestRefusedError: the server is shutting down.
         """
         found: dict[str, RepositoryModel] = {}
         for watcher in self.watchers.values():
-            for model in await watcher.models():
+            try:
+                models = await watcher.models()
+            except InvalidRequestError as error:  # a fault of the server, not of the request
+                raise ServerError(f"{error}; restore it, or request only the models that are ready") from error
+            for model in models:
                 other = found.get(model.name)
                 found[model.name] = model if other is None else ambiguous(other, model)
         return [found[name] for name in sorted(found)]
