@@ -65,6 +65,7 @@ from clockwork.cli.security import (
     WorkerPortTlsKey,
     WorkerPortTokenFile,
 )
+from clockwork.cli.state_options import StateDir, StateWait, state_options
 from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
@@ -131,6 +132,8 @@ def controller(
     repository_poll_secs: RepositoryPollSecs = 15.0,
     version_policy: VersionPolicies = None,
     label: ModelLabels = None,
+    state_dir: StateDir = None,
+    state_wait: StateWait = 30 * SECOND,
     strict: Strict = False,
     scheduler: SchedulerName = "clockwork",
     slo: DefaultSlo = 100 * MILLISECOND,
@@ -170,7 +173,7 @@ def controller(
         show_startup,
     )
     from clockwork.cli.logs import start_log
-    from clockwork.cli.models import model_slos, parse_remote_model
+    from clockwork.cli.models import parse_remote_model
     from clockwork.cli.security import client_ports, read_tokens, worker_port
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
@@ -182,17 +185,17 @@ def controller(
     repository.check(policy)
     root = repository.model_root([], None) if model_repository else Path()
     start = start_models(repository, root, [], fresh=False)
+    named = map(parse_remote_model, models or ())
+    state = state_options(state_dir, state_wait)
+    plan = state.plan(named, start, repository, model_slo, root, workers=workers, local=False)
     config = ControllerHostConfig(
         listen=listen,
         worker_listen=worker_listen,
         controller=controller_config(
-            workers=workers,
-            models=(*(parse_remote_model(text) for text in models or ()), *start.specs),
-            **repository.settings(start),
+            **plan.settings,
             strict=strict,
             load_timeout=load_timeout,
             slo=slo,
-            model_slos=model_slos(model_slo),
             max_batch=max_batch,
             profile_seconds=profile_seconds,
             unmeasured_cap=unmeasured_cap,
@@ -201,7 +204,7 @@ def controller(
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),
         max_connections=max_connections,
-        repository=start.config,
+        **plan.host,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=read_tokens(worker_token_file),

@@ -96,8 +96,8 @@ class RepositoryOptions(Struct, frozen=True):
         return ControlMode(self.mode)
 
     def settings(self, start: "StartModels") -> dict[str, Any]:
-        """Return the fields of `ControllerConfig` that the options set, except the models."""
-        return {"unusable": start.unusable, "control": self.control, "labels": self.version_labels()}
+        """Return the fields of `ControllerConfig` that the options set, except the models and their labels."""
+        return {"unusable": start.unusable, "control": self.control}
 
     def check(self, scheduler: "Scheduler", *, emulated: bool = False) -> None:
         """Check combinations of the options.

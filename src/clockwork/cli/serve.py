@@ -57,6 +57,7 @@ from clockwork.cli.repository_options import (
 )
 from clockwork.cli.runtimes import DeviceOptions, runtime_on_gpus
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
+from clockwork.cli.state_options import StateDir, StateOptions, StateWait, state_options
 from clockwork.cli.worker_options import (
     AllowBatching,
     AllowCompiled,
@@ -166,6 +167,8 @@ def serve(
     repository_poll_secs: RepositoryPollSecs = 15.0,
     version_policy: VersionPolicies = None,
     label: ModelLabels = None,
+    state_dir: StateDir = None,
+    state_wait: StateWait = 30 * SECOND,
     allow_links_to: AllowLinksTo = None,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
@@ -202,7 +205,7 @@ def serve(
     it at once. The worker is a separate process, which is restarted whenever it dies, and ends with this command.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
-    from clockwork.cli.models import check_emulated, model_slos
+    from clockwork.cli.models import check_emulated
     from clockwork.cli.security import client_ports
     from clockwork.cli.worker_process import run_with_worker
     from clockwork.host.controller import ControllerHostConfig
@@ -216,13 +219,15 @@ def serve(
     repository.check(policy, emulated=bool(emulate))
     options = DeviceOptions(device, pinned_size, workspace_size, io_size)
     options.check(threads_per_device, bool(emulate))
+    state = state_options(state_dir, state_wait)
     if emulate:
-        start, specs, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
+        start, named, worker = _emulated(models or [], copies, emulate, profile or [], cache_size)
+        plan = state.plan(named, start, repository, model_slo, Path())
     else:
-        root, named, start = _from_files(models or [], copies, model_root, repository, allow_links_to or [])
-        specs = (*named, *start.specs)
+        root, named, start = _from_files(models or [], copies, model_root, repository, allow_links_to or [], state)
+        plan = state.plan(named, start, repository, model_slo, root)
         worker = _local_worker(
-            files=(root, specs, allow_links_to or [], no_batching, allow_batching, model_shape),
+            files=(root, plan.models, allow_links_to or [], no_batching, allow_batching, model_shape),
             execution=(runtime, options, devices, threads_per_device, max_batch, allow_compiled),
             memory=(cache_size, page_size, model_cache, model_cache_size),
         )
@@ -230,11 +235,9 @@ def serve(
         listen=listen,
         worker_listen=Address("127.0.0.1", 0),
         controller=controller_config(
-            models=specs,
-            **repository.settings(start),
+            **plan.settings,
             strict=strict,
             slo=slo,
-            model_slos=model_slos(model_slo, specs if repository.control is ControlMode.NONE else None),
             max_batch=max_batch,
             profile_seconds=profile_seconds,
             unmeasured_cap=unmeasured_cap,
@@ -244,7 +247,7 @@ def serve(
         profile_cache=profile_directory(profile_cache, no_profile_cache),
         max_connections=max_connections,
         payload_bytes=payload_memory,
-        repository=start.config,
+        **plan.host,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
     )
     if not is_dry_run():
@@ -307,17 +310,24 @@ def _runtime_name(name: str, options: DeviceOptions, root: Path, specs: "tuple[L
 
 
 def _from_files(
-    models: list[str], copies: int, model_root: Path | None, repository: RepositoryOptions, links: list[Path]
+    models: list[str],
+    copies: int,
+    model_root: Path | None,
+    repository: RepositoryOptions,
+    links: list[Path],
+    state: StateOptions,
 ) -> "tuple[Path, tuple[LoadSpec, ...], StartModels]":
     """Return the worker's model root, the named models, and the models of the repositories."""
     from clockwork.cli.models import load_specs, parse_model
 
-    if not models and not repository.directories and (model_root is None or repository.control is ControlMode.NONE):
+    stored = state.files()
+    fixed = model_root is None or repository.control is ControlMode.NONE
+    if not models and not repository.directories and not stored and fixed:
         raise typer.BadParameter(
             "no model is given; name a model file, or use --model-repository or --emulate", param_hint="MODELS"
         )
     named = [parse_model(text, copies) for text in models]
-    root = repository.model_root(named, model_root)
+    root = repository.model_root([*named, *stored], model_root)
     start = start_models(repository, root, links, fresh=True)
     specs = load_specs(named, root)
     both = {spec.name for spec in specs} & {spec.name for spec in start.specs}

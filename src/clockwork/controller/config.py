@@ -23,6 +23,21 @@ class LoadSpec(Struct, frozen=True):
     key: str = ""
 
 
+class DesiredModels(Struct, frozen=True):
+    """The models that a controller should serve after a restart, and the workers that it knows.
+
+    - ``models``: the versions to load; each has a name and a key
+    - ``promoted``, ``labels``, ``slos``: the default versions, labels and SLOs by model name
+    - ``workers``: number of workers that were connected
+    """
+
+    models: tuple[LoadSpec, ...] = ()
+    promoted: dict[str, str] = {}
+    labels: dict[str, dict[str, str]] = {}
+    slos: dict[str, Nanos] = {}
+    workers: int = 0
+
+
 class ProfilingConfig(Struct, frozen=True):
     """Configures how models are measured.
 

@@ -10,6 +10,7 @@ Requests that arrive before SERVING wait in a `StartupBuffer`.
 from clockwork.controller.buffer import StartupBuffer
 from clockwork.controller.config import ControllerConfig, ControlMode
 from clockwork.controller.description import Description, Summaries, is_ready
+from clockwork.controller.desired import DesiredSet
 from clockwork.controller.draining import Draining
 from clockwork.controller.events import (
     ClientLost,
@@ -82,6 +83,7 @@ class ControllerWithStartupPhase:
         )
         self._fleet = self._startup.fleet
         self._changes = self._startup.changes
+        self._desired = DesiredSet(self._config, self._serving.catalog, self._fleet, self._startup.specs)
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         self._summaries = Summaries(self._serving.catalog)
@@ -113,7 +115,7 @@ class ControllerWithStartupPhase:
 
     def handle(self, now: Nanos, event: Event) -> Commands:
         """Handle an event; see `clockwork.controller.events`."""
-        return self._settle(now, self._dispatch(now, event))
+        return self._with_save(self._settle(now, self._dispatch(now, event)))
 
     def _settle(self, now: Nanos, commands: Commands) -> Commands:
         """Do all steps that an event or the time has made possible."""
@@ -160,8 +162,14 @@ class ControllerWithStartupPhase:
         commands: Commands = [*self._fleet.queries.give_up(now)]
         if startup.serving_since is None:
             expired = count_refusals(self._serving.tally, self._buffer.expire(now))
-            return [*commands, *expired, *startup.advance(now)]
-        return self._settle(now, commands + self._serving.wake(now))
+            return self._with_save([*commands, *expired, *startup.advance(now)])
+        return self._with_save(self._settle(now, commands + self._serving.wake(now)))
+
+    def _with_save(self, commands: Commands) -> Commands:
+        """Add a `SaveModels` to the commands if the models that a restart should serve have changed."""
+        if self._config.saves_models and self.stage is Stage.SERVING:
+            commands += self._desired.changes()
+        return commands
 
     def next_wakeup(self) -> Nanos | None:
         """Return when to call `wake` next. None means not before the next event."""

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from clockwork.controller.config import DesiredModels
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import Request, Response
@@ -142,6 +143,12 @@ class SaveProfile(Struct, frozen=True):
     profile: ModelProfile
 
 
+class SaveModels(Struct, frozen=True):
+    """Store the models that a restarted controller should serve. They replace those of the last `SaveModels`."""
+
+    desired: DesiredModels
+
+
 class DropWorker(Struct, frozen=True):
     """Close the connection to a worker. The host must answer with `WorkerLost`."""
 
@@ -180,5 +187,14 @@ class Drained(Struct, frozen=True):
 
 
 ControllerCommand: TypeAlias = (
-    SendAction | Respond | CompareOutputs | SaveProfile | DropWorker | Report | StageEntered | GiveUp | Drained
+    SendAction
+    | Respond
+    | CompareOutputs
+    | SaveProfile
+    | SaveModels
+    | DropWorker
+    | Report
+    | StageEntered
+    | GiveUp
+    | Drained
 )

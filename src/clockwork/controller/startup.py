@@ -95,9 +95,9 @@ class Startup:
         self._gave_up = False  #: start-up has failed, so no other stage is entered
         self._last_activity: Nanos | None = None  #: last activity in LOADING; None: no countdown has started
         most = config.max_copies
-        specs = keyed_specs(config.models, most)
-        self._named = [LoadSpec(spec.path, spec.key, spec.no_of_copies) for spec in specs]
-        self._numbers = {spec.key: spec.version for spec in specs if spec.version}  #: by name on workers
+        self.specs = keyed_specs(config.models, most)  #: models that the operator named
+        self._named = [LoadSpec(spec.path, spec.key, spec.no_of_copies) for spec in self.specs]
+        self._numbers = {spec.key: spec.version for spec in self.specs if spec.version}  #: by name on workers
         self._first_worker: Nanos | None = None  #: when the first worker connected
         self._interrupted: deque[LoadSpec] = deque()  #: loads that lost a worker and are tried again, one at a time
         self._tried_again: set[LoadSpec] = set()

@@ -34,6 +34,7 @@ from clockwork.controller.events import (
     Report,
     RequestsShed,
     Respond,
+    SaveModels,
     SaveProfile,
     ServerLoad,
     StageEntered,
@@ -46,7 +47,7 @@ from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolErr
 from clockwork.host.arena import make_arena
 from clockwork.host.loads_by_name import LoadsByName
 from clockwork.host.local_client import LocalClient
-from clockwork.host.log_events import event_fields
+from clockwork.host.log_events import event_fields, log_command
 from clockwork.host.long_responses import LongResponses
 from clockwork.host.machine_runner import MachineRunner
 from clockwork.host.memory_trimmer import MemoryTrimmer
@@ -57,6 +58,7 @@ from clockwork.host.profile_store import ProfileStore
 from clockwork.host.reception import Reception
 from clockwork.host.response_log import ResponseLog
 from clockwork.host.shared_payloads import SharedPayloads
+from clockwork.host.state_store import StateConfig, StateStore
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
 from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
@@ -101,11 +103,10 @@ log = logging.getLogger("clockwork.controller")
 class ControllerHostConfig:
     """Configures where a controller listens, which peers it admits, what it stores on disk, and how it starts.
 
-    ``tls`` and ``access`` apply to clients, including the clients of front ends. ``worker_tls`` and ``worker_tokens``
-    apply to workers. Without these fields, connections are not encrypted and every peer is admitted. ``payload_bytes``
-    is the size of the memory for payloads that the controller shares with a worker on this host
-    (`ControllerHost.arena`). ``max_connections`` is the limit of the port for clients; None
-    means the default limit. ``repository`` describes the model repositories, or is None if there are none.
+    ``tls`` and ``access`` apply to clients and front ends, ``worker_tls`` and ``worker_tokens`` to workers. Without
+    them, connections are not encrypted and every peer is admitted. ``payload_bytes`` is the size of the memory for
+    payloads that the controller shares with a worker on this host (`ControllerHost.arena`). ``max_connections`` limits
+    the port for clients; None means the default. ``repository`` and ``state`` are None if there are no directories.
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -120,6 +121,7 @@ class ControllerHostConfig:
     payload_bytes: Bytes = 0
     max_connections: int | None = None
     repository: RepositoryConfig | None = None
+    state: StateConfig | None = None
 
 
 class ControllerHost:
@@ -143,7 +145,7 @@ class ControllerHost:
         self._long_responses = LongResponses(self.description, self.stepper)
         self._memory_trimmer = MemoryTrimmer(lambda: self.description().outstanding == 0)
         self.arena: Final = make_arena(config.payload_bytes)
-        self._store = ProfileStore(config.profile_cache)
+        self._store, self._state_store = ProfileStore(config.profile_cache), StateStore(config.state)
         self._clock: Clock = clock or MonotonicClock()
         self._machine = ControllerWithStartupPhase(scheduler, config.controller, self._store.load())
         self._runner: MachineRunner[Event, ControllerCommand] = MachineRunner(self._machine, self._clock, self._execute)
@@ -283,6 +285,7 @@ class ControllerHost:
     async def close(self) -> None:
         """Stop listening and close all connections."""
         self._runner.close()
+        await self._state_store.close()
         self._response_log.close()
         self.reception.close()
         self._long_responses.close()
@@ -442,14 +445,12 @@ class ControllerHost:
                 compare_outputs(command, self._runner.feed)
             case SaveProfile():
                 self._store.save(command.key, command.profile)
-            case Report():
-                level = logging.getLevelNamesMapping()[command.level]
-                log.log(level, "%s", command.text, extra=event_fields(command.event, **command.fields))
-            case StageEntered():
-                log.info("stage: %s", command.stage, extra=event_fields("stage", stage=command.stage))
+            case SaveModels():
+                self._state_store.save(command.desired)
+            case Report() | StageEntered():
+                log_command(log, command)
             case DropWorker():
-                extra = event_fields("worker_dropped", worker=command.worker_id, reason=command.reason)
-                log.error("dropping worker %s: %s", command.worker_id, command.reason, extra=extra)
+                log_command(log, command)
                 connection = self._workers.get(command.worker_id)
                 if connection is not None:
                     connection.close(command.reason)

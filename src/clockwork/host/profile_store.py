@@ -6,19 +6,15 @@ regular files, or contain impossible times. The log reports such a file, and its
 directory cannot be read or written, the log reports this, and the server works without it.
 """
 
-import fcntl
 import hashlib
 import logging
-import os
-import stat
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from clockwork.errors import InvalidModelError
+from clockwork.host.stored_files import TEMPORARY, read_file, remove_abandoned, write_file
 from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
 from clockwork.units import MIB, SECOND, Bytes, Nanos
 
@@ -65,12 +61,12 @@ class ProfileStore:
             log.warning("profiles in %s cannot be read, so models are measured: %s", self._directory, error.strerror)
             return profiles
         for path in paths:
-            if path.suffix == ".tmp":
-                _remove_abandoned(path)
+            if path.suffix == TEMPORARY:
+                remove_abandoned(path)
             if path.suffix != ".json":
                 continue
             try:
-                stored = msgspec.json.decode(_read(path), type=_Stored)
+                stored = msgspec.json.decode(read_file(path, MAX_FILE_BYTES), type=_Stored)
                 if stored.version == _VERSION:
                     check_profile(stored.profile)
                     profiles[stored.key] = stored.profile
@@ -85,17 +81,7 @@ class ProfileStore:
         name = hashlib.sha256(f"{key.digest}\0{key.runtime}\0{key.device_kind}".encode()).hexdigest()[:32]
         data = msgspec.json.format(msgspec.json.encode(_Stored(_VERSION, key, profile)), indent=1)
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self._directory, suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    # the lock marks the file as in use until the file is closed
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    file.write(data)
-                Path(temporary).replace(self._directory / f"{name}.json")
-            except BaseException:
-                Path(temporary).unlink()
-                raise
+            write_file(self._directory / f"{name}.json", data)
         except OSError as error:
             log.warning("the profile of %s cannot be saved in %s: %s", key.digest[:12], self._directory, error)
 
@@ -121,25 +107,3 @@ def _check_measurement(measurement: Measurement) -> None:
         raise InvalidModelError("a list of times is empty")
     if not all(1 <= sample <= MAX_DURATION for sample in measurement.samples):
         raise InvalidModelError(f"times must be 1 to {MAX_DURATION} ns")
-
-
-def _read(path: Path) -> bytes:
-    """Return the content of a regular file. The call never blocks, even if the file is a FIFO or a device.
-
-    Raises:
-        OSError: the file cannot be read, is not a regular file, or is too large.
-    """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("it is not a regular file")
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise OSError(f"it is larger than {MAX_FILE_BYTES} bytes")
-    return data
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove a temporary file, unless a process has locked it. Such a process is still writing the file."""
-    with suppress(OSError), os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()

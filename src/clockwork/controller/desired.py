@@ -1,0 +1,159 @@
+"""Computes the set of models that a restarted controller should serve, and merges it with the operator's arguments.
+
+The *desired set* contains the versions that are ready, and the models that the operator named but start-up could not
+load. A load that has not ended is not part of the set. After each event of the stage SERVING, `DesiredSet.changes`
+compares the set with the last one that was saved.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from clockwork.controller.catalog import Catalog, Version, check_label
+from clockwork.controller.config import ControllerConfig, DesiredModels, LoadSpec
+from clockwork.controller.events import ControllerCommand, SaveModels
+from clockwork.controller.fleet import Fleet
+from clockwork.controller.naming import keyed_specs, load_spec, spec_names
+from clockwork.errors import InvalidRequestError
+from clockwork.messages.actions import model_names
+from clockwork.state import ModelState
+
+MAX_WORKERS: Final = 10_000
+"""Limit of the workers that a restarted controller waits for."""
+
+MAX_KEY: Final = 1000
+"""Limit of the characters of a key or a version in a file."""
+
+
+class DesiredSet:
+    """The desired set of a controller that is in the stage SERVING."""
+
+    def __init__(self, config: ControllerConfig, catalog: Catalog, fleet: Fleet, named: Iterable[LoadSpec]) -> None:
+        """``named`` are the models that the operator named, with their names and keys."""
+        self._config = config
+        self._catalog = catalog
+        self._fleet = fleet
+        self._named = tuple(named)
+        self._seen: tuple[int, int] | None = None  #: revision of the catalog and number of workers
+        self._saved: DesiredModels | None = None
+
+    def changes(self) -> list[ControllerCommand]:
+        """Return a `SaveModels` if the set has changed since the last call."""
+        seen = self._catalog.revision, len(self._fleet.workers)
+        if seen == self._seen:
+            return []
+        self._seen = seen
+        desired = self._desired()
+        if desired == self._saved:
+            return []
+        self._saved = desired
+        return [SaveModels(desired)]
+
+    def _desired(self) -> DesiredModels:
+        models = (*_served(self._catalog), *self._missing())
+        names = {*self._catalog.all_names(), *(name for spec in models for name in (spec.name, *spec_names(spec)))}
+        promoted = {name: self._catalog.promoted(name) for name in sorted(names)}
+        labels = {name: self._catalog.labels(name) for name in sorted(names)}
+        slos = {name: slo for name, slo in sorted(self._config.model_slos.items()) if name in names}
+        return DesiredModels(
+            models=models,
+            promoted={name: version for name, version in promoted.items() if version},
+            labels={name: given for name, given in labels.items() if given},
+            slos=slos,
+            workers=len(self._fleet.workers),
+        )
+
+    def _missing(self) -> list[LoadSpec]:
+        """Return the models that start-up could not load or measure, and that no client has loaded since."""
+        return [spec for spec in self._named if self._is_broken(spec) and not self._was_changed(spec)]
+
+    def _is_broken(self, spec: LoadSpec) -> bool:
+        return any(name in self._catalog.broken for name in model_names(spec.key, spec.no_of_copies))
+
+    def _was_changed(self, spec: LoadSpec) -> bool:
+        """Return whether the version, or another version than the named ones, has been ready."""
+        versions = [version for name in spec_names(spec) for version in self._catalog.versions(name)]
+        others = {named.version for named in self._named if named.name == spec.name and named != spec}
+        return any(version.source is not None and version.number not in others for version in versions)
+
+
+def merge(
+    saved: tuple[LoadSpec, ...], given: tuple[LoadSpec, ...], given_before: tuple[LoadSpec, ...]
+) -> tuple[LoadSpec, ...]:
+    """Return the models that a restarted controller loads.
+
+    ``given`` are the models in the operator's arguments, and ``given_before`` those at the start that stored the
+    ``saved`` models. A model whose arguments have changed is loaded as given. All other models are loaded as saved.
+    """
+    before, now = _by_name(given_before), _by_name(given)
+    changed = [spec for name, specs in now.items() if specs != before.get(name) for spec in specs]
+    taken = {name for spec in changed for name in (spec.name, *spec_names(spec))}
+    kept = [spec for spec in saved if not taken & {spec.name, *spec_names(spec)}]
+    return (*kept, *changed)
+
+
+def merge_labels(
+    saved: Mapping[str, Mapping[str, str]],
+    given: Mapping[str, Mapping[str, str]],
+    given_before: Mapping[str, Mapping[str, str]],
+) -> dict[str, dict[str, str]]:
+    """Return the labels of a restarted controller. Labels whose arguments have changed are as given."""
+    merged = {name: dict(labels) for name, labels in given.items()}
+    for name, labels in saved.items():
+        for label, version in labels.items():
+            now, before = given.get(name, {}).get(label), given_before.get(name, {}).get(label)
+            if now is None or now == before:
+                merged.setdefault(name, {})[label] = version
+    return merged
+
+
+def check_desired(desired: DesiredModels, max_copies: int) -> None:
+    """Check a desired set that comes from a file.
+
+    Raises:
+        InvalidRequestError: a value is not one that a controller saves.
+    """
+    for spec in desired.models:
+        load_spec(spec.path, spec.name, spec.no_of_copies, max_copies)
+        base, slash, suffix = spec.key.partition("/")
+        fits = base == spec.name and bool(suffix) == bool(slash) and not (slash and spec.no_of_copies > 1)
+        if not fits or len(spec.key) > MAX_KEY or len(spec.version) > MAX_KEY:
+            raise InvalidRequestError(f"model {spec.name} has the invalid key {spec.key[:80]!r}")
+    keyed_specs(desired.models, max_copies)
+    for labels in desired.labels.values():
+        for label in labels:
+            check_label(label)
+    if not all(slo > 0 for slo in desired.slos.values()):
+        raise InvalidRequestError("an SLO is not positive")
+    if not 0 <= desired.workers <= MAX_WORKERS:
+        raise InvalidRequestError(f"number of workers is {desired.workers}; it must be 0 to {MAX_WORKERS}")
+
+
+def _served(catalog: Catalog) -> list[LoadSpec]:
+    """Return the ready versions. Copies of one load that are all ready become one entry."""
+    copies: dict[tuple[str, str, int], list[tuple[Version, ModelState]]] = {}
+    specs: list[LoadSpec] = []
+    for version in catalog:
+        model = version.model
+        if model is None:
+            continue
+        if model.info.copies > 1:
+            copies.setdefault((model.info.path, model.info.load, model.info.copies), []).append((version, model))
+        else:
+            specs.append(_spec(version, model))
+    for (path, load, count), group in copies.items():
+        if len(group) == count:
+            specs.append(LoadSpec(path, load, count, "", load))
+        else:  # a client has unloaded some of the copies
+            specs += [_spec(version, model) for version, model in group]
+    return specs
+
+
+def _spec(version: Version, model: ModelState) -> LoadSpec:
+    return LoadSpec(model.info.path, version.name, 1, version.number, model.name)
+
+
+def _by_name(specs: Iterable[LoadSpec]) -> dict[str, list[LoadSpec]]:
+    found: dict[str, list[LoadSpec]] = {}
+    for spec in specs:
+        found.setdefault(spec.name, []).append(LoadSpec(spec.path, spec.name, spec.no_of_copies, spec.version))
+    return found

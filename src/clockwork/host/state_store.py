@@ -1,0 +1,149 @@
+"""Stores the models that a controller serves, so that a restarted controller serves them again.
+
+The state directory contains one JSON file. The file is written in a thread, so that the disk never delays requests. If
+the models change during a write, only the last change is written after it.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from clockwork.controller.config import DEFAULT, DesiredModels, LoadSpec
+from clockwork.controller.desired import check_desired
+from clockwork.errors import InvalidRequestError
+from clockwork.host.log_events import event_fields
+from clockwork.host.stored_files import TEMPORARY, read_file, remove_abandoned, write_file
+from clockwork.units import MIB, Bytes
+
+FILE: Final = "models.json"
+"""Name of the file in the state directory."""
+
+UNUSABLE: Final = ".unusable"
+"""Suffix that is added to the name of a file that cannot be used."""
+
+FORMAT: Final = 1
+"""Format of the file. Files of other formats are not used."""
+
+MAX_FILE_BYTES: Final[Bytes] = 64 * MIB
+"""Largest file that is read."""
+
+log = logging.getLogger("clockwork.controller")
+
+
+class Arguments(Struct, frozen=True):
+    """The part of the operator's arguments that a restart compares with its own arguments.
+
+    - ``models``: the models that the arguments name, including those of model repositories
+    - ``labels``: the labels by model name
+    - ``root``: the directory to which the models' paths are relative; empty if the workers choose it
+    """
+
+    models: tuple[LoadSpec, ...] = ()
+    labels: dict[str, dict[str, str]] = {}
+    root: str = ""
+
+
+class StateConfig(Struct, frozen=True):
+    """The state directory, and the arguments that are stored with the models."""
+
+    directory: Path
+    arguments: Arguments = Arguments()
+
+
+class StoredState(Struct, frozen=True):
+    """The content of the file."""
+
+    format: int
+    arguments: Arguments
+    desired: DesiredModels
+
+
+class _Format(Struct, frozen=True):
+    format: int
+
+
+class StateStore:
+    """Writes the file. Use this object on a running event loop. Without a configuration, it stores nothing."""
+
+    def __init__(self, config: StateConfig | None) -> None:
+        """The directory is created when the models are saved for the first time."""
+        self._config = config
+        self._next: DesiredModels | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._warned = False
+
+    def save(self, desired: DesiredModels) -> None:
+        """Store the models soon. The log reports the first of several failures in a row."""
+        if self._config is None:
+            return
+        self._next = desired
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write_all(self._config))
+
+    async def close(self) -> None:
+        """Wait until everything is written."""
+        if self._writing is not None:
+            await self._writing
+
+    async def _write_all(self, config: StateConfig) -> None:
+        while (desired := self._next) is not None:
+            self._next = None
+            try:
+                await asyncio.to_thread(_write, config, desired)
+                self._warned = False
+            except OSError as error:
+                if not self._warned:
+                    text = "the served models cannot be stored in %s, so a restart will not restore them: %s"
+                    reason = error.strerror or str(error)
+                    extra = event_fields("state_not_saved", directory=str(config.directory), reason=reason)
+                    log.warning(text, config.directory, reason, extra=extra)
+                self._warned = True
+        self._writing = None
+
+
+def load_state(directory: Path) -> tuple[StoredState | None, str]:
+    """Return the stored state, or None, and a description of the fault of a file that cannot be used.
+
+    Such a file is renamed, so that the next start does not report it again.
+    """
+    path = directory / FILE
+    with suppress(OSError):
+        for temporary in directory.glob(f"*{TEMPORARY}"):
+            remove_abandoned(temporary)
+    try:
+        return _parse(read_file(path, MAX_FILE_BYTES)), ""
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, InvalidRequestError, msgspec.MsgspecError, RecursionError) as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    aside = path.with_name(FILE + UNUSABLE)
+    renamed = "it could not be renamed"
+    with suppress(OSError):
+        path.replace(aside)
+        renamed = f"it was renamed to {aside.name}"
+    return None, f"state file {path} cannot be used, so no models are restored ({renamed}): {reason}"
+
+
+def _parse(data: bytes) -> StoredState:
+    """Return the content of a file.
+
+    Raises:
+        InvalidRequestError: the file has another format, or a value is impossible.
+        msgspec.MsgspecError: the file is not JSON, or a field has a wrong type.
+    """
+    found = msgspec.json.decode(data, type=_Format).format
+    if found != FORMAT:
+        raise InvalidRequestError(f"its format is {found}; this version of Clockwork reads format {FORMAT}")
+    state = msgspec.json.decode(data, type=StoredState)
+    check_desired(state.desired, DEFAULT.max_copies)
+    return state
+
+
+def _write(config: StateConfig, desired: DesiredModels) -> None:
+    data = msgspec.json.encode(StoredState(FORMAT, config.arguments, desired))
+    write_file(config.directory / FILE, msgspec.json.format(data, indent=1), sync=True)
