@@ -57,7 +57,7 @@ def test_the_models_determine_the_runtime_of_the_gpus(tmp_path: Path) -> None:
     assert runtime_on_gpus("auto", [Path("a.pt2"), Path("b.pt2")]) == "torch"
     assert runtime_on_gpus("auto", [Path("a.onnx")]) == "onnx"
     assert runtime_on_gpus("onnx", []) == "onnx"
-    with pytest.raises(typer.BadParameter, match="goes to one runtime, and these models need both"):
+    with pytest.raises(typer.BadParameter, match="one runtime uses all memory of a GPU, and these models need both"):
         runtime_on_gpus("auto", [Path("a.pt2"), Path("a.onnx")])
 
 
