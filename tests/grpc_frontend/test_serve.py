@@ -50,7 +50,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield grpc_address(process)
         process.send(signal.SIGTERM)
         assert process.ended() == 0
-        assert not [line for line in process.err.seen if "INFO" not in line]
+        beside = "other workers on this host use"  # the warning is right if another server runs
+        assert not [line for line in process.err.seen if "INFO" not in line and beside not in line]
 
 
 @pytest.fixture(scope="module")
