@@ -33,7 +33,7 @@ def stored(cluster: Cluster) -> list[DesiredModels]:
 
 
 def test_each_change_of_the_served_models_is_stored_once() -> None:
-    cluster = saving(LoadSpec("a/1"), LoadSpec("b/1", no_of_copies=2), model_slos={"a": ms(50), "other": ms(60)})
+    cluster = saving(LoadSpec("a/1"), LoadSpec("b/1", no_of_copies=2), model_slos={"a": ms(50)})
     a1, copies = LoadSpec("a/1", "a", version="1", key="a"), LoadSpec("b/1", "b", 2, "", "b")
     first = DesiredModels((a1, copies), slos={"a": ms(50)}, workers=1)
     assert stored(cluster) == [first]

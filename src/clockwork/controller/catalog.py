@@ -97,6 +97,7 @@ class Catalog:
         self.broken: Mapping[str, str] = {}  #: models that start-up could not load or measure -> why
         self._labels: dict[str, dict[str, str]] = {name: dict(given) for name, given in (labels or {}).items()}
         self.revision = 0  #: grows with every change of the versions, their states, labels or profiles
+        self.served_revision = 0  #: grows with every change of the served versions, default versions and labels
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -231,6 +232,7 @@ class Catalog:
             return
         check_label(label)
         self.revision += 1
+        self.served_revision += 1
         labels = self._labels.setdefault(name, {})
         if label not in labels and len(labels) >= MAX_LABELS:
             raise InvalidRequestError(f"model {quoted(name)} has {MAX_LABELS} labels, which is the limit")
@@ -253,6 +255,14 @@ class Catalog:
         """Return the version that was promoted. The text is empty if no version was promoted."""
         return self._promoted.get(name, "")
 
+    def all_labels(self) -> dict[str, dict[str, str]]:
+        """Return the labels of all models by name."""
+        return {name: dict(labels) for name, labels in self._labels.items() if labels}
+
+    def all_promoted(self) -> dict[str, str]:
+        """Return the versions that were promoted by name."""
+        return dict(self._promoted)
+
     # --- helpers -----------------------------------------------------------------------------------------------------
 
     def _version(self, name: str, number: str) -> Version:
@@ -268,6 +278,7 @@ class Catalog:
     def _settle(self, name: str) -> None:
         """Find the default version anew."""
         self.revision += 1
+        self.served_revision += 1
         ready = self.ready(name)
         if not ready:
             self._default.pop(name, None)

@@ -33,12 +33,13 @@ class DesiredSet:
         self._catalog = catalog
         self._fleet = fleet
         self._named = tuple(named)
-        self._seen: tuple[int, int] | None = None  #: revision of the catalog and number of workers
+        self._seen: tuple[int, int] | None = None  #: the catalog's served_revision and number of workers
         self._saved: DesiredModels | None = None
+        self._specs: dict[ModelState, LoadSpec] = {}  #: entries of the served models, because most stay the same
 
     def changes(self) -> list[ControllerCommand]:
         """Return a `SaveModels` if the set has changed since the last call."""
-        seen = self._catalog.revision, len(self._fleet.workers)
+        seen = self._catalog.served_revision, len(self._fleet.workers)
         if seen == self._seen:
             return []
         self._seen = seen
@@ -49,18 +50,32 @@ class DesiredSet:
         return [SaveModels(desired)]
 
     def _desired(self) -> DesiredModels:
-        models = (*_served(self._catalog), *self._missing())
-        names = {*self._catalog.all_names(), *(name for spec in models for name in (spec.name, *spec_names(spec)))}
-        promoted = {name: self._catalog.promoted(name) for name in sorted(names)}
-        labels = {name: self._catalog.labels(name) for name in sorted(names)}
-        slos = {name: slo for name, slo in sorted(self._config.model_slos.items()) if name in names}
         return DesiredModels(
-            models=models,
-            promoted={name: version for name, version in promoted.items() if version},
-            labels={name: given for name, given in labels.items() if given},
-            slos=slos,
+            models=(*self._served(), *self._missing()),
+            promoted=self._catalog.all_promoted(),
+            labels=self._catalog.all_labels(),
+            slos=self._config.model_slos,
             workers=len(self._fleet.workers),
         )
+
+    def _served(self) -> list[LoadSpec]:
+        """Return the ready versions. Copies of one load that are all ready become one entry."""
+        copies: dict[tuple[str, str, int], list[LoadSpec]] = {}
+        specs: list[LoadSpec] = []
+        known, self._specs = self._specs, {}
+        for version in self._catalog:
+            model = version.model
+            if model is None:
+                continue
+            spec = self._specs[model] = known.get(model) or _spec(version, model)
+            if model.info.copies > 1:
+                copies.setdefault((spec.path, model.info.load, model.info.copies), []).append(spec)
+            else:
+                specs.append(spec)
+        for (path, load, count), group in copies.items():
+            # a client may have unloaded some of the copies
+            specs += [LoadSpec(path, load, count, "", load)] if len(group) == count else group
+        return specs
 
     def _missing(self) -> list[LoadSpec]:
         """Return the models that start-up could not load or measure, and that no client has loaded since."""
@@ -126,26 +141,6 @@ def check_desired(desired: DesiredModels, max_copies: int) -> None:
         raise InvalidRequestError("an SLO is not positive")
     if not 0 <= desired.workers <= MAX_WORKERS:
         raise InvalidRequestError(f"number of workers is {desired.workers}; it must be 0 to {MAX_WORKERS}")
-
-
-def _served(catalog: Catalog) -> list[LoadSpec]:
-    """Return the ready versions. Copies of one load that are all ready become one entry."""
-    copies: dict[tuple[str, str, int], list[tuple[Version, ModelState]]] = {}
-    specs: list[LoadSpec] = []
-    for version in catalog:
-        model = version.model
-        if model is None:
-            continue
-        if model.info.copies > 1:
-            copies.setdefault((model.info.path, model.info.load, model.info.copies), []).append((version, model))
-        else:
-            specs.append(_spec(version, model))
-    for (path, load, count), group in copies.items():
-        if len(group) == count:
-            specs.append(LoadSpec(path, load, count, "", load))
-        else:  # a client has unloaded some of the copies
-            specs += [_spec(version, model) for version, model in group]
-    return specs
 
 
 def _spec(version: Version, model: ModelState) -> LoadSpec:
