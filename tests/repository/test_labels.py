@@ -2,9 +2,10 @@
 
 import pytest
 
+from clockwork.controller.naming import is_label
 from clockwork.errors import InvalidRequestError
 from clockwork.repository import labels
-from clockwork.repository.labels import is_label, parse_labels
+from clockwork.repository.labels import parse_labels
 
 
 def test_labels_stand_for_versions() -> None:
@@ -50,4 +51,4 @@ def test_the_number_of_models_with_labels_is_limited(monkeypatch: pytest.MonkeyP
 
 def test_a_version_is_no_label() -> None:
     assert is_label("stable")
-    assert not any(map(is_label, ("3", "", "-x", "a b")))
+    assert not any(map(is_label, ("3", "", "-x", "a b", "+1", "1.5")))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Final
 
+from clockwork.controller.naming import MAX_LABELS, check_label
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.commands import NO_RETRY
 from clockwork.messages.faults import no_ready_version, not_served, quoted, unknown_model, unknown_version
@@ -24,9 +25,6 @@ from clockwork.units import Nanos
 
 MAX_UNAVAILABLE: Final = 1000
 """Limit of versions that are listed as UNAVAILABLE. The oldest of these are forgotten."""
-
-MAX_LABELS: Final = 100
-"""Limit of the labels of one model."""
 
 
 class VersionState(Enum):
@@ -304,14 +302,6 @@ class Catalog:
             assert version.model is None or version.model.served_as == version.name
             assert version.model is None or version.model.version == version.number
         assert set(self._default) == {name for name in self._versions if self.ready(name)}
-
-
-def check_label(label: str) -> None:
-    """Raise InvalidRequestError if a text cannot be a label. Labels must differ from version numbers."""
-    if not label or len(label) > 100 or label.isdigit() or "/" in label:
-        raise InvalidRequestError(
-            f"invalid label {label[:80]!r}: it must have 1 to 100 characters, no '/', and not be a number"
-        )
 
 
 def _order(number: str) -> tuple[int, str]:

@@ -8,11 +8,11 @@ compares the set with the last one that was saved.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from clockwork.controller.catalog import Catalog, Version, check_label
+from clockwork.controller.catalog import Catalog, Version
 from clockwork.controller.config import ControllerConfig, DesiredModels, LoadSpec
 from clockwork.controller.events import ControllerCommand, SaveModels
 from clockwork.controller.fleet import Fleet
-from clockwork.controller.naming import keyed_specs, load_spec, spec_names
+from clockwork.controller.naming import check_label, keyed_specs, load_spec, spec_names
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import model_names
 from clockwork.state import ModelState

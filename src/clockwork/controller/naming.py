@@ -13,6 +13,13 @@ MAX_PATH: Final = 4096
 """Limit of the characters of a path, which is the limit of Linux."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_LABEL: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+
+LABEL_RULE: Final = "it must have 1 to 64 letters, digits, '.', '_' or '-' and begin with a letter"
+"""The end of an error message about a label."""
+
+MAX_LABELS: Final = 16
+"""Limit of the labels of one model."""
 
 
 def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadSpec:
@@ -56,6 +63,17 @@ def keyed_specs(specs: Sequence[LoadSpec], max_copies: int) -> list[LoadSpec]:
         keys.add(key)
         keyed.append(LoadSpec(found.path, found.name, found.no_of_copies, spec.version, key))
     return keyed
+
+
+def is_label(text: str) -> bool:
+    """Return whether a text can be a label of a version. A number cannot be a label."""
+    return _LABEL.fullmatch(text) is not None
+
+
+def check_label(label: str) -> None:
+    """Raise InvalidRequestError if a text cannot be a label."""
+    if not is_label(label):
+        raise InvalidRequestError(f"invalid label {label[:80]!r}: {LABEL_RULE}")
 
 
 def model_name_from_path(path: str) -> str:

@@ -10,19 +10,15 @@ from typing import Final
 
 from msgspec import Struct
 
-from clockwork.controller.naming import load_spec
+from clockwork.controller.naming import LABEL_RULE, MAX_LABELS, is_label, load_spec
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.faults import MAX_LISTED, quoted
 from clockwork.repository.policy import MAX_VERSION
-
-MAX_LABELS: Final = 16
-"""Limit of the labels of one model."""
 
 MAX_MODELS: Final = 20_000
 """Limit of the models that have labels."""
 
 _LABEL: Final = re.compile(r"(.+):([^:=]*)=([^:=]*)", re.DOTALL)
-_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 class Labels(Struct, frozen=True):
@@ -66,21 +62,13 @@ def parse_labels(texts: Iterable[str]) -> Labels:
     return Labels(versions)
 
 
-def is_label(text: str) -> bool:
-    """Return whether a text can be a label. A number cannot be a label."""
-    return _WORD.fullmatch(text) is not None
-
-
 def _parse(text: str) -> tuple[str, str, int]:
     found = _LABEL.fullmatch(text)
     if found is None:
         raise InvalidRequestError(f"invalid NAME:LABEL=VERSION {quoted(text)}; example: resnet50:stable=3")
     load_spec(found[1], found[1], 1, 1)  # checks the name
     if not is_label(found[2]):
-        raise InvalidRequestError(
-            f"invalid label {quoted(found[2])} in {quoted(text)}: it must have 1 to 64 letters, digits, '.', '_' or "
-            "'-' and begin with a letter"
-        )
+        raise InvalidRequestError(f"invalid label {quoted(found[2])} in {quoted(text)}: {LABEL_RULE}")
     number = found[3]
     if not number.isascii() or not number.isdigit() or len(number) > len(str(MAX_VERSION)):
         raise InvalidRequestError(
