@@ -1,7 +1,8 @@
-"""Histograms of durations. The first bucket ends at a microsecond, and each further bucket is one per cent longer.
+"""Histograms of durations.
 
-The memory of a histogram does not depend on the number of durations. There are 1,389 buckets of eight bytes from a
-microsecond to a second.
+The first bucket ends at a microsecond, and the end of each further bucket is one per cent larger. The memory of a
+histogram does not depend on the number of durations. There are 1,389 buckets of eight bytes from a microsecond to a
+second.
 """
 
 from array import array
@@ -120,7 +121,7 @@ def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
 
 
 def _bucket(value: Nanos) -> int:
-    """Return the number of the bucket of one per cent that contains a duration.
+    """Return the number of the bucket that contains a duration. Each bucket is one per cent wide.
 
     Bucket 0 contains all durations up to a microsecond.
     """

@@ -103,7 +103,7 @@ def parse_example(text: str) -> "Example":
     """Parse the description of an input: ``1x3x224x224``, ``1x64:int64`` or ``tokens=1x64:int64``.
 
     Raises:
-        typer.BadParameter: the text has another form, or an unknown type.
+        typer.BadParameter: the text has none of these forms, or names an unknown type.
     """
     import torch
 

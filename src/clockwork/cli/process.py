@@ -52,8 +52,8 @@ class Shutdown:
 async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) -> None:
     """Run ``work`` until it has ended or a signal arrives.
 
-    After a signal, the function of ``shutdown`` is called, and ``work`` continues until this function returns. Then
-    ``work`` is cancelled and awaited.
+    After a signal, the function that was passed to ``shutdown`` is called. ``work`` continues until this function
+    returns. Then ``work`` is cancelled and awaited.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

@@ -253,8 +253,8 @@ class AsyncClient:
 
         Args:
             name: name of the model; empty: the name is derived from ``path``.
-            path: path of the model below the workers' model roots. If ``path`` is empty, the model repository has the
-                model, or the model is loaded again from where it was loaded last.
+            path: path of the model below the workers' model roots. If ``path`` is empty, the model comes from the model
+                repository, or from the path of its last load.
             keep: whether the model's other versions stay in service.
             wait: whether to wait until the model is ready.
 

@@ -1,7 +1,7 @@
 """Makes the controller's own requests, which are checks of batches and measurements of models.
 
-Own requests have no client. The scheduler treats them like any other request. At most one check and one measurement are
-pending.
+The controller's own requests have no client. The scheduler treats them like any other request. At most one check and
+one measurement are pending.
 """
 
 from clockwork.controller.config import ControllerConfig
@@ -19,7 +19,7 @@ from clockwork.units import Nanos
 
 
 class OwnRequests:
-    """Decides when an own request begins, and handles its outcome."""
+    """Decides when one of the controller's own requests begins, and handles its outcome."""
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ class OwnRequests:
         return self.checks.needs(model) or (measured is not None and measured.model is model)
 
     def forget(self, model: ModelState) -> None:
-        """Forget a model that was removed. No own request for the model may be pending."""
+        """Forget a model that was removed. None of the controller's own requests for the model may be pending."""
         self.checks.forget(model)
         self.measuring.remove(model)
 
     def is_alone(self, action: DeviceAction) -> bool:
-        """Return whether an action executes one own request and no other request."""
+        """Return whether an action executes only one request, and this request is the controller's own."""
         if not isinstance(action, Infer) or len(action.inputs) != 1:
             return False
         request = self._pending.get(action.inputs[0].request_id)
@@ -85,13 +85,13 @@ class OwnRequests:
         place: int,
         payload: object,
     ) -> list[ControllerCommand]:
-        """Handle the outputs of an own request, which is no longer pending."""
+        """Handle the outputs of one of the controller's own requests. The request is no longer pending."""
         if request is self.checks.request:
             return self.checks.executed(action, result.outputs[place], payload)
         return self.measuring.executed(now, action, result, result.outputs[place], gpu.kind)
 
     def answered(self, now: Nanos, request: PendingRequest, status: Status, message: str) -> list[ControllerCommand]:
-        """Handle a response without outputs to an own request, which is no longer pending."""
+        """Handle the refusal or failure of one of the controller's own requests. The request is no longer pending."""
         if request is self.checks.request:
             return self.checks.answered(status, message)
         return self.measuring.answered(now, status, message)

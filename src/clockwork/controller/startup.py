@@ -193,7 +193,7 @@ class Startup:
     def _adopt(self, worker: WorkerState) -> Commands:
         """Add a worker's models to the server's models until LOADING ends.
 
-        Unload models that contradict the server's.
+        Unload the worker's models that differ from the server's models of the same name.
 
         Models that are being loaded are added by `_note_finished_loads`.
         """
@@ -442,7 +442,7 @@ class Startup:
                 self._last_activity = now
             if not load.restores:
                 self._note_broken_models(load)
-                # these workers connected during the load
+                # these workers connected while the model was being loaded
                 for worker_id in sorted(set(self.fleet.workers) - set(load.loaded)):
                     commands += self._align(self.fleet.workers[worker_id], load)
         if finished and self.stage is Stage.PROFILING:

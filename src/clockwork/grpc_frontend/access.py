@@ -55,8 +55,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 def _denied(failure: Failure) -> grpc.RpcMethodHandler:
     """Return a handler that fails every call with the given failure.
 
-    The handler is a handler of streams. A handler of streams also works for unary calls, because a unary call is a
-    stream of one message.
+    The handler is for streams, and also works for unary calls, because a unary call is a stream of one message.
     """
 
     async def fail(messages: Any, call: Any) -> None:

@@ -136,7 +136,10 @@ def response_of(
     payload: Any,
     more: Mapping[str, bool] = NO_PARAMETERS,
 ) -> bytes:
-    """Encode the ModelInferResponse to a successful request. ``more`` are additional parameters of the response."""
+    """Encode the ModelInferResponse that answers a successful request.
+
+    ``more`` are additional parameters of the response.
+    """
     reply = pb.ModelInferResponse(model_name=message.model_name, model_version=response.version, id=message.id)
     for name, value in more.items():
         reply.parameters[name].bool_param = value

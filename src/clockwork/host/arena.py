@@ -55,7 +55,7 @@ class Arena:
         os.ftruncate(self._descriptor, count * BLOCK)
         fcntl.fcntl(
             self._descriptor, fcntl.F_ADD_SEALS, _SEALS
-        )  # nobody may cut the file, because a process that reads a cut file crashes
+        )  # no process may shorten the file, because a process that reads beyond its end crashes
         self.for_worker: Final = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         self.name: Final = arena_name(self._descriptor)
         self._map = mmap.mmap(self._descriptor, count * BLOCK)
@@ -128,7 +128,10 @@ class ArenaView:
 
 
 def make_arena(nbytes: Bytes) -> Arena | None:
-    """Return an arena, or None if ``nbytes`` is 0 or the system has no memory. Without an arena, payloads are sent."""
+    """Return an arena, or None if ``nbytes`` is 0 or the system has no memory.
+
+    Without an arena, payloads are sent over the connection.
+    """
     if not nbytes:
         return None
     try:

@@ -36,7 +36,7 @@ class MemoryTrimmer:
     def __init__(self, is_idle: Callable[[], bool], every: float = EVERY, max_free: Bytes = MAX_FREE) -> None:
         """``is_idle`` returns whether no request is pending. ``every`` is in seconds.
 
-        ``max_free`` applies while idle.
+        ``max_free`` applies while no request is pending.
         """
         self._is_idle = is_idle
         self._every = every

@@ -27,7 +27,7 @@ UNUSABLE: Final = ".unusable"
 """Suffix that is added to the name of a file that cannot be used."""
 
 FORMAT: Final = 1
-"""Format of the file. Files of other formats are not used."""
+"""Format of the file. A file with a different format is ignored."""
 
 MAX_FILE_BYTES: Final[Bytes] = 64 * MIB
 """Largest file that is read."""
@@ -133,7 +133,7 @@ def _parse(data: bytes) -> StoredState:
     """Return the content of a file.
 
     Raises:
-        InvalidRequestError: the file has another format, or a value is impossible.
+        InvalidRequestError: the format of the file is not `FORMAT`, or a value is impossible.
         msgspec.MsgspecError: the file is not JSON, or a field has a wrong type.
     """
     found = msgspec.json.decode(data, type=_Format).format

@@ -340,7 +340,10 @@ async def run_emulated(
     token: str = "",
     arena: ArenaView | None = None,
 ) -> None:
-    """Run a worker with emulated devices in this process until cancelled. The devices take the times of profiles."""
+    """Run a worker with emulated devices in this process until cancelled.
+
+    A task takes the time that its profile states.
+    """
     noise = NoiseModel("measured")  # with this kind, the durations of a profile with one sample do not vary
     durations = [DurationModel(noise, random.Random(f"{name}/{gpu}")) for gpu in range(devices)]
 

@@ -72,7 +72,7 @@ def parse_policies(texts: Iterable[str]) -> dict[str, VersionPolicy]:
     """Parse values of the form ``NAME=POLICY`` by name: ``latest``, ``latest:2``, ``all`` or ``specific:1,3``.
 
     Raises:
-        InvalidRequestError: a value has another form, or a name is repeated.
+        InvalidRequestError: a value does not have this form, or a name is repeated.
     """
     policies: dict[str, VersionPolicy] = {}
     for text in texts:

@@ -50,8 +50,8 @@ class _Action(Enum):
 class _Model(Struct):
     """The known facts about one model.
 
-    ``since``: the directory is settled an interval after this time. ``acted_on``: fingerprint of the latest load or
-    reload, which may have failed.
+    ``since``: time from which the directory counts as unchanged; the poller acts on it an interval later. ``acted_on``:
+    fingerprint of the latest load or reload, which may have failed.
     """
 
     seen: Seen
@@ -138,7 +138,7 @@ class Poller:
         model.seen, model.present = seen, True
 
     def _since(self, began: Nanos, ended: Nanos, seen: Seen, before: Seen | None) -> Nanos:
-        """Return the time since which a changed directory counts as unchanged."""
+        """Return the time from which a directory that has changed counts as unchanged again."""
         renamed = (before is None or seen.inode != before.inode) and seen.age >= self._interval
         return began - self._interval if renamed else ended
 

@@ -91,7 +91,7 @@ def parse_model_shape(text: str) -> tuple[str, str, Shape]:
     """Return the model, the input and the shape of a value of ``--model-shape``, such as ``ocr:x=3x48x320``.
 
     Raises:
-        ValueError: the text has another form.
+        ValueError: the text does not have this form.
     """
     found = _SHAPE.fullmatch(text)
     shape = () if found is None else tuple(int(dim) for dim in found[3].split("x"))
@@ -104,7 +104,7 @@ def shapes_by_model(texts: Iterable[str]) -> dict[str, dict[str, Shape]]:
     """Return the shapes of all values of ``--model-shape``, by model and input.
 
     Raises:
-        ValueError: a text has another form.
+        ValueError: a text does not have the form that `parse_model_shape` expects.
     """
     shapes: dict[str, dict[str, Shape]] = {}
     for text in texts:
@@ -217,7 +217,10 @@ def _from_warmup(path: Path, file: Path, links: LinkPolicy) -> list[GivenInputs]
 
 
 def _warmup_input(entry: Any, directory: Path, links: LinkPolicy) -> GivenInput:
-    """Return an entry of the map ``inputs`` of model_warmup. A value of another form raises the usual Python errors."""
+    """Return an entry of the map ``inputs`` of model_warmup.
+
+    A value that does not have the expected form raises the usual Python errors.
+    """
     name, value = entry["key"][-1], entry["value"][-1]
     if not isinstance(name, str):
         raise TypeError(name)

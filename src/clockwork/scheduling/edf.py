@@ -47,8 +47,8 @@ class EdfScheduler(Scheduler):
         self._idle: dict[GPUState, None] = {}
         self._loading: dict[str, GPUState] = {}  #: model -> device; a device loads at most one model at a time
         self._queue: Ordered[_Entry] = Ordered()  #: the requests by deadline
-        self._starts: list[_Entry] = []  #: heap of requests by their last start in time; some have left the queue
-        self._last_start: dict[int, Nanos] = {}  #: request id -> the last start that is in time
+        self._starts: list[_Entry] = []  #: heap of requests by their latest start; some have left the queue
+        self._last_start: dict[int, Nanos] = {}  #: request id -> latest start at which the request can still be in time
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Begin to use all devices."""

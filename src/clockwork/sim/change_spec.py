@@ -1,4 +1,4 @@
-"""Defines the changes of a scenario. Models are loaded, replaced, unloaded or promoted during the load."""
+"""Defines the changes of a scenario, which load, replace, unload or promote models while clients send requests."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -17,7 +17,8 @@ MAX_FIRST_EXECUTIONS: Final = 1000
 
 
 class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A change that is made at ``at_s`` seconds of the load, and then every ``every_s`` seconds until ``stop_s``.
+    """A change that is made ``at_s`` seconds after the workload's start, and then every ``every_s`` seconds until
+    ``stop_s``.
 
     ``models`` selects models as in a workload. Each repetition changes the next of these models. ``kind`` is one of
     these:
@@ -59,7 +60,7 @@ class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class TimedChange(Struct, frozen=True):
     """A change of one model.
 
-    ``at`` counts from the start of the load. ``number`` is the number of the repetition.
+    ``at`` counts from the workload's start. ``number`` is the number of the repetition.
     """
 
     at: Nanos

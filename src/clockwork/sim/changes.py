@@ -94,7 +94,7 @@ class Changes:
         return len(self._sent)
 
     def arrange(self, start: Nanos) -> None:
-        """Schedule the changes on the loop. The load begins at ``start``."""
+        """Schedule the changes on the loop. The workload begins at ``start``."""
         for change in self._changes:
             self._cluster.loop.at(start + change.at, self._begin, change)
 

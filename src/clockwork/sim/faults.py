@@ -22,7 +22,7 @@ def skews(faults: Sequence[FaultSpec]) -> dict[int, tuple[Nanos, float]]:
 
 
 def explains(faults: Sequence[FaultSpec], arrival: Nanos, answered: Nanos) -> bool:
-    """Return whether one of the faults may have delayed a request. Times are relative to the start of the load."""
+    """Return whether one of the faults may have delayed a request. Times are relative to the workload's start."""
     for fault in faults:
         if fault.kind == "clock-skew":
             return True

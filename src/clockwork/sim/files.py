@@ -1,4 +1,7 @@
-"""The model files of simulated workers. Scenarios add files during the load, and some workers cannot read them."""
+"""The model files of simulated workers.
+
+Scenarios add files while clients send requests, and some workers cannot read these files.
+"""
 
 from collections.abc import Iterator, Mapping
 

@@ -30,10 +30,13 @@ from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.spec import make_workload
 
 SETTLE: Final[Nanos] = 2 * SECOND
-"""Time between start-up and the load. In this time, the scheduler loads the weights that fit."""
+"""Time between the end of start-up and the start of the workload.
+
+In this time, the scheduler loads the weights that fit.
+"""
 
 DRAIN: Final[Nanos] = 60 * SECOND
-"""Limit of the time after the load. All requests must be answered within this time."""
+"""Limit of the time after the workload's end. All requests must be answered within this time."""
 
 DRAIN_OF_CHANGES: Final[Nanos] = 600 * SECOND
 """The same limit if models are changed, because changes of one model wait for each other."""
@@ -142,7 +145,7 @@ class Simulation:
         self._arm()
 
     def play(self) -> None:
-        """Run the load of the scenario."""
+        """Run the scenario's workload."""
         for step in range(1, 101):
             self.loop.run(self._start + self._duration * step // 100)
             self._busy_steps.append(self.cluster.busy())

@@ -3,7 +3,7 @@
 ::
 
     name = "overload"
-    duration_s = 20            # duration of the load; pending requests may end later
+    duration_s = 20            # duration of the workload; pending requests may end later
     warmup_s = 2               # excluded from the results
     scheduler = "clockwork"
     slo_ms = 100               # SLO of streams that set none
@@ -130,7 +130,7 @@ class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A fault that begins ``at_s`` seconds after the load and lasts ``for_s`` seconds.
+    """A fault that begins ``at_s`` seconds after the workload's start and lasts ``for_s`` seconds.
 
     The kind "slow-device" multiplies durations by ``factor``. The kind "drift" makes durations gradually longer, until
     they are ``factor`` times as long. With "stalled-link", no message arrives in either direction. With "worker-death",
@@ -150,7 +150,7 @@ class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class SweepSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Values to sweep. There is one run for each combination of values.
 
-    ``load`` multiplies the load of the workload.
+    ``load`` multiplies the request rates of the workload, and the numbers of clients of closed loops.
     """
 
     slo_ms: tuple[float, ...] = ()

@@ -4,8 +4,8 @@ Theory of operation. A prediction is made when an action is sent. The scheduler 
 Otherwise, the predicted start is the end of the actions that were sent before in the same lane. If the duration of an
 action is unknown, there are no predictions for the actions behind it. The error is counted when the result arrives.
 *Over* means that the prediction was later or longer than the actual value, and *under* means the opposite. Errors are
-counted in histograms, so that memory does not grow. The buckets are one per cent wide for a device. The buckets are ten
-per cent wide for a model, because there are many models.
+counted in histograms, so that memory does not grow. A histogram of a device's errors has buckets that are one per cent
+wide. A histogram of a model's errors has buckets that are ten per cent wide, because there are many models.
 """
 
 from collections.abc import Iterator

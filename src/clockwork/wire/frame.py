@@ -44,7 +44,7 @@ Allocate: TypeAlias = Callable[[Bytes], NDArray[Any]]
 MAGIC: Final = b"CLKW"
 
 MAX_FRAME_BYTES: Final[Bytes] = 64 * MIB
-"""Default for the longest frame. The limit is enough for a batch of 100 images of 602,112 bytes."""
+"""Default limit of a frame's length. The limit is enough for a batch of 100 images of 602,112 bytes."""
 
 FRAME_BYTES_CEILING: Final[Bytes] = (1 << 32) - 1
 """Highest limit on the length of frames that can be set, because the lengths have 32 bits."""

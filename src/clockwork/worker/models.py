@@ -1,9 +1,9 @@
 """Keeps the names, descriptions and handles of the models in the worker's host memory.
 
 A name refers to the same content until the model is unloaded. If a LoadModelFromDisk repeats the path and content of a
-loaded model, it succeeds and changes nothing. With another path or other content, the action is refused. The copies
-that one LoadModelFromDisk makes share the bytes in host memory, which are never changed. On a device, they share
-nothing.
+loaded model, it succeeds and changes nothing. If the name is in use and the path or the content differs, the action is
+refused. The copies that one LoadModelFromDisk makes share the bytes in host memory, which are never changed. On a
+device, they share nothing.
 """
 
 from typing import Final

@@ -98,7 +98,7 @@ class Counts:
         self.cold_starts = 0
         self.batch_rows = 0
         self.latency = Histogram()  #: latency of requests in time, from the intended send time
-        self.verdict = Histogram()  #: time to the refusal of refused requests
+        self.verdict = Histogram()  #: time from the arrival of a refused request to its refusal
         self.reasons: dict[str, int] = {}  #: counts of broken promises by reason
 
         #: reasons of requests that were not in time, counted until the first request is in time
@@ -169,7 +169,7 @@ class Outcomes:
 
     @property
     def seconds(self) -> float:
-        """Duration of the load without the warm-up, in seconds."""
+        """Duration of the workload without the warm-up, in seconds."""
         return (self._duration - self._warmup) / SECOND
 
     def add(self, stream: int, outcome: Outcome) -> None:

@@ -104,7 +104,7 @@ class StreamSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def scaled(spec: StreamSpec, factor: float) -> StreamSpec:
-    """Return the stream with ``factor`` times the load. A closed loop gets ``factor`` times the clients."""
+    """Return the stream with ``factor`` times the request rate. A closed loop gets ``factor`` times the clients."""
     if spec.kind == "closed":
         return replace(spec, concurrency=max(1, ceil(spec.concurrency * factor - 1e-9)))
     return replace(spec, scale=spec.scale * factor)

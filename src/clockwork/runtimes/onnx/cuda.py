@@ -143,7 +143,7 @@ class OnnxCudaModel:
         except FAILURES as error:
             check_not_lost(error)
             raise weights_error(LIBRARY, self.info.weights_bytes, device, describe(error)) from error
-        # ONNX Runtime has this function since version 1.24
+        # releases of ONNX Runtime before 1.24 lack this function
         if first and hasattr(session, "get_provider_graph_assignment_info"):
             on_cpu = nodes_on_cpu(session.get_provider_graph_assignment_info())
             if on_cpu:

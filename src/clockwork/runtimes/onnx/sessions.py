@@ -3,10 +3,10 @@
 This module keeps ONNX Runtime from printing messages and from switching to another provider without an error. The
 module shortens ONNX Runtime's error texts and removes paths and source lines, because clients receive these texts.
 
-All sessions of a process allocate from one arena. An arena of its own would have two disadvantages for a session. Such
-an arena would keep the memory that the session's largest batch ever took. And the first inferences after each
-LoadWeights would run on fresh memory, which is slow: for AlexNet at batch 8, the first two took 233 and 165 ms instead
-of 141 ms.
+All sessions of a process allocate from one arena. A separate arena for each session would have two disadvantages.
+First, the arena would keep as much memory as the session's largest batch needed. Second, the first inferences after
+each LoadWeights would run on fresh memory, which is slow: for AlexNet at batch 8, the first two took 233 and 165 ms
+instead of 141 ms.
 """
 
 import ctypes

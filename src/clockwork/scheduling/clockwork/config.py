@@ -21,9 +21,9 @@ class ClockworkConfig(Struct, frozen=True):
     - ``optimism``: factor by which a model's arrival rate is multiplied to predict how many rows arrive before a batch
       is sent. If fewer rows arrive, the reserved time becomes free again. If more rows arrive, there may be no time for
       them.
-    - ``efficiency_floor``: a busy device begins a batch only if the batch is efficient enough, in rows per second. A
-      batch must reach this share of the efficiency of the best batch for the model's demand. Otherwise, small batches
-      would take the time of large ones.
+    - ``efficiency_floor``: a busy device begins a batch only if its efficiency, in rows per second, is high enough. The
+      limit is this share of the highest efficiency that batches can reach at the model's demand. Otherwise, small
+      batches would take the time of large ones.
     - ``window``: number of measurements from which an estimate is computed. The original uses 10.
     - ``demand_window``: time constant of the decaying request rate of each model.
     - ``choices``: number of devices considered for a request, if more are possible (power of choices).

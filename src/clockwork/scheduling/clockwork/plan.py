@@ -5,8 +5,8 @@ the number of rows for which the plan reserves time. The capacity may be larger 
 more requests are expected before the batch is sent. A batch begins when the previous batch has ended and the batch's
 own weights are loaded. The device must have executed the batch by its time ``due``, so that every deadline in the batch
 is met with all margins. The *slack* of a batch is the time by which this batch and all later batches may be delayed
-without breaking a promise. So the plan knows from the slack whether a batch may be begun or grown. A given promise is
-delayed only within the slack.
+without breaking a promise. So the plan knows from the slack whether a batch may be begun or grown. A batch that
+contains promised requests is delayed only within the slack.
 
 Planning a request takes O(log n) time for n planned batches, because the `Timeline` finds in O(log n) when a batch
 would begin and how much slack the plan has at that point.

@@ -25,7 +25,7 @@ class Weights:
         self._to_preload: list[str] = []  #: models that are on no device; the last one is loaded next
 
     def add(self, now: Nanos, plans: list[Plan], models: dict[str, ModelState]) -> None:
-        """Begin to use devices with the weights that they have, and begin to fill all free memory."""
+        """Add devices, which keep the weights that they have. Begin to load weights into all free memory."""
         for plan in plans:
             self.plans.append(plan)
             for model in plan.gpu.cache:

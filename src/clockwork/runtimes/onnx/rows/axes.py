@@ -14,7 +14,7 @@ REDUCTIONS: Final = (
 )  # fmt: skip
 
 SINCE_13: Final = 13
-"""Operator set from which on Softmax and similar operators compute along only one axis."""
+"""First operator set in which Softmax and similar operators compute along only one axis."""
 
 
 @rule(*REDUCTIONS)

@@ -2,8 +2,8 @@
 
 Each method is one call of the driver. Callers follow the rules of the driver's documentation ("Virtual Memory
 Management", "Stream Management", "Event Management"). The size of a page is a multiple of the granularity. A range is
-unmapped before it is freed. Access is set before the first copy. `tests/runtimes/torch/fake_driver.py` checks these
-rules.
+unmapped before it is freed. A page is made accessible before the first copy. `tests/runtimes/torch/fake_driver.py`
+checks these rules.
 """
 
 from typing import Any, Protocol, TypeAlias

@@ -136,7 +136,10 @@ class CudaModel:
 
 
 class LoadedCudaModel:
-    """A model whose weights are on a device. ``copied`` is the duration of their copy by the device's clock."""
+    """A model whose weights are on a device.
+
+    ``copied`` is how long their copy took, measured with the device's clock.
+    """
 
     uploads: Final = True
 

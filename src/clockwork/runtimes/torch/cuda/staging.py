@@ -2,9 +2,9 @@
 
 Theory of operation. A *slot* consists of pinned host memory and the same amount of device memory. The inputs of a batch
 are written to the host memory of a slot. The inputs are copied to the slot's device memory while another batch is
-executed. Outputs are copied in the other direction. Graphs read and write fixed addresses. So all graphs of a device
-share two *areas*, one for inputs and one for outputs. Just before a batch is executed, its inputs are copied on the
-device from their slot to the input area.
+executed. Outputs are copied from device memory to host memory. Graphs read and write fixed addresses. So all graphs of
+a device share two *areas*, one for inputs and one for outputs. Just before a batch is executed, its inputs are copied
+on the device from their slot to the input area.
 
 The threads of a worker use at most `SLOTS` batches of inputs at a time, so they never wait for a slot. Up to `SLOTS`
 batches of outputs can wait for the network thread.

@@ -218,7 +218,7 @@ def _with_shape(value: Value, shape: Shape) -> Value:
 
 
 def _check_writes(schema: Any, call: Call, outputs: Any) -> None:
-    """Check that an operator that writes to its input does not move the rows of that memory."""
+    """Check that an operator that writes to its input leaves each row of this input in its place."""
     for argument in schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:
             written = call.arguments.get(argument.name)
