@@ -201,7 +201,7 @@ def _detail(simulation: Simulation, load: float, variant: Scenario) -> dict[str,
 
 
 def outcome_detail(outcomes: Outcomes, load: float, variant: Scenario) -> dict[str, Any]:
-    """Return the data for the plots, and the reasons for which promises were broken."""
+    """Return the data for the plots, and the reasons why promises were broken."""
     return {
         "slo_ms": variant.slo_ms,
         "load": load,

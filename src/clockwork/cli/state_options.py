@@ -50,7 +50,10 @@ class StateOptions(Struct, frozen=True):
     state: "StoredState | None" = None
 
     def files(self) -> "list[NamedModel]":
-        """Return the files of the stored models. Models whose paths the workers resolve are left out."""
+        """Return the files of the stored models.
+
+        If the workers choose their model roots, the result is empty.
+        """
         from clockwork.cli.models import NamedModel
 
         if self.state is None or not self.state.arguments.root:

@@ -35,7 +35,7 @@ MAX_DEVICE_ROWS: Final = 8
 """Largest number of rows of the table of devices on one screen."""
 
 MAX_REASONS: Final = 3
-"""Largest number of reasons of one kind on one screen, such as reasons for which a model is not served."""
+"""Largest number of reasons of one kind on one screen, such as reasons why a model is not served."""
 
 DEVICE_COLUMNS: Final = ("worker", ">device", "kind", ">cache", ">models in cache", ">outstanding", "state")
 DEVICE_DROP: Final = ("outstanding", "models in cache", "kind", "cache")

@@ -208,7 +208,7 @@ class Catalog:
         return model
 
     def gone(self, name: str, number: str) -> None:
-        """Record that an unload has ended. A load of the same version may have begun or ended meanwhile."""
+        """Record that an unload has ended. A load of the same version may have begun or ended during the unload."""
         version = self._versions.get(name, {}).get(number)
         if version is not None and version.state is VersionState.UNLOADING:
             self._step(version, VersionEvent.GONE)

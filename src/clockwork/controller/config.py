@@ -12,7 +12,7 @@ from clockwork.units import GIB, MIB, MILLISECOND, SECOND, Bytes, Nanos
 class LoadSpec(Struct, frozen=True):
     """A model that the controller loads at its start.
 
-    - ``version``: the number of the version; if it is empty, the path decides
+    - ``version``: the number of the version; if it is empty, the path determines the version
     - ``key``: the model's name on workers; if it is empty, a free name is used, which is ``name`` for the first version
     """
 

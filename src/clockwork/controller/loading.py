@@ -36,7 +36,7 @@ class Load:
     def __init__(
         self, spec: LoadSpec, client: tuple[int, int] | None, restores: bool = False, partial: bool = False
     ) -> None:
-        """``restores``: the load is a restoration.
+        """``restores``: whether the load is a restoration.
 
         ``partial``: workers that lack the file do not make the load fail.
         """

@@ -36,7 +36,7 @@ class OwnRequests:
         self.measuring = LiveMeasuring(state, config.profiling, profiles)
 
     def __len__(self) -> int:
-        """Return the number of own requests that are pending."""
+        """Return the number of the controller's own requests that are pending."""
         return (self.checks.request is not None) + (self.measuring.request is not None)
 
     @property

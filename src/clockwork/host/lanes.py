@@ -1,16 +1,17 @@
 """Runs each lane of a worker in its own thread.
 
 Threads use the core under one lock, which they hold no longer than a decision takes. Operations that block happen
-outside the lock. A thread executes only the tasks of its own lane. So the start of a task never has to wait for another
-thread to wake up.
+outside the lock. A thread executes only the tasks of its own lane. So no task has to wait until a second thread wakes
+up.
 
 Theory of operation. Each thread polls its lane in a loop. If there is a task, the thread executes it and reports its
-end to the core. Otherwise, the thread sleeps until the lane's next wake-up time. An event can make the wake-up time of
-a sleeping lane earlier. So each thread that passes an event to the core then wakes such lanes. This applies to the
-lanes' threads and to the network's thread. An EXEC thread with spare time assembles the next batch in advance. While
-the EXEC thread executes a batch, an INPUT thread assembles the next one. The operating system wakes threads late. So an
-EXEC thread wakes early and then watches the clock. After each look at the clock, the thread yields to other threads.
-The thread that takes the results splits the outputs of an Infer among its requests.
+end to the core. Otherwise, the thread sleeps until the lane's next wake-up time. An event can change a lane's wake-up
+time to an earlier time while the lane's thread sleeps. So each thread that passes an event to the core then wakes the
+threads of such lanes. This applies to the lanes' threads and to the network's thread. An EXEC thread with spare time
+assembles the next batch in advance. While the EXEC thread executes a batch, an INPUT thread assembles the next one. The
+operating system wakes threads late. So an EXEC thread wakes early and then watches the clock. After each look at the
+clock, the thread yields to other threads. The thread that takes the results splits the outputs of an Infer among its
+requests.
 
 If a thread fails, there is a bug or the device is lost. The thread calls ``on_crash``, because a worker without one of
 its lanes is useless.
@@ -53,7 +54,7 @@ log = logging.getLogger("clockwork.worker")
 
 
 class _SharedState:
-    """The state that the threads share. The parts that can change are used under ``lock``."""
+    """The state that the threads share. A thread that uses the parts that can change must hold ``lock``."""
 
     def __init__(
         self,
@@ -350,7 +351,7 @@ class _InputThread(Thread):
     def take(self, task: StartTask) -> PreparedTask | None:
         """Return the batch of a task that starts, if this thread has assembled it.
 
-        Call this under the lock. The lock may be released meanwhile.
+        Call this under the lock. The call may release the lock and acquire it again.
         """
         while self._task is not None and self._task.action is task.action and not self._shared.stopping:
             self.condition.wait()

@@ -27,7 +27,7 @@ UNUSABLE: Final = ".unusable"
 """Suffix that is added to the name of a file that cannot be used."""
 
 FORMAT: Final = 1
-"""Format of the file. A file with a different format is ignored."""
+"""Format of the file. A file with a different format is not used."""
 
 MAX_FILE_BYTES: Final[Bytes] = 64 * MIB
 """Largest file that is read."""

@@ -49,7 +49,7 @@ class PreparedTask(Struct, frozen=True):
     def is_of(self, task: StartTask) -> bool:
         """Return whether the batch belongs to this task.
 
-        Return False if the weights were evicted and loaded again meanwhile.
+        Return False if the weights were evicted and loaded again after the batch was assembled.
         """
         return self.task.action is task.action and self.task.handles[0] is task.handles[0]
 
@@ -111,7 +111,7 @@ class TaskRunner:
 
         If this fails, `run` will fail too and report the error.
 
-        The model is not in use yet, so its weights may be evicted meanwhile. In that case, the batch is not used.
+        The model is not in use yet, so its weights may be evicted during the call. In that case, the batch is not used.
         """
         assert isinstance(task.action, Infer)
         begin = self._clock.now()

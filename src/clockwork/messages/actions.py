@@ -20,8 +20,8 @@ class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
     """Read a model's file into host memory, as ``no_of_copies`` models.
 
     The path is relative to the worker's model root. The copies are independent models. Copies share only the content of
-    the file. `model_names` returns the names of the copies. ``isolated`` means that the worker serves meanwhile, and
-    should prepare the model in another process.
+    the file. `model_names` returns the names of the copies. ``isolated`` means that the worker continues to serve, and
+    should prepare the model in a separate process.
     """
 
     id: int

@@ -64,13 +64,13 @@ class ModelProfile(Struct, frozen=True, array_like=True):
 
     - ``max_batch_size``: the largest batch size that the operator requested. ``infer`` may lack some sizes up to this
       size.
-    - ``stopped``: the reason for which these sizes are missing. The text is empty if no size is missing, or if the
+    - ``stopped``: the reason why these sizes are missing. The text is empty if no size is missing, or if the
       model does not support batches.
     - ``input_shapes``: the measured shapes, without the batch dimension. The shapes matter for models with free
       dimensions.
-    - ``unbatched``: the reason for which requests are no longer batched: a check has found different outputs. The
+    - ``unbatched``: the reason why requests are no longer batched: a check has found different outputs. The
       text is empty if requests are batched.
-    - ``unmeasured``: the reason for which the times of ``infer`` are assumptions. The text is empty if the times were
+    - ``unmeasured``: the reason why the times of ``infer`` are assumptions. The text is empty if the times were
       measured.
     """
 

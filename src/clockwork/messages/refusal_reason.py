@@ -1,4 +1,4 @@
-"""The reasons for which a request is refused before its deadline.
+"""The reasons why a request is refused before its deadline.
 
 The code that refuses a request sets the reason. Refusals are counted by model and reason (`ModelCounts.refusals`). Two
 reasons can have the same status.

@@ -281,7 +281,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     - ``predictions``: summaries of the model's ``load`` and ``infer`` actions on all devices, if there were any
     - ``counts``: the same requests by status, and their times. Only ``counts`` includes cancelled requests.
     - ``ready``: whether a connected device can execute the model, and the device's worker is not silent
-    - ``unbatched``: the reason for which requests are no longer batched; empty if they are batched
+    - ``unbatched``: the reason why requests are no longer batched; empty if they are batched
     - ``default_slo``: the SLO of requests that set none; 0 if it is unknown
     - ``demand``: the recent requests per second for each SLO
     - ``default``, ``labels``: as in `ModelSummary`
@@ -309,7 +309,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
 class VersionStatus(Struct, frozen=True, array_like=True):
     """The state of a version of a model, in Triton's terms.
 
-    ``reason`` is the reason for which the version is not READY, or for which its last load failed.
+    ``reason`` is the reason why the version is not READY, or for which its last load failed.
     """
 
     name: str

@@ -50,7 +50,7 @@ class ExampleInputs(Struct, frozen=True, array_like=True):
 
     - ``shapes``: the shape of each required input, in order, with one row if the model has a batch dimension
     - ``source``: a text for people about the source of the inputs
-    - ``unmeasured``: the reason for which the model accepts none of the inputs and cannot be measured; else empty
+    - ``unmeasured``: the reason why the model accepts none of the inputs and cannot be measured; else empty
     - ``refused``: inputs that were tried before and refused, with the model's reasons
     """
 

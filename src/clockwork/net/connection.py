@@ -75,7 +75,7 @@ def _ignore(*_: object) -> None:
 class Callbacks:
     """Functions that a connection calls.
 
-    - ``on_made``, ``on_hello``: only called for accepted connections. The functions return the reason for which the
+    - ``on_made``, ``on_hello``: only called for accepted connections. The functions return the reason why the
       peer is refused, or an empty text.
     - ``on_ready``: called when the greeting has ended, before the first ``on_message``.
     - ``on_writable``: called whenever `Connection.writable` changes.

@@ -85,7 +85,7 @@ async def keep_dialled(
     Run until this coroutine is cancelled. The wait doubles after each failed attempt. The wait is partly random, so
     that many workers do not connect at the same time. The wait becomes short again after a connection that lasted
     longer than `MAX_BACKOFF`. A worker whose connection is always closed soon therefore does not connect too often.
-    ``on_failure`` receives the reason of a failed attempt. The connection's ``on_closed`` receives the reason for which
+    ``on_failure`` receives the reason of a failed attempt. The connection's ``on_closed`` receives the reason why
     a connection ended.
     """
     loop = asyncio.get_running_loop()

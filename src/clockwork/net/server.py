@@ -77,7 +77,7 @@ class Server:
             await asyncio.wait([connection.closed for connection in connections])
 
     def admit(self, connection: Connection) -> str:
-        """Return the reason for which a new connection is refused, or an empty text if it is accepted."""
+        """Return the reason why a new connection is refused, or an empty text if it is accepted."""
         full = len(self._connections) >= self._max_connections
         self._connections[connection] = None
         connection.closed.add_done_callback(lambda _: self._connections.pop(connection))
@@ -86,7 +86,7 @@ class Server:
         return self._closing
 
     def welcome(self, connection: Connection, hello: Hello) -> str:
-        """Return the reason for which a peer is refused after its Hello, or an empty text if it is accepted."""
+        """Return the reason why a peer is refused after its Hello, or an empty text if it is accepted."""
         if hello.role == self._role:
             return self._admits(connection, hello)
         return f"this port is for the role {self._role!r}, not {hello.role!r}; use the controller's other port"
@@ -110,7 +110,7 @@ async def listen(
 ) -> Server:
     """Listen on an address for peers of one role.
 
-    ``admits`` returns the reason for which a peer is refused. If ``admits`` returns an empty text, ``on_connected`` is
+    ``admits`` returns the reason why a peer is refused. If ``admits`` returns an empty text, ``on_connected`` is
     called at once. ``on_closed`` is called exactly once for each connection that was passed to ``on_connected``.
 
     Raises:

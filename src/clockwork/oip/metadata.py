@@ -87,7 +87,7 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
 
 
 NO_WORKER: Final = "no connected worker can serve it"
-"""Reason for which a served model is not ready."""
+"""Reason why a served model is not ready."""
 
 
 def index_entry(name: str, version: str, state: str, reason: str) -> dict[str, str]:

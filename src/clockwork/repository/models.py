@@ -42,7 +42,7 @@ MAX_ENTRIES: Final = 20_000
 
 
 class RepositoryModel(Struct, frozen=True):
-    """A model as it is on disk.
+    """A model on disk.
 
     - ``path``: absolute path of its directory or file
     - ``versions``: absolute path by version, for the versions that have a model file
@@ -105,7 +105,7 @@ def list_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[list[Reposi
 def scan_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[dict[str, Contents | str]]:
     """Return each model's contents, or why they cannot be read, by name. Each step reads one model.
 
-    This is a small part of the work of `list_in_steps`, for polls.
+    Polls use this function, which does a small part of the work of `list_in_steps`.
 
     Raises:
         InvalidRequestError: the repository cannot be read, or has more than `MAX_ENTRIES` entries.

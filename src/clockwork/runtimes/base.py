@@ -161,8 +161,8 @@ class Runtime(Protocol):
 
         ``name`` is the model's name. The operator's batching options refer to models by name.
 
-        ``isolated`` means that this process serves meanwhile. A runtime that can prepare the model in another process
-        does so.
+        ``isolated`` means that this process serves during the call. A runtime that can prepare the model in a separate
+        process does so.
 
         Raises:
             InvalidModelError: the file is not a model of this runtime, or is broken.

@@ -44,7 +44,7 @@ MAX_MARGIN: Final = 0.5
 SLOW: Final = 1.25
 """A device is slow if half of its actions take this many times their usual duration.
 
-Below this factor, the windows and the margin adapt without this rule.
+Below this factor, the windows and the margin are enough.
 """
 
 COMPARED: Final = 10

@@ -17,15 +17,15 @@ MAX_FIRST_EXECUTIONS: Final = 1000
 
 
 class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A change that is made ``at_s`` seconds after the workload's start, and then every ``every_s`` seconds until
-    ``stop_s``.
+    """A change of models, which is made once or repeatedly.
 
+    The change is made ``at_s`` seconds after the workload's start, and then every ``every_s`` seconds until ``stop_s``.
     ``models`` selects models as in a workload. Each repetition changes the next of these models. ``kind`` is one of
     these:
 
     - "load": loads a further version, and keeps the others
     - "replace": loads a further version, which replaces the others
-    - "reload": loads the highest version with other content; the version serves meanwhile
+    - "reload": loads the highest version with different content; the version serves during the load
     - "unload": unloads all versions
     - "promote": makes the next ready version the default
 

@@ -242,10 +242,10 @@ COUNTS: Final = ("window", "choices", "evictions_considered", "loads_outstanding
 
 
 def _constant(name: str, value: object, known: object, duration: bool) -> object:
-    """Check a constant of the scheduler, and return it in its own type.
+    """Check a constant of the scheduler, and convert it to the type of its default.
 
     Raises:
-        InvalidRequestError: the value has another type or is out of range.
+        InvalidRequestError: the type of the value is wrong, or the value is out of range.
     """
     if isinstance(known, bool) or isinstance(value, bool):
         if isinstance(known, bool) and isinstance(value, bool):
@@ -413,7 +413,7 @@ def with_devices(scenario: Scenario, count: int) -> Scenario:
     """Return the scenario with another number of devices.
 
     Raises:
-        InvalidRequestError: the number is not a multiple of the devices of one worker.
+        InvalidRequestError: the number is not a multiple of the number of devices per worker.
     """
     each = scenario.devices.per_worker
     if count % each:

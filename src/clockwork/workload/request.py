@@ -13,9 +13,9 @@ MIN_RETRY: Final[Nanos] = 1 * MILLISECOND
 class WorkloadRequest(Struct, frozen=True):
     """A request that a workload sends.
 
-    ``stream`` is the number of the workload's entry. ``client`` is the number of a closed loop's client within the
-    entry. ``intended`` is the send time in nanoseconds after the workload's start. Latency counts from this time, even
-    if the request is sent later.
+    ``stream`` is the number of the stream within the workload. ``client`` is the number of a closed loop's client
+    within the stream. ``intended`` is the send time in nanoseconds after the workload's start. Latency counts from this
+    time, even if the request is sent later.
     """
 
     stream: int

@@ -119,7 +119,7 @@ class ClockworkScheduler(Scheduler):
         return [] if plan is None else self._send_due(now, plan)
 
     def explain(self, now: Nanos, request: PendingRequest) -> str:
-        """Return which action delays the device where the request is planned."""
+        """Return which action delays the device for which the request is planned."""
         plan = self._placing.plan_of(request)
         return "" if plan is None else plan.device.reason_for_delay(now)
 
@@ -322,7 +322,7 @@ class ClockworkScheduler(Scheduler):
         plan.end_load(name)
         model = self.state.models.get(name)
         if model is None:
-            return []  # the model was removed during the load
+            return []  # the model was removed while its weights were being loaded
         if isinstance(result, LoadWeightsResult):
             plan.device.note_loaded(now, action, model, result.timing)
             return []

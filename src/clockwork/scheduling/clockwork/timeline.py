@@ -99,7 +99,7 @@ class Timeline(Generic[T]):
         return self._root is not None
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate over the batches in order. The timeline must not be changed meanwhile."""
+        """Iterate over the batches in order. The timeline must not be changed during the iteration."""
         path: list[T] = []
         node = self._root
         while node is not None or path:

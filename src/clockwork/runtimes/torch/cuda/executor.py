@@ -122,7 +122,7 @@ class TorchExecutor:
     def capture(self, compute: Callable[[], ValueT]) -> tuple[Callable[[], None], ValueT]:
         """Record the operators of ``compute`` without executing them. Return a function that queues all of them.
 
-        Other threads may use the device meanwhile.
+        Other threads may use the device during the call.
         """
         graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(graph, self._pool.id, self._stream, capture_error_mode="thread_local")
