@@ -456,10 +456,7 @@ class Serving:
         retry_after: Nanos | None = None,
         reason: RefusalReason = RefusalReason.OTHER,
     ) -> list[ControllerCommand]:
-        """Answer a pending request.
-
-        All answers go through this method. The controller's own requests have no client.
-        """
+        """Answer a pending request of a client or of the controller itself. All answers go through this method."""
         self._forget(request)
         if request.client_id == NO_CLIENT:
             return self.own.answered(request.arrival + timing.total, request, status, message)
