@@ -279,6 +279,6 @@ def _read_profile(profile: str) -> list[PacedModel]:
 
 
 def _with_path(path: str, model: PacedModel) -> PacedModel:
-    """Return the model with another path, and with a digest of its times."""
+    """Return a copy of the model with this path, and with a digest of its times."""
     content = msgspec.json.encode((model.digest, model.profile))
     return replace(model, path=path, digest=hashlib.sha256(content).hexdigest())

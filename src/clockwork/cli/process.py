@@ -33,7 +33,7 @@ _parent_is_watched: Final = threading.Event()
 
 
 class Shutdown:
-    """The optional function that is called after a signal, before the work of the process is ended."""
+    """Holds an optional function, which is called after a signal and before the process's work is cancelled."""
 
     def __init__(self) -> None:
         """Start without a function that is called after a signal."""

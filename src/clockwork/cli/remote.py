@@ -38,7 +38,7 @@ MAX_ELEMENTS: Final = 5
 """Largest number of elements that ``infer`` prints of a vector."""
 
 MAX_ROWS: Final = 8
-"""Largest number of rows that ``infer`` prints of a batch."""
+"""Largest number of rows of a batch that ``infer`` prints."""
 
 Everything: TypeAlias = Annotated[bool, typer.Option("--all", help="Show every model and device, one per line.")]
 Errors: TypeAlias = Annotated[bool, typer.Option("--errors", help="Show the prediction errors of each device.")]

@@ -137,7 +137,7 @@ def make_runtime(
 def runtime_on_gpus(name: str, paths: Iterable[Path]) -> str:
     """Return the name of the runtime for models on GPUs.
 
-    If ``name`` is ``auto``, this is the runtime that can execute all models at ``paths``.
+    If ``name`` is ``auto``, the result is the runtime that can execute all models at ``paths``.
 
     Raises:
         typer.BadParameter: the models need two runtimes, or ``paths`` is empty and ``name`` is ``auto``.

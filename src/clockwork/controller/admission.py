@@ -47,7 +47,7 @@ class Admission:
     def forget(self, model: str) -> None:
         """Forget the checks of requests for the model.
 
-        The model was removed, or other batch sizes are measured now.
+        The caller does this when the model was removed, or when its measured batch sizes have changed.
         """
         for key in [key for key in self._batch_sizes if key[0] == model]:
             del self._batch_sizes[key]

@@ -63,7 +63,8 @@ class DemandMeter:
     def of(self, model: str) -> tuple[ModelDemand, ...]:
         """Return the demand for a model by SLO, over the minute that ends with the server's newest request.
 
-        The average begins with the first request in this minute, so that a short load is not averaged with idle time.
+        The average begins with the first request in this minute, so that a short burst of requests is not averaged with
+        idle time.
         """
         if not self._slots:
             return ()

@@ -96,8 +96,9 @@ def merge(
 ) -> tuple[LoadSpec, ...]:
     """Return the models that a restarted controller loads.
 
-    ``given`` are the models in the operator's arguments, and ``given_before`` those at the start that stored the
-    ``saved`` models. A model whose arguments have changed is loaded as given. All other models are loaded as saved.
+    ``given`` contains the models in the operator's arguments. ``given_before`` contains the models in the arguments of
+    the process that stored the ``saved`` models. If the arguments of a model have changed, the model is loaded as the
+    new arguments state. All other models are loaded as saved.
     """
     before, now = _by_name(given_before), _by_name(given)
     changed = [spec for name, specs in now.items() if specs != before.get(name) for spec in specs]
@@ -111,7 +112,7 @@ def merge_labels(
     given: Mapping[str, Mapping[str, str]],
     given_before: Mapping[str, Mapping[str, str]],
 ) -> dict[str, dict[str, str]]:
-    """Return the labels of a restarted controller. Labels whose arguments have changed are as given."""
+    """Return the labels of a restarted controller. If the argument of a label has changed, the new argument applies."""
     merged = {name: dict(labels) for name, labels in given.items()}
     for name, labels in saved.items():
         for label, version in labels.items():

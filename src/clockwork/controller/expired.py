@@ -45,7 +45,8 @@ def expired_at_arrival(
 def impossible_slo(request: PendingRequest, sent: Iterable[DeviceAction]) -> Nanos | None:
     """Return the model's time on the fastest device if the request's SLO is shorter, else None.
 
-    ``sent`` are the unfinished actions of the devices. If a request is in one of them, its SLO counts as possible.
+    ``sent`` are the unfinished actions of the devices. If the request is in one of these actions, its SLO counts as
+    possible.
     """
     if request.promised is not None or not request.model.profiles:
         return None

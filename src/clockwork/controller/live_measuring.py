@@ -101,7 +101,7 @@ class LiveMeasuring:
         self._not_before: Nanos = 0  #: while the server is busy, the next measurement does not begin before this time
         self.request: PendingRequest | None = None  #: the measurement that is under way
         self._under_way: _Job | None = None  #: the job of this measurement
-        self.progress: list[Progress] = []  #: news for the owner, which removes it
+        self.progress: list[Progress] = []  #: progress that the owner has not taken yet
 
     @property
     def due(self) -> bool:

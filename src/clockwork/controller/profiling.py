@@ -206,7 +206,7 @@ class Profiler:
             self._queue.append(job)
             return [Report("WARNING", f"measuring {names} failed and will be tried again: {why}")]
         self._done += len(job.models)
-        del self._attempts[job.key]  # somebody may load the model again
+        del self._attempts[job.key]  # a client may load the model again
         for model in [model for model in job.models if model.name in self._state.models]:
             self.broken[model.name] = f"it could not be measured on {job.key.device_kind}: {why}"
         text = f"{names} cannot be served on {job.key.device_kind}, because it could not be measured: {why}"

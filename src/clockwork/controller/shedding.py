@@ -154,7 +154,10 @@ class Shedder:
             self.urgent -= 1
 
     def taken(self, now: Nanos, count: int) -> None:
-        """Record that ``count`` requests have been handled by ``now``. `withdrawn` was called for them before."""
+        """Record that ``count`` requests have been handled by ``now``.
+
+        The caller has already called `withdrawn` for each of them.
+        """
         if self._last is not None and count:
             kept = (1 - WEIGHT) ** count
             self._time = kept * self._time + min(now - self._last, count * min(MAX_COST, MAX_GROWTH * self.cost))

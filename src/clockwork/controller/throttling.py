@@ -10,9 +10,9 @@ as many requests pass as the scheduler admits. The throttle refuses the other re
 still gets more requests than the devices can serve. The scheduler can choose among these requests, and notices at once
 when there is capacity.
 
-Only requests that are expensive to receive are throttled. Small requests are not, because the devices need many of them
-to form large batches. If fewer small requests reached the scheduler, batches would become smaller, and fewer requests
-would be admitted. Then even fewer requests would reach the scheduler.
+Only requests that are expensive to receive are throttled. Small requests are never throttled, because the devices need
+many of them to form large batches. If fewer small requests reached the scheduler, batches would become smaller, and
+fewer requests would be admitted. Then even fewer requests would reach the scheduler.
 
 A request always reaches the scheduler if its SLO is longer than the SLOs that were refused recently. In addition, a
 share of `TRICKLE` of all requests always reaches the scheduler. So the throttle notices soon when the scheduler admits

@@ -5,9 +5,9 @@ While the server is idle, some requests of these batches are executed again, eac
 Theory of operation. A *sample* is a request of an executed batch, with its inputs and outputs. The server keeps the
 sample after it has sent the response. For each batch size and input shape of a model's content, two requests of the
 first batch become samples. After that, a share of all batches is sampled. One request of each such batch becomes a
-sample, each time at another place in the batch. The batches are chosen by counting, not at random. Samples wait until
-the server is idle. Then `Serving` passes a sample to the scheduler as a request without a client. The *check* compares
-the outputs of the two executions. The host makes this comparison.
+sample, each time at a different place in the batch. The batches are chosen by counting, not at random. Samples wait
+until the server is idle. Then `Serving` passes a sample to the scheduler as a request without a client. The *check*
+compares the outputs of the two executions. The host makes this comparison.
 
 If the outputs differ, the model's content is no longer batched. Later requests are then slower, but their responses are
 right. The responses of the sampled batch have already been sent.

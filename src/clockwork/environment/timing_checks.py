@@ -1,6 +1,6 @@
 """Checks of the measured facts: interruptions, other processes, stolen CPU time, timers and the clock.
 
-This module does no I/O. Thresholds that do not follow from other code are chosen, and are constants with names.
+This module does no I/O. Thresholds that do not follow from other code are a choice, and are constants with names.
 """
 
 from typing import Final

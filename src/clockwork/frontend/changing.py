@@ -2,7 +2,8 @@
 
 A load has these parameters:
 
-- ``config`` and ``file:PATH``: Triton's. Both need a model repository, and `clockwork.repository.overrides` reads them.
+- ``config`` and ``file:PATH``: Triton's. Both parameters need a model repository, and `clockwork.repository.overrides`
+  reads them.
 - ``path``: Clockwork's. The path of the model below the workers' model roots.
 - ``keep``: Clockwork's. The model's other versions stay in service.
 - ``wait``: Clockwork's. If ``wait`` is false, the response comes at once, and the index shows the progress.

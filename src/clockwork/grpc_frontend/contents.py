@@ -43,7 +43,7 @@ def add_contents(name: str, datatype: str, shape: tuple[int, ...], contents: Any
     """Append the bytes of a tensor to ``payload``. The tensor's elements are in ``contents``.
 
     Raises:
-        InvalidRequestError: the datatype is unknown, the shape needs another number of elements, or a number is too
+        InvalidRequestError: the datatype is unknown, the number of elements does not fit the shape, or a number is too
             large for the datatype.
     """
     field = _FIELDS.get(datatype)

@@ -82,7 +82,7 @@ def model_and_version(data: bytes) -> tuple[str, str]:
 def _text(data: bytes, at: int, tag: bytes) -> tuple[str, int]:
     """Return the text of the field at ``at``, and the position after it.
 
-    The text is empty if the field has another tag.
+    The text is empty if the field's tag is not ``tag``.
     """
     if data[at : at + 1] != tag:
         return "", at

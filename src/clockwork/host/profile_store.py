@@ -35,7 +35,7 @@ MAX_FILE_BYTES: Final[Bytes] = 4 * MIB
 """Largest file that is read."""
 
 MAX_DURATION: Final[Nanos] = 3600 * SECOND
-"""Longest time of one action in a file."""
+"""Longest time of one action that a file may contain."""
 
 MAX_DIM: Final = 1 << 40
 """Limit of the dimensions of a measured shape, and of a batch size."""

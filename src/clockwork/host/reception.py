@@ -185,7 +185,7 @@ class Reception:
         self._latency += int(LATENCY_WEIGHT * (latency - self._latency))
 
     def put(self, handle: Handle, model: str, slo: Nanos | None = None, version: str = "") -> Waiting | None:
-        """Handle a request now or queue it; see `Inbox.put`. ``slo`` is as for `refuses`."""
+        """Handle a request now or queue it; see `Inbox.put`. `refuses` explains ``slo``."""
         return self.inbox.put(handle, self._slo(model, version) if slo is None else slo)
 
     def _slo(self, model: str, version: str) -> Nanos:
@@ -228,7 +228,7 @@ class Reception:
             answers.latency = mean + int(LATENCY_WEIGHT * (latency - mean))
 
     def has_answered(self, model: str, version: str = "") -> bool:
-        """Return whether a model has answered a request that named it in this way."""
+        """Return whether a model has answered a request with this name and version."""
         return (model, version) in self._answers
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Keeps payloads alive in the memory that the controller shares with a worker.
 
 The controller keeps a reference to a payload while a worker may read it. The reference is kept until the worker has
-answered the action or has disconnected. So the memory of the payload is not reused meanwhile.
+answered the action or has disconnected. So the memory of the payload is not reused before then.
 """
 
 from collections.abc import Sequence

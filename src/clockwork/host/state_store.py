@@ -1,7 +1,7 @@
 """Stores the models that a controller serves, so that a restarted controller serves them again.
 
 The state directory contains one JSON file. The file is written in a thread, so that the disk never delays requests. If
-the models change during a write, only the last change is written after it.
+the models change during a write, only the last of these changes is written afterwards.
 """
 
 import asyncio

@@ -9,7 +9,7 @@ from clockwork.units import Nanos
 
 
 class ErrorSummary(Struct, frozen=True, array_like=True):
-    """The errors of predictions in nanoseconds. All values are positive.
+    """The errors of predictions in nanoseconds. No value is negative.
 
     ``over`` is the number of predictions that were later or longer than the actual time. ``under`` is the number of
     predictions that were sooner or shorter. All other predictions in ``count`` were exact. Percentiles and maxima are

@@ -257,7 +257,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
 
     - ``ready``: whether the worker serves requests and is not silent
     - ``silent``: whether the worker is connected but has sent nothing for about a second
-    - ``lacks``: the models that the worker cannot load, with its messages; other workers serve these models
+    - ``lacks``: the models that the worker cannot load, with the worker's messages; other workers serve these models
     """
 
     id: str
@@ -309,7 +309,7 @@ class ModelStatus(Struct, frozen=True, array_like=True):
 class VersionStatus(Struct, frozen=True, array_like=True):
     """The state of a version of a model, in Triton's terms.
 
-    ``reason`` is the reason why the version is not READY, or for which its last load failed.
+    ``reason`` is the reason why the version is not READY, or why its last load failed.
     """
 
     name: str

@@ -120,7 +120,7 @@ class Heartbeat:
         self._go_on(now, silent)
 
     def _judge(self, reads: int) -> None:
-        """End the connection, unless one of the next ``reads`` reads returns bytes."""
+        """End the connection, unless bytes arrive within the next ``reads`` reads."""
         self._verdict = None
         if self.heard or self.suspended:
             now = self._clock.now()

@@ -47,8 +47,8 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
 
     A request that is answered in time counts as a success. All other requests count as failures. The number of
     executions is the number of batches. A duration is a sum over all successful requests. In ``batch_stats``, a
-    duration is a sum over all batches. ``response_stats`` and ``memory_usage`` are empty. Triton's are also empty for a
-    model that sends one response per request, if the backend does not report its memory.
+    duration is a sum over all batches. ``response_stats`` and ``memory_usage`` are empty. Triton also leaves both
+    fields empty for a model that sends one response per request, if the backend does not report its memory.
 
     Args:
         model: the model and its counts.

@@ -20,7 +20,9 @@ _TYPES: Final = {Datatype.BYTES: "TYPE_STRING"}
 
 
 def model_config(model: ModelSummary) -> dict[str, Any]:
-    """Return a model's configuration. Shapes do not include the batch dimension, which optional inputs lack.
+    """Return a model's configuration.
+
+    Shapes do not include the batch dimension. Optional inputs have no batch dimension.
 
     ``format`` is always FORMAT_NONE, because a model's file does not define which dimension contains the channels.
     """

@@ -20,7 +20,7 @@ from clockwork.paced.durations import NoiseModel
 from clockwork.units import Bytes, Nanos, ms
 
 MAX_BATCH: Final = 4096
-"""Largest batch size that a given profile may contain."""
+"""Largest batch size that the profile of a paced model may contain."""
 
 SAMPLES: Final = 100
 """Number of measurements in the profile of a model with varying durations."""

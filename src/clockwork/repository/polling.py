@@ -113,7 +113,7 @@ class Poller:
         model.outstanding, model.acted_on = None, None
 
     def check_invariants(self) -> None:
-        """Assert what always holds."""
+        """Assert the poller's invariants."""
         for model in self._models.values():
             assert model.outstanding is not _Action.LOAD or not model.serving
             assert model.outstanding in (None, _Action.LOAD) or model.serving

@@ -155,7 +155,7 @@ def elements(given: GivenInput, port: Port, shape: Shape, source: str) -> Array:
     """Return the given elements as an array of ``shape``. Strings are of type str.
 
     Raises:
-        InvalidModelError: there are too few or too many elements, or they are of another type.
+        InvalidModelError: there are too few or too many elements, or their type is wrong.
     """
     datatype = port.info.datatype
     try:

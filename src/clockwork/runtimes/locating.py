@@ -79,7 +79,7 @@ def version_of(path: Path, file: Path) -> str:
     """Return the version of a model, such as ``2`` for ``iris/2/model.onnx``.
 
     ``file`` is the model file that ``path`` means. In a model repository, the file is called ``model``. If the path is
-    itself a file with another name, the default version is returned. So ``2024/resnet.onnx`` is not version 2024.
+    a file that is not called ``model``, the default version is returned. So ``2024/resnet.onnx`` is not version 2024.
     """
     if path == file and file.stem != "model":
         return DEFAULT_VERSION

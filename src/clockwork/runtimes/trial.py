@@ -38,7 +38,7 @@ ULPS: Final = 64
 """Difference that is always accepted, in units in the last place of the row's largest element."""
 
 NOISE_FACTOR: Final = 4
-"""A row may differ by this factor more than it differs in a batch of its own copies."""
+"""In a batch with other rows, a row may differ by up to this many times its difference in a batch of its own copies."""
 
 PROVED_NOISE: Final = 0.05
 """Largest accepted difference of a proved model, as a fraction of the row's largest element.

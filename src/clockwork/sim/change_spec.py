@@ -70,7 +70,7 @@ class TimedChange(Struct, frozen=True):
 
 
 def timed_changes(specs: Sequence[ChangeSpec], models: Sequence[str], duration: Nanos) -> list[TimedChange]:
-    """Return the changes of a load in order of time.
+    """Return the changes of a scenario in order of time.
 
     Raises:
         InvalidRequestError: a pattern matches no model, or there are too many changes.

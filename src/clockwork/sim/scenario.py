@@ -430,7 +430,7 @@ def altered(
     slo_ms: float | None = None,
     profile: str | None = None,
 ) -> Scenario:
-    """Return the scenario with other numbers of devices, load, SLOs or profile.
+    """Return a copy of the scenario with a different number of devices, request rate, SLO or profile.
 
     Each number in ``devices`` gives one run. ``load`` and ``slo`` are factors. ``slo_ms`` replaces every SLO.
     """

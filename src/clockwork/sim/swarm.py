@@ -52,7 +52,8 @@ RESERVE: Final = 0.8
 """Load that a controller must be able to handle, as a share of its capacity with one request in each batch."""
 
 OVERLOAD: Final = 3.0
-"""Load under which goodput must not collapse, as a multiple of the controller's capacity without the cost of batches.
+"""Request rate at which goodput must not collapse, as a multiple of the controller's capacity without the cost of
+batches.
 """
 
 MIN_KEPT: Final = 0.5

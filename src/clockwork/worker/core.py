@@ -124,7 +124,10 @@ class WorkerCore:
         return commands
 
     def next_wakeup_of(self, gpu: int | None, kind: LaneKind) -> Nanos | None:
-        """Return when to `poll` a lane, which may be in the past. None means that the next event comes first."""
+        """Return when to `poll` a lane, which may be in the past.
+
+        None means that nothing is due before the next event.
+        """
         lane = self._lanes[gpu, kind]
         if not len(lane):
             return None

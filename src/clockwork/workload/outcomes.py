@@ -90,7 +90,7 @@ def outcome_of(response: InferResponse, *, intended: Nanos, answered: Nanos, slo
 
 
 class Counts:
-    """Counters and histograms of some requests."""
+    """Counters and histograms of a group of requests."""
 
     def __init__(self) -> None:
         """Start at zero."""

@@ -1,4 +1,4 @@
-"""Defines a request of a workload, and when a client sends again after a failure."""
+"""Defines a request of a workload, and how long a client waits after a failure before it sends again."""
 
 from typing import Final
 

@@ -34,8 +34,8 @@ LOGIT_GAIN: Final[Mapping[str, float]] = {
 }
 """Scale of the last layer by network.
 
-The numbers were found by measurement. These scales give the most likely class a probability between some hundredths and
-some tenths. Without such scales, pooling over the whole image would average out most of the signal.
+The numbers were found by measurement. These scales give the most likely class a probability between a few hundredths
+and a few tenths. Without such scales, pooling over the whole image would average out most of the signal.
 """
 
 

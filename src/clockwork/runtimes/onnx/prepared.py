@@ -84,7 +84,7 @@ class Placeholder:
         weakref.finalize(self, directory.remove)
 
     def directory(self, nbytes: Bytes) -> str:
-        """Return a directory with a file of at least ``nbytes``. The directory is made again if somebody removed it."""
+        """Return a directory with a file of at least ``nbytes``. The directory is made again if it was removed."""
         with self._lock:
             if not self._path.parent.is_dir():
                 self._make()

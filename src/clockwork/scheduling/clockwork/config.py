@@ -31,7 +31,7 @@ class ClockworkConfig(Struct, frozen=True):
       is evicted.
     - ``loads_outstanding``: limit of the LoadWeights actions of one device that have not ended.
     - ``retry_horizon``: limit of the retry time of a refused request.
-    - ``preload``: load models into free memory before they are requested.
+    - ``preload``: whether to load models into free memory before they are requested.
     - ``min_residency``: protects a model that was requested within this time. Suppose that another model's requests
       cannot be served yet. Then the protected model is evicted only if its demand is less than half as high.
     """

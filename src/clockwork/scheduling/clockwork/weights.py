@@ -37,7 +37,7 @@ class Weights:
             self.preload(now, plan)
 
     def add_model(self, now: Nanos, model: ModelState) -> None:
-        """Begin to load a model that was added into free memory, if no device has it."""
+        """If no device has the weights of the new model, begin to load them into free memory."""
         if not self._config.preload or model.name in self._holders or model.name in self._to_preload:
             return
         self._to_preload.append(model.name)
@@ -68,13 +68,16 @@ class Weights:
     def some_holders(self, model: str) -> list[Plan]:
         """Return devices that have the weights or are loading them.
 
-        If there are many, choose `choices` of them in turn.
+        If there are many, choose the next `choices` of them in turn.
         """
         plans = self._holders.get(model)
         return [] if plans is None else self.some(plans)
 
     def some(self, plans: list[Plan]) -> list[Plan]:
-        """Return ``choices`` of the plans in turn. If there are at most ``choices`` plans, return all of them."""
+        """Return the next ``choices`` of the plans in turn.
+
+        If there are at most ``choices`` plans, return all of them.
+        """
         count, choices = len(plans), self._config.choices
         if count <= choices:
             return plans

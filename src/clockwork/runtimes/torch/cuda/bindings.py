@@ -171,7 +171,7 @@ class CudaDriver:
         self._call("cuEventSynchronize", event)
 
     def elapsed(self, first: Handle, second: Handle) -> Nanos:
-        """Return the time between two past events by the device's clock, with a resolution of 0.5 microseconds."""
+        """Return the time between two past events on the device's clock, with a resolution of 0.5 microseconds."""
         milliseconds: float = self._call("cuEventElapsedTime", first, second)
         return round(milliseconds * MILLISECOND)
 

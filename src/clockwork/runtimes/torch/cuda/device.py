@@ -62,7 +62,7 @@ class Device:
         self._load_begin, self._load_end = (driver.make_event(sleeping=True) for _ in range(2))
 
     def copy_weights(self, to: Address, source: Address, nbytes: Bytes) -> Nanos:
-        """Copy weights to the device. Return the duration by the device's clock."""
+        """Copy weights to the device. Return the duration, measured with the device's clock."""
         driver = self.driver
         with self._loading:
             driver.record(self._load_begin, self._load)

@@ -128,7 +128,7 @@ class Driver(Protocol):
         ...
 
     def elapsed(self, first: Handle, second: Handle) -> Nanos:
-        """Return the time between two past events by the device's clock, with a resolution of 0.5 microseconds."""
+        """Return the time between two past events on the device's clock, with a resolution of 0.5 microseconds."""
         ...
 
     def copy_to_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:

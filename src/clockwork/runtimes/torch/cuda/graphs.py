@@ -6,8 +6,8 @@ Theory of operation. A replay of a graph is one call for hundreds of kernels, an
 reads from the device's input area and writes to its output area (`staging`). So a graph needs no memory between two
 replays, and all graphs of a device share one pool. A graph is kept only if it computes the same outputs as the program
 computes operator by operator. Some programs cannot be captured, because the host must read a value in between. Such
-programs, and programs whose graph computes other outputs, are executed operator by operator. The log reports this once
-for each model.
+programs, and programs whose graph computes different outputs, are executed operator by operator. The log reports this
+once for each model.
 
 While a model is served, no graph is captured. A batch between two sizes is padded to the larger size. A batch with
 other shapes is executed operator by operator.

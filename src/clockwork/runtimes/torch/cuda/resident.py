@@ -48,10 +48,10 @@ class Resident:
         return self.device.cache.free >= self._pages
 
     def load(self) -> Nanos:
-        """Map pages and copy the weights. Return the duration of the copy by the device's clock.
+        """Map pages and copy the weights. Return the duration of the copy, measured with the device's clock.
 
         Raises:
-            ServerError: too few pages are free, or the driver failed. Nothing has changed then.
+            ServerError: too few pages are free, or the driver failed. In that case, nothing has changed.
         """
         with self._lock:
             if not self._first.mapped:
