@@ -373,7 +373,7 @@ class OtherLoad:
         self._busy, self._total, self._used = self._read()
 
     def share(self) -> float:
-        """Return the share of the time of all allowed cores that other processes used since the start."""
+        """Return which share of the allowed cores' time other processes have used since the start."""
         busy, total, used = self._read()
         return min(1.0, max(0.0, (busy - self._busy - (used - self._used)) / max(1.0, total - self._total)))
 

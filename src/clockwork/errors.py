@@ -82,4 +82,4 @@ class ConnectionLostError(ClockworkError):
 
 
 class ProtocolError(ClockworkError):
-    """The peer sent bytes that are not a frame or a known message, or a message of another protocol version."""
+    """The peer sent bytes that are not a frame or a known message, or a message of a different protocol version."""

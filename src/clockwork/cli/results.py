@@ -6,7 +6,7 @@ from typing import Any, Final
 from clockwork.cli.output import Listing, limited, prediction_table, show, table
 
 MAX_STREAM_ROWS: Final = 12
-"""Largest number of streams of one run that are shown. The JSON contains all streams."""
+"""Largest number of streams that are shown for one run. The JSON contains all streams."""
 
 Format = Callable[[Any], str]
 

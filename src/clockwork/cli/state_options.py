@@ -159,7 +159,7 @@ def _rebased(specs: Iterable[LoadSpec], old: Path, new: Path) -> tuple[LoadSpec,
 
 
 def _inside(specs: Iterable[LoadSpec], root: Path) -> tuple[LoadSpec, ...]:
-    """Return the models inside the model root. Report the others."""
+    """Return the models inside the model root. Report the models outside it."""
     kept = []
     for spec in specs:
         if spec.path.startswith("../"):

@@ -32,7 +32,7 @@ MIN_ROWS: Final = 3
 """Number of rows that each table may have, even on the smallest screen."""
 
 MAX_DEVICE_ROWS: Final = 8
-"""Largest number of rows of the table of devices on one screen."""
+"""Largest number of rows in the table of devices on one screen."""
 
 MAX_REASONS: Final = 3
 """Largest number of reasons of one kind on one screen, such as reasons why a model is not served."""

@@ -85,7 +85,7 @@ class DesiredSet:
         return any(name in self._catalog.broken for name in model_names(spec.key, spec.no_of_copies))
 
     def _was_changed(self, spec: LoadSpec) -> bool:
-        """Return whether the version, or another version than the named ones, has been ready."""
+        """Return whether this version, or a version of the model that the operator did not name, has been ready."""
         versions = [version for name in spec_names(spec) for version in self._catalog.versions(name)]
         others = {named.version for named in self._named if named.name == spec.name and named != spec}
         return any(version.source is not None and version.number not in others for version in versions)

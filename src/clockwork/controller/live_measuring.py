@@ -15,8 +15,8 @@ A model is ready when ``ready_samples`` executions of one row are measured. Larg
 If a batch size fails, no larger ones are measured. If the batch size 1 fails ``attempts`` times, the model cannot be
 served.
 
-A measurement counts only if its Infer executed no other request. Otherwise, the measured time belongs to another batch
-size.
+A measurement counts only if its Infer executed no other request. Otherwise, the measured time belongs to a different
+batch size.
 """
 
 from collections import deque
@@ -76,7 +76,7 @@ class _Job:
         self.shapes = shapes  #: the shapes of inputs to try; the first one is used
         self.size = 1
         self.samples: list[Nanos] = []
-        self.warmups = 0  #: number of executions of this batch size that were warm-ups
+        self.warmups = 0  #: number of warm-up executions of this batch size
         self.failures = 0
         self.tries = 0
         self.ready = False

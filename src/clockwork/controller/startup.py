@@ -486,7 +486,7 @@ class Startup:
     def _align(self, worker: WorkerState, load: Load) -> Commands:
         """Load or unload models on a worker that connected during a load.
 
-        The worker then has the same models as the others.
+        The worker then has the same models as the other workers.
         """
         if load.failed:
             held = [name for name in load.names if name in worker.models and name not in self._state.models]

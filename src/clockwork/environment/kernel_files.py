@@ -28,10 +28,10 @@ MAX_CORE: Final = 1 << 16
 """Smallest number of a core that is too large. A list with such a number is malformed. Linux allows 8192 cores."""
 
 MAX_DIGITS: Final = 18
-"""Largest number of digits of a number. A number of 18 digits fits into 63 bits."""
+"""Largest number of digits in a number. A number of 18 digits fits into 63 bits."""
 
 MAX_WORD: Final = 40
-"""Largest number of characters of a name. The rest of a longer name is dropped."""
+"""Largest number of characters in a name. The rest of a longer name is dropped."""
 
 CPU: Final = Path("sys/devices/system/cpu")
 NODES: Final = Path("sys/devices/system/node")

@@ -43,7 +43,7 @@ SERVICE: Final = "inference.GRPCInferenceService"
 """The full name of the service in the Open Inference Protocol."""
 
 MAX_STREAM_REQUESTS: Final = 64
-"""Largest number of requests of one stream that are served at a time. The other requests wait in the connection."""
+"""Largest number of requests that are served at a time for one stream. The other requests wait in the connection."""
 
 FINAL_WANTED: Final = "triton_enable_empty_final_response"
 FINAL: Final = "triton_final_response"

@@ -56,7 +56,7 @@ class NativeInbox:
     def put(
         self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos, slo: Nanos | None
     ) -> Respond | None:
-        """Handle a request now or in a later turn, or return its refusal. ``slo`` is as for `Reception.put`."""
+        """Handle a request now or in a later turn, or return its refusal. `Reception.refuses` explains ``slo``."""
         entry = _Entry(client_id, request, payload, arrival)
         if self._quota.requests:
             refused = self._refuse_full(client_id, request, entry.nbytes, self._quota)

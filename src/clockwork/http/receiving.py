@@ -99,7 +99,7 @@ class Receiver(asyncio.BufferedProtocol):
 
 
 class BodyQuota:
-    """The number of bytes of all bodies in memory, which has a limit."""
+    """Counts the bytes of all bodies in memory, and limits their number."""
 
     def __init__(self, limit: Bytes) -> None:
         """Start with a count of zero. ``limit`` is in bytes."""

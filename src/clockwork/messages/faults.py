@@ -5,7 +5,7 @@ from heapq import nsmallest
 from typing import Final
 
 MAX_QUOTED: Final = 80
-"""Largest number of characters of a client's text that an error message repeats."""
+"""Largest number of characters that an error message repeats from a client's text."""
 
 MAX_LISTED: Final = 10
 """Largest number of names in a list in an error message."""

@@ -93,7 +93,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
 
     @property
     def required_inputs(self) -> tuple[TensorInfo, ...]:
-        """The inputs that every request has. The model has defaults for the others."""
+        """The inputs that every request has. The model has defaults for all other inputs."""
         return tuple([info for info in self.inputs if not info.optional])
 
 

@@ -195,7 +195,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.resume_reading()
         try:
             self._transport.write_eof()
-        except NotImplementedError:  # TLS cannot close one direction of a connection only
+        except NotImplementedError:  # TLS cannot close only one direction of a connection
             self._transport.close()
         except OSError:  # the peer has already disconnected
             self._transport.abort()

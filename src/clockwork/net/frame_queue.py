@@ -15,10 +15,13 @@ from clockwork.units import MIB, Bytes
 from clockwork.wire.frame import Frame
 
 MAX_TURN_MESSAGES: Final = 64
-"""Largest number of messages of one connection that are handled in one turn. The messages take some milliseconds."""
+"""Largest number of messages that are handled in one turn for one connection. The messages take some milliseconds."""
 
 MAX_TURN_BYTES: Final[Bytes] = 4 * MIB
-"""Largest number of bytes of one connection that are handled in one turn. A longer frame is handled in a turn alone."""
+"""Largest number of bytes that are handled in one turn for one connection.
+
+A longer frame is handled in a turn alone.
+"""
 
 
 class FrameQueue:

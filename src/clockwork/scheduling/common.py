@@ -68,5 +68,5 @@ def batch_from(requests: Iterable[PendingRequest], max_rows: int) -> list[Pendin
 
 
 def rows_of(batch: list[PendingRequest]) -> int:
-    """Return the number of rows of an Infer of these requests."""
+    """Return the number of rows that an Infer of these requests has."""
     return sum(request.batch_size for request in batch)

@@ -153,7 +153,10 @@ class Estimates:
     """Estimates by key, created when they are first needed."""
 
     def __init__(self, window: int, pace: Pace | None = None) -> None:
-        """``window`` is the number of measurements of each estimate. ``pace`` is the pace of the device."""
+        """``window`` is the number of measurements from which each estimate is computed.
+
+        ``pace`` is the pace of the device.
+        """
         self._window = window
         self._pace = pace
         self._by_key: dict[object, SlidingEstimate] = {}

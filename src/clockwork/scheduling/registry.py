@@ -42,7 +42,7 @@ def make_scheduler(name: str) -> Scheduler:
     except ModuleNotFoundError as error:
         reason = f"{error}; add its directory to PYTHONPATH"
         raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {reason}") from error
-    except (Exception, SystemExit) as error:  # code of another author runs here
+    except (Exception, SystemExit) as error:  # third-party code runs here
         reason = f"{type(error).__name__}: {error}"
         raise InvalidRequestError(f"scheduler {name!r}: cannot import {module_name!r}: {reason}") from error
     if not (isinstance(factory, type) and issubclass(factory, Scheduler)):

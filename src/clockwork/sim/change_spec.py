@@ -23,8 +23,8 @@ class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     ``models`` selects models as in a workload. Each repetition changes the next of these models. ``kind`` is one of
     these:
 
-    - "load": loads a further version, and keeps the others
-    - "replace": loads a further version, which replaces the others
+    - "load": loads one more version, and keeps the versions that are served
+    - "replace": loads one more version, which replaces the versions that are served
     - "reload": loads the highest version with different content; the version serves during the load
     - "unload": unloads all versions
     - "promote": makes the next ready version the default

@@ -410,7 +410,7 @@ def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:
 
 
 def with_devices(scenario: Scenario, count: int) -> Scenario:
-    """Return the scenario with another number of devices.
+    """Return a copy of the scenario with this number of devices.
 
     Raises:
         InvalidRequestError: the number is not a multiple of the number of devices per worker.

@@ -37,7 +37,7 @@ class Timer:
 
     def _fire(self, moment: Any) -> None:
         if moment != self._armed:
-            return  # meanwhile, the timer was armed for an earlier moment
+            return  # the timer has since been armed for an earlier moment
         self._armed = None
         due = self._next()
         if due is not None and due <= self._loop.now:

@@ -11,7 +11,7 @@ other lanes need a ``poll``.
 
 An Infer may be due while a LoadWeights of its model is running or waiting. Then the Infer waits as well, up to its own
 ``latest``, and later actions may pass it. GetWorkerState is usually answered at once. While a task of a lost controller
-still runs, the answer waits for the end of the task, because only then the state is known.
+still runs, the answer waits for the end of the task, because the state is not known earlier.
 """
 
 from collections.abc import Sequence

@@ -76,7 +76,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
     ) -> None:
         """Each device has ``cache_bytes`` for weights and ``workspace_bytes`` for intermediate results.
 
-        ``cache_dir`` and ``cache_dir_bytes`` are as in `clockwork.runtimes.onnx.runtime.OnnxRuntime`.
+        `clockwork.runtimes.onnx.runtime.OnnxRuntime` explains ``cache_dir`` and ``cache_dir_bytes``.
 
         Raises:
             InvalidRequestError: ONNX Runtime cannot use the devices. The message contains the reason and a remedy.

@@ -85,7 +85,7 @@ def prepare_in_child(preparation: Preparation) -> ModelFile:
         except OSError:
             answer = b""
         finally:
-            with suppress(OSError):  # the rest of the preparation cannot be written
+            with suppress(OSError):  # the child has ended before it read all of its input
                 child.stdin.close()
             status = child.wait()
             overdue.cancel()

@@ -31,7 +31,7 @@ from clockwork.units import show_bytes
 TOLERANCE: Final = 1e-3
 """Largest difference between outputs of code and program, relative to the largest output.
 
-Outputs differ because the code adds numbers in another order.
+Outputs differ because the code adds numbers in a different order.
 """
 
 TOLERANCE_HALF: Final = 2e-2

@@ -87,7 +87,7 @@ class Container:
         """Map the code. ``names`` are the names of the weights in the layout.
 
         Raises:
-            InvalidModelError: the code cannot be mapped, or needs other weights.
+            InvalidModelError: the code cannot be mapped, or needs different weights.
         """
         self._memory = host_memory(layout.nbytes)
         self._block = block_in(self._memory)

@@ -1,10 +1,10 @@
 """Estimates the durations of Infers on one device. The estimates of a model's batch sizes are consistent.
 
-Theory of operation. Each number of rows of a model has its own estimate (`scheduling.estimates`), and only executed
-batches are measured. Without more rules, the estimates would contradict each other. Suppose that a device was slow for
-a while and executed only single rows. The estimate of one row may then be ten times the estimate of two rows. A batch
-that is planned with two rows and sent with one row would then need more time than was reserved. A promise would be
-broken although no action was late. So the times of this module follow two rules:
+Theory of operation. For each model, every number of rows has its own estimate (`scheduling.estimates`), and only
+executed batches are measured. Without more rules, the estimates would contradict each other. Suppose that a device was
+slow for a while and executed only single rows. The estimate of one row may then be ten times the estimate of two rows.
+A batch that is planned with two rows and sent with one row would then need more time than was reserved. A promise would
+be broken although no action was late. So the times of this module follow two rules:
 
 1. Fewer rows take no longer than more rows that were measured more recently.
 2. More rows take at least as long as fewer rows. A contradicting estimate is raised, not lowered, because a wrong
@@ -67,7 +67,10 @@ class InferTimes:
     """The durations of Infers on one device, by content, shape and rows."""
 
     def __init__(self, kind: str, window: int, max_tables: int = MAX_TABLES) -> None:
-        """Start from the profiles for ``kind``. ``window`` is the number of measurements of an estimate."""
+        """Start from the profiles for ``kind``.
+
+        ``window`` is the number of measurements from which an estimate is computed.
+        """
         self._max_tables = max_tables
         self._kind = kind
         self._window = window
