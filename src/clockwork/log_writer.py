@@ -6,9 +6,9 @@ reader reads, and the event loop, lane or signal handler that wrote is blocked t
 text is dropped and counted. The thread reports the count as soon as it can write again. All text that Python code
 prints takes this path: logs, warnings, tracebacks and progress bars.
 
-C code writes directly to the file descriptor. If the descriptor is a pipe or a terminal, it is replaced by a descriptor
-that does not block, so that C code loses text that does not fit. A socket cannot be opened again, so it is not
-replaced.
+C code writes directly to the file descriptor. If the descriptor is a pipe or a terminal, it is replaced with a
+descriptor that does not block, so that C code loses text that does not fit. A socket cannot be opened again, so it is
+not replaced.
 """
 
 import atexit

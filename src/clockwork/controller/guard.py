@@ -27,7 +27,7 @@ def ask(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> list[Answer | Report]:
-    """Call a scheduler's method and return its answers. Each invalid answer is replaced by a report.
+    """Call a scheduler's method and return its answers. Each invalid answer is replaced with a report.
 
     If the method raises an exception, return a report of the exception and an answer to each request in ``about``.
     """

@@ -1,4 +1,4 @@
-"""Limits how many connections are read in one turn if clients send more requests than the server can even refuse.
+"""Limits how many connections are read in one turn while requests arrive faster than the server can refuse them.
 
 Suppose that clients send more requests than the server can refuse. An event loop that reads all requests would then do
 nothing else. One poll would report thousands of sockets, and the results of workers would wait until all sockets are

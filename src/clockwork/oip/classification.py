@@ -1,6 +1,6 @@
 """Triton's classification extension.
 
-The extension replaces an output by the largest elements of each of the output's rows.
+The extension replaces an output with the largest elements of each of its rows.
 """
 
 from collections.abc import Mapping

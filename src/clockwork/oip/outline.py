@@ -1,9 +1,9 @@
 """Cuts the long lists of numbers out of the JSON of an inference request. The rest is short and is called the outline.
 
 The outline is decoded in one step, and each list is decoded in several steps. The search skips strings. A list begins
-at a ``[`` and ends at the last ``]`` before a brace or a quote. Each list longer than `MIN_CUT` is replaced by a mark.
-The outline may have at most `MAX_OUTLINE` bytes. This module does not check the content of the lists, because their
-decoder checks it. A mark is a JSON object. A mark cannot be confused with the data of a tensor, which is never an
+at a ``[`` and ends at the last ``]`` before a brace or a quote. Each list longer than `MIN_CUT` is replaced with a
+mark. The outline may have at most `MAX_OUTLINE` bytes. This module does not check the content of the lists, because
+their decoder checks it. A mark is a JSON object. A mark cannot be confused with the data of a tensor, which is never an
 object.
 """
 

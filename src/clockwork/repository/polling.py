@@ -7,8 +7,8 @@ poller acts on it only when one of these holds:
 - it appeared by a rename: the previous poll saw no directory or another inode, and nothing in the directory has changed
   for an interval. Programs that copy a directory change something in it all the time; a rename changes nothing in it
 
-A directory that is missing for an interval is unloaded. The interval lets an operator replace a directory by two
-renames, between which it does not exist. A directory that cannot be read changes nothing.
+A directory that is missing for an interval is unloaded. During the interval, an operator can move the old directory
+away and move a new directory to its place. A directory that cannot be read changes nothing.
 
 At most one action of a model is outstanding. A load that failed is repeated only when the directory has changed.
 """

@@ -81,7 +81,7 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
         """Check a model file that `locate` returned."""
 
     def _read_isolated(self, path: Path, policy: BatchingPolicy) -> FileT:
-        """Check a model file, and do as much as possible of the work of `_prepare`, in another process."""
+        """Check a model file in a separate process, which also does as much of the work of `_prepare` as possible."""
         return self._read(path)
 
     @abstractmethod

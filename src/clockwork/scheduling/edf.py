@@ -178,7 +178,7 @@ class EdfScheduler(Scheduler):
         return answers
 
     def _send(self, now: Nanos, first: PendingRequest) -> None:
-        """Send the request to an idle device that has the weights and is fast enough, with other requests that fit."""
+        """Send the request, with other requests that fit, to an idle device that has the weights and is fast enough."""
         model, slack = first.model, first.deadline - MARGIN - now
         for gpu in self.state.holders.get(model.name, ()):
             if gpu in self._idle and model.infer_estimate(first.batch_size, gpu.kind) <= slack:

@@ -107,7 +107,7 @@ class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Time that the controller's work takes, in milliseconds. Events that arrive meanwhile wait.
+    """Time that the controller's work takes, in milliseconds. Events that arrive during this time wait.
 
     A request costs ``cost_per_request_ms`` if the scheduler decides about it, and ``cost_per_refusal_ms`` if it is
     refused as soon as it is handled. A worker's result costs ``cost_per_result_ms``. Sending an Infer costs

@@ -70,7 +70,7 @@ class ModelState:
         recent.append(duration)
 
     def executed_first(self, kind: str, shapes: tuple[tuple[int, ...], ...], duration: Nanos) -> None:
-        """Replace the assumed time of a model that was not measured by the time of its first request.
+        """For a model that was not measured, replace the assumed time with the time of the first request.
 
         ``shapes`` are the shapes of the request's inputs.
         """

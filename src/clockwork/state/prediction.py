@@ -161,7 +161,7 @@ class Predictions:
         return errors
 
     def merge(self, other: "Predictions") -> None:
-        """Add the counts of another device."""
+        """Add the counts of a second device."""
         for kind, errors in other:
             self.of(kind).merge(errors)
 

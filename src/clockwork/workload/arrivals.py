@@ -56,7 +56,8 @@ def on_off(rate: float, on: Nanos, off: Nanos, rng: Random) -> Process:
 def ramp(rate: float, rate_end: float, length: Nanos, rng: Random) -> Process:
     """Return a Poisson process whose rate changes linearly from ``rate`` to ``rate_end`` over ``length``.
 
-    The method is thinning. Arrivals after ``length`` are not thinned, because thinning near rate 0 would not end.
+    The arrivals are drawn by thinning. Arrivals after ``length`` are not thinned, because thinning near rate 0 would
+    not end.
     """
     most = max(rate, rate_end)
     arrive = poisson(most, rng)

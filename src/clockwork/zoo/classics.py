@@ -111,7 +111,7 @@ def _remove_weight_nodes(graph: Any, constants: dict[str, Array], shapes: dict[s
 
 
 def _free_batch(graph: Any, integers: dict[str, Array]) -> None:
-    """Replace the first dimension, which is 1, by the free dimension N."""
+    """Replace the first dimension, which is 1, with the free dimension N."""
     for value in [*graph.input, *graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     for node in graph.node:

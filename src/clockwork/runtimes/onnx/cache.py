@@ -1,6 +1,6 @@
 """Stores prepared models on disk, so that a restarted worker need not optimise them again.
 
-A fault of the cache never makes a load fail. If an entry is missing, truncated, changed or of another version, the
+A fault of the cache never makes a load fail. If an entry is missing, truncated, changed or of a different version, the
 model is prepared again. If an entry cannot be written, the model is served without an entry. Entries of other machines
 do not match, because the name of an entry contains the model's digest and a hash of everything that the optimised graph
 depends on.

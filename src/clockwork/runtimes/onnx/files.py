@@ -195,7 +195,7 @@ def _external_files(name: str, model: Any) -> dict[str, int]:
 def _relocate(model: Any, moved: dict[str, str]) -> None:
     """Change the locations of external data.
 
-    ONNX Runtime refuses links out of the model's directory. So each allowed link is replaced by its target.
+    ONNX Runtime refuses links out of the model's directory. So each allowed link is replaced with its target.
     """
     if not moved:
         return

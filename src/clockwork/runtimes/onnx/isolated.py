@@ -48,7 +48,7 @@ class Preparation(Struct, frozen=True):
 
 
 class Prepared(Struct, frozen=True):
-    """Answer of a child, which is the file without its larger tensors, or the reason why the model cannot be used."""
+    """Answer of a child: the file without its larger tensors, or the reason why the model cannot be used."""
 
     digest: str = ""
     outline: bytes = b""

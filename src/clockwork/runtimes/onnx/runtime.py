@@ -74,7 +74,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return read(path, self.links)
 
     def _read_isolated(self, path: Path, policy: BatchingPolicy) -> ModelFile:
-        """Read and prepare a model in another process. Without a cache, that process uses a temporary cache."""
+        """Read and prepare a model in a separate process. Without a cache, that process uses a temporary cache."""
         self._from_child = None
         if self._cache.directory is not None and self._cache.scratch is not None:
             return self._prepare_in_child(path, policy, self._cache.directory, self._cache.nbytes)

@@ -1,4 +1,4 @@
-"""Replaces each ZipMap of a graph by the ZipMap's input tensor, because no protocol can transfer a ZipMap's output.
+"""Replaces each ZipMap of a graph with the ZipMap's input tensor, because no protocol can transfer a ZipMap's output.
 
 Converters of scikit-learn models end the graph with a ZipMap. The input of a ZipMap is a tensor of probabilities with a
 row for each row of the model's input and a column for each label. The ZipMap makes a dictionary of each row, and tensor

@@ -1,4 +1,4 @@
-"""Rules for operators that select elements of one tensor by indices in another."""
+"""Rules for operators that select elements of one tensor by the indices in a second tensor."""
 
 from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, Value, across_error
 

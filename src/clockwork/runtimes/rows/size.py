@@ -17,7 +17,7 @@ OPAQUE: Final = "?"
 """Prefix of the names of sizes that no rule could compute."""
 
 MAX_NAME: Final = 120
-"""Largest length of an unknown's name, in characters. A longer name is replaced by a digest."""
+"""Largest length of an unknown's name, in characters. A longer name is replaced with a digest."""
 
 Terms: TypeAlias = dict[tuple[str, ...], int]
 

@@ -1,6 +1,6 @@
 """Rewrites a program so that it creates its tensors on another kind of device.
 
-Weights are arguments, so the weights are not affected. Each device in the exported graph is replaced by a kind of
+Weights are arguments, so the weights are not affected. Each device in the exported graph is replaced with a kind of
 device without a number. Such a kind means the current device of the executing thread.
 """
 

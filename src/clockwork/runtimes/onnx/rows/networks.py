@@ -56,7 +56,10 @@ def einstein_sum(node: Node) -> Sequence[Value]:
 
 
 def spatial(node: Node, x: Value) -> list[Size]:
-    """Return unknown sizes for the axes after the channels. `graph` replaces these by ONNX's shape inference."""
+    """Return unknown sizes for the axes after the channels.
+
+    `graph` replaces these sizes with those that ONNX's shape inference finds.
+    """
     return [node.unknown_size(i) for i in range(2, x.rank)]
 
 

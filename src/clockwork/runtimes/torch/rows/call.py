@@ -9,7 +9,7 @@ from clockwork.runtimes.rows.size import Size
 from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, Shape, UnknownRowsError, Value
 
 Result: TypeAlias = Value | Sequence[Value]
-"""Result of a rule, which is one tensor or several. The caller replaces their shapes by the shapes that the exporter
+"""Result of a rule, which is one tensor or several. The caller replaces their shapes with the shapes that the exporter
 found.
 """
 

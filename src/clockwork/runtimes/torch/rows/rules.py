@@ -353,14 +353,17 @@ def index_select(call: Call) -> Result:
 
 @rule("gather", "take_along_dim")
 def gather(call: Call) -> Result:
-    """Rule of operators that select elements along one axis, at the same position of the other axes."""
+    """Rule of operators that select elements along one axis. The positions on the other axes stay the same."""
     x = call.first
     return gathered_elements(x, call.value("index" if call.operator == "gather" else "indices"), call.axis(x.rank))
 
 
 @rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(call: Call) -> Result:
-    """Rule of operators that write elements at indices of one axis, at the same position of the other axes."""
+    """Rule of operators that write elements at indices along one axis.
+
+    The positions on the other axes stay the same.
+    """
     x = call.first
     check_no_rows(*call.tensors("value"))
     same_rows(x, *call.tensors("index", "src"), axis=call.axis(x.rank))
