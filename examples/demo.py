@@ -273,7 +273,10 @@ def rates(status: ServerStatus) -> dict[str, float]:
 
 
 def arrivals(wanted: dict[str, float]) -> list[tuple[float, str]]:
-    """Return Poisson arrivals of all models in order. An arrival is a pair of seconds from the start and a model."""
+    """Return Poisson arrivals of all models in order.
+
+    An arrival is a pair: the time after the start in seconds, and the model.
+    """
     chance = random.Random(SEED)
     made = []
     for model, rate in wanted.items():

@@ -34,5 +34,5 @@ class Machine(Protocol[EventT, CommandT]):
         ...
 
     def next_wakeup(self) -> Nanos | None:
-        """Return the time at which the host must call `wake`. None means not before the next event."""
+        """Return the time at which the host must call `wake`. None means that nothing is due before the next event."""
         ...

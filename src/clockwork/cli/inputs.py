@@ -1,7 +1,7 @@
 """Reads a model's inputs from .npy files, .json files and images.
 
 The model's description of an input defines the type and the rank of the array. Numbers are converted to this type if
-only precision is lost. A missing batch dimension is added. Errors name the file.
+the conversion loses nothing except precision. A missing batch dimension is added. Errors name the file.
 """
 
 from collections.abc import Sequence

@@ -166,7 +166,7 @@ class AsyncClient:
             slo_factor: the SLO as a multiple of the model's execution time at batch size 1.
             outputs: names of the outputs to return; empty for all outputs.
             timeout: longest time to wait for the response, in seconds.
-            retries: how often a refused request is sent again. The server's response contains the time of the retry.
+            retries: how often a refused request is sent again. The server's response contains the retry time.
 
         Raises:
             InvalidRequestError: an input has a wrong name, type or shape, or ``slo`` is not positive.

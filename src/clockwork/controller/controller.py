@@ -172,7 +172,7 @@ class ControllerWithStartupPhase:
         return commands
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake` next. None means not before the next event."""
+        """Return when to call `wake` next. None means that nothing is due before the next event."""
         startup = self._startup
         if startup.serving_since is not None:
             moments = [self._fleet.queries.next_timeout(), self._serving.next_wakeup(), self._draining.next_wakeup()]

@@ -98,7 +98,7 @@ def merge(
 
     ``given`` contains the models in the operator's arguments. ``given_before`` contains the models in the arguments of
     the process that stored the ``saved`` models. If the arguments of a model have changed, the model is loaded as the
-    new arguments state. All other models are loaded as saved.
+    new arguments state. All other models are loaded as they were saved.
     """
     before, now = _by_name(given_before), _by_name(given)
     changed = [spec for name, specs in now.items() if specs != before.get(name) for spec in specs]

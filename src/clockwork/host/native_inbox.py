@@ -1,7 +1,8 @@
 """Keeps the requests of the native protocol that wait in the inbox, and limits their number.
 
 The number is limited because a request keeps its payload in memory. Waiting requests count towards the limits of
-`Quota`, together with the pending requests. Each request is handled once, withdrawn, or refused at once.
+`Quota`, together with the pending requests. Each request is either handled exactly once, or withdrawn, or refused on
+arrival.
 """
 
 from collections.abc import Callable

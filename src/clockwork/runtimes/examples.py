@@ -145,7 +145,10 @@ def example_feed(ports: Signature, example: Example) -> Feed | None:
 
 
 def _candidates(ports: Signature, search: Search, refused: list[str]) -> Iterator[_Candidate]:
-    """Yield the candidates in order. If given inputs do not fit but are not an error, add them to ``refused``."""
+    """Yield the candidates in order.
+
+    If the operator's inputs do not fit and this is not an error, add them to ``refused``.
+    """
     seen: set[tuple[tuple[Shape, ...], bool, str]] = set()
     only_floats = all(port.info.datatype in FLOATS for port in ports.inputs)
     kinds = (False,) if search.only_zeros or only_floats else (False, True)

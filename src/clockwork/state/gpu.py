@@ -214,7 +214,7 @@ class GPUState:
     def compare(self, action: DeviceAction, result: Result, model: ModelState | None) -> None:
         """Count the errors of an action's predictions for the device.
 
-        If the model is served, also count them for the model.
+        If the model is served, also count these errors for the model.
         """
         if isinstance(result, InferResult):
             timing: Timing | None = result.exec

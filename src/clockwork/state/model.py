@@ -58,7 +58,8 @@ class ModelState:
     def is_alone(self, share: InferInput) -> bool:
         """Return whether a request has an optional input. Such a request is executed alone.
 
-        Another request of the batch may have another value, and the trial of batches used the default.
+        The other requests of a batch may have different values for this input, and the trial of batches used the
+        default.
         """
         return bool(self.optional) and any(tensor.name in self.optional for tensor in share.tensors)
 

@@ -123,7 +123,10 @@ class Lane:
         return any(isinstance(action, EvictWeights) and action.model == model for action in actions)
 
     def next_start(self, blocked: Callable[[Entry], bool]) -> Nanos | None:
-        """Return when the next action can start, which may be in the past. None means not before the next event."""
+        """Return when the next action can start, which may be in the past.
+
+        None means that nothing can start before the next event.
+        """
         if self.running is not None:
             return None
         entry = self.upcoming(blocked)

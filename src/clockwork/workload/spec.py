@@ -49,7 +49,7 @@ MAX_TIME: Final = 31 * 24 * 3600.0
 MAX_STEPS: Final = 1_000_000
 
 FUNCTIONS_PER_MODEL: Final = 5
-"""Default number of functions per model in a synthetic trace. The paper's trace had 4 to 5."""
+"""Default number of functions per model in a synthetic trace. In the paper's trace, each model had 4 to 5 functions."""
 
 
 class LadderSpec(Struct, frozen=True, forbid_unknown_fields=True):

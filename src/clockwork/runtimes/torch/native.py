@@ -46,7 +46,7 @@ def use_own_threads(count: int) -> None:
 
 
 def path_of(code: Code) -> str:
-    """Return a path of the code. The code can be mapped from this path any number of times.
+    """Return a path to the code. The code can be mapped from this path any number of times.
 
     Raises:
         ServerError: there is no memory for the code, or too many libraries are mapped.

@@ -27,8 +27,8 @@ class ClockworkConfig(Struct, frozen=True):
     - ``window``: number of measurements from which an estimate is computed. The original uses 10.
     - ``demand_window``: time constant of the decaying request rate of each model.
     - ``choices``: number of devices considered for a request, if more are possible (power of choices).
-    - ``evictions_considered``: number of least recently used models that may be evicted. The one with the least demand
-      is evicted.
+    - ``evictions_considered``: number of least recently used models that may be evicted. The model with the least
+      demand is evicted.
     - ``loads_outstanding``: limit of the LoadWeights actions of one device that have not ended.
     - ``retry_horizon``: limit of the retry time of a refused request.
     - ``preload``: whether to load models into free memory before they are requested.

@@ -28,7 +28,7 @@ class OpenBatches:
     def of(self, group: GroupKey) -> Iterable[PlannedBatch]:
         """Return at most `MAX_CONSIDERED` batches of the group.
 
-        The caller must not add a batch while it iterates over them.
+        The caller must not add a batch while it iterates over the result.
         """
         batches = self._batches.get(group)
         if batches is None:

@@ -190,9 +190,9 @@ class Plan:
     def claim_room(self, now: Nanos) -> None:
         """Keep time free for a batch of the requests that were refused.
 
-        Until this time is free, the device begins no batch that is much less efficient. Without this rule, a full plan
-        would only ever have room for the smallest batches. After that, no claims are made for the same length of time,
-        so that other models get their turn.
+        Until the plan has room for this batch, the device begins no batch that is much less efficient. Without this
+        rule, a full plan would only ever have room for the smallest batches. After that, no claims are made for the
+        same length of time, so that other models get their turn.
         """
         value, time = self._unplaced
         self._unplaced = (0.0, 0)

@@ -6,7 +6,7 @@ computed. The EXEC thread waits only for the EXEC stream.
 
 The device's clock measures how long the EXEC stream works on a batch. The start and end in a result are times of the
 host's clock, because the controller plans all of the thread's work, including the launch of kernels. The result
-contains the durations by both clocks, so no conversion between clocks is needed.
+contains the durations that both clocks measured, so no conversion between clocks is needed.
 """
 
 from collections.abc import Callable
