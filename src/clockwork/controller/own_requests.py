@@ -70,7 +70,10 @@ class OwnRequests:
         return request
 
     def check_to_withdraw(self) -> PendingRequest | None:
-        """Return the check under way if it was not sent to a device yet. Clients' requests have priority over it."""
+        """Return the check under way if it was not sent to a device yet.
+
+        Clients' requests have priority over this check.
+        """
         check = self.checks.request
         sent = check is not None and any(map(self.checks.is_alone, self._state.outstanding()))
         return None if sent else check

@@ -125,7 +125,7 @@ def choose(policy: VersionPolicy, there: Collection[int], model: str) -> tuple[i
 
 
 def listed(versions: Collection[int]) -> str:
-    """Return versions as text for messages, with at most `MAX_LISTED` of them."""
+    """Return at most `MAX_LISTED` versions as text for messages."""
     texts = [str(version) for version in sorted(versions)[:MAX_LISTED]]
     return ", ".join(texts) + (", ..." if len(versions) > MAX_LISTED else "") if texts else "none"
 

@@ -195,7 +195,7 @@ def _controller(seed: int) -> ControllerSpec:
 
 
 def _within(fault: FaultSpec, duration: float) -> FaultSpec:
-    """Return the fault after moving it, so that it begins and ends while the workload runs."""
+    """Return a copy of the fault that begins and ends while the workload runs."""
     at = min(fault.at_s, duration / 2)
     return replace(fault, at_s=at, for_s=min(fault.for_s, duration - at))
 

@@ -1,4 +1,4 @@
-"""Contains tests for schedulers of other authors. Clockwork's own schedulers pass these tests as well."""
+"""Contains tests for third-party schedulers. Clockwork's own schedulers pass these tests as well."""
 
 from clockwork.testing.schedulers import check_scheduler
 

@@ -162,7 +162,7 @@ class Device:
         self.ready[model] = self.load_free = ready
 
     def note_loaded(self, now: Nanos, action: LoadWeights, model: ModelState, timing: Timing) -> None:
-        """Record that a LoadWeights has succeeded, and measure it."""
+        """Record that a LoadWeights has succeeded, and how long it took."""
         self._load_times.add(now, model.info.digest, timing.duration)
         waited = self._last_load_end > action.earliest
         self._note_delays(now, None if waited else action.earliest, timing.begin, timing.end)

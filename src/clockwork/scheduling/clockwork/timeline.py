@@ -124,7 +124,10 @@ class Timeline(Generic[T]):
         return origin if root is None else max(origin + root.length, root.floor)
 
     def free_at(self, batch: T, origin: Nanos) -> Nanos:
-        """Return when the device is free for the batch, which is the end of the batch before it or ``origin``."""
+        """Return when the device is free for the batch.
+
+        This is the end of the previous batch, or ``origin`` for the first batch.
+        """
         path: list[tuple[T, bool]] = []  #: nodes from the batch upwards, and whether the batch is to their right
         node, parent = batch, batch.parent
         while parent is not None:

@@ -55,7 +55,7 @@ class WeightsRange:
         self._cache.put_back(pages)
 
     def close(self) -> None:
-        """Free the addresses. If pages are mapped, free these as well."""
+        """Free the addresses, and the pages that are mapped to them."""
         self.unmap()
         self._driver.free_range(self.address, self._nbytes)
 
