@@ -241,7 +241,7 @@ class Loads:
         return self._undo(load) if gone else self._finish(load)  # some copies are served, and others were unloaded
 
     def _note_lacking(self, load: Load) -> None:
-        """Note the workers that lack the file. If another worker has loaded it, a partial load does not fail."""
+        """Note the workers that lack the file. A partial load does not fail if another worker has loaded the file."""
         lacking = {
             worker_id: message
             for worker_id, (status, message) in load.failures.items()

@@ -55,7 +55,8 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     - ``answers``: number of requests for each status, by the status's name. CANCELLED counts requests that the client
       cancelled, and requests whose client disconnected.
     - ``pending``: number of pending requests
-    - ``rows``, ``batches``: numbers of executed rows and batches. The requests in a batch may have any outcome.
+    - ``rows``, ``batches``: numbers of executed rows and batches. Batches count whatever the outcomes of their requests
+      are.
     - ``succeeded_ns``: time from arrival to response, for requests in time
     - ``failed_ns``: time from arrival to response, for all other requests
     - ``queue_ns``: time from arrival to the start of the batch, for requests in time

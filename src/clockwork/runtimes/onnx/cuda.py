@@ -3,7 +3,7 @@
 Theory of operation. A graph that is optimised for the CPU is slow on a GPU. So the graph in host memory has only the
 optimisations that are valid on every device. A LoadWeights action opens a session. The session optimises the graph for
 its device and copies the weights there. ONNX Runtime manages the device's memory (`clockwork.runtimes.onnx.gpus`). The
-pages of the weights cache only count how much memory is used; they are not mapped.
+pages of the weights cache are never mapped. Their number only shows how much memory is in use.
 
 The trial that decides whether requests can be batched runs on the CPU, with the original file.
 """

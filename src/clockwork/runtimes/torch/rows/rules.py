@@ -58,7 +58,7 @@ def same(value: Value) -> Value:
 def same_shape(call: Call) -> Result:
     """Rule of operators whose output has the shape of the first argument.
 
-    The elements of the output are constant or computed one by one.
+    Each element of the output is a constant, or is computed without the other elements.
     """
     call.check_numbers()
     check_no_rows(*(tensor for tensor in call.tensors("value", "fill_value") if tensor is not call.first))
