@@ -28,7 +28,7 @@ class Right(IntEnum):
     """The rights that a client can have. Each right includes the rights before it.
 
     - NONE: only harmless requests.
-    - INFER: also inference, and reading of all information.
+    - INFER: send inference requests, and read all information.
     - ADMIN: also loading and evicting models.
     """
 

@@ -39,7 +39,7 @@ RESULT_OF: Final[Mapping[type, type]] = {
 def checked_result(state: ClockworkState, action: DeviceAction, result: Result) -> Result:
     """Return the result if it is usable. Otherwise, return an `ErrorResult`.
 
-    A batch may have been sent before a check found that the outputs of its model differ in batches. The result of such
+    A batch may have been sent before a check found that its model must not be batched. The result of such
     a batch is unusable.
     """
     if isinstance(result, ErrorResult):

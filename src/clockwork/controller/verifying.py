@@ -218,7 +218,7 @@ class BatchChecks:
     def answered(self, status: Status, message: str) -> list[ControllerCommand]:
         """Handle a response without outputs to the check's request.
 
-        If the model refuses the request outside the batch, its outputs in the batch were wrong.
+        If the model refuses the request when the request is executed alone, the outputs of the batch were wrong.
         """
         if status != Status.INVALID_REQUEST:
             self.failed()

@@ -244,7 +244,9 @@ class Service:
 
 
 def decode(kind: Any, data: bytes, *, limited: bool = True) -> Any:
-    """Decode a message of class ``kind`` that a client has sent. Only messages that may contain files are not limited.
+    """Decode a message of class ``kind`` that a client has sent.
+
+    ``limited`` is false for messages that may contain files; all other messages have a limit.
 
     Raises:
         InvalidRequestError: the bytes are not a message of this class, or are too long.

@@ -83,8 +83,8 @@ class WorkerConfig:
     ``name`` identifies the worker across reconnections; no two workers of a controller may have the same name.
     ``cache_bytes`` is the size of each device's weights cache. If ``cache_bytes`` is None, the size follows from the
     available memory. ``tls`` encrypts the connection. ``token`` is for a controller that requires a token. ``arena`` is
-    memory shared with the controller. ``taken_cores`` contains cores of other workers on this host, if the parent
-    process has claimed this worker's cores. If ``taken_cores`` is None, the worker itself claims its cores.
+    memory shared with the controller. ``taken_cores`` contains the cores of other workers on this host. If it is None,
+    the worker itself finds these cores and claims its own; otherwise the parent process has done so.
     """
 
     model_root: Path

@@ -75,7 +75,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._was_paused = True  #: whether the connection was not read for a while; true for a new connection
         self._at_boundary = True  #: whether the parser has read whole messages only
         self._checked = False  #: whether the first request of the last read was checked and need not be refused
-        self._shed_lately = False  #: whether requests were shed without the parser since the keep-alive timer was set
+        self._shed_lately = False  #: whether requests were refused unparsed after the keep-alive timer was last set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the head of the first request, or refuse the connection if too many are open."""

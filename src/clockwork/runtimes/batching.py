@@ -85,7 +85,7 @@ def batching_options(
     shapes: Iterable[str] | None = None,
     free_dim: int = FREE_DIM,
 ) -> BatchingOptions:
-    """Return the options for the values of ``--no-batching``, ``--allow-batching`` and ``--model-shape``."""
+    """Parse the values of ``--no-batching``, ``--allow-batching`` and ``--model-shape``."""
     return BatchingOptions(frozenset(never or ()), frozenset(allowed or ()), shapes_by_model(shapes or ()), free_dim)
 
 

@@ -74,7 +74,7 @@ class Weights:
         return [] if plans is None else self.some(plans)
 
     def some(self, plans: list[Plan]) -> list[Plan]:
-        """Return the next ``choices`` of the plans in turn.
+        """Return some of the plans: the next ones in turn, as many as the setting ``choices``.
 
         If there are at most ``choices`` plans, return all of them.
         """
