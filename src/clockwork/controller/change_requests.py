@@ -6,6 +6,7 @@ from clockwork.controller.catalog import Catalog
 from clockwork.controller.events import Respond
 from clockwork.controller.loading import too_many_loads
 from clockwork.controller.naming import load_spec
+from clockwork.controller.responses import refusal_response
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.faults import unknown_model, unknown_version
 from clockwork.messages.requests import (
@@ -67,11 +68,10 @@ def nothing_to_unload(catalog: Catalog, client_id: int, request: UnloadModelRequ
     name = request.name
     if ready := catalog.ready(name):
         text = unknown_version(name, request.version, ready)
-        return Respond(client_id, UnloadModelResponse(request.id, Status.UNKNOWN_MODEL, text))
+        return refusal_response(client_id, request, Status.UNKNOWN_MODEL, text)
     if catalog.versions(name):  # unloaded already
         return unload_response(client_id, request.id)
-    text = unknown_model(name, catalog.names())
-    return Respond(client_id, UnloadModelResponse(request.id, Status.UNKNOWN_MODEL, text))
+    return refusal_response(client_id, request, Status.UNKNOWN_MODEL, unknown_model(name, catalog.names()))
 
 
 def load_response(

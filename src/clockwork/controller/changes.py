@@ -30,6 +30,7 @@ from clockwork.controller.live_measuring import LiveMeasuring
 from clockwork.controller.loading import Load, Loads, too_many_loads
 from clockwork.controller.naming import is_copy
 from clockwork.controller.profiling import Profiler
+from clockwork.controller.responses import refusal_response
 from clockwork.controller.serving import Serving
 from clockwork.controller.unloading import Unloads
 from clockwork.errors import InvalidRequestError
@@ -142,7 +143,7 @@ class Changes:
         try:
             name, versions = versions_to_load(self._catalog, self.pending, self._config.max_loads, request)
         except InvalidRequestError as error:
-            return [load_response(client_id, request.id, Status.INVALID_REQUEST, str(error))]
+            return [refusal_response(client_id, request, Status.INVALID_REQUEST, str(error))]
         if name in self._changes:
             return self._wait(name, client_id, request)
         change = _Change(name, [], request.keep, (client_id, request.id) if request.wait else None)
@@ -192,11 +193,11 @@ class Changes:
         name = request.name
         if name not in self._catalog.names():
             text = unknown_model(name, self._catalog.names())
-            return [Respond(client_id, PromoteResponse(request.id, Status.UNKNOWN_MODEL, text))]
+            return [refusal_response(client_id, request, Status.UNKNOWN_MODEL, text)]
         try:
             self._catalog.promote(name, request.version, request.label)
         except InvalidRequestError as error:
-            return [Respond(client_id, PromoteResponse(request.id, Status.INVALID_REQUEST, str(error)))]
+            return [refusal_response(client_id, request, Status.INVALID_REQUEST, str(error))]
         what = f"label {request.label}" if request.label else "the default version"
         report = Report(
             "INFO",
@@ -214,11 +215,7 @@ class Changes:
                 commands.append(load_response(*change.client, Status.SHUTTING_DOWN, text))
                 change.client = None
         for client_id, request in [entry for waiting in self._waiting.values() for entry in waiting]:
-            if isinstance(request, LoadModelRequest):
-                commands.append(load_response(client_id, request.id, Status.SHUTTING_DOWN, text))
-            else:
-                response = UnloadModelResponse(request.id, Status.SHUTTING_DOWN, text)
-                commands.append(Respond(client_id, response))
+            commands.append(refusal_response(client_id, request, Status.SHUTTING_DOWN, text))
         for unload in self._answers:
             client_id, request_id = unload.client
             commands.append(Respond(client_id, UnloadModelResponse(request_id, Status.SHUTTING_DOWN, text)))
@@ -240,7 +237,7 @@ class Changes:
 
     def discard(self, worker: WorkerState, models: list[str]) -> Commands:
         """Remove models that are not served from a worker. Call this method again after each result of an eviction."""
-        return [*self._unloads.begin(worker, models), *self._unloads.advance(worker)]
+        return self._unloads.begin(worker, models)
 
     def removes_from(self, worker_id: str) -> bool:
         """Return whether a model is being removed from the worker."""
@@ -277,7 +274,8 @@ class Changes:
             self._catalog.load(change.name, coming.number)
         model.version = coming.number
         if change.failed:
-            return self._drop(now, change, coming)
+            self._drop(coming)
+            return []
         commands: Commands = []
         for worker in self._fleet.workers.values():
             commands += self._restorations.restore(worker)
@@ -338,22 +336,20 @@ class Changes:
         if change.failed:
             return []
         change.failed = True
-        commands: Commands = []
         for coming in change.coming:
             if coming.number:
                 self._catalog.fail(change.name, coming.number, why)
             if coming.model is not None:
-                commands += self._drop(now, change, coming)
+                self._drop(coming)
         fields: dict[str, str | int] = {"model": change.name, "reason": why}
-        commands.append(Report("ERROR", f"cannot load {change.name}: {why}", "model_failed", fields))
-        return commands + self._end(now, change, status, why)
+        report = Report("ERROR", f"cannot load {change.name}: {why}", "model_failed", fields)
+        return [report, *self._end(now, change, status, why)]
 
-    def _drop(self, now: Nanos, change: _Change, coming: _Coming) -> Commands:
+    def _drop(self, coming: _Coming) -> None:
         """Unload a model of a change that failed."""
         assert coming.model is not None
         self._comings.pop(coming.key, None)
         self._retire(coming.model, "")
-        return []
 
     def _end(self, now: Nanos, change: _Change, status: Status, message: str) -> Commands:
         """Answer the client, and begin the next change of the name."""
@@ -416,10 +412,7 @@ class Changes:
 
     def _wait(self, name: str, client_id: int, request: ChangeRequest) -> Commands:
         if self.pending >= self._config.max_loads:
-            text = too_many_loads(self.pending)
-            if isinstance(request, LoadModelRequest):
-                return [load_response(client_id, request.id, Status.INVALID_REQUEST, text)]
-            return [Respond(client_id, UnloadModelResponse(request.id, Status.INVALID_REQUEST, text))]
+            return [refusal_response(client_id, request, Status.INVALID_REQUEST, too_many_loads(self.pending))]
         self._waiting.setdefault(name, deque()).append((client_id, request))
         return []
 

@@ -28,14 +28,22 @@ from msgspec.structs import replace
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.controller.events import ControllerCommand, Report, SaveProfile
-from clockwork.controller.measuring import batch_sizes, generated_inputs, possible_shapes, unmeasured, why_limited
+from clockwork.controller.measuring import (
+    batch_sizes,
+    generated_inputs,
+    possible_shapes,
+    report_measured,
+    too_long,
+    unmeasured,
+    why_limited,
+)
 from clockwork.controller.pending import NO_CLIENT
 from clockwork.messages.actions import Infer
 from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
 from clockwork.messages.results import InferOutput, InferResult
 from clockwork.messages.status import Status
 from clockwork.state import ClockworkState, ModelState, PendingRequest
-from clockwork.units import MILLISECOND, SECOND, Nanos, as_ms, show_duration
+from clockwork.units import MILLISECOND, SECOND, Nanos, show_duration
 
 GROWTH: Final = 3
 """Bound of a batch size, relative to the time of half as many rows. The work per row may grow as well."""
@@ -129,7 +137,7 @@ class LiveMeasuring:
             self.progress.append(Progress(model, ready=True))
             return
         for kind in kinds:
-            shapes = list(dict.fromkeys(possible_shapes(model, self._config)))
+            shapes = possible_shapes(model, self._config)
             self._jobs.append(_Job(model, kind, shapes))
             self._begin_with_bounds(model, kind, shapes[0])
         self.progress.append(Progress(model))
@@ -184,9 +192,7 @@ class LiveMeasuring:
             self._tighten(job, duration)
             return []
         if job.size > 1 and duration > self._config.max_exec:
-            limit = show_duration(self._config.max_exec)
-            text = f"batch size {job.size} takes {show_duration(duration)}; the limit for one batch is {limit}"
-            return self._finish(job, text)
+            return self._finish(job, too_long(job.size, duration, self._config.max_exec))
         job.samples.append(duration)
         self._tighten(job, max(job.samples))
         enough = min(self._config.ready_samples, self._config.min_samples)
@@ -334,19 +340,8 @@ class LiveMeasuring:
         model, profile = job.model, job.model.profiles[job.kind]
         key = ProfileKey(model.info.digest, model.info.runtime, job.kind)
         self._known[key] = profile
-        times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
-        load = as_ms(profile.load_weights.p99)
-        text = f"measured {model.served_as} while serving: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
-        fields: dict[str, str | int] = {
-            "model": model.served_as,
-            "version": model.version,
-            "device_kind": job.kind,
-            "load_ns": profile.load_weights.p99,
-            "infer_ns": profile.infer[1].p99,
-        }
-        if stopped:
-            text += f"; no larger batches: {stopped}"
-        return [SaveProfile(key, profile), Report("INFO", text, "model_profiled", fields)]
+        report = report_measured(model.served_as, job.kind, profile, " while serving", {"version": model.version})
+        return [SaveProfile(key, profile), report]
 
     def _update(self, job: _Job, infer: dict[int, Measurement], *, announce: bool = True, stopped: str = "") -> None:
         model = job.model

@@ -7,9 +7,10 @@ inputs that the worker generates. If the model accepts no such inputs, the profi
 marked as not measured.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 
 from clockwork.controller.config import ProfilingConfig
+from clockwork.controller.events import Report
 from clockwork.errors import ClockworkError
 from clockwork.messages.actions import DeviceAction, InferInput
 from clockwork.messages.profile import Measurement, ModelProfile
@@ -17,7 +18,7 @@ from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResu
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec, spec
 from clockwork.state import GPUState, ModelState, Residency
-from clockwork.units import Nanos, show_duration
+from clockwork.units import Nanos, as_ms, show_duration
 
 Script = Generator[DeviceAction, Result, ModelProfile]
 
@@ -115,6 +116,30 @@ def why_limited(model: ModelState, largest: int) -> str:
     return ""
 
 
+def too_long(batch_size: int, duration: Nanos, limit: Nanos) -> str:
+    """Return why a batch size is not used: one execution took longer than the limit for one batch."""
+    return f"batch size {batch_size} takes {show_duration(duration)}; the limit for one batch is {show_duration(limit)}"
+
+
+def report_measured(
+    model: str, device_kind: str, profile: ModelProfile, when: str = "", more: Mapping[str, str] | None = None
+) -> Report:
+    """Return the report of a new profile. ``when`` follows the model's name; ``more`` has further fields."""
+    times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
+    load = as_ms(profile.load_weights.p99)
+    text = f"measured {model}{when}: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
+    if profile.stopped:
+        text += f"; no larger batches: {profile.stopped}"
+    fields: dict[str, str | int] = {
+        "model": model,
+        **(more or {}),
+        "device_kind": device_kind,
+        "load_ns": profile.load_weights.p99,
+        "infer_ns": profile.infer[profile.batch_sizes[0]].p99,
+    }
+    return Report("INFO", text, "model_profiled", fields)
+
+
 def _measure_loads(
     gpu: GPUState, model: ModelState, config: ProfilingConfig
 ) -> Generator[DeviceAction, Result, Measurement]:
@@ -160,10 +185,7 @@ def _measure_infer(
         if warmups:
             warmups -= 1
             if not warmups and batch_size > 1 and duration > config.max_exec:
-                return (
-                    f"batch size {batch_size} takes {show_duration(duration)}; "
-                    f"the limit for one batch is {show_duration(config.max_exec)}"
-                )
+                return too_long(batch_size, duration, config.max_exec)
             continue
         samples.append(duration)
         spent += duration

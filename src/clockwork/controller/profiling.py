@@ -15,14 +15,14 @@ from msgspec.structs import replace
 
 from clockwork.controller.config import ProfilingConfig
 from clockwork.controller.events import Report, SaveProfile
-from clockwork.controller.measuring import Script, measure
+from clockwork.controller.measuring import Script, measure, report_measured
 from clockwork.errors import ClockworkError
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import Progress
 from clockwork.messages.results import Result
 from clockwork.state import ClockworkState, GPUState, ModelState, WorkerState
-from clockwork.units import Nanos, as_ms, show_duration
+from clockwork.units import Nanos, show_duration
 
 ProfilingCommand = SendAction | SaveProfile | Report
 
@@ -186,18 +186,7 @@ class Profiler:
         self._measured += 1
         if profile.unmeasured:
             return [_report_unmeasured(job, profile)]
-        times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
-        load = as_ms(profile.load_weights.p99)
-        text = f"measured {job.models[0].name}: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
-        fields: dict[str, str | int] = {
-            "model": job.models[0].name,
-            "device_kind": job.key.device_kind,
-            "load_ns": profile.load_weights.p99,
-            "infer_ns": profile.infer[profile.batch_sizes[0]].p99,
-        }
-        if profile.stopped:
-            text += f"; no larger batches: {profile.stopped}"
-        return [SaveProfile(job.key, profile), Report("INFO", text, "model_profiled", fields)]
+        return [SaveProfile(job.key, profile), report_measured(job.models[0].name, job.key.device_kind, profile)]
 
     def _retry(self, job: _Job, why: str) -> list[ProfilingCommand]:
         names = ", ".join(model.name for model in job.models)

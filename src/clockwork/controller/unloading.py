@@ -31,9 +31,8 @@ class Unloads:
     def begin(self, worker: WorkerState, models: list[str]) -> list[ControllerCommand]:
         """Remove models from a worker. The scheduler must not use them any more."""
         held = {name for name in models if name in worker.models}
-        if not held:
-            return []
-        self._evicting.setdefault(worker.id, set()).update(held)
+        if held:
+            self._evicting.setdefault(worker.id, set()).update(held)
         return self.advance(worker)
 
     def advance(self, worker: WorkerState) -> list[ControllerCommand]:
