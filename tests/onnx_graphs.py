@@ -40,6 +40,27 @@ def dense(seed: int = 0, width: int = 32, classes: int = 5, batch: int | str = "
     )
 
 
+def slow(width: int = 64, layers: int = 12) -> Any:
+    """Return a model ``x [1, width * width]`` to ``y [1, width, width, width]`` that computes for tens of milliseconds.
+
+    It has few weights, so its time depends on arithmetic alone: about 0.3 GFLOP for each layer of the default width.
+    """
+    rng = np.random.default_rng(0)
+    first, rest = rng.standard_normal((width, 1, 3, 3)), rng.standard_normal((width, width, 3, 3))
+    convolutions = [
+        node("Conv", f"c{layer} {'rest' if layer else 'first'}", f"c{layer + 1}", pads=[1, 1, 1, 1])
+        for layer in range(layers - 1)
+    ]
+    return model(
+        [node("Reshape", "x shape", "c0"), *convolutions, node("Conv", f"c{layers - 1} rest", "y", pads=[1, 1, 1, 1])],
+        [value("x", [1, width * width])],
+        [value("y", [1, width, width, width])],
+        shape=np.array([1, 1, width, width]),
+        first=first.astype(np.float32) / 10,
+        rest=rest.astype(np.float32) / 10,
+    )
+
+
 def echo(kind: int, dims: Dims = ("N", 3), opset: int = 17) -> Any:
     """Return a model whose output ``y`` equals its input ``x``."""
     return model([node("Identity", "x", "y")], [value("x", dims, kind)], [value("y", dims, kind)], opset)

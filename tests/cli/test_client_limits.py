@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cli.processes import save_dense, serve
+from clockwork import log_writer
 from clockwork.cli import controller_process, run, worker_process
 from clockwork.units import KIB, MIB, SECOND
 
@@ -35,6 +36,7 @@ def test_every_limit_that_an_option_sets_reaches_the_server(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
+    monkeypatch.setattr(log_writer, "install", lambda notice: None)  # pytest's own streams stay
     monkeypatch.setattr(worker_process, "run_with_worker", lambda *given, **settings: seen.extend(given))
     monkeypatch.setattr(controller_process, "run_controller", lambda *given: seen.extend(given))
     models = (str(save_dense(tmp_path / "dense.onnx")),) if command == "serve" else ()

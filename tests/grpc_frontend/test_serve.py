@@ -31,7 +31,7 @@ ECHOES = {
     "BYTES": (TensorProto.STRING, "bytes_contents", [b"", b"a", "café".encode()]),
 }
 
-SLOW_WIDTH = 4096  #: its 64 MiB of weights are not read within two milliseconds
+SLOW_WIDTH = 64 * 64
 
 
 def grpc_address(process: Process) -> str:
@@ -42,7 +42,7 @@ def grpc_address(process: Process) -> str:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("models")
     files = [save_dense(directory / "dense.onnx")]
-    files.append(onnx_graphs.saved(onnx_graphs.dense(width=SLOW_WIDTH), directory / "slow.onnx"))
+    files.append(onnx_graphs.saved(onnx_graphs.slow(), directory / "slow.onnx"))
     for datatype, (kind, _, _) in ECHOES.items():
         files.append(onnx_graphs.saved(onnx_graphs.echo(kind), directory / f"{datatype}.onnx"))
     with serve("--grpc=127.0.0.1:0", *map(str, files)) as process:
@@ -155,11 +155,11 @@ def test_a_wrong_datatype_is_an_error(client: triton.InferenceServerClient) -> N
 
 def test_a_deadline_that_cannot_be_met_is_refused_with_a_prediction(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="no device can meet this SLO") as caught:
-        client.infer("slow", dense(1, SLOW_WIDTH), parameters={"slo_ms": 2})
+        client.infer("slow", dense(1, SLOW_WIDTH), parameters={"slo_ms": 8})
     assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
     trailer = dict(caught.value.__context__.trailing_metadata())
     assert trailer["clockwork-status-name"] == "CONTROLLER_COULD_NOT_START_IN_TIME"
-    assert float(trailer["clockwork-predicted-ms"]) > 2
+    assert float(trailer["clockwork-predicted-ms"]) > 8
     assert "clockwork-retry-after-ms" not in trailer  # waiting does not make a device faster
 
 
