@@ -43,12 +43,13 @@ class ClockworkHarness:
         batchable: bool = True,
         workers: int = 1,
         times: Mapping[int, Nanos] = TIMES,
+        first: tuple[Nanos, ...] = (),
     ) -> None:
         infos = [model_info(name, batchable=batchable) for name in models]
         self.state = a_state(infos, gpus=gpus, pages=pages, warm=warm, workers=workers)
         infer = {size: Measurement((time,)) for size, time in (times if batchable else {1: times[1]}).items()}
         for model in self.state.models.values():
-            model.profiles[KIND] = ModelProfile(Measurement((LOAD,)), infer, 8)
+            model.profiles[KIND] = ModelProfile(Measurement((LOAD,)), infer, 8, first=first)
         self.scheduler = ClockworkScheduler(config)
         self.started = self.scheduler.start(0, self.state)
         self.requests: dict[int, PendingRequest] = {}
@@ -446,3 +447,24 @@ def test_nothing_is_promised_behind_an_infer_that_does_not_end() -> None:
     harness.ask(ms(501), 3, slo=ms(2000))
     assert harness.run_until(ms(502)) == []
     assert harness.requests[3].promised is not None, "its deadline allows the Infer to be overdue as long again"
+
+
+def test_a_device_that_has_not_executed_a_model_is_planned_with_the_times_of_slow_first_executions() -> None:
+    harness = ClockworkHarness(first=(ms(12), ms(10)))
+    harness.ask(0, 1)
+    assert harness.promised(1) == pytest.approx(0.1 + 12 + 0.1), "another device took 12 ms at first, and 4 ms later"
+    harness.ends(ms(12), 1, took=ms(12))
+    harness.ask(ms(100), 2)
+    assert harness.promised(2) == pytest.approx(100 + 12, abs=0.3)
+    harness.ends(ms(112), 2, took=ms(12))
+    harness.ask(ms(200), 3)
+    assert harness.promised(3) == pytest.approx(200 + 4, abs=0.3), "later executions take the usual time"
+
+
+def test_slow_first_executions_that_refuse_all_requests_are_ignored_after_a_while() -> None:
+    harness = ClockworkHarness(first=(ms(50),))
+    harness.ask(0, 1, slo=ms(20))
+    assert harness.run_until(ms(1)) == ["refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+    harness.ask(ms(11_000), 2, slo=ms(20))
+    assert harness.run_until(ms(11_001)) == ["refuse 2 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+    assert harness.ask(ms(11_100), 3, slo=ms(20)) == ["#1 infer a [3] on w0/0"]

@@ -10,7 +10,7 @@ from clockwork.sim import swarm
 from clockwork.sim.change_spec import ChangeSpec, timed_changes
 from clockwork.sim.leftovers import leftovers
 from clockwork.sim.run import Simulation
-from clockwork.sim.scenario import Scenario, checked, parse_scenario
+from clockwork.sim.scenario import DevicesSpec, Scenario, checked, parse_scenario
 from clockwork.units import seconds
 from schedulers import Forgetful
 
@@ -68,6 +68,14 @@ def test_replacing_a_model_every_half_second_breaks_no_promise_and_refuses_no_re
     assert 100 < summary["ready_ms_p50"] < 2000
     assert summary["meanwhile"]["requests"] > 100
     assert simulation.outcomes.total.in_time == simulation.outcomes.total.sent
+
+
+def test_a_measurement_on_one_device_breaks_no_promise_on_the_devices_that_execute_slowly_at_first() -> None:
+    simulation = run(change(first_factor=3.0, first_count=2), devices=DevicesSpec(4), slo_ms=25.0)
+    assert simulation.changes.summary()["succeeded"] == 1
+    assert simulation.outcomes.total.admitted_missed == 0
+    seed = swarm.run(1086)
+    assert seed.watcher.violations == []
 
 
 def test_a_version_whose_times_are_known_is_ready_when_it_is_read() -> None:

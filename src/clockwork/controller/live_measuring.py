@@ -15,6 +15,9 @@ A model is ready when ``ready_samples`` executions of one row are measured. Larg
 If a batch size fails, no larger ones are measured. If the batch size 1 fails ``attempts`` times, the model cannot be
 served.
 
+The first executions of one row may be slow, for example because a device allocates memory for them. The profile
+contains these durations separately (`ModelProfile.first`), because every other device will also be slow at first.
+
 A measurement counts only if its Infer executed no other request. Otherwise, the measured time belongs to a different
 batch size.
 """
@@ -39,7 +42,7 @@ from clockwork.controller.measuring import (
 )
 from clockwork.controller.pending import NO_CLIENT
 from clockwork.messages.actions import Infer
-from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
+from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey, count_slow_first
 from clockwork.messages.results import InferOutput, InferResult
 from clockwork.messages.status import Status
 from clockwork.state import ClockworkState, ModelState, PendingRequest
@@ -84,7 +87,8 @@ class _Job:
         self.shapes = shapes  #: the shapes of inputs to try; the first one is used
         self.size = 1
         self.samples: list[Nanos] = []
-        self.warmups = 0  #: number of warm-up executions of this batch size
+        self.warmups: list[Nanos] = []  #: durations of the warm-up executions of this batch size
+        self.first: tuple[Nanos, ...] = ()  #: the slow first executions of one row
         self.failures = 0
         self.tries = 0
         self.ready = False
@@ -94,6 +98,11 @@ class _Job:
     def bound(self) -> Nanos:
         """The bound of the batch size that is being measured."""
         return self.model.profiles[self.kind].infer_estimate(self.size)
+
+    def note_first(self) -> None:
+        """Find the slow first executions. Other devices will be as slow at first."""
+        executions = self.warmups + self.samples
+        self.first = tuple(executions[: count_slow_first(executions, Measurement(tuple(self.samples)).median)])
 
 
 class LiveMeasuring:
@@ -187,13 +196,15 @@ class LiveMeasuring:
         if len(action.inputs) > 1:
             return self._not_counted(job, "other requests shared its batches")
         duration = result.exec.duration
-        if job.warmups < self._config.warmups:
-            job.warmups += 1
+        if len(job.warmups) < self._config.warmups:
+            job.warmups.append(duration)
             self._tighten(job, duration)
             return []
         if job.size > 1 and duration > self._config.max_exec:
             return self._finish(job, too_long(job.size, duration, self._config.max_exec))
         job.samples.append(duration)
+        if job.size == 1:
+            job.note_first()
         self._tighten(job, max(job.samples))
         enough = min(self._config.ready_samples, self._config.min_samples)
         if job.size == 1 and not job.ready and len(job.samples) >= enough:
@@ -264,7 +275,8 @@ class LiveMeasuring:
 
     def _next_size(self, job: _Job) -> list[ControllerCommand]:
         """After a batch size is measured, continue with the next one, or end the job."""
-        job.measured[job.size] = Measurement(tuple(job.samples))
+        slow = max(0, len(job.first) - len(job.warmups)) if job.size == 1 else 0
+        job.measured[job.size] = Measurement(tuple(job.samples[slow:]))
         sizes = batch_sizes(job.model, self._config.max_batch_size)
         following = next((size for size in sizes if size > job.size), None)
         bound = GROWTH * job.measured[job.size].p99
@@ -276,7 +288,7 @@ class LiveMeasuring:
             return self._finish(
                 job, f"batch size {following} would take about {expected}; the limit for one batch is {limit}"
             )
-        job.size, job.samples, job.warmups, job.tries = following, [], 0, 0
+        job.size, job.samples, job.warmups, job.tries = following, [], [], 0
         self._update(job, {**job.measured, following: Measurement((max(MIN_BOUND, bound),))})
         return []
 
@@ -348,7 +360,13 @@ class LiveMeasuring:
         loads = model.recent_loads(job.kind)
         load = Measurement(loads) if loads else model.profiles[job.kind].load_weights
         model.profiles[job.kind] = ModelProfile(
-            load, infer, self._config.max_batch_size, job.shapes[0], unbatched=model.unbatched, stopped=stopped
+            load,
+            infer,
+            self._config.max_batch_size,
+            job.shapes[0],
+            unbatched=model.unbatched,
+            stopped=stopped,
+            first=job.first,
         )
         if announce:
             self.progress.append(Progress(model))

@@ -98,7 +98,8 @@ def check_profile(profile: ModelProfile) -> None:
         raise InvalidModelError(f"batch sizes must be 1 to {MAX_DIM}")
     if not all(0 <= dim <= MAX_DIM for shape in profile.input_shapes for dim in shape):
         raise InvalidModelError(f"dimensions must be 0 to {MAX_DIM}")
-    for measurement in (profile.load_weights, *profile.infer.values()):
+    first = (Measurement(profile.first),) if profile.first else ()
+    for measurement in (profile.load_weights, *profile.infer.values(), *first):
         _check_measurement(measurement)
 
 

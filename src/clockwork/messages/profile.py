@@ -1,5 +1,6 @@
 """The type of a profile, which contains the measured times of a model on one kind of device."""
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Final
 
@@ -18,6 +19,10 @@ MAX_SLOWDOWN_PER_ROW: Final = 0.03
 
 A small increase is acceptable, because fewer and larger actions save work in the controller and the worker.
 """
+
+
+SLOW_START: Final = 1.25
+"""A first execution is slow if it takes more than this many times the usual time."""
 
 
 class ProfileKey(Struct, frozen=True, array_like=True):
@@ -72,6 +77,8 @@ class ModelProfile(Struct, frozen=True, array_like=True):
       text is empty if requests are batched.
     - ``unmeasured``: the reason why the times of ``infer`` are assumptions. The text is empty if the times were
       measured.
+    - ``first``: durations of the first executions of one row, if they took longer than the later ones. ``infer`` does
+      not contain these durations. Every device executes a model slowly at first, not only the device that measured.
     """
 
     load_weights: Measurement
@@ -81,6 +88,12 @@ class ModelProfile(Struct, frozen=True, array_like=True):
     unbatched: str = ""
     stopped: str = ""
     unmeasured: str = ""
+    first: tuple[Nanos, ...] = ()
+
+    @property
+    def slow_start(self) -> float:
+        """How long the slowest first execution takes, as a multiple of the usual time."""
+        return max(1.0, max(self.first, default=0) / self.infer[1].median)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -114,3 +127,9 @@ class ModelProfile(Struct, frozen=True, array_like=True):
                 return self.infer[measured].p99
         largest = self.batch_sizes[-1]
         return ceil(self.infer[largest].p99 * batch_size / largest)
+
+
+def count_slow_first(executions: Sequence[Nanos], usual: Nanos) -> int:
+    """Return how many executions at the start took far longer than the usual time."""
+    slow = (i for i, duration in enumerate(executions) if duration <= SLOW_START * usual)
+    return next(slow, len(executions))

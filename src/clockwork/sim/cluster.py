@@ -192,7 +192,9 @@ class Cluster:
         """
         self._files.add(model, broken)
         if rng is not None:
-            self._profiles[_key(model)] = measured(model.profile, self._noise, rng)
+            profile = measured(model.profile, self._noise, rng)
+            first = tuple(round(profile.infer[1].median * factor) for factor in model.first)
+            self._profiles[_key(model)] = replace(profile, first=first)
 
     def can_read(self, worker: str, path: str) -> bool:
         """Return whether a worker can read a model file."""

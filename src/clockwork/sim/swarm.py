@@ -128,8 +128,7 @@ def draw_changes(seed: int) -> Scenario:
     else:
         faults += scenario.faults
     names = scenario.model_names()
-    several = scenario.devices.count > 1
-    changes = tuple(_change(rng, names, scenario.duration_s, several) for _ in range(rng.randint(1, 4)))
+    changes = tuple(_change(rng, names, scenario.duration_s) for _ in range(rng.randint(1, 4)))
     return checked(replace(scenario, name=f"swarm-changes-{seed}", faults=faults, changes=changes))
 
 
@@ -228,11 +227,7 @@ def _stream(rng: Random) -> StreamSpec:
     )
 
 
-def _change(rng: Random, models: Sequence[str], duration: float, several: bool) -> ChangeSpec:
-    """Return a change. With ``several`` devices, first executions take no longer than later ones.
-
-    A model is measured on one device of a kind, so slow first executions on the others may break promises.
-    """
+def _change(rng: Random, models: Sequence[str], duration: float) -> ChangeSpec:
     first = rng.choice((1.0, 1.0, 2.0, 3.0))
     return ChangeSpec(
         rng.choice(("replace", "replace", "replace", "load", "reload", "unload", "promote")),
@@ -242,7 +237,7 @@ def _change(rng: Random, models: Sequence[str], duration: float, several: bool) 
         read_ms=rng.choice((0.0, 10.0, 100.0, 500.0)),
         factor=rng.choice((0.5, 1.0, 1.0, 1.9)),
         trial_factor=rng.choice((0.0, 1.0, 2.0, 5.0)),  # the bound, three times this, covers slow first executions
-        first_factor=1.0 if several else first,
+        first_factor=first,
         first_count=rng.choice((1, 2, 5)),
         measured=rng.random() < MEASURED_SHARE,
         same=rng.random() < SAME_SHARE,

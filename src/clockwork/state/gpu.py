@@ -36,6 +36,9 @@ _IMPOSSIBLE: Final = frozenset(
 MAX_GAP: Final[Nanos] = 2 * MILLISECOND
 """Limit of the gap between two Infers that counts as overhead of the second Infer. A longer gap has other causes."""
 
+MAX_EXECUTIONS: Final = 200
+"""Limit up to which the executions of a model on a device are counted."""
+
 MAX_TRANSIT: Final[Nanos] = MILLISECOND // 2
 """Time after which an action that was sent is assumed to have reached its worker."""
 
@@ -83,6 +86,7 @@ class GPUState:
         self._holders = {} if holders is None else holders
         self._residency: dict[str, Residency] = {}
         self._infers: dict[str, int] = {}  #: model -> number of outstanding Infers; only models that have some
+        self._executed: dict[str, int] = {}  #: model -> number of Infers that succeeded, up to `MAX_EXECUTIONS`
         for model in info.models:
             if not self.cache.take(model, models[model].weights_pages):
                 raise ValueError(f"{worker_id}/gpu{info.id} reports weights of more pages than its {info.total_pages}")
@@ -95,6 +99,10 @@ class GPUState:
     def in_use(self, model: str) -> bool:
         """Return whether an outstanding action needs the weights. Such weights cannot be evicted."""
         return model in self._infers or self._residency.get(model) is Residency.LOADING
+
+    def executions(self, model: str) -> int:
+        """Return how often the device has executed the model. The count ends at `MAX_EXECUTIONS`."""
+        return self._executed.get(model, 0)
 
     def can_hold(self, model: str) -> bool:
         """Return whether the worker has the model and its weights fit into the device's cache."""
@@ -241,6 +249,7 @@ class GPUState:
 
     def forget(self, model: str) -> None:
         """Record that the worker unloads the model. If the weights are on the device, free their pages."""
+        self._executed.pop(model, None)
         if model in self._residency:
             self._after(model, ResidencyEvent.UNLOAD)
             self._drop_weights(model)
@@ -267,6 +276,8 @@ class GPUState:
                 self._infers[action.model] = left
             else:
                 del self._infers[action.model]
+            if isinstance(result, InferResult):
+                self._executed[action.model] = min(MAX_EXECUTIONS, self._executed.get(action.model, 0) + 1)
             # An Infer may have been sent behind a load that was late or failed. The failure of such an Infer is no
             # contradiction.
             surprising = self._residency.get(action.model) is Residency.WARM

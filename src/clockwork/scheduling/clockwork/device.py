@@ -3,13 +3,14 @@
 A `Plan` uses these predictions. All times are times of the controller's clock.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from clockwork.messages.actions import LoadWeights
 from clockwork.messages.results import Timing
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.times import InferTimes
-from clockwork.scheduling.estimates import Estimates, Pace, SlidingEstimate
+from clockwork.scheduling.estimates import FORGOTTEN, Estimates, Pace, SlidingEstimate
 from clockwork.scheduling.shapes import ShapeKey
 from clockwork.state import GPUState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, Nanos
@@ -47,6 +48,17 @@ class SentInfer:
         self.not_before: Nanos = 0  #: the Infer cannot start before this time
 
 
+class _SlowStart:
+    """A model that the device has executed too rarely for its usual times."""
+
+    __slots__ = ("executions", "factor", "refused_at")
+
+    def __init__(self, factor: float, executions: int) -> None:
+        self.factor = factor  #: duration of the slowest execution, as a multiple of the usual time
+        self.executions = executions  #: number of slow executions
+        self.refused_at: Nanos | None = None  #: time of the first refusal
+
+
 class Device:
     """The outstanding actions of one device, its measured times, and the network delays to it and back."""
 
@@ -55,6 +67,7 @@ class Device:
         self.gpu = gpu
         self.times = InferTimes(gpu.kind, config.window)
         self._load_times = Estimates(config.window, Pace())
+        self._slow: dict[str, _SlowStart] = {}  #: models whose next executions on this device are slow
         self.sent: dict[int, SentInfer] = {}  #: Infers by action id, in the order of sending
         self._sent_of: dict[str, int] = {}  #: model -> number of its Infers in `sent`, if there are any
         self.free: Nanos = 0  #: time at which the device will have executed everything that was sent
@@ -73,7 +86,41 @@ class Device:
 
     def infer_time(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
         """Return the estimated duration of an Infer."""
-        return self.times.of(now, model, rows, key)
+        time = self.times.of(now, model, rows, key)
+        return self._slowed(model, time) if self._slow else time
+
+    def infer_times(self, now: Nanos, model: ModelState, key: ShapeKey) -> Mapping[int, Nanos]:
+        """Return the estimated durations of an Infer by batch size; see `InferTimes.by_size`."""
+        times = self.times.by_size(now, model, key)
+        if model.name not in self._slow:
+            return times
+        return {rows: self._slowed(model, time) for rows, time in times.items()}
+
+    def _slowed(self, model: ModelState, time: Nanos) -> Nanos:
+        slow = self._slow.get(model.name)
+        return time if slow is None else round(time * slow.factor)
+
+    def note_profile(self, model: ModelState) -> None:
+        """Read from a model's profile how slow its first executions on this device will be."""
+        profile = model.profiles.get(self.gpu.kind)
+        if profile is not None and len(profile.first) > self.gpu.executions(model.name):
+            self._slow[model.name] = _SlowStart(profile.slow_start, len(profile.first))
+        else:
+            self._slow.pop(model.name, None)
+
+    def note_refusal(self, now: Nanos, model: str) -> None:
+        """Record that a request was refused.
+
+        A slow start may be so long that the device never executes the model. So the slow start is ignored some time
+        after its first refusal.
+        """
+        slow = self._slow.get(model)
+        if slow is None:
+            return
+        if slow.refused_at is None:
+            slow.refused_at = now
+        elif now - slow.refused_at > FORGOTTEN:
+            del self._slow[model]
 
     def load_time(self, now: Nanos, model: ModelState) -> Nanos:
         """Return the estimated duration of a LoadWeights."""
@@ -84,6 +131,10 @@ class Device:
         """Forget the measured times of a model's content. The model's next estimates start from its profile."""
         self.times.forget(model.info.digest)
         self._load_times.forget(model.info.digest)
+
+    def forget_model(self, model: str) -> None:
+        """Forget a model that was removed."""
+        self._slow.pop(model, None)
 
     def first_start(self, now: Nanos) -> Nanos:
         """Return when an Infer that is sent now could start.
@@ -137,7 +188,11 @@ class Device:
             self.problem = f"a result of {self.gpu} took {(now - end) / MILLISECOND:.3f} ms to arrive"
         waited = self._last_end > sent.sent_at or bool(self.ready)
         self._note_delays(now, None if waited else sent.sent_at, begin, end)
-        self.times.add(now, sent.model, sent.rows, sent.key, end - begin)
+        slow = self._slow.get(sent.model.name)
+        if slow is None:  # slow first executions show nothing about later ones
+            self.times.add(now, sent.model, sent.rows, sent.key, end - begin)
+        elif self.gpu.executions(sent.model.name) >= slow.executions:
+            del self._slow[sent.model.name]
         if end - begin > sent.expected:
             self.problem = (
                 f"Infer {action_id} of {sent.model.served_as} took {(end - begin) / MILLISECOND:.3f} ms "

@@ -166,7 +166,7 @@ class Plan:
         earliest = now + self.device.send_delay
         best_size, best_time, best_value, ideal, ideal_time = 0, 0, 0.0, 0.0, 0
         largest = max(first.batch_size, self.device.times.worthwhile_size(model, key))
-        times = self.device.times.by_size(now, model, key)
+        times = self.device.infer_times(now, model, key)
         for size in self.device.times.sizes(model):
             if size < first.batch_size:
                 continue
@@ -220,7 +220,7 @@ class Plan:
         expected = rows + rate * (start - now)
         best: Offer | None = None
         largest = self.device.times.worthwhile_size(batch.model, batch.key)
-        times = self.device.times.by_size(now, batch.model, batch.key)
+        times = self.device.infer_times(now, batch.model, batch.key)
         for size in self.device.times.sizes(batch.model):
             room = size - batch.rows
             if room < first.batch_size:

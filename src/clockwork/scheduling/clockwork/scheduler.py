@@ -133,6 +133,7 @@ class ClockworkScheduler(Scheduler):
         """Estimate the model's times from its new profiles, and load its weights into free memory."""
         for plan in self._plans.values():
             plan.device.forget_times(model)
+            plan.device.note_profile(model)
         self._weights.add_model(now, model)
         return []
 
@@ -142,6 +143,7 @@ class ClockworkScheduler(Scheduler):
         self._weights.remove_model(model.name)
         self._refusals.forget(model.name)
         for plan in self._plans.values():
+            plan.device.forget_model(model.name)
             if not shared:
                 plan.device.forget_times(model)
         self._demand.forget(model.name)
@@ -209,6 +211,7 @@ class ClockworkScheduler(Scheduler):
             self._weights.load_for_later(now, plans, model)
         for plan in plans:
             plan.claim_room(now)
+            plan.device.note_refusal(now, model.name)
         for request in requests:
             request.reason = request.reason or reason
         return self._refusals.answers(now, plans, group[1], requests)
@@ -249,11 +252,14 @@ class ClockworkScheduler(Scheduler):
 
     def _add(self, now: Nanos, gpus: Iterable[GPUState]) -> None:
         plans: list[Plan] = []
+        slow = [model for model in self.state.models.values() if any(each.first for each in model.profiles.values())]
         for gpu in gpus:
             self._last_number += 1
             device = Device(gpu, self._config, self.state.workers[gpu.worker_id].round_trip // 2)
             plan = self._plans[gpu] = Plan(device, self._config, self._last_number)
             plans.append(plan)
+            for model in slow:
+                device.note_profile(model)
         self._weights.add(now, plans, self.state.models)
 
     def _send_due(self, now: Nanos, plan: Plan) -> list[Answer]:
