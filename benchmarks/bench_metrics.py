@@ -104,7 +104,7 @@ def bench_count() -> dict[str, float]:
         counts.pending += 1
         counts.acted(action, result)
         counts.delivered(begin, told, result)
-        counts.answered(Status.SUCCESS, told.total)
+        counts.answered(begin, Status.SUCCESS, told.total)
         counts.pending -= 1
     return {"counting_us": round((time.perf_counter_ns() - begin) / COUNTED / 1000, 3)}
 

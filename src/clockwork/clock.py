@@ -5,9 +5,13 @@ times of two clocks, the offset between them must be known (`clockwork.wire.cloc
 """
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from clockwork.units import Nanos
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -45,6 +49,15 @@ def process_time(pid: int = 0) -> Nanos:
 def monotonic_epoch() -> Nanos:
     """Return the time of day at which `MonotonicClock` was zero, in nanoseconds since 1970."""
     return time.time_ns() - time.monotonic_ns()
+
+
+def with_time(clock: Clock, method: Callable[Concatenate[Nanos, P], T]) -> Callable[P, T]:
+    """Return a function that calls a machine's method with the current time as the first argument."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return method(clock.now(), *args, **kwargs)
+
+    return call
 
 
 class OffsetClock:

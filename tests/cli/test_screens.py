@@ -12,10 +12,11 @@ from builders import model_info, profile
 from clockwork.cli.output import fold_copies, show
 from clockwork.cli.results import show_results
 from clockwork.cli.status_report import describe_server
+from clockwork.messages.counts import RecentCounts
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.requests import GPUStatus, ModelStatus, Progress, ServerStatus, WorkerStatus
 from clockwork.messages.results import GPUInfo
-from clockwork.units import ms
+from clockwork.units import SECOND, ms
 
 SCREENS = Path(__file__).with_name("screens")
 WIDTHS = (80, 120)
@@ -32,9 +33,20 @@ def check_screen(name: str, width: int, text: str) -> None:
     assert lines == path.read_text().splitlines()
 
 
+def recent(seconds: int, in_time: int, late: int) -> RecentCounts:
+    if not in_time:
+        return RecentCounts(seconds * SECOND)
+    refused = in_time // 7
+    rate = (in_time + late + refused) / seconds
+    return RecentCounts(seconds * SECOND, rate, in_time, late, refused, 0, 0, late, ms(12.3), ms(98.7), ms(50), ms(100))
+
+
 def model(name: str, digest: str, *, in_time: int = 0, late: int = 0, kind: str = KIND) -> ModelStatus:
     return ModelStatus(
-        model_info(name, digest=digest, pages=6), {kind: profile()}, in_time=in_time, late=late, refused=in_time // 7
+        model_info(name, digest=digest, pages=6),
+        {kind: profile()},
+        last_10_s=recent(10, in_time // 30, late),
+        last_5_min=recent(300, in_time, late),
     )
 
 

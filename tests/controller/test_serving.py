@@ -19,7 +19,7 @@ from clockwork.messages.requests import (
 )
 from clockwork.messages.status import Status
 from clockwork.scheduling.simple import SimpleScheduler
-from clockwork.units import Nanos, ms, seconds
+from clockwork.units import SECOND, Nanos, ms, seconds
 from cluster import serving
 from fake_worker import File
 from served import FILES, infer_response, result_of
@@ -128,6 +128,10 @@ def test_ls_and_status_report_the_models_and_the_counts_of_their_requests() -> N
         ("a", 2, 2, 0, 0),
         ("b", 0, 0, 0, 0),
     ]
+    for recent in (server.models[0].last_10_s, server.models[0].last_5_min):
+        assert (recent.in_time, recent.late, recent.per_second) == (2, 2, 4 * SECOND / server.serving_ns)
+        assert (recent.min_slo, recent.max_slo) == (ms(1), ms(100))
+        assert recent.p99 >= ms(5)
     (worker,) = server.workers
     assert (worker.id, worker.ready, worker.gpus[0].used_pages, worker.gpus[0].outstanding) == ("w0", True, 4, 0)
 

@@ -45,7 +45,7 @@ def test_responses_are_counted_by_status() -> None:
         (Status.INVALID_REQUEST, 0),
         (Status.CANCELLED, 6),
     ):
-        counted.answered(status, total)
+        counted.answered(1, status, total)
     answers = counted.named()
     assert (counts.in_time(answers), counts.late(answers), counts.refused(answers)) == (2, 1, 2)
     assert (counts.failed(answers), counts.cancelled(answers)) == (2, 1)
@@ -56,15 +56,15 @@ def test_responses_are_counted_by_status() -> None:
 def test_a_status_that_a_scheduler_makes_up_counts_as_an_error() -> None:
     counted = Counts()
     for status in (1, 77_777, 88_888):
-        counted.answered(status, 0)
+        counted.answered(1, status, 0)
     assert counted.named() == {"ERROR": 3}
 
 
 def test_a_latency_equal_to_a_bound_counts_below_it() -> None:
     counted = Counts()
     for total in (0, us(500), us(500) + 1, ms(100), 10 * SECOND, 10 * SECOND + 1, 100 * SECOND):
-        counted.answered(Status.SUCCESS, total)
-    counted.answered(Status.TIMEOUT, 1)
+        counted.answered(1, Status.SUCCESS, total)
+    counted.answered(1, Status.TIMEOUT, 1)
     assert counted.latencies[:2] == [2, 1]
     assert counted.latencies[LATENCY_BOUNDS.index(ms(100))] == 1
     assert counted.latencies[-2:] == [1, 2]
@@ -98,7 +98,7 @@ def test_successful_loads_and_evictions_are_counted_and_failed_ones_are_not() ->
 
 def test_models_are_counted_separately_and_unknown_names_together() -> None:
     tally = Tally()
-    tally.of("a").answered(Status.SUCCESS, 1)
+    tally.of("a").answered(1, Status.SUCCESS, 1)
     for _ in range(3):
         tally.count_without_model(Status.UNKNOWN_MODEL)
     assert tally.of("a").named() == {"SUCCESS": 1}

@@ -47,13 +47,13 @@ def busy() -> Counts:
     counted.acted(Infer(1, 0, "m", (InferInput(1, 2, ()), InferInput(2, 2, ()))), done)
     for total in (ms(1), ms(3)):
         counted.delivered(ms(2), RequestTiming(total, us(500), us(200), 4), done)
-        counted.answered(Status.SUCCESS, total)
+        counted.answered(1, Status.SUCCESS, total)
     for status in (Status.TIMEOUT, Status.SKIPPED_BY_CONTROLLER, Status.RUNTIME_ERROR, Status.INVALID_REQUEST):
-        counted.answered(status, ms(9))
-    counted.answered(Status.CANCELLED, 1)
+        counted.answered(1, status, ms(9))
+    counted.answered(1, Status.CANCELLED, 1)
     too_late = Status.CONTROLLER_COULD_NOT_START_IN_TIME
-    counted.answered(too_late, 0, 3, RefusalReason.DEVICE_TOO_SLOW)
-    counted.answered(too_late, 0, reason=RefusalReason.DEVICE_BUSY)
+    counted.answered(1, too_late, 0, count=3, reason=RefusalReason.DEVICE_TOO_SLOW)
+    counted.answered(1, too_late, 0, reason=RefusalReason.DEVICE_BUSY)
     for outcome in (AGREED, AGREED, DIFFERED):
         counted.checked(outcome)
     counted.pending, counted.kept_promises, counted.broken_promises, counted.cold_starts = 3, 2, 1, 1

@@ -17,7 +17,7 @@ from clockwork.cli.output import (
 )
 from clockwork.cli.startup_hints import waits_for
 from clockwork.controller.stage import Stage
-from clockwork.messages.counts import CHECK_OUTCOMES
+from clockwork.messages.counts import CHECK_OUTCOMES, RecentCounts
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
 from clockwork.units import as_seconds, show_bytes, show_duration
@@ -41,16 +41,24 @@ DEVICE_COLUMNS: Final = ("worker", ">device", "kind", ">cache", ">models in cach
 DEVICE_DROP: Final = ("outstanding", "models in cache", "kind", "cache")
 MODEL_COLUMNS: Final = ("model", ">weights", "device kind", ">load", ">execution", ">largest batch", ">its execution")
 MODEL_DROP: Final = ("device kind", "its execution", "largest batch", "weights", "load")
-REQUEST_COLUMNS: Final = (
+RECENT_COLUMNS: Final = (
     "model",
+    "last",
+    ">per s",
     ">in time",
     ">late",
     ">refused",
     ">failed",
     ">broken promises",
-    ">cold starts",
+    ">p50",
+    ">p99",
+    ">SLO",
 )
-REQUEST_DROP: Final = ("cold starts", "failed", "late")
+MANY: Final = 100
+"""Requests per second from which the rate is shown without decimals."""
+
+RECENT_FIELDS: Final = ("late", "refused", "failed", "broken_promises")
+RECENT_DROP: Final = ("failed", "broken promises", "late", "p50", "refused")
 
 
 class _Group(Struct, frozen=True):
@@ -59,11 +67,9 @@ class _Group(Struct, frozen=True):
     label: str
     models: list[ModelStatus]
 
-    def total(self, field: str) -> int:
-        return sum(getattr(model, field) for model in self.models)
-
-    def requests(self) -> int:
-        return sum(self.total(field) for field in ("in_time", "late", "refused", "failed"))
+    def requests(self) -> float:
+        """Return the requests per second of the last 5 minutes."""
+        return sum(model.last_5_min.per_second for model in self.models)
 
 
 def describe_server(
@@ -91,7 +97,7 @@ def describe_server(
         if height is not None:
             left = height - 3 * LINES_PER_TABLE - len(shown_devices) - MAX_REASONS - 3
             left -= min(len(limits), MAX_REASONS + 1)
-            limit = max(MIN_ROWS, left // 2)
+            limit = max(MIN_ROWS, left // 3)  # the table of requests has two lines for each model
         yield from _model_tables(groups, limit)
     yield from _checks(server, height)
     yield from _predictions(server, errors, by_model)
@@ -174,21 +180,38 @@ def _model_tables(groups: list[_Group], limit: int | None) -> Iterator[Listing |
     if limit is not None:
         times = list(limited(times, max(limit, 1)))
     yield table("Models", MODEL_COLUMNS, times, MODEL_DROP)
-    counts = [
-        (
-            group.label,
-            f"{group.total('in_time'):,}",
-            f"{group.total('late'):,}",
-            f"{group.total('refused'):,}",
-            f"{group.total('failed'):,}",
-            f"{group.total('broken_promises'):,}",
-            f"{group.total('cold_starts'):,}",
-        )
-        for group in shown
-    ]
-    yield table("Requests", REQUEST_COLUMNS, counts, REQUEST_DROP)
+    rows: list[tuple[object, ...]] = []
+    for group in shown:
+        rows.append((group.label, "10 s", *_recent_cells([model.last_10_s for model in group.models])))
+        rows.append(("", "5 min", *_recent_cells([model.last_5_min for model in group.models])))
+    yield table("Requests", RECENT_COLUMNS, rows, RECENT_DROP)
     left = sum(len(group.models) for group in groups) - sum(len(group.models) for group in shown)
     yield from _more(left, "model")
+
+
+def _recent_cells(found: Sequence[RecentCounts]) -> tuple[object, ...]:
+    """Return the requests of some models as cells of a row. The percentiles are the largest of these models."""
+    requests = sum(recent.in_time + recent.late + recent.refused + recent.failed for recent in found)
+    in_time = sum(recent.in_time for recent in found)
+    return (
+        f"{rate:,.0f}" if (rate := sum(recent.per_second for recent in found)) >= MANY else f"{rate:.1f}",
+        f"{in_time / requests:.2%}" if requests else "",
+        *(f"{sum(getattr(recent, field) for recent in found):,}" for field in RECENT_FIELDS),
+        *(show_duration(time) if (time := max(getattr(one, name) for one in found)) else "" for name in ("p50", "p99")),
+        _slos([recent for recent in found if recent.max_slo]),
+    )
+
+
+def _slos(found: Sequence[RecentCounts]) -> str:
+    """Return the SLO of the requests, or the shortest and the longest SLO."""
+    if not found:
+        return ""
+    shortest = show_duration(min(recent.min_slo for recent in found))
+    longest = show_duration(max(recent.max_slo for recent in found))
+    if shortest == longest:
+        return longest
+    unit = longest.partition(" ")[1:]
+    return f"{shortest.removesuffix(''.join(unit))}-{longest}"
 
 
 def _time_rows(group: _Group) -> Iterable[tuple[object, ...]]:

@@ -189,9 +189,9 @@ class ControllerWithStartupPhase:
         """Return the paths of all models that are loaded, being loaded, or about to be loaded."""
         return self._startup.paths() | self._changes.paths()
 
-    def refuse_early(self, client_id: int, request: InferRequest) -> Respond | None:
+    def refuse_early(self, now: Nanos, client_id: int, request: InferRequest) -> Respond | None:
         """Return a refusal if the model does not accept the request's inputs, else None. Sizes are not checked."""
-        return self._serving.refuse_early(client_id, request) if self.stage is Stage.SERVING else None
+        return self._serving.refuse_early(now, client_id, request) if self.stage is Stage.SERVING else None
 
     def predictions(self) -> Predictions:
         """Return the errors of the predictions of all actions in service."""
@@ -242,7 +242,7 @@ class ControllerWithStartupPhase:
         for event in self._buffer.take_all():
             commands += self._request(now, event)
         for client_id, request in self._startup.take_early_loads():
-            commands.append(self._draining.refuse(client_id, request))
+            commands.append(self._draining.refuse(now, client_id, request))
         return [
             *commands,
             *self._startup.loads.shut_down(self._draining.text),
@@ -252,10 +252,10 @@ class ControllerWithStartupPhase:
     def _request(self, now: Nanos, event: ClientRequest) -> Commands:
         client_id, request = event.client_id, event.request
         if self._draining.begun and isinstance(request, Refusable):
-            return [self._draining.refuse(client_id, request)]
+            return [self._draining.refuse(now, client_id, request)]
         match request:
             case InferRequest() if event.wrong:
-                return [self._serving.refuse(client_id, request, Status.INVALID_REQUEST, event.wrong)]
+                return [self._serving.refuse(now, client_id, request, Status.INVALID_REQUEST, event.wrong)]
             case InferRequest() if self._startup.serving_since is not None:
                 return self._serving.infer(now, client_id, request, event.payload, event.arrival, event.shared)
             case ListModelsRequest() if self._startup.serving_since is not None:
@@ -307,5 +307,6 @@ class ControllerWithStartupPhase:
             tally=self._serving.tally,
             broken=self._startup.profiler.broken,
             serving_ns=0 if since is None else now - since,
+            now=now,
             default_slo=self._serving.admission.default_slo,
         )

@@ -101,7 +101,7 @@ class Description(Struct, frozen=True):
 
     ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``catalog``, ``tally`` and
     ``broken`` are the controller's own objects, which change over time. ``started`` means that serving has begun.
-    ``default_slo`` returns the SLO of a model's requests that set no SLO.
+    ``default_slo`` returns the SLO of a model's requests that set no SLO. ``now`` is the time of the description.
     """
 
     version: str
@@ -117,6 +117,7 @@ class Description(Struct, frozen=True):
     tally: Tally
     broken: Mapping[str, str]
     serving_ns: Nanos
+    now: Nanos
     default_slo: Callable[[ModelState], Nanos]
 
     def served(self) -> Iterator[Served]:
@@ -173,9 +174,12 @@ class Description(Struct, frozen=True):
             self.default_slo(model),
             self.tally.demand.of(model.name),
         )
+        recent = self.tally.of(model.name).recent
+        short, long = (window(self.now, self.serving_ns) for window in (recent.last_10_s, recent.last_5_min))
         if version is None:
-            return status
-        return replace(status, default=self.catalog.is_default(version), labels=self.catalog.labels_of(version))
+            return replace(status, last_10_s=short, last_5_min=long)
+        default, labels = self.catalog.is_default(version), self.catalog.labels_of(version)
+        return replace(status, default=default, labels=labels, last_10_s=short, last_5_min=long)
 
     def not_served(self) -> dict[str, str]:
         """Return the models that could not be loaded or measured at start-up and are not served, with the reasons."""

@@ -37,10 +37,10 @@ class Draining:
         text = f"draining: {self._serving.pending} requests are pending; the limit is {show_duration(limit)}"
         return Report("INFO", text, "drain_begin", {"pending": self._serving.pending, "limit_ns": limit})
 
-    def refuse(self, client_id: int, request: Refusable) -> Respond:
+    def refuse(self, now: Nanos, client_id: int, request: Refusable) -> Respond:
         """Refuse a request that arrives during the drain or that was waiting for SERVING."""
         if isinstance(request, InferRequest):
-            return self._serving.refuse(client_id, request, Status.SHUTTING_DOWN, self.text)
+            return self._serving.refuse(now, client_id, request, Status.SHUTTING_DOWN, self.text)
         return refusal_response(client_id, request, Status.SHUTTING_DOWN, self.text)
 
     def settle(self, now: Nanos) -> list[ControllerCommand]:

@@ -22,7 +22,7 @@ IMPOSSIBLE: Final = "no device can meet this SLO: the fastest needs {time}"
 
 
 def expired_at_arrival(
-    counts: Counts, client_id: int, request_id: int, waited: Nanos, slo: Nanos, fastest: Nanos
+    now: Nanos, counts: Counts, client_id: int, request_id: int, waited: Nanos, slo: Nanos, fastest: Nanos
 ) -> Respond:
     """Answer a request whose deadline has passed before the controller handles it, and count it.
 
@@ -31,9 +31,9 @@ def expired_at_arrival(
     timing = RequestTiming(waited)
     if fastest > slo:
         status, text = Status.CONTROLLER_COULD_NOT_START_IN_TIME, IMPOSSIBLE.format(time=show_duration(fastest))
-        counts.answered(status, waited, reason=RefusalReason.DEVICE_TOO_SLOW)
+        counts.answered(now, status, waited, slo, reason=RefusalReason.DEVICE_TOO_SLOW)
         return Respond(client_id, InferResponse(request_id, int(status), text, (), timing, waited + fastest))
-    counts.answered(Status.TIMEOUT, waited)
+    counts.answered(now, Status.TIMEOUT, waited, slo)
     counts.late_ns += waited - slo
     text = (
         f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first byte "

@@ -25,7 +25,7 @@ from clockwork.controller.expired import IMPOSSIBLE, expired_at_arrival, impossi
 from clockwork.controller.guard import ask, expectations, explain, next_wakeup, request_ids
 from clockwork.controller.own_requests import OwnRequests
 from clockwork.controller.pending import NO_CLIENT, Pending
-from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise, outcome
+from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise
 from clockwork.controller.quota import Quota, input_bytes
 from clockwork.controller.responses import refusal_response, retry_time
 from clockwork.controller.tally import Tally
@@ -126,7 +126,7 @@ class Serving:
         try:
             request = self._admit(now, client_id, message, payload, arrival, shared)
         except InvalidRequestError as error:
-            return [self.refuse(client_id, message, Status.INVALID_REQUEST, str(error))]
+            return [self.refuse(now, client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
             return [request]
         commands = [] if self.own.checks.request is None else self._withdraw_check(now)
@@ -140,28 +140,28 @@ class Serving:
         """Return the request if it is accepted, or its refusal. Raise InvalidRequestError if the request is wrong."""
         model = self.catalog.find(message.model, message.version)
         if model is None:
-            return self.refuse(client_id, message, *self.catalog.why_missing(message.model, message.version))
+            return self.refuse(now, client_id, message, *self.catalog.why_missing(message.model, message.version))
         if not model.profiles:
             text = f"model {model.served_as} has not been measured: no connected worker has it"
-            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE)
+            return self.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE)
         batch_size = self.admission.batch_size(model, message)
         slo = self.admission.slo(model, message)
         self.tally.demand.add(model.name, slo, now)
         if message.id in self._pending.of_client(client_id):
             raise InvalidRequestError(f"request id {message.id} is used by another pending request of this client")
         if full := self._pending.quota.reason_to_refuse(client_id, input_bytes(message), shared=shared):
-            return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
+            return self.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
         deadline = arrival + slo
         if deadline < now:
             counts, fastest = self.tally.of(model.name), model.infer_estimate(batch_size)
-            return expired_at_arrival(counts, client_id, message.id, now - arrival, slo, fastest)
+            return expired_at_arrival(now, counts, client_id, message.id, now - arrival, slo, fastest)
         self._last_id += 1
         outputs = tuple(dict.fromkeys(message.outputs)) if len(message.outputs) > 1 else message.outputs
         share = InferInput(self._last_id, batch_size, message.inputs, outputs, message.generated)
         cold = model.name not in self._state.holders
         return PendingRequest(self._last_id, client_id, message.id, model, share, payload, arrival, deadline, cold)
 
-    def refuse_early(self, client_id: int, message: InferRequest) -> Respond | None:
+    def refuse_early(self, now: Nanos, client_id: int, message: InferRequest) -> Respond | None:
         """Return and count a refusal if the model is unknown or does not accept the inputs. Otherwise, return None."""
         model = self.catalog.find(message.model, message.version)
         status, text = Status.INVALID_REQUEST, ""
@@ -173,17 +173,20 @@ class Serving:
                 self.admission.batch_size(model, message)
         except InvalidRequestError as error:
             text = str(error)
-        return self.refuse(client_id, message, status, text) if text else None
+        return self.refuse(now, client_id, message, status, text) if text else None
 
-    def refuse_full(self, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota) -> Respond | None:
+    def refuse_full(
+        self, now: Nanos, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota
+    ) -> Respond | None:
         """Return a refusal if this request, the ``waiting`` and the pending ones together exceed a limit, else None."""
         full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
         if full is None:
             return None
-        return self.refuse(client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
+        return self.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
 
     def refuse(
         self,
+        now: Nanos,
         client_id: int,
         message: InferRequest,
         status: Status,
@@ -192,7 +195,7 @@ class Serving:
     ) -> Respond:
         """Return and count the refusal of a request that is not accepted."""
         if (model := self.catalog.find(message.model, message.version)) is not None:
-            self.tally.of(model.name).answered(status, 0, reason=reason)
+            self.tally.of(model.name).answered(now, status, 0, reason=reason)
         else:
             self.tally.count_without_model(status)
         return refusal_response(client_id, message, status, text, retry_after=self.catalog.retry_time(message.model))
@@ -273,7 +276,7 @@ class Serving:
 
     def _cancel(self, now: Nanos, request: PendingRequest) -> list[ControllerCommand]:
         self._forget(request)
-        self.tally.of(request.model.name).answered(Status.CANCELLED, now - request.arrival)
+        self.tally.of(request.model.name).answered(now, Status.CANCELLED, now - request.arrival)
         return self._ask(now, (), self._scheduler.cancel, request)
 
     def shut_down(self, now: Nanos, text: str) -> list[ControllerCommand]:
@@ -460,12 +463,7 @@ class Serving:
         self._forget(request)
         if request.client_id == NO_CLIENT:
             return self.own.answered(request.arrival + timing.total, request, status, message)
-        counts = self.tally.of(request.model.name)
-        counts.answered(status, timing.total, reason=reason)
-        counts.cold_starts += request.cold_start
-        promise = outcome(request.arrival + timing.total, request.promised, status)
-        counts.kept_promises += promise is Promise.KEPT
-        counts.broken_promises += promise is Promise.BROKEN
+        promise = self.tally.of(request.model.name).finished(request, status, timing.total, reason)
         self.throttle.verdict(request, status, timing, retry_after)
         if request.promised is not None and predicted is None:
             predicted = request.promised - request.arrival

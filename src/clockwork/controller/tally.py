@@ -1,6 +1,6 @@
 """Counts each model's requests and their outcomes, for all protocols.
 
-Counting takes a microsecond per request, and constant memory per model. Only served models are counted by name. So
+Counting takes two microseconds per request, and limited memory per model. Only served models are counted by name. So
 clients cannot use up memory with invented names.
 """
 
@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections import defaultdict
 
 from clockwork.controller.demand import DemandMeter
+from clockwork.controller.promises import Promise, outcome
+from clockwork.controller.recent import Recent
 from clockwork.messages import counts
 from clockwork.messages.actions import DeviceAction, Infer
 from clockwork.messages.counts import LATENCY_BOUNDS, REFUSAL_STATUSES, BatchCounts, ModelCounts
@@ -15,7 +17,7 @@ from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import RequestTiming
 from clockwork.messages.results import EvictWeightsResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
-from clockwork.state import ModelState
+from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
 
 
@@ -42,6 +44,7 @@ class Counts:
         "output_ns",
         "pending",
         "queue_ns",
+        "recent",
         "refusals",
         "rows",
         "succeeded_ns",
@@ -63,13 +66,35 @@ class Counts:
         self.kept_promises = self.broken_promises = self.late_ns = 0
         self.loads = self.load_ns = self.evictions = 0
         self.last_success: Nanos = 0
+        self.recent = Recent()
 
-    def answered(self, status: int, total: Nanos, count: int = 1, reason: RefusalReason = RefusalReason.OTHER) -> None:
-        """Count ``count`` requests that were answered with ``status``.
+    def finished(self, request: PendingRequest, status: int, total: Nanos, reason: RefusalReason) -> Promise:
+        """Count a pending request that is answered ``total`` after its arrival. Return the outcome of its promise."""
+        now = request.arrival + total
+        promise = outcome(now, request.promised, status)
+        broken = promise is Promise.BROKEN
+        self.answered(now, status, total, request.deadline - request.arrival, reason=reason, broken=broken)
+        self.cold_starts += request.cold_start
+        self.kept_promises += promise is Promise.KEPT
+        self.broken_promises += broken
+        return promise
 
-        ``total`` is the sum of their times from arrival to response. ``reason`` is used only if ``status`` means a
-        refusal.
+    def answered(
+        self,
+        now: Nanos,
+        status: int,
+        total: Nanos,
+        slo: Nanos = 0,
+        count: int = 1,
+        reason: RefusalReason = RefusalReason.OTHER,
+        broken: bool = False,
+    ) -> None:
+        """Count ``count`` requests that are answered with ``status``.
+
+        ``total`` is the sum of their times from arrival to response. An ``slo`` of 0 means that the SLO is unknown.
+        ``reason`` is used only if ``status`` means a refusal. ``broken`` means that a promise is broken.
         """
+        self.recent.answered(now, status, total, slo, count, broken)
         self.answers[status] = self.answers.get(status, 0) + count
         if status == Status.SUCCESS:
             self.succeeded_ns += total
@@ -160,7 +185,7 @@ class Tally:
         if model is None:
             self.count_without_model(status, count)
             return
-        self.of(model.name).answered(status, 0, count, RefusalReason.SERVER_OVERLOADED)
+        self.of(model.name).answered(now, status, 0, count=count, reason=RefusalReason.SERVER_OVERLOADED)
         self.demand.add(model.name, 0, now, count)
 
     def forget(self, model: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clockwork.access import Access, Right, Tokens, needed_for, permission_error
-from clockwork.clock import Clock, MonotonicClock
+from clockwork.clock import Clock, MonotonicClock, with_time
 from clockwork.controller.catalog import Catalog
 from clockwork.controller.checking import check_infer
 from clockwork.controller.config import ControllerConfig
@@ -156,8 +156,7 @@ class ControllerHost:
         self._clients: dict[int, Connection | LocalClient] = {}
         self._client_ids: dict[Connection, int] = {}
         self._rights: dict[Connection, Right] = {}  #: the rights of each client's connection
-        self._last_client = 0
-        self._drained = asyncio.Event()
+        self._last_client, self._drained = 0, asyncio.Event()
         self._response_log = ResponseLog(log)
         loop = asyncio.get_running_loop()
         self.reception = Reception(
@@ -169,7 +168,8 @@ class ControllerHost:
             throttle=self._machine.throttle,
             model=self._machine.catalog.find,
         )
-        self._native_inbox = NativeInbox(self.reception, config.controller, self._machine.refuse_full, self._take_in)
+        refuse_full = with_time(self._clock, self._machine.refuse_full)
+        self._native_inbox = NativeInbox(self.reception, config.controller, refuse_full, self._take_in)
         self.repositories: Final = ModelRepositories(config.repository, self._machine.paths_in_use)
         self._loads_by_name = LoadsByName(self.repositories, self._handle_request, self._respond)
         self._failure: asyncio.Future[None] = loop.create_future()
@@ -251,7 +251,7 @@ class ControllerHost:
         self._last_client += 1
         client_id = self._last_client
         send = partial(self._handle_request, client_id, shared=shared)
-        check = partial(self._machine.refuse_early, client_id)
+        check = partial(with_time(self._clock, self._machine.refuse_early), client_id)
         client = LocalClient(send, partial(self._client_left, client_id), check)
         self._clients[client_id] = client
         return client

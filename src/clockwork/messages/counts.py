@@ -96,6 +96,32 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     refusals: dict[str, int] = {}
 
 
+class RecentCounts(Struct, frozen=True, array_like=True, gc=False):
+    """The requests of one model that were answered in a recent window of time. Times are in nanoseconds.
+
+    - ``window``: length of the window
+    - ``per_second``: number of answered requests per second, whatever the outcomes are
+    - ``in_time``, ``late``, ``refused``, ``failed``, ``cancelled``: number of requests for each outcome
+    - ``broken_promises``: number of requests that were admitted and did not succeed in time
+    - ``p50``, ``p99``: percentiles of the time from arrival to response, for requests in time and late requests; 0 if
+      there were none. The values are at most 10 per cent too large.
+    - ``min_slo``, ``max_slo``: the shortest and the longest SLO of the requests; 0 if no SLO is known
+    """
+
+    window: Nanos = 0
+    per_second: float = 0.0
+    in_time: int = 0
+    late: int = 0
+    refused: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    broken_promises: int = 0
+    p50: Nanos = 0
+    p99: Nanos = 0
+    min_slo: Nanos = 0
+    max_slo: Nanos = 0
+
+
 class ModelDemand(Struct, frozen=True, array_like=True, gc=False):
     """The rate of recent requests for a model with one SLO. Refused requests count too.
 

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from clockwork.messages.counts import DeviceCounts, ModelCounts, ModelDemand
+from clockwork.messages.counts import DeviceCounts, ModelCounts, ModelDemand, RecentCounts
 from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import DEFAULT_VERSION, GPUInfo, ModelInfo
@@ -285,6 +285,8 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     - ``default_slo``: the SLO of requests that set none; 0 if it is unknown
     - ``demand``: the recent requests per second for each SLO
     - ``default``, ``labels``: as in `ModelSummary`
+    - ``last_10_s``, ``last_5_min``: the requests that were answered recently. The other counts begin with the
+      controller's start.
     """
 
     info: ModelInfo
@@ -304,6 +306,8 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     demand: tuple[ModelDemand, ...] = ()
     default: bool = True
     labels: tuple[str, ...] = ()
+    last_10_s: RecentCounts = RecentCounts()
+    last_5_min: RecentCounts = RecentCounts()
 
 
 class VersionStatus(Struct, frozen=True, array_like=True):
