@@ -73,7 +73,10 @@ def _one_line(text: str) -> str:
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Report a defect of Clockwork in one line. Ctrl-C before a command has started is not a defect."""
+    """Report an unexpected exception in one line, as a defect of Clockwork.
+
+    Ctrl-C before a command has started is no defect.
+    """
     if issubclass(kind, KeyboardInterrupt):
         return
     text = _one_line(f"{kind.__name__}: {error}")

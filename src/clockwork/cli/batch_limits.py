@@ -13,7 +13,7 @@ from clockwork.units import show_duration
 def batch_limit(profile: ModelProfile) -> str:
     """Return, as text, the largest batch size of a model and the reason for this limit.
 
-    If the model was not measured, return the reason for that. If no batch size is missing, return an empty text.
+    If the model was not measured, the text explains why. If all batch sizes are in use, the text is empty.
     """
     if profile.unmeasured:
         return f"not measured yet: {profile.unmeasured}"
@@ -28,7 +28,7 @@ def batch_limit(profile: ModelProfile) -> str:
 
 
 def batch_limit_lines(models: Iterable[ModelStatus]) -> Iterator[str]:
-    """Yield a line for each limit, with the number of models that have this limit."""
+    """Yield one line for each different limit text, with the number of models that share the text."""
     by_limit: dict[tuple[str, str], list[str]] = {}
     for model in models:
         if model.unbatched:

@@ -52,10 +52,10 @@ def reload(
     tls_key: ClientTlsKey = None,
     token_file: ClientTokenFile = None,
 ) -> None:
-    """Load a model again whose files have changed, and replace the served versions when it is ready.
+    """Load a model again from its changed files. When the new load is ready, it replaces the served versions.
 
-    If the server has a model repository, the versions come from it. If the load fails, the earlier versions go on
-    serving.
+    If the server has a model repository, the repository decides which versions are loaded. If the load fails, the
+    earlier versions continue to serve.
     """
     from clockwork.client import Client
 

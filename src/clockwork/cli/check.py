@@ -52,7 +52,7 @@ MAX_SAMPLES: Final = 10
 """Largest number of samples of each measurement."""
 
 BUDGET: Final = 1.0
-"""Time in seconds after which a measurement ends, if it has `MIN_SAMPLES` samples."""
+"""Time in seconds after which a measurement ends, if it has at least `MIN_SAMPLES` samples."""
 
 
 # -------------------------------------------------------------------------------------------------- check-env
@@ -106,7 +106,7 @@ def exit_code(findings: "Sequence[Finding]", strict: bool) -> int:
 
 
 def describe_findings(findings: "Sequence[Finding]") -> "Iterable[Listing | str]":
-    """Yield a table of all findings, the costs and fixes (worst finding first), and the number of findings by level."""
+    """Yield a table of all findings, then the cost and fix of each (worst first), then the number of each level."""
     from clockwork.cli.output import table
     from clockwork.environment.findings import UNKNOWN, Level
 
@@ -146,10 +146,10 @@ def check_model(
     allow_links_to: AllowLinksTo = None,
     json: AsJson = False,
 ) -> None:
-    """Load and execute a model, and show its inputs, outputs, weights, load time, and the time of each batch size.
+    """Load and execute a model, and show its inputs, outputs and weights, and the times of its load and batch sizes.
 
-    The command needs no server. The output shows the inputs with which the model was measured, and the inputs that
-    it refused. --no-batching, --allow-batching and --model-shape accept the name that serve would give the model.
+    The command needs no server. The output shows the inputs with which the model was measured, and the inputs that the
+    model refused. --no-batching, --allow-batching and --model-shape accept the name that serve would give the model.
     """
     from clockwork.cli.batch_limits import batch_limit
     from clockwork.cli.models import common_root, model_shapes, parse_model
@@ -216,7 +216,7 @@ def _describe_model(checked: "CheckedModel") -> "Iterator[Listing | str]":
 
 
 def _describe_example(checked: "CheckedModel") -> "Iterator[str]":
-    """Yield the inputs that the model was measured with, and those that it refused."""
+    """Yield lines about the inputs with which the model was measured, and about the inputs that the model refused."""
     example = checked.info.example
     if example is None:
         return

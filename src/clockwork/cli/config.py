@@ -51,7 +51,7 @@ def config(
 ) -> None:
     """Show the effective configuration of a command and the source of each value, and check it.
 
-    The output is a valid configuration file. The command itself is not run. The exit code is 2 if an option is wrong,
+    The output is a valid configuration file. The shown command is not run. The exit code is 2 if an option is wrong,
     and 1 for other errors.
     """
     commands = _commands(ctx)
@@ -141,7 +141,7 @@ def _json_values(values: _Effective) -> dict[str, Any]:
 
 
 def _unread_variables(command: str, values: _Effective) -> list[str]:
-    """Return a comment for each environment variable that has the command's prefix but matches no option."""
+    """Return a TOML comment for each environment variable that has the command's prefix but matches no option."""
     prefix = f"{prefix_of(command)}_"
     known = [variable_of(command, param) for param, _, _ in values]
     unread = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)

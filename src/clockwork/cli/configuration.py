@@ -2,8 +2,8 @@
 
 Each command of the class `ConfiguredCommand` has a table in the file. The table's name is the name of the command. A
 command's table has a key for each option and argument. The key and the environment variable are derived from the
-option's name, so a new option needs no code here. Flags have precedence over the environment, which has precedence over
-the file, which has precedence over defaults. Typer implements this order.
+option's name, so a new option needs no code here. If an option is set in several places, the order of precedence is:
+flag, environment, file, default. Typer implements this order.
 """
 
 import json
@@ -24,7 +24,7 @@ from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Byt
 Parameter: TypeAlias = TyperOption | TyperArgument
 
 CONFIG_VARIABLE: Final = "CLOCKWORK_CONFIG"
-"""Environment variable with the path of the file. This variable is used if ``--config`` is not given."""
+"""Environment variable with the path of the file. The program uses this variable if ``--config`` is not given."""
 
 MAX_FILE_BYTES: Final[Bytes] = MIB
 """Size in bytes of the largest configuration file."""
@@ -54,7 +54,10 @@ class ConfiguredCommand(TyperCommand):
                 param.show_envvar = False  # type: ignore[attr-defined] # the docs describe one rule for all variables
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments. An error names the key or the environment variable with the wrong value."""
+        """Parse the arguments.
+
+        If a value from the file or the environment is wrong, the error names its key or variable.
+        """
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
@@ -90,7 +93,7 @@ def is_configurable(param: Parameter) -> bool:
 def environment_of_children() -> dict[str, str]:
     """Return this process's environment without the variables that configure commands.
 
-    The worker process of ``serve`` gets this environment, because only its arguments configure it.
+    The worker process of ``serve`` gets this environment, so that only its arguments configure it.
     """
     prefixes = tuple(f"{prefix_of(command)}_" for command in ("serve", "controller", "worker"))
     return {
@@ -238,7 +241,7 @@ def is_dry_run(ctx: typer.Context | None = None) -> bool:
 
 
 def set_dry_run(ctx: typer.Context) -> None:
-    """Make commands that run in this context stop after they have checked their options."""
+    """Make the commands of this context stop after they have checked their options."""
     ctx.meta[_DRY_RUN] = True
 
 
@@ -252,10 +255,10 @@ def _current_context() -> typer.Context | None:
 
 
 def parser_input(param: Parameter, value: Any) -> Any:
-    """Convert a value from a TOML file to the form that the parameter's own parser expects.
+    """Convert a value from a TOML file to the form that the parser of the parameter expects.
 
     Raises:
-        ValueError: the value has a wrong type. The text contains the value and the right type.
+        ValueError: the value has a wrong type. The message contains the value and the expected type.
     """
     if param.nargs != 1 or getattr(param, "multiple", False):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):

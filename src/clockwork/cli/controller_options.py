@@ -1,4 +1,4 @@
-"""Options of a controller, which ``serve`` and ``controller`` share: ports, decisions and shutting down."""
+"""Options of a controller, for the commands ``serve`` and ``controller``: ports, decisions and shutting down."""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias

@@ -42,7 +42,7 @@ LINE_EVERY: Final = 2.0
 """Time in seconds between two log lines about the progress of a stage."""
 
 HINT_AFTER: Final = 3.0
-"""Time in seconds without progress after which the log reports the event for which the server waits."""
+"""Time in seconds without progress after which the log reports what the server is waiting for."""
 
 log = logging.getLogger("clockwork.cli")
 
@@ -68,7 +68,7 @@ def controller_config(
     verify_batches: float,
     **settings: Any,
 ) -> ControllerConfig:
-    """Return the configuration of a controller. ``settings`` are further fields of `ControllerConfig`."""
+    """Return the configuration of a controller. ``settings`` contains values for other fields of `ControllerConfig`."""
     return ControllerConfig(
         default_slo=slo,
         model_slos=model_slos,
@@ -122,7 +122,7 @@ def run_controller(
 
 @asynccontextmanager
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
-    """Start a controller, and close it when the context ends. Within the context, garbage collection is limited."""
+    """Start a controller, and close it when the context ends. In the meantime, garbage collection is restricted."""
     allow_connections(config.max_connections or max(MAX_CONNECTIONS, HTTP.max_connections))
     with steady_timing():
         host = ControllerHost(config, scheduler)

@@ -1,9 +1,9 @@
 """The duties of process 1 of a container.
 
-The kernel makes process 1 the parent of every orphan, so process 1 must reap orphans. The kernel also ignores a signal
-that process 1 does not handle, so a second Ctrl-C would not end it. If this program is process 1, it therefore
-continues in a child process. Process 1 only forwards signals to the child, reaps the processes that end, and ends with
-the child.
+The kernel makes process 1 the parent of every orphan, so process 1 must reap orphans. The kernel also ignores signals
+that process 1 does not handle, so a second Ctrl-C would not end process 1. Therefore, if this program is process 1, it
+continues in a child process. Process 1 then only forwards signals to the child and reaps processes. Process 1 ends when
+the child ends.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Reads a model's inputs from .npy files, .json files and images.
 
-The model's description of an input defines the type and the rank of the array. Numbers are converted to this type if
-the conversion loses nothing except precision. A missing batch dimension is added. Errors name the file.
+The model's description of an input defines the type and the number of dimensions of the array. Numbers are converted to
+this type if the conversion loses nothing except precision. A missing batch dimension is added. Errors name the file.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ CHANNELS: Final = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def read_inputs(model: ModelSummary, files: Sequence[str]) -> dict[str, Array]:
-    """Read all inputs of a model from files. Each text in ``files`` is ``FILE`` or ``NAME=FILE``.
+    """Read all inputs of a model from files. Each element of ``files`` is ``FILE`` or ``NAME=FILE``.
 
     Raises:
         InvalidRequestError: a file cannot be read, its content does not fit, or an input is missing or given twice.

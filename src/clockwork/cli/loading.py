@@ -11,7 +11,7 @@ from clockwork.errors import ServerError
 from clockwork.messages.requests import ServerStatus
 
 REPORT_EVERY: Final = 2.0
-"""Time in seconds between two requests for the server's status."""
+"""Time in seconds between two queries of the server's status."""
 
 
 async def load_with_progress(client: AsyncClient, loading: Coroutine[Any, Any, list[str]], timeout: float) -> list[str]:

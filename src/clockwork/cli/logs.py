@@ -1,7 +1,7 @@
-"""Configures the log on stderr, which has lines of text for people, or lines of JSON for programs.
+"""Configures the log on stderr. The log has lines of text for people, or lines of JSON for programs.
 
-In JSON mode every line of stderr is a JSON document. These documents include warnings, uncaught exceptions, and the
-last line of a command that fails.
+In JSON mode, every line of stderr is a JSON document. This includes warnings, uncaught exceptions, and the error of a
+command that fails.
 """
 
 import json
@@ -75,7 +75,10 @@ def report(error: str) -> None:
 
 
 def warn_at_start(text: str) -> None:
-    """Log a warning as soon as the log is started. Code that runs before the start of the log uses this function."""
+    """Store a warning until the log starts, and log it then.
+
+    Code that runs before the start of the log uses this function.
+    """
     _at_start.append(text)
 
 
@@ -101,7 +104,7 @@ def start_log(level: str, log_format: str) -> "Console":
         else:
             handler.setFormatter(plain)
         logging.basicConfig(level=level.upper(), handlers=[handler])
-    if level == "info":  # suppresses the lines about clients that connect and disconnect
+    if level == "info":  # these loggers report each client that connects or disconnects
         for name in ("asyncio", "clockwork.link"):
             logging.getLogger(name).setLevel(logging.WARNING)
     log.info("clockwork %s begins", __version__, extra=event_fields("start", version=__version__, pid=os.getpid()))

@@ -62,7 +62,7 @@ def export(
         typer.Option(
             "--batch/--no-batch",
             show_default="if the module allows it",
-            help="Make the first dimension free so that requests can be batched, or keep it fixed.",
+            help="Make the first dimension free, so that requests can be batched, or keep it fixed.",
         ),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Convert weights, inputs and outputs to 16 bits.")] = False,

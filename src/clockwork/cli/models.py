@@ -43,7 +43,7 @@ _MODEL: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]*)=)?(.+?)(?::(\d{1,9}
 
 
 class NamedModel(Struct, frozen=True):
-    """A model on the command line. ``path`` is absolute, and the file or directory exists."""
+    """A model on the command line. ``path`` is the absolute path of an existing file or directory."""
 
     path: Path
     name: str
@@ -77,7 +77,7 @@ def parse_remote_model(text: str) -> LoadSpec:
 
 
 def common_root(models: Sequence[NamedModel]) -> Path:
-    """Return the innermost directory that contains all models.
+    """Return the deepest directory that contains all models.
 
     If a model is a link, its target must be inside the directory too.
     """
@@ -86,7 +86,10 @@ def common_root(models: Sequence[NamedModel]) -> Path:
 
 
 def link_policy(root: Path, specs: Iterable[LoadSpec], targets: Iterable[Path]) -> LinkPolicy:
-    """Return the policy on links for the models of a command. ``targets`` are the values of ``--allow-links-to``."""
+    """Return the policy that decides which links the worker may follow.
+
+    ``targets`` are the values of ``--allow-links-to``.
+    """
     paths = (root / spec.path for spec in specs)
     named = sorted({path if path.is_dir() else path.parent for path in paths})
     return LinkPolicy(tuple(named), tuple(target.absolute() for target in targets))
@@ -110,7 +113,7 @@ def load_specs(models: Sequence[NamedModel], root: Path) -> tuple[LoadSpec, ...]
 
 
 def check_specs(specs: Sequence[LoadSpec]) -> tuple[LoadSpec, ...]:
-    """Return the specs if they can all be loaded on one server.
+    """Return the specs unchanged, if one server can load all of them.
 
     Raises:
         typer.BadParameter: two models have the same name, or a model has too many copies.
@@ -156,7 +159,7 @@ def model_slos(texts: Iterable[str] | None, specs: Iterable[LoadSpec] | None = N
 
 
 def batching_names(names: list[str] | None, specs: tuple[LoadSpec, ...], option: str) -> tuple[str, ...]:
-    """Check and return the names of models that ``--no-batching`` or ``--allow-batching`` has as values.
+    """Check and return the model names that ``--no-batching`` or ``--allow-batching`` has as values.
 
     Raises:
         typer.BadParameter: no model has the name.
@@ -208,7 +211,7 @@ def check_emulated(devices: int | None, profiles: Sequence[str] | None) -> None:
 
 
 def emulated_models(profiles: Sequence[str] | None) -> dict[str, PacedModel]:
-    """Return the models that emulated devices can load. The key is the model's path, which is also its name.
+    """Return the models that emulated devices can load. The key is the model's path, which is the name of its profile.
 
     Raises:
         typer.BadParameter: a profile is neither built in nor a file, or two profiles have the same name.

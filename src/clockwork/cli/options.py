@@ -18,7 +18,7 @@ LOG_FORMATS: Final = (logs.HUMAN, logs.JSON)
 
 
 def examples(*lines: str) -> str:
-    """Return the last part of a command's help, which has an example of the command's use on each line."""
+    """Return the last part of a command's help text. Each of its lines is an example of the command's use."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 

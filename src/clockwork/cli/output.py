@@ -17,10 +17,10 @@ from clockwork.state import Predictions
 from clockwork.units import show_duration
 
 Summaries = dict[str, PredictionSummary]
-"""A summary of prediction errors for each kind of action."""
+"""Maps a kind of action to a summary of its prediction errors."""
 
 PIPED_WIDTH: Final = 120
-"""Width of tables with many columns, in characters, if stdout is not a terminal."""
+"""Width in characters of tables with many columns, if stdout is not a terminal."""
 
 MAX_WIDTH: Final = 10_000
 """Width of a table that has no limit."""
@@ -66,7 +66,7 @@ class Listing(Struct, frozen=True):
     drop: tuple[str, ...] = ()
 
     def fitted(self, console: Console) -> Table:
-        """Return the table for the width of a console. The caption names the columns that are left out."""
+        """Return a table that is as wide as the console allows. Its caption names the columns that are left out."""
         kept = [
             (number, header)
             for number, header in enumerate(self.columns)
@@ -113,8 +113,8 @@ class Listing(Struct, frozen=True):
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], drop: Sequence[str] = ()) -> Listing:
     """Return a table that adapts to the screen. A column whose header begins with ``>`` is aligned to the right.
 
-    If the table is wider than the screen, the columns in ``drop`` are left out in this order until the table fits.
-    Columns that contain only zeros are left out before the others. The first column is never cut. Empty columns are not
+    If the table is wider than the screen, columns are left out until the table fits. These are the columns in ``drop``,
+    in this order; but columns that contain only zeros go first. The first column is never cut. Empty columns are not
     shown.
     """
     return Listing(title, tuple(columns), tuple(tuple(map(str, row)) for row in rows), tuple(drop))
@@ -128,7 +128,8 @@ def show(*items: Listing | str) -> None:
     """Print tables and lines of text.
 
     On a terminal, tables are at most as wide as the terminal. If stdout is not a terminal, tables that can leave out
-    columns are at most `PIPED_WIDTH` wide, unless the variable COLUMNS sets another width. Other tables have no limit.
+    columns are at most `PIPED_WIDTH` wide. The environment variable COLUMNS can set a different width. Tables that
+    cannot leave out columns have no limit.
     """
     console = Console(highlight=False, markup=False)
     for number, item in enumerate(items):
@@ -156,7 +157,7 @@ def screen_height() -> int:
 def limited(rows: Sequence[Row], limit: int) -> Sequence[Row]:
     """Return all rows if there are at most ``limit`` rows. Otherwise return the first ``limit - 1`` rows.
 
-    The last line of the screen then remains free for the number of rows that are not shown.
+    In the second case, one line of the screen remains free, for the number of rows that are not shown.
     """
     return rows if len(rows) <= limit else rows[: max(1, limit - 1)]
 
@@ -164,8 +165,9 @@ def limited(rows: Sequence[Row], limit: int) -> Sequence[Row]:
 def fold_copies(names: Iterable[tuple[str, Hashable]]) -> list[tuple[str, list[str]]]:
     """Combine the copies of a model, ``NAME-1`` to ``NAME-N``, into one entry.
 
-    ``names`` are pairs of a name and a key. Only names with equal keys are combined. The result has a label for each
-    entry, such as ``NAME-1..15``, and the names of the entry. The entries have the order of their first names.
+    ``names`` are pairs of a name and a key. Only names with equal keys are combined. Each entry of the result has a
+    label, such as ``NAME-1..15``, and the names that it stands for. The entries are sorted by the position of their
+    first name.
     """
     groups: dict[Hashable, list[str]] = {}
     for name, key in names:
@@ -192,7 +194,8 @@ def show_json(value: Any) -> None:
 def plain(value: Any) -> Any:
     """Return ``value`` with dicts in place of structs. A `Measurement` becomes its percentiles and samples.
 
-    Without this conversion, msgspec would write these structs as arrays, because the native protocol has arrays.
+    Without this conversion, msgspec would write these structs as arrays, because the native protocol encodes them as
+    arrays.
     """
     match value:
         case Measurement():
@@ -212,8 +215,8 @@ def plain(value: Any) -> Any:
 def device_predictions(server: ServerStatus) -> dict[str, Summaries]:
     """Return the prediction errors of each device.
 
-    The first entry, ``all``, contains the errors of the whole server. If there is only one device and its errors are
-    the same, the entry ``all`` is missing.
+    The first entry, ``all``, contains the errors of the whole server. If there is only one device, and its errors equal
+    those of the server, the entry ``all`` is missing.
     """
     by_device = {
         f"{worker.id}/gpu{device.gpu.id}": device.predictions
@@ -232,7 +235,7 @@ def model_predictions(server: ServerStatus) -> dict[str, Summaries]:
 
 
 def prediction_section(server: ServerStatus) -> dict[str, Any]:
-    """Return the section ``prediction`` of a JSON document with results."""
+    """Return the section ``prediction`` of the JSON document that contains the results of a run."""
     return {
         "all": server.predictions,
         "devices": device_predictions(server),
@@ -241,7 +244,9 @@ def prediction_section(server: ServerStatus) -> dict[str, Any]:
 
 
 def prediction_curves(predictions: Predictions) -> dict[str, dict[str, dict[str, list[tuple[float, float]]]]]:
-    """Return the distributions of prediction errors. A point of a distribution is a pair of milliseconds and share.
+    """Return the cumulative distributions of the prediction errors.
+
+    In a point (x, y), y is the share of errors up to x ms.
 
     The keys of the three levels are the kind of action, the predicted quantity, and ``over`` or ``under``.
     """
@@ -263,7 +268,7 @@ def _rounded(steps: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def prediction_table(first_column: str, summaries: dict[str, Summaries]) -> Listing | None:
-    """Return a table with a row for each entry and kind of action, or None if there are no rows."""
+    """Return a table with a row for each entry of ``summaries`` and kind of action, or None without rows."""
     rows = [
         (name, kind, *_prediction_cells(summary))
         for name, by_kind in summaries.items()

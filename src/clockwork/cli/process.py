@@ -1,7 +1,7 @@
 """Runs the process of a command that serves until it is stopped: its signals, its tasks and its parent process.
 
-SIGINT, SIGTERM and SIGHUP shut the command down. The command finishes the work that it has begun, and exits with code
-0. A second signal ends the process at once, because it is not handled.
+SIGINT, SIGTERM and SIGHUP shut the command down. The command finishes the work that has begun, and exits with code 0. A
+second signal ends the process at once, because the program does not handle the second signal.
 """
 
 import asyncio
@@ -18,22 +18,23 @@ from clockwork.cli import logs
 from clockwork.host.log_events import event_fields
 
 GRACE: Final = 5.0
-"""Time in seconds in which a process must end after a request to end. After this time, the process is killed."""
+"""Time in seconds that a process has to end after SIGTERM. After this time, the process is killed."""
 
 LIBRARY_CACHES: Final = {"CUDA_CACHE_PATH": "cuda", "MPLCONFIGDIR": "matplotlib"}
 """Environment variables of libraries, and the subdirectories of Clockwork's cache to which they are set.
 
-If the variables are not set, these libraries write to ``~/.nv`` and to ``~/.config``.
+Without these variables, the libraries would write to ``~/.nv`` and to ``~/.config``.
 """
 
 log = logging.getLogger("clockwork.cli")
 
 _parent_is_watched: Final = threading.Event()
-"""Set in a process that ends with its parent. The parent logs the reason, so this process does not log the signal."""
+"""Set if this process ends when its parent ends. The parent logs why it ends, so this process does not log the signal.
+"""
 
 
 class Shutdown:
-    """Holds an optional function, which is called after a signal and before the process's work is cancelled."""
+    """Holds an optional function. After a signal, the function is called before the process's work is cancelled."""
 
     def __init__(self) -> None:
         """Start without a function that is called after a signal."""
@@ -118,7 +119,7 @@ def log_failure(error: BaseException) -> None:
 
 
 def _log_errors_only() -> None:
-    """Log only errors after this call, because connections are lost during a shutdown."""
+    """Log only errors after this call. Lost connections are normal during a shutdown and need no log lines."""
     logging.getLogger("clockwork").setLevel(logging.ERROR)
 
 

@@ -187,7 +187,10 @@ def infer(
 
 
 def is_version(summary: "ModelSummary", version: str) -> bool:
-    """Return whether a version's number or label is ``version``; an empty text means the default version."""
+    """Return whether ``version`` is the number or a label of a served version.
+
+    An empty ``version`` means the default version.
+    """
     return version in (summary.version, *summary.labels) if version else summary.default
 
 
@@ -207,7 +210,8 @@ def status(
     The output fits on one screen. Copies of a model share a line. If there are too many models, only the models with
     the most requests are shown. With --all, every model and device has a line.
 
-    The server answers in every stage. A time is the p99 for one request, unless a batch size is shown.
+    The server answers in every stage. Each time is the 99th percentile for a batch of one request, unless a batch size
+    is shown.
 
     The prediction errors (--errors, --by-model) compare the predicted start, duration and end of each load and infer
     action with the measured values.

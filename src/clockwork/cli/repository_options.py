@@ -128,7 +128,7 @@ class RepositoryOptions(Struct, frozen=True):
             )
 
     def version_labels(self) -> dict[str, dict[str, str]]:
-        """Return a table for each model name, which maps the model's labels to versions.
+        """Return, by model name, a table that maps the model's labels to versions.
 
         Raises:
             typer.BadParameter: a label is wrong.
@@ -195,7 +195,7 @@ class StartModels(Struct, frozen=True):
 
     - ``specs``: the models to load
     - ``unusable``: models that cannot be loaded, with the reasons
-    - ``config``: configures the reading of the repositories; None without repositories
+    - ``config``: how the repositories are read, or None if there are no repositories
     """
 
     specs: tuple[LoadSpec, ...] = ()

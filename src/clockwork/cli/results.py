@@ -6,7 +6,7 @@ from typing import Any, Final
 from clockwork.cli.output import Listing, limited, prediction_table, show, table
 
 MAX_STREAM_ROWS: Final = 12
-"""Largest number of streams that are shown for one run. The JSON contains all streams."""
+"""Largest number of request streams that the table shows for one run. The JSON contains all streams."""
 
 Format = Callable[[Any], str]
 
@@ -47,7 +47,7 @@ COLUMNS: Final[tuple[tuple[str, str, Format], ...]] = (
 )
 """The columns of the table of results.
 
-Each column has a key of a row in the JSON, a header, and a function that formats a value.
+Each column has a key, which the rows of the JSON use, a header, and a function that formats a value.
 """
 
 OTHER_OUTCOMES: Final = (
@@ -56,7 +56,9 @@ OTHER_OUTCOMES: Final = (
     ("late", "late"),
     ("failed", "failed"),
 )
-"""The outcomes of requests that were not in time. Each has a key of a row in the JSON, and a name for people."""
+"""The outcomes of requests that were not in time. Each outcome has a key, which the rows of the JSON use, and a name
+for people.
+"""
 
 DROP: Final = (
     "simulated/s",
@@ -116,10 +118,10 @@ def _warnings(results: dict[str, Any]) -> Iterator[str]:
 
 
 def show_needed_devices(results: dict[str, Any], target: float) -> None:
-    """Print the smallest number of devices that suffices, if the runs have different numbers of devices.
+    """If the runs have different numbers of devices, print the smallest number of devices that suffices.
 
-    A number suffices if at least the share ``target`` of the requests is in time, with this number of devices and with
-    every larger number.
+    A number suffices if, with this number and with every larger number of devices, at least the share ``target`` of the
+    requests is in time.
     """
     runs: dict[tuple[float | None, float], list[dict[str, Any]]] = {}
     for row in results["rows"]:
@@ -143,10 +145,10 @@ def show_needed_devices(results: dict[str, Any], target: float) -> None:
 
 
 def _shown_rows(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows that are shown, and the number of the other rows.
+    """Return the rows to show, and the number of rows that are left out.
 
-    If there are several runs with many streams, each run has one row. If there is one run, its streams with the most
-    requests are shown.
+    If there are several runs with many streams, the table has one row for each run. If there is only one run, the table
+    shows the streams with the most requests.
     """
     runs = [number for number, row in enumerate(rows) if row["stream"] == "all"]
     if len({rows[number].get("devices") for number in runs}) > 1:

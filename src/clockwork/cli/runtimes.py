@@ -1,8 +1,8 @@
 """Creates the runtimes and devices that ``--runtime`` and ``--device`` choose.
 
 PyTorch and NVIDIA's libraries are optional dependencies. Such libraries are imported only when a runtime needs them.
-`check_torch` looks for PyTorch without importing it. One runtime gets all memory of a GPU, because a weights cache
-counts all of this memory. The runtime of a worker with GPUs must therefore be known before the worker starts.
+`check_torch` looks for PyTorch without importing it. The weights cache of a GPU covers all free memory of the GPU, so
+only one runtime can use a GPU. The runtime of a worker with GPUs must therefore be known before the worker starts.
 """
 
 from collections.abc import Iterable
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 HOW_TO_INSTALL: Final = "pip install 'torch>=2.9'"
 
 PINNED_SHARE: Final = 0.5
-"""Default for the share of the free host memory that may be pinned for weights."""
+"""Share of the free host memory that may be pinned for weights by default."""
 
 
 class DeviceOptions(Struct, frozen=True):
-    """The kind of the devices, and sizes that apply only to GPUs. A size is None if its option is not given."""
+    """The kind of the devices, and the sizes of memory areas on GPUs. A size is None if its option is not given."""
 
     kind: str = "cpu"
     pinned: Bytes | None = None
@@ -60,7 +60,7 @@ class DeviceOptions(Struct, frozen=True):
             )
 
     def check_runtime(self, name: str) -> None:
-        """Check that a runtime uses all sizes that the command line sets.
+        """Check that the chosen runtime uses all sizes that the command line sets.
 
         Raises:
             typer.BadParameter: the runtime would ignore one of the sizes.

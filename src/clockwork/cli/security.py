@@ -18,7 +18,7 @@ from clockwork.net.tls import ServerTls, all_or_none, client_tls, server_tls
 from clockwork.units import MIB, Bytes
 
 TOKEN_VARIABLE: Final = "CLOCKWORK_TOKEN"
-"""Environment variable with a client's token. The variable is used if ``--token-file`` is not given."""
+"""Environment variable with a client's token. The program uses the variable if ``--token-file`` is not given."""
 
 WORKER_TOKEN_VARIABLE: Final = "CLOCKWORK_WORKER_TOKEN"
 """Environment variable with a worker's token. ``serve`` uses it to pass a token to its worker process."""
@@ -97,7 +97,7 @@ ClientTokenFile: TypeAlias = Annotated[
 
 
 class Credentials(NamedTuple):
-    """The files that the options for TLS and tokens name. The files authenticate a client and the controller."""
+    """The files that the options for TLS and tokens name. A client and the controller authenticate with these files."""
 
     tls_ca: Path | None = None
     tls_cert: Path | None = None
@@ -132,7 +132,7 @@ class Credentials(NamedTuple):
 
 
 class ClientPorts(TypedDict):
-    """The fields of `ControllerHostConfig` with the TLS settings and the tokens of the ports for clients."""
+    """TLS settings and tokens of the ports for clients. Each field is also a field of `ControllerHostConfig`."""
 
     tls: ServerTls | None
     access: Access

@@ -202,7 +202,7 @@ def serve(
     serves them until Ctrl-C or SIGTERM. When serving begins, it prints "clockwork is serving N models on HOST:PORT".
 
     On Ctrl-C or SIGTERM, the command answers all accepted requests within --drain-limit, and ends. A second Ctrl-C ends
-    it at once. The worker is a separate process, which is restarted whenever it dies, and ends with this command.
+    it at once. The worker is a separate process. It is restarted whenever it dies, and ends when this command ends.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
     from clockwork.cli.models import check_emulated
@@ -261,7 +261,7 @@ def serve(
 def _emulated(
     models: list[str], copies: int, devices: int, profiles: list[str], cache_size: Bytes | None
 ) -> "tuple[StartModels, tuple[LoadSpec, ...], WorkerOptions]":
-    """Return the models of repositories (none), the profiles to load as models, and the options of the worker."""
+    """Return no models of repositories, the profiles to load as models, and the options of the worker."""
     from clockwork.cli.models import emulated_models, emulated_pages, emulated_specs
     from clockwork.cli.worker_process import EmulatedWorker
 

@@ -13,7 +13,7 @@ from clockwork.net.address import Address
 from clockwork.units import Nanos
 
 MAX_RUNS: Final = 100
-"""Largest number of different device counts in one command."""
+"""Largest number of different device counts that one command simulates."""
 
 SIM_EXAMPLES: Final = examples(
     "clockwork sim experiments/osdi20/fig5.toml --seed 1 --json fig5.json --plots plots",
@@ -203,7 +203,7 @@ def load_test(
     """Run the workload of a scenario against a live server, in real time, and print the results.
 
     The server must serve models with the names in the scenario. Only the simulator uses the scenario's devices,
-    network, noise and faults. The latency of a request starts at the time at which it was due.
+    network, noise and faults. The latency of a request is measured from the time at which the request was due.
     """
     from clockwork.cli import simulation
     from clockwork.cli.results import show_results
@@ -223,7 +223,7 @@ def load_test(
 def factor_or_duration(text: str) -> tuple[float, Nanos | None]:
     """Parse a factor (``0.5x`` or ``0.5``) or a duration (``50ms``), and return the factor and the duration.
 
-    A duration has the factor 1. The duration of a factor is None.
+    For a duration, the factor is 1. For a factor, the duration is None.
     """
     if re.fullmatch(r"[0-9.eE+-]+x?", text.strip(), re.IGNORECASE):
         return factor(text), None

@@ -49,10 +49,10 @@ class Experiment(Struct, frozen=True):
     scenario: Scenario
     models: list[tuple[PacedModel, int]] | None
     traces: dict[str, list[str]]
-    load: float = 1.0  #: factor by which the scenario's load has already been multiplied
+    load: float = 1.0  #: the scenario's load is already multiplied by this factor
 
     def runs(self) -> list[tuple[float, Scenario]]:
-        """Return the runs of the sweep. The load of each run is a factor of the original load."""
+        """Return the runs of the sweep, each with its load. A load is a factor of the load in the scenario file."""
         return [(load * self.load, variant) for load, variant in variants(self.scenario)]
 
 
@@ -151,7 +151,7 @@ def _rows(simulation: Simulation, load: float, variant: Scenario, wall: float) -
 
 
 def _change_row(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns about the changes of a run."""
+    """Return the columns about changes of served models during a run."""
     return {
         "changes": summary["count"],
         "changes_failed": summary["failed"],
@@ -225,7 +225,7 @@ def run_live(
 ) -> dict[str, Any]:
     """Run the workload of all variants of a scenario against a live server.
 
-    The results have the same form as the results of `run`. The results lack entries that only a simulation has.
+    The results have the same form as the results of `run`, without the entries that only a simulation has.
     """
     from clockwork.client import AsyncClient
     from clockwork.client.load import LoadTest
@@ -351,7 +351,7 @@ def run_swarm(first: int, count: int, records: Path | None, *, overload: bool = 
 
 
 def _numbered(record: Record, run: int, load: float, variant: Scenario, seed: int) -> Record:
-    """Write a record of the start of a run. Return a function that adds the number of the run to each record."""
+    """Write a record of the start of a run. Return a function that writes records with the number of the run."""
     head = {"record": "run", "run": run, "name": variant.name, "scheduler": variant.scheduler, "seed": seed}
     record(head | {"slo_ms": variant.slo_ms, "load": load, "devices": variant.devices.count})
     return lambda entry: record({"run": run} | entry)

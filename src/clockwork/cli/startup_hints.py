@@ -1,11 +1,11 @@
-"""Texts about the event for which a server waits during start-up. The log, ``status`` and ``load`` show these texts."""
+"""Texts that explain what a server waits for during start-up. The log, ``status`` and ``load`` show these texts."""
 
 from clockwork.controller.stage import Stage
 from clockwork.messages.requests import Progress
 
 
 def waits_for(stage: str, progress: Progress) -> str:
-    """Return a text about the event for which the server waits in a stage.
+    """Return a text that explains what the server waits for in a stage.
 
     The text is empty if the server does not wait.
     """

@@ -1,4 +1,4 @@
-"""Options about the state directory, which ``serve`` and ``controller`` share, and the models that it restores."""
+"""Options for the state directory of ``serve`` and ``controller``, and the models that are restored from it."""
 
 import os
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ StateWait: TypeAlias = Annotated[
 
 
 class StateOptions(Struct, frozen=True):
-    """The values of the options, and the state that an earlier process stored, if there is one."""
+    """The values of the options, and the state that an earlier process stored in the directory, if there is any."""
 
     directory: Path | None
     wait: Nanos
@@ -72,7 +72,7 @@ class StateOptions(Struct, frozen=True):
         workers: int = 1,
         local: bool = True,
     ) -> "StartPlan":
-        """Return how a server starts with the models of its arguments and the stored models.
+        """Return how a server starts: with the models of its arguments, and with the stored models.
 
         Args:
             given: the models that the arguments name.
@@ -97,7 +97,7 @@ class StateOptions(Struct, frozen=True):
         if self.directory is None:
             return StartPlan(models, settings, {"repository": start.config})
         config = start.config
-        if config is not None:  # the files of load requests are kept for the models
+        if config is not None:  # with a repository configuration, the files of load requests are kept
             config = replace(config, durable=True, restored=tuple(spec.path for spec in models))
         return StartPlan(
             models, settings, {"repository": config, "state": StateConfig(self.directory.absolute(), arguments)}
@@ -115,7 +115,7 @@ class StateOptions(Struct, frozen=True):
             old, new = Path(before.root), Path(given.root)
             models_before = _rebased(models_before, old, new)
             models_saved = _inside(_rebased(models_saved, old, new), new)
-        if repository.control is ControlMode.POLL:  # the repositories decide which of their models are served
+        if repository.control is ControlMode.POLL:  # here the repositories decide which models are served
             models_before = _outside(models_before, root, repository.directories)
             models_saved = _outside(models_saved, root, repository.directories)
         return {

@@ -25,11 +25,11 @@ from clockwork.units import as_seconds, show_bytes, show_duration
 LINES_PER_TABLE: Final = 5
 """Number of lines of a table that are not rows.
 
-These lines are a blank line, the title, the header, the line under the header, and the line about further rows.
+They are a blank line, the title, the header, the line under the header, and the line about rows that are left out.
 """
 
 MIN_ROWS: Final = 3
-"""Number of rows that each table may have, even on the smallest screen."""
+"""Number of rows that a table may have even on the smallest screen."""
 
 MAX_DEVICE_ROWS: Final = 8
 """Largest number of rows in the table of devices on one screen."""
@@ -160,7 +160,7 @@ def _device_rows(worker: WorkerStatus) -> Iterable[tuple[object, ...]]:
 
 
 def _label(model: ModelStatus) -> str:
-    """Return the name of a model, with the version if another version is the default."""
+    """Return the name of a model. The name includes the version unless this version is the default."""
     return model.info.name if model.default else f"{model.info.name}:{model.info.version}"
 
 

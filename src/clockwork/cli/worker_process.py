@@ -1,9 +1,9 @@
 """Runs the worker process of ``clockwork serve``. The worker is restarted when it dies, and ends when ``serve`` ends.
 
 If the first process exits with an error soon after its start, it has logged the reason, and ``serve`` ends too. If a
-process dies in any other case, it is restarted, and the server is not ready until then. A death soon after a restart is
-called quick. The wait before a restart doubles with each quick death in a row, up to `MAX_BACKOFF`. If the operator set
-``max_restarts``, ``serve`` ends after that number of restarts in a row.
+process dies in any other case, it is restarted, and the server is not ready until then. A death less than `QUICK`
+seconds after the start of the process is called quick. The wait before a restart doubles with each quick death in a
+row, up to `MAX_BACKOFF`. If the operator set ``max_restarts``, ``serve`` ends after that number of restarts in a row.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes, Nanos
 
 QUICK: Final = 10.0
-"""Run time in seconds below which a process's death counts as quick."""
+"""Time in seconds. If a process runs for less than this time, its death counts as quick."""
 
 FIRST_BACKOFF: Final = 0.1
 """Wait in seconds before the first restart. The wait doubles with each quick death."""
@@ -66,7 +66,7 @@ class Child:
         on_start: Callable[[int], None] = lambda pid: None,
         max_restarts: int | None = None,
     ) -> None:
-        """Create the object; `keep_running` starts the process.
+        """Prepare to run the command. `keep_running` starts the process.
 
         Args:
             command: the command line.
@@ -74,8 +74,7 @@ class Child:
             environment: variables that are added to this process's environment.
             descriptors: open files that the process inherits.
             on_start: called with the id of each process.
-            max_restarts: number of restarts in a row, each after a quick death, before `keep_running` fails; None: no
-                limit.
+            max_restarts: limit of restarts in a row after quick deaths; `keep_running` then fails. None means no limit.
         """
         self._command = tuple(command)
         self._cores = cores
@@ -157,7 +156,7 @@ class WorkerOptions(Protocol):
     """The interface of the options for the worker of ``clockwork serve``."""
 
     def arguments(self) -> list[str]:
-        """Return the arguments of ``clockwork worker``, except the controller's address and the log options."""
+        """Return the arguments for ``clockwork worker``, except the controller's address and the log options."""
         ...
 
     def claimed_cores(self, cores: Collection[int]) -> AbstractContextManager[CorePlan]:
@@ -246,7 +245,7 @@ def run_with_worker(
 ) -> None:
     """Run a controller in this process and a worker in a child process, until a signal arrives.
 
-    ``log_options`` are the level and the format of the log. `Child` describes ``max_restarts``.
+    ``log_options`` are the level and the format of the log. For ``max_restarts``, see `Child`.
 
     The worker runs until the controller has drained. This process claims the cores of the devices. Only the threads
     that execute models use these cores.
