@@ -22,10 +22,10 @@ from clockwork.state import ClockworkState, GPUState, PendingRequest
 from clockwork.units import Nanos, as_ms
 
 MAX_LOSSES: Final = 2
-"""Number of workers that may be lost while they have the same request.
+"""Number of workers that may be lost while they hold the same request.
 
-The first loss is unlikely to be the request's fault, so the request is tried once more. After the second loss, the
-request counts as the cause. If such a request was tried again and again, it could crash every worker.
+After the first loss, the request is tried once more, because it is unlikely to be the cause. After the second loss, the
+request is treated as the cause and is not tried again. Otherwise, one request could crash every worker.
 """
 
 RESULT_OF: Final[Mapping[type, type]] = {
@@ -33,14 +33,14 @@ RESULT_OF: Final[Mapping[type, type]] = {
     EvictWeights: EvictWeightsResult,
     Infer: InferResult,
 }
-"""The type of the result of an action that succeeded."""
+"""Maps the type of an action to the type of its result if the action succeeds."""
 
 
 def checked_result(state: ClockworkState, action: DeviceAction, result: Result) -> Result:
-    """Return the result if it is usable. Otherwise, return an `ErrorResult`.
+    """Return the result if it is usable. Otherwise, return an `ErrorResult` that states the fault.
 
-    A batch may have been sent before a check found that its model must not be batched. The result of such
-    a batch is unusable.
+    The result of a batch is also unusable if, since the batch was sent, a check has found that its model must not be
+    batched.
     """
     if isinstance(result, ErrorResult):
         return result
@@ -65,7 +65,7 @@ def checked_result(state: ClockworkState, action: DeviceAction, result: Result) 
 def count_loss(request: PendingRequest, worker_id: str) -> str:
     """Count a worker that was lost while it had a request.
 
-    Return why the request is not tried again. If the text is empty, the request is tried again.
+    Return why the request is not tried again, or an empty text if it is tried again.
     """
     request.losses += 1
     if request.losses < MAX_LOSSES:
@@ -77,7 +77,7 @@ def count_loss(request: PendingRequest, worker_id: str) -> str:
 
 
 def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, result: Result) -> None:
-    """Record how long an action took, and how wrong its prediction was."""
+    """Record how long an action took, and the errors of its predicted times."""
     model = state.models.get(action.model)
     gpu.compare(action, result, model)
     gpu.work.count(result)
@@ -95,7 +95,7 @@ def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, re
 
 
 def _overlap(timing: Timing, begin: Nanos, end: Nanos) -> Nanos:
-    """Return how much of a time span is between two moments."""
+    """Return how much of a time span lies between two moments."""
     return max(0, min(timing.end, end) - max(timing.begin, begin))
 
 

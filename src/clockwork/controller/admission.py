@@ -10,7 +10,7 @@ from clockwork.state import ModelState
 from clockwork.units import Nanos, show_duration
 
 MAX_KNOWN_INPUTS: Final = 4096
-"""Limit of the combinations of model and input specs for which a successful check is remembered."""
+"""Limit of the combinations of model and input specs that are remembered as checked."""
 
 
 class Admission:
@@ -26,7 +26,7 @@ class Admission:
         """Return the number of rows that the request adds to a batch, at least 1.
 
         Raises:
-            InvalidRequestError: the model does not take these inputs, or has no such output.
+            InvalidRequestError: the model does not take these inputs, or has no output with a requested name.
         """
         if request.outputs:
             known = [info.name for info in model.info.outputs]
@@ -45,9 +45,9 @@ class Admission:
         return batch_size
 
     def forget(self, model: str) -> None:
-        """Forget the checks of requests for the model.
+        """Forget which inputs of the model were found correct.
 
-        The caller does this when the model was removed, or when its measured batch sizes have changed.
+        Call this method when the model was removed, or when its measured batch sizes have changed.
         """
         for key in [key for key in self._batch_sizes if key[0] == model]:
             del self._batch_sizes[key]

@@ -1,7 +1,7 @@
 """Stores requests that arrive before the stage SERVING.
 
-A request waits until SERVING begins or its time-out passes. A request that states an SLO also waits no longer than its
-own deadline. Such an SLO counts from the request's arrival, because the client measures the response time from there.
+A request waits until SERVING begins or its time-out passes. If the request states an SLO, it waits at most until its
+deadline. Such an SLO counts from the request's arrival, because the client measures the response time from the arrival.
 The default SLO counts from the start of SERVING.
 """
 
@@ -20,11 +20,16 @@ from clockwork.messages.status import Status
 from clockwork.units import Bytes, Nanos, show_duration
 
 SPARE_EXPIRIES: Final = 1000
-"""Limit of the expiries whose requests no longer wait. Above this limit, these expiries are removed."""
+"""The heap of expiry times may contain this many entries of requests that no longer wait. Then these entries are
+removed.
+"""
 
 
 class _Buffered(Struct, frozen=True):
-    """A waiting request. ``deadline`` is None if the request does not state its SLO in nanoseconds."""
+    """A waiting request.
+
+    ``deadline`` is None if the request states no SLO, or an SLO that depends on the model's times.
+    """
 
     arrival: Nanos
     deadline: Nanos | None
@@ -38,7 +43,7 @@ class StartupBuffer:
         """Start empty. ``config`` contains the limits and the time-out."""
         self._config = config
         self._quota = Quota(config)
-        self._waiting: dict[int, _Buffered] = {}  #: requests by a running number
+        self._waiting: dict[int, _Buffered] = {}  #: requests by a number that counts up
         self._expiries: list[tuple[Nanos, int]] = []  #: heap of (time, number of the request)
         self._numbers: RequestTable[int] = RequestTable()
         self._last_number = 0
@@ -96,7 +101,7 @@ class StartupBuffer:
     def take_all(self) -> list[ClientRequest]:
         """Remove and return all requests, in order of arrival.
 
-        A request that states no SLO is returned without its arrival, so that its SLO counts from now.
+        If a request states no SLO, it is returned without its arrival time, so that its SLO counts from now.
         """
         events = [
             structs.replace(entry.event, arrival=entry.arrival if _states_slo(entry.event) else None)

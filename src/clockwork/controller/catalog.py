@@ -1,13 +1,14 @@
-"""Keeps the versions of all models, and finds the version that a request means.
+"""Keeps the versions of all models, and finds the version that serves a request.
 
 Theory of operation. A *version* is a model under a name and a version number. `VERSION_STATES` defines the states of a
-version. A version can be loaded several times. Inside the controller, each load has a *key*, which names its
-`ModelState` and its model on workers and devices. So two loads of the same version can exist at the same time: one that
-serves, and one that will replace it. The catalog records which load serves each version. An admitted request uses the
-load that serves its version at that moment, even if another load replaces this load later.
+version. A version can be loaded several times. Inside the controller, each load has a *key*. The key is the name of the
+load's `ModelState`, and of the model on workers and devices. So two loads of the same version can exist at the same
+time: one that serves, and one that will replace it. The catalog records which load serves each version. A request uses
+the load that serves its version when the request is admitted, even if a newer load replaces that load before the
+request is executed.
 
-A request without a version means the *default* version. The default is the promoted version while that version is
-ready. Otherwise, the default is the highest ready version.
+A request without a version gets the *default* version. The default is the promoted version while that version is ready.
+Otherwise, the default is the highest ready version.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,9 @@ from clockwork.state import ModelState
 from clockwork.units import Nanos
 
 MAX_UNAVAILABLE: Final = 1000
-"""Limit of versions that are listed as UNAVAILABLE. The oldest of these are forgotten."""
+"""Limit of versions that are listed as UNAVAILABLE. Above this limit, the versions that were unloaded first are
+forgotten.
+"""
 
 
 class VersionState(Enum):
@@ -64,7 +67,7 @@ VERSION_STATES: Final[Mapping[tuple[VersionState, VersionEvent], VersionState]] 
 
 
 class Version:
-    """One version of a model. ``model`` is the load that serves the version, or None while no load serves it."""
+    """One version of a model. ``model`` is the load that serves the version, or None if no load serves it."""
 
     __slots__ = ("model", "name", "number", "reason", "source", "state")
 
@@ -133,13 +136,17 @@ class Catalog:
         return [version.number for version in self.versions(name) if version.state is VersionState.READY]
 
     def retry_time(self, name: str) -> Nanos | None:
-        """Return `NO_RETRY` if start-up could not load or measure the model, and no version is ready; else None."""
+        """Return `NO_RETRY` if start-up could not load or measure the model and no version is ready.
+
+        Otherwise, return None.
+        """
         return NO_RETRY if name in self.broken and not self.ready(name) else None
 
     def sources(self, name: str) -> tuple[ModelVersion, ...]:
-        """Return the versions to load if the model is loaded again: the served versions, else the highest unloaded one.
+        """Return the versions that a reload loads: all served versions or, without any, the highest unloaded version.
 
-        If there is only one, and its number came from its path, the path decides the number again.
+        If the result is one version whose number was derived from its path, its number is left empty, so that the path
+        decides again.
         """
         versions = self.versions(name)
         chosen = [each for each in versions if each.model is not None]
@@ -161,7 +168,7 @@ class Catalog:
         return Status.UNKNOWN_MODEL, unknown_model(name, self._default)
 
     def names(self) -> dict[str, ModelState]:
-        """Return the models that serve requests without a version, by name. The caller must not change the dict."""
+        """Return the models that serve requests that name no version, by name. The caller must not change the dict."""
         return self._default
 
     def all_names(self) -> list[str]:
@@ -182,7 +189,7 @@ class Catalog:
         self._step(version, VersionEvent.LOAD)
 
     def serve(self, number: str, model: ModelState) -> ModelState | None:
-        """Let a load that is ready serve a version. Return the load that was replaced, or None."""
+        """Let a load that is ready serve a version. Return the load that it replaces, or None."""
         version = self._version(model.served_as, number)
         self._step(version, VersionEvent.READY)
         replaced, version.model, version.reason = version.model, model, ""
@@ -191,7 +198,10 @@ class Catalog:
         return replaced
 
     def fail(self, name: str, number: str, reason: str) -> None:
-        """Record that the load of a version failed. If an earlier load serves the version, it continues to serve."""
+        """Record that the load of a version failed.
+
+        If an earlier load serves the version, that load continues to serve.
+        """
         version = self._version(name, number)
         version.reason = reason
         self._step(version, VersionEvent.FAILED)
@@ -246,11 +256,11 @@ class Catalog:
         return () if labels is None else tuple(sorted(each for each in labels if labels[each] == version.number))
 
     def is_default(self, version: Version) -> bool:
-        """Return whether a version serves the requests without a version."""
+        """Return whether this version serves the requests that name no version."""
         return version.model is not None and self._default.get(version.name) is version.model
 
     def promoted(self, name: str) -> str:
-        """Return the version that was promoted. The text is empty if no version was promoted."""
+        """Return the number of the version that was promoted, or an empty text if no version was promoted."""
         return self._promoted.get(name, "")
 
     def all_labels(self) -> dict[str, dict[str, str]]:
@@ -258,7 +268,7 @@ class Catalog:
         return {name: dict(labels) for name, labels in self._labels.items() if labels}
 
     def all_promoted(self) -> dict[str, str]:
-        """Return the versions that were promoted by name."""
+        """Return the promoted versions by model name."""
         return dict(self._promoted)
 
     # --- helpers -----------------------------------------------------------------------------------------------------
@@ -274,7 +284,7 @@ class Catalog:
         version.state = VERSION_STATES[version.state, event]
 
     def _settle(self, name: str) -> None:
-        """Find the default version anew."""
+        """Determine the default version again after a change."""
         self.revision += 1
         self.served_revision += 1
         ready = self.ready(name)

@@ -1,4 +1,4 @@
-"""Checks the requests for loads and unloads of a server that serves, and makes their responses."""
+"""Checks requests to load and unload models while the server serves, and makes the responses to them."""
 
 from typing import Final
 
@@ -25,13 +25,13 @@ MAX_VERSIONS: Final = 100
 def versions_to_load(
     catalog: Catalog, pending: int, max_pending: int, request: LoadModelRequest
 ) -> tuple[str, tuple[ModelVersion, ...]]:
-    """Return the name and the versions that a request wants to be served.
+    """Return the model name and the versions that a load request asks the server to serve.
 
     Args:
         catalog: the models.
         pending: number of changes that are pending.
         max_pending: limit of the pending changes.
-        request: the request. A request without a path and without versions means the paths of the last load.
+        request: the request. Without a path and without versions, the paths of the model's last load are used.
 
     Raises:
         InvalidRequestError: the request is wrong, or too many changes are pending.
@@ -57,7 +57,7 @@ def versions_to_load(
 
 
 def copies_of(catalog: Catalog, name: str) -> list[str]:
-    """Return the names of the copies that were loaded under a name at start-up. There may be none."""
+    """Return the names of the copies that were loaded under a name at start-up, or an empty list."""
     if name in catalog.names():
         return []
     return [other for other, model in catalog.names().items() if model.info.load == name]

@@ -51,26 +51,24 @@ Commands: TypeAlias = list[ControllerCommand]
 ChangeRequest: TypeAlias = LoadModelRequest | UnloadModelRequest
 
 LOADS_PER_WORKER: Final = 1
-"""Limit of the loads that are outstanding at a worker at a time. With one load, the worker's other work is disturbed
-least.
-"""
+"""Largest number of outstanding loads per worker. One load at a time disturbs the worker's inferences least."""
 
 
 @dataclass(eq=False)
 class _Coming:
-    """A version that a change loads. ``number`` is empty until it is known."""
+    """A version that a change loads. ``number`` is empty until the version's number is known."""
 
     number: str
     path: str
     key: str
     model: ModelState | None = None  #: set when the model is loaded on the workers
     ready: bool = False
-    same: bool = False  #: whether the version that serves has the same content
+    same: bool = False  #: whether the version that serves now has the same content
 
 
 @dataclass(eq=False)
 class _Change:
-    """A change under way. ``client`` is (client, request id), or None after the client has its response."""
+    """A change under way. ``client`` is the pair of client id and request id, or None after the client was answered."""
 
     name: str
     coming: list[_Coming]
@@ -236,7 +234,7 @@ class Changes:
         return self._unloads.ended(worker_id, result)
 
     def discard(self, worker: WorkerState, models: list[str]) -> Commands:
-        """Remove models that are not served from a worker. Call this method again after each result of an eviction."""
+        """Remove models from a worker that are not served. Call this method again after each result of an eviction."""
         return self._unloads.begin(worker, models)
 
     def removes_from(self, worker_id: str) -> bool:
@@ -246,7 +244,7 @@ class Changes:
     # --- progress ----------------------------------------------------------------------------------------------------
 
     def settle(self, now: Nanos) -> Commands:
-        """Do all steps that the last event has made possible. Call this after every event while serving."""
+        """Take every step that is possible after the last event. Call this method after every event while serving."""
         commands: Commands = []
         while self._loads.finished or self._measuring.progress:
             finished, self._loads.finished = self._loads.finished, []
@@ -332,7 +330,10 @@ class Changes:
         return commands + self._end(now, change, Status.SUCCESS, "")
 
     def _fail(self, now: Nanos, change: _Change, status: Status, why: str) -> Commands:
-        """End a change without effect. Loads that are under way are unloaded when they have ended."""
+        """End a change that failed, and change no served version.
+
+        Its models are unloaded, after their loads have ended.
+        """
         if change.failed:
             return []
         change.failed = True
@@ -373,7 +374,7 @@ class Changes:
     def _retire(self, model: ModelState, number: str) -> None:
         """Unload a model when its requests have ended.
 
-        ``number`` is the version's number, or empty if another load serves this version.
+        ``number`` is the version's number. It is empty if a newer load serves the version.
         """
         self._measuring.remove(model)
         self._retiring[model.name] = model, number
@@ -417,7 +418,7 @@ class Changes:
         return []
 
     def _free_key(self, name: str, number: str) -> str:
-        """Return a key that no model has. The key is the name, or the name with the version and a number."""
+        """Return a key that no model has. The key is the model's name, or the name with the version and a counter."""
         key, count = name, 0
         while self._is_used(key):
             count += 1

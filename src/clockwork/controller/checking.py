@@ -8,7 +8,7 @@ from clockwork.units import Bytes
 
 
 def check_names(request: InferRequest) -> None:
-    """Check the number of tensors and their names. Names are known before the tensors' sizes are known.
+    """Check the number and the names of tensors. This check comes first, because it does not need the tensors' sizes.
 
     Raises:
         InvalidRequestError: there are too many tensors, or a name is too long.

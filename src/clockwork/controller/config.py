@@ -13,7 +13,8 @@ class LoadSpec(Struct, frozen=True):
     """A model that the controller loads at its start.
 
     - ``version``: the number of the version; if it is empty, the path determines the version
-    - ``key``: the model's name on workers; if it is empty, a free name is used, which is ``name`` for the first version
+    - ``key``: the model's name on workers; if it is empty, the controller chooses a free name (``name`` for the first
+      version)
     """
 
     path: str
@@ -41,18 +42,19 @@ class DesiredModels(Struct, frozen=True):
 class ProfilingConfig(Struct, frozen=True):
     """Configures how models are measured.
 
-    LoadWeights and each batch size of Infer are first executed ``warmups`` times without being measured. Then they are
-    measured as often as ``budget`` allows, but at least ``min_samples`` and at most ``max_samples`` times. Batch sizes
-    are the powers of two up to ``max_batch_size``. If a batch size takes longer than ``max_exec``, this size and all
-    larger sizes are left out, as in the original system. Free dimensions other than the batch dimension are set to
-    ``free_dim``, unless the worker found inputs that the model accepts. A measurement that fails is tried ``attempts``
-    times in total. If a model accepts no inputs that can be generated, its requests are planned with the time
-    ``unmeasured_cap`` until one of them has been executed.
+    LoadWeights, and an Infer of each batch size, are first executed ``warmups`` times without being measured. Then each
+    is measured as often as the time ``budget`` allows, but at least ``min_samples`` and at most ``max_samples`` times.
+    Batch sizes are the powers of two up to ``max_batch_size``. If a batch size takes longer than ``max_exec``, this
+    size and all larger sizes are left out, as in the original system. Free dimensions other than the batch dimension
+    are set to ``free_dim``, unless the worker found inputs that the model accepts. A measurement that fails is
+    repeated, up to ``attempts`` attempts in total. If a model refuses all generated inputs, its requests are planned
+    with the time ``unmeasured_cap``, until the first request has been executed.
 
     The other fields apply to models that are loaded while serving (`clockwork.controller.live_measuring`). Such a model
-    is ready after ``ready_samples`` measurements of one row. While the server is busy, measurements take at most
+    is ready after ``ready_samples`` measurements with one row. While the server is busy, measurements take at most
     ``live_share`` of a device's time. Each measurement has the SLO ``live_slo``. A refused measurement is tried again
-    after ``live_retry``. If nothing is known about a model, ``max_first_exec`` is reserved for its first execution.
+    after ``live_retry``. If no execution time of a model is known, ``max_first_exec`` is reserved for its first
+    execution.
     """
 
     max_batch_size: int = 16
@@ -76,12 +78,13 @@ DEFAULT_VERIFIED_SHARE: Final = 0.001
 
 
 class VerifyingConfig(Struct, frozen=True):
-    """Configures how batches are checked in service. A check executes a request of a batch again, as a batch of one.
+    """Configures how batches are checked while serving. A check executes a request of a batch again, as a batch of one.
 
-    For each batch size and input shape of a model, two requests of the first batch are checked. After that, a ``share``
-    of all batches is checked with one request each. At most ``max_waiting`` requests wait for their check. The inputs
-    and outputs of these requests together have at most ``max_bytes``. The last ``max_uses`` sizes and shapes are
-    remembered. The request of a check has the SLO ``slo``. A check is tried ``attempts`` times.
+    For each batch size and input shape of a model, two requests of the first batch are checked. After that, the share
+    ``share`` of all batches is checked, with one request of each batch. At most ``max_waiting`` requests wait for their
+    check. Together, the inputs and outputs of these requests have at most ``max_bytes``. The ``max_uses`` most recent
+    pairs of batch size and input shape are remembered. The request of a check has the SLO ``slo``. A check has up to
+    ``attempts`` attempts.
     """
 
     share: float = DEFAULT_VERIFIED_SHARE
@@ -105,7 +108,7 @@ class ControllerConfig(Struct, frozen=True):
 
     - ``workers``: the number of workers that QUERYING waits for
     - ``models``: the models that the controller loads; LOADING ends when they are loaded. If the list is empty, clients
-      load models, and LOADING ends ``load_timeout`` after the last activity
+      load models, and LOADING ends ``load_timeout`` after the last start or end of a load
     - ``control``: whether clients may load and unload models while the server serves
     - ``unusable``: models that cannot be loaded, with the reasons; the host knows this before the start
     - ``only_named``: whether workers unload the models of an earlier controller that are not in ``models``
@@ -114,14 +117,14 @@ class ControllerConfig(Struct, frozen=True):
     - ``worker_wait``: the longest time that QUERYING waits for ``workers`` after the first worker has connected; if it
       is None, there is no limit
     - ``saves_models``: whether `SaveModels` follows each change of the served models
-    - ``strict``: whether start-up fails if any of ``models`` cannot be loaded or measured; if it does not fail, the
-      other models are served
+    - ``strict``: whether start-up fails if any of ``models`` cannot be loaded or measured; without it, the other models
+      are served
     - ``initializing_timeout``: the time that a request waits for SERVING before it is answered with INITIALIZING
     - ``query_timeout``: the time after which a worker is dropped if it has not reported its state
     - ``default_slo``: the SLO of requests that set none; ``model_slos`` overrides it for a model, or for all copies
       that were loaded under a name
     - ``max_slo``: the longest SLO that a request may set
-    - ``loads_per_worker``: the largest number of model loads that a worker has at a time
+    - ``loads_per_worker``: the largest number of outstanding model loads per worker
     - ``verifying``: how batches are checked; if it is None, batches are not checked
 
     The other fields are limits. Requests that exceed a limit are refused. ``max_copies`` is the limit of the copies of

@@ -1,8 +1,8 @@
 """Defines `ControllerWithStartupPhase`, which is a controller for any scheduler.
 
 `clockwork.controller.startup` handles all stages before SERVING. `clockwork.controller.serving` implements SERVING, and
-`clockwork.controller.draining` ends the server. This module passes each event to one of these parts. Requests that need
-none of the parts are answered here.
+`clockwork.controller.draining` ends the server. This module passes each event to one of these parts. A request that
+needs none of these parts is answered in this module.
 
 Requests that arrive before SERVING wait in a `StartupBuffer`.
 """
@@ -110,7 +110,10 @@ class ControllerWithStartupPhase:
         return self._startup.progress(now)
 
     def is_ready(self, model: str | None = None, version: str = "") -> bool:
-        """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
+        """Return whether the server would serve a request for ``model`` now.
+
+        Without ``model``: whether any model is served.
+        """
         return is_ready(self.stage, self._state, self._serving.catalog, model, version)
 
     def handle(self, now: Nanos, event: Event) -> Commands:
@@ -118,7 +121,7 @@ class ControllerWithStartupPhase:
         return self._with_save(self._settle(now, self._dispatch(now, event)))
 
     def _settle(self, now: Nanos, commands: Commands) -> Commands:
-        """Do all steps that an event or the time has made possible."""
+        """Take every step that is possible after an event or a wake-up."""
         own = self._serving.own
         if self._startup.serving_since is not None and self._changes.busy:
             commands += self._changes.settle(now)
@@ -155,7 +158,7 @@ class ControllerWithStartupPhase:
                 return [] if self._draining.begun else self._drain(now, event.limit)
 
     def wake(self, now: Nanos) -> Commands:
-        """Handle everything that is due, such as time-outs, deadlines and the end of LOADING."""
+        """Handle time-outs, deadlines, the end of LOADING, and everything else that is due now."""
         startup = self._startup
         if startup.ended_early:
             return []
@@ -190,7 +193,10 @@ class ControllerWithStartupPhase:
         return self._startup.paths() | self._changes.paths()
 
     def refuse_early(self, now: Nanos, client_id: int, request: InferRequest) -> Respond | None:
-        """Return a refusal if the model does not accept the request's inputs, else None. Sizes are not checked."""
+        """Return a refusal if the model does not accept the request's inputs. Otherwise, return None.
+
+        Sizes are not checked.
+        """
         return self._serving.refuse_early(now, client_id, request) if self.stage is Stage.SERVING else None
 
     def predictions(self) -> Predictions:
@@ -279,7 +285,7 @@ class ControllerWithStartupPhase:
                 return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
 
     def _change(self, now: Nanos, client_id: int, request: UnloadModelRequest | PromoteRequest) -> Commands:
-        """Handle a request that changes the served models. `Startup` handles loads."""
+        """Handle a request that changes the served models. Before SERVING, `Startup` handles loads."""
         if self._config.control is ControlMode.NONE:
             text = "models are fixed after start-up; to change them while serving: --model-control-mode explicit"
             return [refusal_response(client_id, request, Status.INVALID_REQUEST, text)]
@@ -291,7 +297,7 @@ class ControllerWithStartupPhase:
         return self._changes.unload(now, client_id, request)
 
     def description(self, now: Nanos) -> Description:
-        """Return a description of the server for clients, people and monitoring."""
+        """Return a description of the server, for clients, for ``clockwork status`` and for metrics."""
         since = self._startup.serving_since
         return Description(
             version=__version__,

@@ -1,8 +1,8 @@
 """Measures the recent demand for each model, in requests per second by SLO.
 
-`clockwork sim --from-state` uses the demand. Counting takes less than a microsecond per request. Memory is limited,
-whatever SLOs clients choose: there are `MAX_SLOTS` slots of time, and each has at most `MAX_SLOS` SLOs for each served
-model.
+`clockwork sim --from-state` uses the demand. Counting takes less than a microsecond per request. The memory is limited
+even if every request has a different SLO. There are `MAX_SLOTS` slots of time, and each slot has at most `MAX_SLOS`
+SLOs for each served model.
 """
 
 from collections import deque
@@ -13,10 +13,11 @@ from clockwork.units import SECOND, Nanos
 
 SLOT: Final[Nanos] = 5 * SECOND
 MAX_SLOTS: Final = 12
-"""Limit of the number of slots. Together, the slots cover the last minute in which requests arrived."""
+"""Number of slots of time. Together, the slots cover the last minute in which requests arrived."""
 
 MAX_SLOS: Final = 8
-"""Limit of the number of different SLOs of one model. A request with another SLO counts under the nearest of these."""
+"""Limit of the number of different SLOs of one model. Above this limit, a request counts under the nearest counted SLO.
+"""
 
 MIN_WINDOW: Final[Nanos] = 1 * SECOND
 """Shortest time over which a rate is computed."""
@@ -61,10 +62,10 @@ class DemandMeter:
             slot.counts.pop(model, None)
 
     def of(self, model: str) -> tuple[ModelDemand, ...]:
-        """Return the demand for a model by SLO, over the minute that ends with the server's newest request.
+        """Return the demand for a model by SLO, during the minute before the server's newest request.
 
-        The average begins with the first request in this minute, so that a short burst of requests is not averaged with
-        idle time.
+        The rate is the average since the first request in this minute, so that a short burst is not averaged with idle
+        time.
         """
         if not self._slots:
             return ()

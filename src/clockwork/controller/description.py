@@ -1,6 +1,6 @@
 """Describes the controller's state in messages, for clients, people and monitoring.
 
-A `Description` describes one model or worker at a time, so that its caller can let other work run in between.
+A `Description` describes one model or worker at a time. Between two of them, the caller can let other tasks run.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +30,7 @@ from clockwork.units import Nanos
 class Summaries:
     """The descriptions of all served versions for clients.
 
-    The descriptions are made again only after a model has received a profile, or the catalog has changed.
+    The descriptions are kept until a model receives a profile or the catalog changes.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -121,9 +121,9 @@ class Description(Struct, frozen=True):
     default_slo: Callable[[ModelState], Nanos]
 
     def served(self) -> Iterator[Served]:
-        """Yield the loads that serve requests, in order of name and version. Later changes are included.
+        """Yield the loads that serve requests, in order of name and version. Changes during the iteration are included.
 
-        Before serving has begun, the models that were loaded so far are returned.
+        Before serving has begun, yield the models that were loaded so far.
         """
         if not self.started:
             yield from (Served(model, None) for _, model in sorted(self.state.models.items()))
@@ -197,7 +197,7 @@ class Description(Struct, frozen=True):
             yield _describe_worker(worker, worker_id in self.ready, self.state)
 
     def predictions(self) -> Iterator[Predictions]:
-        """Yield the prediction errors of each device, and of devices whose workers have left."""
+        """Yield the prediction errors of each device, and of all devices of workers that have left."""
         return self.state.each_predictions()
 
     def server(self) -> ServerStatus:
@@ -205,7 +205,7 @@ class Description(Struct, frozen=True):
         return self.server_with(tuple(self.statuses()))
 
     def server_with(self, models: tuple[ModelStatus, ...]) -> ServerStatus:
-        """Return the result of `server`, but with ``models``, which were described earlier."""
+        """Return the same as `server`, but with descriptions of models that were made earlier."""
         return ServerStatus(
             version=self.version,
             scheduler=self.scheduler,
@@ -263,6 +263,6 @@ def _describe_worker(worker: WorkerState, ready: bool, state: ClockworkState) ->
 
 
 def _with_served_names(device: GPUInfo, state: ClockworkState) -> GPUInfo:
-    """Return the description of a device in which models have the names that clients use."""
+    """Return a copy of a device's description that lists the models by the names that clients use."""
     names = tuple(state.models[key].served_as if key in state.models else key for key in device.models)
     return replace(device, models=names)

@@ -18,10 +18,10 @@ from clockwork.messages.actions import model_names
 from clockwork.state import ModelState
 
 MAX_WORKERS: Final = 10_000
-"""Limit of the workers that a restarted controller waits for."""
+"""Limit of the number of workers for which a restarted controller waits."""
 
 MAX_KEY: Final = 1000
-"""Limit of the characters of a key or a version in a file."""
+"""Largest number of characters of a key or a version in a file."""
 
 
 class DesiredSet:
@@ -85,7 +85,7 @@ class DesiredSet:
         return any(name in self._catalog.broken for name in model_names(spec.key, spec.no_of_copies))
 
     def _was_changed(self, spec: LoadSpec) -> bool:
-        """Return whether this version, or a version of the model that the operator did not name, has been ready."""
+        """Return whether this version, or a version under the same name that only a client loaded, has been ready."""
         versions = [version for name in spec_names(spec) for version in self._catalog.versions(name)]
         others = {named.version for named in self._named if named.name == spec.name and named != spec}
         return any(version.source is not None and version.number not in others for version in versions)
@@ -97,8 +97,8 @@ def merge(
     """Return the models that a restarted controller loads.
 
     ``given`` contains the models in the operator's arguments. ``given_before`` contains the models in the arguments of
-    the process that stored the ``saved`` models. If the arguments of a model have changed, the model is loaded as the
-    new arguments state. All other models are loaded as they were saved.
+    the process that stored the ``saved`` models. If the arguments of a model have changed since then, the new arguments
+    decide how the model is loaded. All other models are loaded as they were saved.
     """
     before, now = _by_name(given_before), _by_name(given)
     changed = [spec for name, specs in now.items() if specs != before.get(name) for spec in specs]
@@ -112,7 +112,10 @@ def merge_labels(
     given: Mapping[str, Mapping[str, str]],
     given_before: Mapping[str, Mapping[str, str]],
 ) -> dict[str, dict[str, str]]:
-    """Return the labels of a restarted controller. If the argument of a label has changed, the new argument applies."""
+    """Return the labels of a restarted controller.
+
+    If the argument that sets a label has changed, the new argument applies.
+    """
     merged = {name: dict(labels) for name, labels in given.items()}
     for name, labels in saved.items():
         for label, version in labels.items():

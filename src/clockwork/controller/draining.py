@@ -44,7 +44,10 @@ class Draining:
         return refusal_response(client_id, request, Status.SHUTTING_DOWN, self.text)
 
     def settle(self, now: Nanos) -> list[ControllerCommand]:
-        """End the drain if no request is pending or its time limit is reached. Call this after every event."""
+        """End the drain if no request is pending, or if its time limit is reached.
+
+        Call this method after every event.
+        """
         left = self._serving.pending
         if self._over or (left and now < self._ends):
             return []

@@ -1,7 +1,7 @@
 """The events that a controller handles, and the commands that it returns to its host.
 
-A payload is an opaque handle. Each message of a client has a payload, and so does each request's share of the outputs
-of an Infer.
+A payload is an opaque handle of bytes that only the host reads. Each client message has one payload. The outputs of an
+Infer have one payload for each of its requests.
 """
 
 from typing import TypeAlias
@@ -38,7 +38,7 @@ class WorkerSilent(Struct, frozen=True):
 
 
 class WorkerResult(Struct, frozen=True):
-    """A worker has sent a result. ``payloads`` contains one handle per output of an InferResult."""
+    """A worker has sent a result. For an InferResult, ``payloads`` contains one handle for each request's outputs."""
 
     worker_id: str
     result: Result
@@ -48,10 +48,10 @@ class WorkerResult(Struct, frozen=True):
 class ClientRequest(Struct, frozen=True):
     """A client has sent a request.
 
-    ``wrong`` describes the fault of an InferRequest that contradicts its payload or is too large. Without such a fault,
-    ``wrong`` is empty. ``arrival`` is the time when the request reached the controller's machine. If the host does not
-    know this time (None), the time when the event is handled is used. The SLO counts from the arrival. ``shared`` means
-    that the client sends requests for many connections, so the limits of one client do not apply to it.
+    ``wrong`` is an error message if an InferRequest contradicts its payload or is too large. Otherwise, ``wrong`` is
+    empty. ``arrival`` is the time when the request reached the controller's machine. If ``arrival`` is None, the host
+    does not know this time. Then the time at which the event is handled is used. The SLO counts from the arrival.
+    ``shared`` means that the client is a front end with many connections, so the limits of one client do not apply.
     """
 
     client_id: int
@@ -69,9 +69,9 @@ class ClientLost(Struct, frozen=True):
 
 
 class RequestsShed(Struct, frozen=True):
-    """Number of requests, by model and version, that the host has refused by itself.
+    """The host has refused requests without asking the controller. The numbers are by model and version.
 
-    The version is the one that the requests name. Two empty strings stand for unknown models.
+    The version is the version in the request. Requests for unknown models count under an empty model and version.
     """
 
     by_model: dict[tuple[str, str], int]
@@ -144,7 +144,7 @@ class SaveProfile(Struct, frozen=True):
 
 
 class SaveModels(Struct, frozen=True):
-    """Store the models that a restarted controller should serve. They replace those of the last `SaveModels`."""
+    """Store the models that a restarted controller should serve. They replace the models of the last `SaveModels`."""
 
     desired: DesiredModels
 
@@ -157,7 +157,7 @@ class DropWorker(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """Write a line to the log. ``level`` is a level name of the logging module.
+    """Write a line to the log. ``level`` is the name of a level in Python's module ``logging``.
 
     ``text`` is for people. ``event`` and ``fields`` are for programs (see docs/operations.md).
     """
@@ -181,7 +181,10 @@ class GiveUp(Struct, frozen=True):
 
 
 class Drained(Struct, frozen=True):
-    """The drain has ended, and no request is pending. ``unfinished`` requests got SHUTTING_DOWN at the limit."""
+    """The drain has ended, and no request is pending.
+
+    ``unfinished`` is the number of requests that got SHUTTING_DOWN.
+    """
 
     unfinished: int
 

@@ -1,7 +1,7 @@
-"""Answers requests with a timeout or a refusal if their deadline passes before a device gets them.
+"""Answers requests whose deadline passes before a device executes them, with a time-out or with a refusal.
 
-If the SLO is shorter than the model's time on the fastest device, the answer is a refusal. A late request is refused as
-well, because the scheduler would have refused the request anyway.
+If the SLO is shorter than the model's time on the fastest device, the answer is a refusal, even for a late request. The
+reason is that the scheduler would have refused this request in any case.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ def expired_at_arrival(
 ) -> Respond:
     """Answer a request whose deadline has passed before the controller handles it, and count it.
 
-    ``waited`` is the time since its arrival. ``fastest`` is the model's time on the fastest device.
+    ``waited`` is the time since the request's arrival. ``fastest`` is the model's time on the fastest device.
     """
     timing = RequestTiming(waited)
     if fastest > slo:
@@ -43,10 +43,9 @@ def expired_at_arrival(
 
 
 def impossible_slo(request: PendingRequest, sent: Iterable[DeviceAction]) -> Nanos | None:
-    """Return the model's time on the fastest device if the request's SLO is shorter, else None.
+    """If the request's SLO is shorter than the model's time on the fastest device, return this time, else None.
 
-    ``sent`` are the unfinished actions of the devices. If the request is in one of these actions, its SLO counts as
-    possible.
+    ``sent`` are the unfinished actions of the devices. If one of these actions contains the request, return None.
     """
     if request.promised is not None or not request.model.profiles:
         return None

@@ -1,8 +1,9 @@
 """Keeps the state and the phase of each connected worker, and decides which workers can serve.
 
-A worker that hangs keeps its connection until the heartbeat's timeout. This timeout is long, because the loss of a
-worker costs more than noticing a hang late. The host reports such a worker as silent long before the timeout. A silent
-worker counts as not ready, but its outstanding actions stay. The next byte from the worker ends the silence.
+A worker that hangs keeps its connection until its heartbeats time out. This time-out is long, because losing a worker
+by mistake costs more than noticing a hang late. Long before the time-out, the host reports the worker as *silent*. A
+silent worker counts as not ready, but the controller keeps its outstanding actions. The next byte from the worker ends
+the silence.
 """
 
 from typing import Final

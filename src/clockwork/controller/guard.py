@@ -1,7 +1,8 @@
 """Protects the controller from faults of the scheduler, which may be third-party code.
 
 Only this module catches exceptions of schedulers. An exception becomes a report with the traceback. The requests that
-the call was about are answered with ERROR. A returned value that is not a valid `Answer` also becomes a report.
+were passed to the failed call are answered with ERROR. A returned value that is not a valid `Answer` also becomes a
+report.
 """
 
 import traceback
@@ -54,9 +55,9 @@ def _checked(answer: object) -> Answer | Report:
 
 
 def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
-    """Return when the scheduler wants to be woken.
+    """Return when the scheduler's `wake` must be called next.
 
-    None means never, or that the scheduler's method failed or returned no time.
+    None means never. The result is also None if the scheduler's method failed or did not return a time.
     """
     try:
         moment: object = scheduler.next_wakeup()
@@ -68,7 +69,7 @@ def next_wakeup(scheduler: Scheduler) -> tuple[Nanos | None, list[Report]]:
 
 
 def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[str, list[Report]]:
-    """Return why a promise was broken, if the scheduler knows the reason."""
+    """Return why a promise was broken. The text is empty if the scheduler does not know the reason."""
     try:
         reason: object = scheduler.explain(now, request)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
@@ -80,7 +81,7 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[
 def expectations(now: Nanos, action: LoadWeights | Infer, start: object) -> tuple[Nanos, Nanos, Nanos]:
     """Return the earliest start, expected duration and expected start of an action that is sent now.
 
-    ``start`` is the start that the scheduler expects. The expected times are 0 unless all three times are valid.
+    ``start`` is the start that the scheduler expects. If one of the times is invalid, both expected times are 0.
     """
     earliest: object = action.earliest
     expected: object = action.expected_duration
@@ -98,6 +99,6 @@ def request_ids(action: Infer) -> list[int]:
 
 
 def _raised(method: str, error: BaseException) -> Report:
-    """Return a report about the exception that is being handled."""
+    """Return a report about an exception of the scheduler, with its traceback."""
     text = f"the scheduler raised in {method}: {type(error).__name__}: {error}"
     return Report("ERROR", f"{text}\n{traceback.format_exc()}")

@@ -3,9 +3,8 @@
 Theory of operation. A model that is loaded while serving has no times for planning. So such a model first gets a
 *provisional* profile of upper bounds. With these bounds, the scheduler plans the measurements like other requests: it
 reserves the bound on the device and loads the weights. The bound of a batch size is computed from the next smaller
-batch size. The bound of the first batch size is computed from the trial execution of one row, which the worker did when
-it read the model, or from the model's times on another kind of device. If both are unknown, the bound is
-``max_first_exec``.
+batch size. For the bound of the first batch size, there are two sources: the worker's trial execution of one row when
+it read the model, or the model's times on another kind of device. If both are missing, the bound is ``max_first_exec``.
 
 A measurement has a distant deadline, so a scheduler that plans by deadlines executes it when a device is free. At most
 one measurement is under way in the whole fleet. If the server is idle, a measurement begins at once. Otherwise, the
@@ -18,8 +17,8 @@ served.
 The first executions of one row may be slow, for example because a device allocates memory for them. The profile
 contains these durations separately (`ModelProfile.first`), because every other device will also be slow at first.
 
-A measurement counts only if its Infer executed no other request. Otherwise, the measured time belongs to a different
-batch size.
+A measurement counts only if its Infer executed no other request. With other requests, the measured time would be the
+time of a larger batch.
 """
 
 from collections import deque
@@ -49,29 +48,31 @@ from clockwork.state import ClockworkState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, SECOND, Nanos, show_duration
 
 GROWTH: Final = 3
-"""Bound of a batch size, relative to the time of half as many rows. The work per row may grow as well."""
+"""Bound of a batch size, as a multiple of the time of half as many rows. More than 2, because the work per row may
+grow.
+"""
 
 KIND_FACTOR: Final = 4
-"""Bound of one row, relative to the model's time on another kind of device."""
+"""Bound of one row, as a multiple of the model's time on another kind of device."""
 
 TRIAL_FACTOR: Final = 3
-"""Bound of one row, relative to the time of one row on the worker's host when the worker read the model."""
+"""Bound of one row, as a multiple of the time of the worker's trial execution when it read the model."""
 
 LOAD_FACTOR: Final = 2
-"""Bound of a LoadWeights, relative to the slowest known load per page."""
+"""Bound of a LoadWeights, as a multiple of the slowest known load time per page."""
 
 MIN_BOUND: Final[Nanos] = 2 * MILLISECOND
-"""Smallest bound. The operating system decides how long a shorter action takes."""
+"""Smallest bound. The time of a shorter action depends mainly on the operating system."""
 
 MAX_LOAD: Final[Nanos] = 1 * SECOND
 """Bound of a LoadWeights if no model was measured on this kind of device."""
 
 MAX_TRIES: Final = 100
-"""Limit of measurements of one batch size that did not count, because they were refused, late or not alone."""
+"""Limit of measurements of one batch size that do not count because they are refused, late, or not alone in a batch."""
 
 
 class Progress(NamedTuple):
-    """News about a model. The model is ready, has a new profile, or cannot be served for a reason."""
+    """A step in the measurement of a model: the model is ready, has a new profile, or cannot be served for a reason."""
 
     model: ModelState
     ready: bool = False
@@ -114,11 +115,11 @@ class LiveMeasuring:
         self._config = config
         self._known = known
         self._jobs: deque[_Job] = deque()
-        self._ready: set[ModelState] = set()  #: models with jobs that are ready on one kind of device
-        self._not_before: Nanos = 0  #: while the server is busy, the next measurement does not begin before this time
+        self._ready: set[ModelState] = set()  #: models that still have jobs, but are ready on one kind of device
+        self._not_before: Nanos = 0  #: earliest start of the next measurement while the server is busy
         self.request: PendingRequest | None = None  #: the measurement that is under way
         self._under_way: _Job | None = None  #: the job of this measurement
-        self.progress: list[Progress] = []  #: progress that the owner has not taken yet
+        self.progress: list[Progress] = []  #: progress that the owner of this object has not taken yet
 
     @property
     def due(self) -> bool:
@@ -131,7 +132,7 @@ class LiveMeasuring:
         return bool(self._jobs) or self.request is not None
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when a measurement may begin although the server is busy."""
+        """Return the earliest time at which a measurement may begin while the server is busy."""
         return self._not_before if self.due else None
 
     def add(self, model: ModelState, kinds: Iterable[str]) -> None:
@@ -152,14 +153,14 @@ class LiveMeasuring:
         self.progress.append(Progress(model))
 
     def remove(self, model: ModelState) -> None:
-        """Stop measuring a model. If a measurement of it is under way, that measurement does not count."""
+        """Stop measuring a model. A measurement of the model that is under way does not count."""
         self._ready.discard(model)
         self._jobs = deque(job for job in self._jobs if job.model is not model)
 
     # --- a measurement -----------------------------------------------------------------------------------------------
 
     def begin(self, now: Nanos, request_id: int, *, idle: bool) -> PendingRequest | None:
-        """Return the next measurement, or None if it is not time for one."""
+        """Return the next measurement, or None if no measurement may begin yet."""
         if not self.due or (not idle and now < self._not_before):
             return None
         # a model that is not ready goes before the larger batch sizes of other models
@@ -218,7 +219,7 @@ class LiveMeasuring:
         job = self._end(now, 0)
         if job is None:
             return []
-        if status == Status.SUCCESS:  # the scheduler executes no models
+        if status == Status.SUCCESS:  # a scheduler such as echo succeeds without an execution
             if not job.ready:
                 self._note_ready(job)
             return self._finish(job, "the scheduler executes no models", save=False)
@@ -252,7 +253,10 @@ class LiveMeasuring:
         model.profiles[kind] = ModelProfile(load, {1: Measurement((bound,))}, 1, shapes)
 
     def _load_bound(self, model: ModelState, kind: str) -> Measurement:
-        """Return a bound of LoadWeights, from the slowest known load per page."""
+        """Return an upper bound of the model's LoadWeights time.
+
+        It is computed from the slowest known load time per page.
+        """
         pages = model.info.weights_pages
         others = [
             other.profiles[kind].load_weights.p99 * pages // max(1, other.info.weights_pages)
@@ -263,7 +267,7 @@ class LiveMeasuring:
         return Measurement((bound,))
 
     def _tighten(self, job: _Job, slowest: Nanos) -> None:
-        """After some executions of the batch size that is being measured, lower its bound."""
+        """Lower the bound of the batch size that is being measured, after some executions of this size."""
         bound = max(MIN_BOUND, slowest + slowest // 2)
         if job.samples or bound < job.bound:
             self._update(job, {**job.measured, job.size: Measurement((bound,))}, announce=not job.samples)
@@ -293,9 +297,9 @@ class LiveMeasuring:
         return []
 
     def _failed(self, job: _Job, why: str, *, refused: bool = False) -> list[ControllerCommand]:
-        """Handle a failed measurement: try other shapes, try again, measure no larger sizes, or give up the model.
+        """Handle a failed measurement: try other shapes, try again, measure no larger sizes, or give up on the model.
 
-        If the model has ``refused`` all inputs, its first requests are used as measurements.
+        If the model has ``refused`` all generated inputs, clients' first requests are used as measurements.
         """
         if job.size > 1:
             return self._finish(job, why)

@@ -6,12 +6,12 @@ Then the client gets an error with the message of each worker that failed. If a 
 counts as a failure, because the model may have crashed the worker. At most ``loads_per_worker`` LoadModelFromDisk
 actions are outstanding at a worker. Other loads wait in order.
 
-A load is *partial* if the server is serving, or if the operator named the model. If some workers lack the file, a
-partial load succeeds without these workers, as long as another worker has loaded the file. Workers without the file are
-not used for the model. Such workers try again when they connect again.
+A load is *partial* if the server is serving, or if the operator named the model. A partial load may succeed even if
+some workers lack the file: one worker that has loaded the file is enough. Workers without the file are not used for the
+model. When such a worker connects again, it tries to load the model again.
 
-A *restoration* loads models on one worker that the other workers already have. A failed restoration affects only that
-worker.
+A *restoration* loads models on a worker that connected late, so that it has the same models as the other workers. If a
+restoration fails, only this worker is affected.
 """
 
 from collections import deque
@@ -59,12 +59,15 @@ class Load:
 
     @property
     def only_lost_workers(self) -> bool:
-        """Whether the only reason of the failure is that workers were lost."""
+        """Whether the load failed only because workers were lost."""
         return self.failed and self.lost == set(self.failures)
 
     @property
     def worst_status(self) -> Status:
-        """Status of the failure: INVALID_REQUEST if all failures are faults of the client, otherwise ERROR."""
+        """Status of the failed load. INVALID_REQUEST: the client is at fault on every failed worker.
+
+        ERROR: otherwise.
+        """
         return _worst(self)
 
     def describe_failures(self) -> str:
@@ -144,7 +147,7 @@ class Loads:
         return commands
 
     def restore(self, worker: WorkerState) -> list[LoadingCommand]:
-        """Load the models that a worker lacks, except models that it is already loading."""
+        """Load the models that a worker lacks, except models that the worker is already loading."""
         loading = {name for load in self._loads if worker.id in load.waiting for name in load.names}
         specs = {
             LoadSpec(model.info.path, model.info.load, model.info.copies)
@@ -157,7 +160,7 @@ class Loads:
         return commands
 
     def result(self, worker_id: str, result: Result) -> list[LoadingCommand]:
-        """Handle a worker's result of an action that `owns` accepts."""
+        """Handle the result of a worker's action for which `owns` is true."""
         _, load = self._outstanding.pop(result.id)
         if worker_id in load.undoing:
             load.undoing.discard(worker_id)
@@ -238,10 +241,13 @@ class Loads:
         for info in next(iter(load.loaded.values())):
             if info.name not in gone:
                 self._state.add_model(info)
-        return self._undo(load) if gone else self._finish(load)  # some copies are served, and others were unloaded
+        return self._undo(load) if gone else self._finish(load)  # if some copies were unloaded, unload the rest
 
     def _note_lacking(self, load: Load) -> None:
-        """Note the workers that lack the file. A partial load does not fail if another worker has loaded the file."""
+        """Record which workers lack the file.
+
+        These workers do not make a partial load fail if a worker has loaded the file.
+        """
         lacking = {
             worker_id: message
             for worker_id, (status, message) in load.failures.items()
@@ -301,7 +307,7 @@ def too_many_loads(limit: int) -> str:
 
 
 def _worst(load: Load) -> Status:
-    """Return INVALID_REQUEST if all failures are faults of the client. Otherwise, return ERROR."""
+    """Return INVALID_REQUEST if the client is at fault on every failed worker. Otherwise, return ERROR."""
     client_faults = {
         Status.INVALID_ACTION,
         Status.INVALID_MODEL_NAME,

@@ -1,9 +1,9 @@
 """Measures one model on one device with a script of actions.
 
-Theory of operation. The script is a generator, which yields an action, receives the action's result, and so on. At the
+Theory of operation. The script is a generator. It repeatedly yields an action and receives the action's result. At the
 end, the generator returns the profile. The generator does not wait, and does not depend on the code that executes the
-actions. Warm-ups do not count. Each sample of LoadWeights is a load after an eviction. Each batch size is measured with
-inputs that the worker generates. If the model accepts no such inputs, the profile contains an assumed time and is
+actions. Warm-ups do not count. Before each measured LoadWeights, the weights are evicted. Each batch size is measured
+with inputs that the worker generates. If the model accepts no such inputs, the profile contains an assumed time and is
 marked as not measured.
 """
 
@@ -35,12 +35,12 @@ class MeasurementFailedError(ClockworkError):
 def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenient: bool = False) -> Script:
     """Measure all times that a scheduler needs.
 
-    If ``lenient`` is true and a batch size fails, the profile ends with the next smaller batch size. Some models need
-    this, because they declare a free batch dimension but work only with some sizes. If the model refuses the inputs
-    even at batch size 1, it is not measured.
+    If ``lenient`` is true and a batch size fails, the profile ends with the next smaller batch size. This is for models
+    that declare a free batch dimension but work only with some sizes. If the model refuses the inputs even at batch
+    size 1, it is not measured.
 
     Raises:
-        MeasurementFailedError: an action failed, or the model does not fit.
+        MeasurementFailedError: an action failed, or the model does not fit on the device.
     """
     load_weights = yield from _measure_loads(gpu, model, config)
     infer: dict[int, Measurement] = {}
@@ -76,8 +76,8 @@ def unmeasured(load_weights: Measurement, config: ProfilingConfig, reason: str) 
 def possible_shapes(model: ModelState, config: ProfilingConfig) -> list[tuple[tuple[int, ...], ...]]:
     """Return the input shapes to try in a measurement, without a batch dimension. The list has at least one entry.
 
-    Shapes that the worker found are used. If the worker did not search for shapes, free dimensions are ``free_dim``, or
-    1.
+    If the worker searched for shapes, these are the shapes that it found. Otherwise, free dimensions have the size
+    ``free_dim``, or 1 in a second try.
     """
     if model.info.example is not None:
         first = 1 if model.info.batchable else 0
@@ -100,7 +100,7 @@ def _accepted_shapes(
 def batch_sizes(model: ModelState, largest: int) -> tuple[int, ...]:
     """Return the powers of two up to ``largest`` or the model's own limit, whichever is smaller.
 
-    A model that does not batch has only 1.
+    If the model is not batched, the result is only 1.
     """
     if not model.info.batchable:
         return (1,)
@@ -117,14 +117,17 @@ def why_limited(model: ModelState, largest: int) -> str:
 
 
 def too_long(batch_size: int, duration: Nanos, limit: Nanos) -> str:
-    """Return why a batch size is not used: one execution took longer than the limit for one batch."""
+    """Return the reason text for a batch size whose execution took longer than the limit for one batch."""
     return f"batch size {batch_size} takes {show_duration(duration)}; the limit for one batch is {show_duration(limit)}"
 
 
 def report_measured(
     model: str, device_kind: str, profile: ModelProfile, when: str = "", more: Mapping[str, str] | None = None
 ) -> Report:
-    """Return the report of a new profile. ``when`` follows the model's name; ``more`` has further fields."""
+    """Return the report of a new profile. In its text, ``when`` follows the model's name.
+
+    ``more`` has further fields.
+    """
     times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
     load = as_ms(profile.load_weights.p99)
     text = f"measured {model}{when}: LoadWeights {load:.2f} ms, Infer {times} ms (p99)"
@@ -173,7 +176,10 @@ def _measure_infer(
     shapes: tuple[tuple[int, ...], ...],
     config: ProfilingConfig,
 ) -> Generator[DeviceAction, Result, Measurement | str]:
-    """Return the times of a batch size. If one execution exceeds ``max_exec``, return why the size is left out."""
+    """Return the times of a batch size.
+
+    If an execution takes longer than ``max_exec``, return why the size is left out.
+    """
     samples: list[Nanos] = []
     spent = 0
     warmups = config.warmups

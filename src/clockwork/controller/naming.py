@@ -10,7 +10,7 @@ from clockwork.messages.actions import model_names
 from clockwork.state import ModelState
 
 MAX_PATH: Final = 4096
-"""Limit of the characters of a path, which is the limit of Linux."""
+"""Largest number of characters of a path. Linux has the same limit."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _LABEL: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -23,7 +23,7 @@ MAX_LABELS: Final = 16
 
 
 def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadSpec:
-    """Return a load with its name. If ``name`` is empty, the name is derived from the path.
+    """Return a checked `LoadSpec`. If ``name`` is empty, the name is derived from the path.
 
     Raises:
         InvalidRequestError: the name is not allowed, the path is empty or too long, or the number of copies is not 1 to
@@ -45,7 +45,7 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
 
 
 def keyed_specs(specs: Sequence[LoadSpec], max_copies: int) -> list[LoadSpec]:
-    """Return loads with their names and keys. The key of a model's second version is ``NAME/VERSION``.
+    """Return the specs with their names and keys filled in. The key of a model's second version is ``NAME/VERSION``.
 
     Raises:
         InvalidRequestError: a load has a wrong name, path or number of copies, or a version is repeated.
@@ -98,6 +98,6 @@ def spec_names(spec: LoadSpec) -> set[str]:
 
 
 def is_copy(name: str, models: Iterable[ModelState]) -> bool:
-    """Return whether a worker that joins would load the name as one of several copies, of which some are served."""
+    """Return whether the name belongs to several copies of a model, and at least one of these copies is served."""
     loads = {(model.info.load, model.info.copies) for model in models}
     return any(name in model_names(*load) for load in loads if load[1] > 1)

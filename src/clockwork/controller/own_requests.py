@@ -62,7 +62,10 @@ class OwnRequests:
         return request is not None and request.client_id == NO_CLIENT
 
     def next(self, now: Nanos, request_id: int) -> PendingRequest | None:
-        """Return a measurement if it is time for one. Otherwise, return a check if the server is idle, or None."""
+        """Return the next measurement if it may begin now.
+
+        Otherwise, return a check if the server is idle, or else None.
+        """
         idle = not self._pending and next(self._state.outstanding(), None) is None
         request = self.measuring.begin(now, request_id, idle=idle)
         if request is None and idle and self.checks.due:
@@ -70,7 +73,7 @@ class OwnRequests:
         return request
 
     def check_to_withdraw(self) -> PendingRequest | None:
-        """Return the check under way if it was not sent to a device yet.
+        """Return the check under way, if it was not sent to a device yet, so that a client's request can go first.
 
         Clients' requests have priority over this check.
         """

@@ -1,7 +1,7 @@
 """Stores the pending requests by id, by client, and by deadline.
 
-The controller itself makes requests that check batches. These requests have the client `NO_CLIENT` and do not count
-towards limits.
+The controller itself makes requests that check batches or measure models. These requests have the client `NO_CLIENT`,
+and do not count towards limits.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Pending:
         """Start without requests. ``config`` contains the limits."""
         self.quota = Quota(config)
         self._requests: dict[int, PendingRequest] = {}
-        self._by_client: dict[int, dict[int, PendingRequest]] = {}  #: client -> its request id -> request
+        self._by_client: dict[int, dict[int, PendingRequest]] = {}  #: client id -> the client's request id -> request
         self._deadlines: list[tuple[Nanos, int]] = []  #: a heap; entries of requests that have ended are skipped
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class Pending:
                 del self._by_client[request.client_id]
 
     def expired(self, now: Nanos) -> PendingRequest | None:
-        """Return the request whose deadline passed first, or None. The same request is not returned again."""
+        """Return the next request whose deadline has passed, or None. Each request is returned only once."""
         while self._deadlines and self._deadlines[0][0] < now:
             request = self._requests.get(heappop(self._deadlines)[1])
             if request is not None:

@@ -1,12 +1,13 @@
 """Measures each model content once on each kind of device.
 
-Theory of operation. A *job* is a `ProfileKey` (content, runtime and kind of device) with the models that share it. Each
-device takes jobs of its own kind from one queue. A device executes only one job at a time, so no other work disturbs a
-measurement. All devices measure at the same time. A device that is too small for a model does not measure it. If a
-worker is lost, its job returns to the queue. A job that fails is tried again, and the last attempt is lenient (see
-`measure`). After ``attempts`` failures, the models of the job are broken. Broken models are not served, and `broken`
-contains the reason. A model that accepts no generated inputs is not broken. The profile of such a model is not stored,
-and the first requests replace the profile (`ModelState.executed_first`).
+Theory of operation. A *job* measures one `ProfileKey` (content, runtime and kind of device), for all models that share
+this key. All jobs wait in one queue, from which each device takes jobs of its own kind. A device executes only one job
+at a time, so no other work disturbs a measurement. All devices measure at the same time. A device that is too small for
+a model does not measure it. If a worker is lost, its job returns to the queue. A job that fails is tried again, and the
+last attempt is lenient (see `measure`). After ``attempts`` failures, the models of the job are broken. Broken models
+are not served, and `broken` contains the reason. A model that accepts no generated inputs is not broken. Its profile
+contains an assumed time, which is replaced when its first requests have been executed (`ModelState.executed_first`).
+This profile is not stored on disk.
 """
 
 from collections import deque
@@ -42,7 +43,7 @@ class _Job:
 
 
 class Profiler:
-    """Runs jobs on the devices of the workers that were added to it."""
+    """Runs jobs on the devices of the workers that were added with `add`."""
 
     def __init__(self, state: ClockworkState, config: ProfilingConfig, known: dict[ProfileKey, ModelProfile]) -> None:
         """``known`` contains the profiles that were measured earlier. New profiles are added to ``known``."""
@@ -84,9 +85,9 @@ class Profiler:
         return self._assign()
 
     def assign_known(self, model: ModelState, kind: str) -> bool:
-        """Give a model the profile that was measured earlier for a kind of device.
+        """Give a model its known profile for a kind of device.
 
-        Return whether there is such a profile.
+        Return false if no such profile is known.
         """
         if kind in model.profiles:
             return True
@@ -105,11 +106,14 @@ class Profiler:
         self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
 
     def result(self, gpu: GPUState, result: Result) -> list[ProfilingCommand]:
-        """Handle the result of an action of this device's script. The device's state must already be updated."""
+        """Handle the result of an action that measures a model on this device.
+
+        Call this after the device's state is updated.
+        """
         return self._step(gpu, result)
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ProfilingCommand]:
-        """Return the jobs of a lost worker to the queue, so that other devices of their kind can do them."""
+        """Return the jobs of a lost worker to the queue, so that other devices of the same kind take them."""
         commands: list[ProfilingCommand] = []
         self._gpus = [gpu for gpu in self._gpus if gpu.worker_id != worker.id]
         for gpu in worker.gpus:
@@ -121,7 +125,7 @@ class Profiler:
         return commands + self._assign()
 
     def progress(self, now: Nanos) -> Progress:
-        """Return the number of finished models, the number of all models, and an estimate of the remaining time."""
+        """Return the number of measured models, the number of all models, and an estimate of the remaining time."""
         left = sum(len(job.models) for job in self._queue)
         left += sum(len(job.models) for job, _ in self._running.values())
         remaining = None
@@ -164,7 +168,7 @@ class Profiler:
         return []
 
     def _step(self, gpu: GPUState, result: Result | None) -> list[ProfilingCommand]:
-        """Send a result to the script of a device. When the script ends, begin the next job."""
+        """Pass a result to the measurement of a device. When the measurement ends, begin the next job."""
         job, script = self._running[gpu]
         try:
             script.send(result) if result is not None else next(script)

@@ -3,7 +3,7 @@
 A promise is broken if an admitted request does not succeed. There are two exceptions:
 
 - the client is at fault, because the device refuses the request's bytes or the client cancels the request
-- the operator ends the server, and the drain reaches its limit before the promised time
+- the operator ends the server, and the drain reaches its time limit before the promised time
 """
 
 from enum import Enum
@@ -15,13 +15,13 @@ from clockwork.units import Nanos
 FAULTS_OF_CLIENTS: Final = frozenset(
     {Status.INVALID_REQUEST, Status.INVALID_INPUT, Status.INVALID_BATCH_SIZE, Status.CANCELLED}
 )
-"""Statuses that mean that the client is at fault."""
+"""Statuses of responses for which the client is at fault."""
 
 
 class Promise(Enum):
     """The outcome of a promise."""
 
-    NONE = "none"  #: there was no promise, or the promise no longer counts
+    NONE = "none"  #: there was no promise, or an exception applies
     KEPT = "kept"
     BROKEN = "broken"
 

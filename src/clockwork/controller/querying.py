@@ -1,4 +1,4 @@
-"""Keeps the unanswered queries for the states of workers."""
+"""Keeps the GetWorkerState actions that workers have not answered yet."""
 
 from clockwork.controller.events import DropWorker
 from clockwork.messages.actions import GetWorkerState
@@ -8,9 +8,9 @@ from clockwork.units import Nanos, show_duration
 
 
 class StateQueries:
-    """Outstanding GetWorkerState actions.
+    """The outstanding GetWorkerState actions.
 
-    A worker that takes too long is dropped, because all other workers wait for it.
+    A worker that takes too long to answer is dropped, because start-up waits for every connected worker.
     """
 
     def __init__(self, actions: ActionQueue, timeout: Nanos) -> None:
@@ -32,7 +32,7 @@ class StateQueries:
     def answered(self, now: Nanos, worker_id: str, action_id: int) -> Nanos | None:
         """Return how long a worker took to report its state.
 
-        Return None if the action is not a query to this worker.
+        Return None if no GetWorkerState action with this id is outstanding at the worker.
         """
         sent = self._sent.get(action_id)
         if sent is None or sent[0] != worker_id:
@@ -41,7 +41,7 @@ class StateQueries:
         return now - sent[1]
 
     def forget(self, worker_id: str) -> None:
-        """Forget the queries to a worker that is lost."""
+        """Forget the GetWorkerState actions of a worker that is lost."""
         self._sent = {action_id: sent for action_id, sent in self._sent.items() if sent[0] != worker_id}
 
     def give_up(self, now: Nanos) -> list[DropWorker]:
@@ -51,7 +51,7 @@ class StateQueries:
         return [DropWorker(self._sent.pop(action_id)[0], reason) for action_id in overdue]
 
     def next_timeout(self) -> Nanos | None:
-        """Return when the next query times out, or None if no query is outstanding."""
+        """Return when the next GetWorkerState action times out, or None if no such action is outstanding."""
         if not self._sent:
             return None
         return min([sent_at for _, sent_at in self._sent.values()]) + self._timeout

@@ -1,7 +1,7 @@
 """Limits the pending requests of the whole server and of each client.
 
 By default, a client may use at most half of the server's limits, so that one client cannot fill the server. Inputs that
-a worker generates count with their size on the worker.
+a worker generates count as much as inputs that are sent.
 """
 
 from typing import NamedTuple
@@ -43,8 +43,8 @@ class Quota:
     ) -> Full | None:
         """Return the limit that a request of ``nbytes`` would exceed, or None if the request fits.
 
-        ``shared`` means that the client sends requests for many connections, so the limits of one client do not apply.
-        ``beside`` counts other requests, which are added to the pending requests.
+        ``shared`` means that the client is a front end with many connections, so the limits of one client do not apply.
+        ``beside`` are requests that wait elsewhere. They count like pending requests.
         """
         config = self._config
         requests, held_bytes = self.requests, self.bytes

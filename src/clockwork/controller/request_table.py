@@ -1,4 +1,4 @@
-"""Stores entries by client and request id. A client may use one id for several requests at the same time."""
+"""Stores entries by client and request id. Several entries may have the same client and id."""
 
 from typing import Generic, TypeVar
 

@@ -34,10 +34,10 @@ _WORTH_RETRYING: Final = frozenset(
 
 
 def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
-    """Return the retry time of a response.
+    """Return the retry time for a response with this status.
 
-    The result is ``known`` or, if ``status`` means that a retry may succeed, a default. None means that the retry time
-    is unknown, or that waiting does not help (`NO_RETRY`).
+    If a retry time is ``known``, the result is this time. Otherwise, if ``status`` means that a retry may succeed, the
+    result is a default. The result is None if neither applies, or if waiting does not help (``known`` is `NO_RETRY`).
     """
     if known == NO_RETRY:
         return None
@@ -45,7 +45,7 @@ def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
 
 
 def count_refusals(tally: Tally, refusals: list[Respond]) -> list[Respond]:
-    """Count InferRequests that are refused before their model is looked up. Return these refusals."""
+    """Count the refusals of InferRequests whose model was not looked up. Return the same refusals."""
     for refused in refusals:
         if isinstance(refused.response, InferResponse):
             tally.count_without_model(refused.response.status)
@@ -62,7 +62,8 @@ def refusal_response(
 ) -> Respond:
     """Return the response that refuses ``request``.
 
-    ``waited`` is the time since the request's arrival. ``retry_after`` is the retry time if it is known, or `NO_RETRY`.
+    ``waited`` is the time since the request's arrival. ``retry_after`` is the retry time, `NO_RETRY`, or None if
+    unknown.
     """
     match request:
         case InferRequest():

@@ -1,7 +1,7 @@
 """Implements the stage SERVING: passes requests to the scheduler, sends its actions to workers, and answers clients.
 
-Every pending request is answered exactly once: by the scheduler, after a successful Infer, or here at its deadline. If
-the client has cancelled a request or disconnected, there is no answer. Only workers that are ready get actions.
+Every pending request is answered exactly once: by the scheduler, after a successful Infer, or at its deadline. If the
+client cancels a request or disconnects, the request gets no answer. Only workers that are ready get actions.
 """
 
 from collections.abc import Callable, Iterable
@@ -47,7 +47,7 @@ from clockwork.units import Bytes, Nanos, show_duration
 P = ParamSpec("P")
 
 MAX_EXPIRED: Final = 500
-"""Limit of the expired requests that one call of `wake` answers. The next call is due at once, after other events."""
+"""Limit of the expired requests that one call of `wake` answers. Further requests are answered in the next call."""
 
 
 class Serving:
@@ -178,7 +178,7 @@ class Serving:
     def refuse_full(
         self, now: Nanos, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota
     ) -> Respond | None:
-        """Return a refusal if this request, the ``waiting`` and the pending ones together exceed a limit, else None."""
+        """Return a refusal if this request, the ``waiting`` and the pending requests together exceed a limit."""
         full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
         if full is None:
             return None
@@ -193,7 +193,7 @@ class Serving:
         text: str,
         reason: RefusalReason = RefusalReason.OTHER,
     ) -> Respond:
-        """Return and count the refusal of a request that is not accepted."""
+        """Count the refusal of a request that was not admitted, and return the response."""
         if (model := self.catalog.find(message.model, message.version)) is not None:
             self.tally.of(model.name).answered(now, status, 0, reason=reason)
         else:
@@ -201,7 +201,7 @@ class Serving:
         return refusal_response(client_id, message, status, text, retry_after=self.catalog.retry_time(message.model))
 
     def note(self, now: Nanos, event: RequestsShed | ServerLoad) -> list[ControllerCommand]:
-        """Record the server's load that the host has measured, or count the requests that the host has refused."""
+        """Record a load of the server that the host has measured, or count requests that the host has refused."""
         if isinstance(event, ServerLoad):
             self._state.load = (event.busy, now)
             return []
@@ -284,14 +284,14 @@ class Serving:
         commands: list[ControllerCommand] = []
         for request in list(self._pending):
             if request.over:
-                continue  # an earlier call of `cancel` has made the scheduler answer this request
+                continue  # the scheduler answered this request during an earlier `cancel`
             timing = RequestTiming(now - request.arrival)
             commands += self._respond(request, Status.SHUTTING_DOWN, text, (), timing)
             commands += self._ask(now, (), self._scheduler.cancel, request)
         return commands
 
     def begin_own(self, now: Nanos) -> list[ControllerCommand]:
-        """Begin one of the controller's own requests if it is time for one."""
+        """Begin one of the controller's own requests, if one may begin now."""
         request = self.own.next(now, self._last_id + 1)
         if request is None:
             return []
@@ -362,7 +362,7 @@ class Serving:
         return commands
 
     def next_wakeup(self) -> Nanos | None:
-        """Return the time just after the first deadline, or the scheduler's next wake-up if that is earlier."""
+        """Return the time just after the first deadline, or the scheduler's next wake-up time if that is earlier."""
         deadline = self._pending.next_deadline()
         if deadline is None:
             return self._wakeup
@@ -434,7 +434,7 @@ class Serving:
     def _expire(
         self, now: Nanos, request: PendingRequest, timing: RequestTiming, *, executed: bool = False
     ) -> list[ControllerCommand]:
-        """Answer a pending request at its deadline. If no device could have met its SLO, refuse the request."""
+        """Answer a pending request at its deadline. If no device could have met its SLO, the answer is a refusal."""
         own = request.client_id == NO_CLIENT
         if not (executed or own) and (fastest := impossible_slo(request, self._state.outstanding())):
             text, status = IMPOSSIBLE.format(time=show_duration(fastest)), Status.CONTROLLER_COULD_NOT_START_IN_TIME

@@ -1,12 +1,13 @@
 """Refuses requests that the server itself cannot handle in time, before they are parsed.
 
-The scheduler predicts when a device will finish a request. Before that, the request waits until the controller handles
-it. Under overload, this wait decides whether the response is in time. So the controller measures its time per request,
-just as it measures a model's execution time. The controller predicts the wait from the number of requests that were
-read but not handled yet.
+The scheduler predicts when a device will finish a request. But before the scheduler gets the request, the request waits
+until the controller handles it. Under overload, this wait decides whether the response is in time. So the controller
+measures its time per request, just as it measures a model's execution time. The controller predicts the wait from the
+number of requests that were read but not handled yet.
 
 The decision is made before the body is parsed and before the model is known. So the decision uses only counts, times
-and the SLO. In doubt, the request is accepted, because the scheduler has more information for its decision.
+and the SLO. If these do not clearly show that the request would be late, the request is accepted, because the scheduler
+knows more.
 """
 
 from typing import Final
@@ -27,7 +28,7 @@ time.
 """
 
 MIN_WAIT: Final[Nanos] = 2 * MILLISECOND
-"""If the wait is shorter than this, `WAIT_SHARE` refuses no request."""
+"""If the predicted wait is shorter than this time, no request is refused because of `WAIT_SHARE`."""
 
 MAX_URGENT_SLO: Final[Nanos] = 1 * SECOND
 """Requests with a longer SLO are *patient*.
@@ -36,7 +37,7 @@ Patient requests wait in a queue of their own, so that a burst of them does not 
 """
 
 PATIENT_INTERVAL: Final = 4
-"""While patient and urgent requests wait, every fourth request that is handled is a patient one."""
+"""If both patient and urgent requests wait, every fourth request that is handled is a patient request."""
 
 MAX_WAITING: Final = 10_000
 """Limit of the requests that wait, whatever their SLO."""
@@ -51,12 +52,14 @@ The average spans several turns of the event loop, because work that begins in o
 """
 
 MAX_COST: Final[Nanos] = 20 * MILLISECOND
-"""Limit of the time that counts for one request. A longer time means that the process was stopped or did other work."""
+"""Limit of the time that is counted for one request. A longer time means that the process was stopped or did other
+work.
+"""
 
 MAX_GROWTH: Final = 4
-"""Largest multiple of the average that counts for one request.
+"""The time that is counted for one request is at most this multiple of the average.
 
-This limit ensures that one stop of the process does not make an idle server refuse requests.
+Without this limit, an idle server would refuse requests after its process was stopped once.
 """
 
 MIN_RETRY: Final[Nanos] = 5 * MILLISECOND
@@ -67,8 +70,8 @@ class Shed(Struct, frozen=True):
     """The refusal of a request before it reaches the scheduler, with the reason and the retry time.
 
     ``wait`` is the time until the controller could handle the request. None means that the devices have no capacity for
-    most requests for the model. ``fastest`` is the model's time on the fastest device if the request's SLO is shorter.
-    Then no device can meet the SLO, waiting does not help, and there is no retry time.
+    most requests for the model. If the SLO is shorter than the model's time on the fastest device, ``fastest`` is this
+    time. Then waiting does not help, and there is no retry time.
     """
 
     wait: Nanos | None
@@ -121,7 +124,7 @@ class Shedder:
         """Return how long a request would wait if it was queued now."""
         if slo > MAX_URGENT_SLO:
             return self.waiting * self.cost
-        # number of patient requests that are handled first
+        # number of patient requests that are handled before this one
         between = min(self.patient, self.urgent // (PATIENT_INTERVAL - 1))
         return (self.urgent + between) * self.cost
 

@@ -11,11 +11,11 @@ from typing import Final
 class Stage(Enum):
     """The stages of a controller, from its start to its end."""
 
-    QUERYING = "querying"  #: asking the workers for their devices and models
-    LOADING = "loading"  #: loading models into the workers' host memory
-    PROFILING = "profiling"  #: measuring models on devices
+    QUERYING = "querying"  #: the workers report their devices and models
+    LOADING = "loading"  #: models are loaded into the workers' host memory
+    PROFILING = "profiling"  #: models are measured on devices
     SERVING = "serving"  #: the scheduler decides about requests
-    DRAINING = "draining"  #: finishing pending requests, refusing new ones
+    DRAINING = "draining"  #: pending requests are finished, new requests are refused
 
 
 class StageEvent(Enum):

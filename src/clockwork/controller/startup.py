@@ -5,9 +5,8 @@ Theory of operation. `clockwork.controller.stage` lists the stages and the event
     QUERYING   Every worker reports its state. The stage ends when all connected workers have reported, and there are
                at least as many workers as the operator configured.
     LOADING    Clients load models. If the operator named models, the stage ends when they are loaded. Otherwise it ends
-               ``load_timeout`` after the last activity, which is the start or the end of a load. This countdown starts
-               after the first load that a client requests. The countdown stops while a load is pending, and then starts
-               again from zero. Models that workers reported in QUERYING do not start the countdown.
+               ``load_timeout`` after the end of the last load. This countdown starts only after a client has requested
+               a load. The countdown stops while a load is pending, and then starts again from zero.
     PROFILING  Every model that no known profile covers is measured. The stage ends when all are measured.
     SERVING    The scheduler decides.
 
@@ -18,9 +17,9 @@ A load that a client requests during QUERYING waits for LOADING.
 
 A model that the operator named is *broken* if it cannot be loaded or measured. The other models are served without it.
 Start-up fails if no model is left. With ``strict``, start-up fails at the first broken model. If a worker is lost
-during several loads, any of these may have crashed it. These loads are tried again, one at a time. If the second load
-of a model also loses a worker, the model is broken. Without named models, a controller that has no model left stays in
-LOADING or returns to it.
+during several loads, any of these loads may have crashed the worker. So these loads are tried again, one at a time. If
+a worker is lost during the second load of a model as well, the model is broken. Without named models, a controller that
+has no model left stays in LOADING or returns to it.
 """
 
 from collections import deque
@@ -55,15 +54,15 @@ from clockwork.units import Nanos
 Commands = list[ControllerCommand]
 
 NO_MODEL_LOADED: Final = "no model is loaded; the server stays in stage loading; load a model with: clockwork load PATH"
-"""Report when the countdown of LOADING ends and no model is loaded."""
+"""Reported when the countdown of LOADING ends and no model is loaded."""
 
 NO_MODEL_MEASURED: Final = (
     "no model could be measured; the server returns to stage loading; load another with: clockwork load PATH"
 )
-"""Report when all models that clients loaded are broken."""
+"""Text that is reported when none of the models that clients loaded could be measured."""
 
 MAX_LISTED: Final = 10
-"""Limit of the names in one report."""
+"""Largest number of names in one report."""
 
 
 class Startup:
@@ -92,14 +91,14 @@ class Startup:
         self.loads = Loads(state, self.fleet.workers, config.loads_per_worker)
         self.profiler = Profiler(state, config.profiling, profiles)
         self._early_loads: list[tuple[int, LoadModelRequest]] = []  #: loads that clients requested in QUERYING
-        self._gave_up = False  #: start-up has failed, so no other stage is entered
+        self._gave_up = False  #: start-up has failed, so the stage no longer changes
         self._last_activity: Nanos | None = None  #: last activity in LOADING; None: no countdown has started
         most = config.max_copies
         self.specs = keyed_specs(config.models, most)  #: models that the operator named
         self._named = [LoadSpec(spec.path, spec.key, spec.no_of_copies) for spec in self.specs]
         self._numbers = {spec.key: spec.version for spec in self.specs if spec.version}  #: by name on workers
         self._first_worker: Nanos | None = None  #: when the first worker connected
-        self._interrupted: deque[LoadSpec] = deque()  #: loads that lost a worker and are tried again, one at a time
+        self._interrupted: deque[LoadSpec] = deque()  #: loads to repeat, one at a time, because a worker was lost
         self._tried_again: set[LoadSpec] = set()
         self.broken: dict[str, str] = self.profiler.broken  #: model -> why it is not served
         self.broken.update(config.unusable)
@@ -208,7 +207,7 @@ class Startup:
     # --- stages ------------------------------------------------------------------------------------------------------
 
     def advance(self, now: Nanos) -> Commands:
-        """Enter every stage that can be entered now, and give the scheduler every worker that is ready."""
+        """Go to the next stages as far as possible now, and give the scheduler every worker that is ready."""
         commands = self._note_finished_loads(now)
         if self._gave_up:
             return commands
@@ -244,7 +243,7 @@ class Startup:
         return None
 
     def querying_ends(self) -> Nanos | None:
-        """Return when QUERYING stops waiting for workers that have not connected; None: it waits for all."""
+        """Return when QUERYING stops waiting for workers that have not connected, or None if there is no time limit."""
         wait = self._config.worker_wait
         if self.stage is not Stage.QUERYING or wait is None or self._first_worker is None or not self.fleet.workers:
             return None
@@ -312,7 +311,7 @@ class Startup:
         return commands
 
     def _unload_unwanted(self, worker: WorkerState) -> Commands:
-        """Unload an earlier controller's models that the operator's models replace or leave out."""
+        """Unload the models of an earlier controller that the operator did not name, or named with other files."""
         wanted = {name: spec for spec in self._named for name in spec_names(spec)}
         unwanted = []
         for name, info in worker.models.items():
@@ -467,7 +466,7 @@ class Startup:
                 self.broken[name] = f"it could not be loaded: {load.describe_failures()}"
 
     def _try_again(self) -> Commands:
-        """Repeat the next load that lost a worker, unless pending work could be lost with another worker."""
+        """Repeat the next load during which a worker was lost, unless a second loss would affect pending work."""
         if not self._interrupted or not self.fleet.workers or not self._nothing_pending():
             return []
         return [*self.loads.start(self._load_of(self._interrupted.popleft()), sorted(self.fleet.workers))]
@@ -495,6 +494,6 @@ class Startup:
 
 
 def _some(names: list[str]) -> str:
-    """Return a text with the first names and the number of other names."""
+    """Return a text with the first names and the number of the remaining names."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more

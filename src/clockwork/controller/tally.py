@@ -22,7 +22,7 @@ from clockwork.units import Nanos
 
 
 class Counts:
-    """Counters of one model. `ModelStatus` and `ModelCounts` explain the counters."""
+    """Counters of one model. The docstrings of `ModelStatus` and `ModelCounts` explain the counters."""
 
     __slots__ = (
         "answers",
@@ -54,7 +54,7 @@ class Counts:
         """Start with all counters at zero."""
         self.answers: dict[int, int] = {}  #: number of responses, by status
 
-        #: number of requests by batch size, then nanoseconds of input, execution and output
+        #: by batch size: number of requests, and their nanoseconds of input, execution and output
         self.by_batch_size: dict[int, list[int]] = {}
         self.latencies = [0] * (len(LATENCY_BOUNDS) + 1)
         self.checks: dict[str, int] = {}  #: number of checks of batches, by outcome

@@ -2,21 +2,20 @@
 
 The scheduler refuses requests that the devices cannot serve in time. By then, the server has received and parsed the
 request, which costs nearly as much as serving it. So if the scheduler refuses most requests of a model and the server
-is the bottleneck, the throttle refuses most of them before they are received.
+is the bottleneck, the throttle refuses most of these requests before the server receives their bodies.
 
 Theory of operation (Google, "Site Reliability Engineering", chapter 21, adaptive throttling). For each model, the
 throttle counts all requests and the admitted requests. Both counts decay over time. The throttle lets `HEADROOM` times
-as many requests pass as the scheduler admits. The throttle refuses the other requests, spread evenly. So the scheduler
-still gets more requests than the devices can serve. The scheduler can choose among these requests, and notices at once
-when there is capacity.
+as many requests pass as the scheduler admits. The throttle refuses the rest, spread evenly over time. So the scheduler
+still gets slightly more requests than the devices can serve. Therefore, the scheduler can choose among requests, and
+notices at once when there is more capacity.
 
 Only requests that are expensive to receive are throttled. Small requests are never throttled, because the devices need
 many of them to form large batches. If fewer small requests reached the scheduler, batches would become smaller, and
 fewer requests would be admitted. Then even fewer requests would reach the scheduler.
 
-A request always reaches the scheduler if its SLO is longer than the SLOs that were refused recently. In addition, a
-share of `TRICKLE` of all requests always reaches the scheduler. So the throttle notices soon when the scheduler admits
-requests again.
+A request is never throttled if its SLO is longer than the SLOs of the recently refused requests. In addition, the share
+`TRICKLE` of all requests is never throttled. So the throttle notices soon when the scheduler admits requests again.
 """
 
 from math import exp
@@ -32,19 +31,19 @@ HEADROOM: Final = 1.25
 """Number of requests that reach the scheduler for each request that it admits."""
 
 TRICKLE: Final = 0.05
-"""Share of a model's requests that always reaches the scheduler."""
+"""Share of a model's requests that is never throttled."""
 
 WINDOW: Final[Nanos] = 500 * MILLISECOND
-"""Time constant with which counts decay."""
+"""Time constant of the exponential decay of the counts."""
 
 MEMORY: Final[Nanos] = 100 * MILLISECOND
-"""Time for which a refusal by the scheduler counts.
+"""Time after a refusal by the scheduler during which requests may be throttled.
 
-If no other refusal follows in this time, the devices have capacity again.
+If the scheduler refuses no request during this time, the devices have capacity again.
 """
 
 MIN_COUNT: Final = 20.0
-"""If fewer requests than this are counted, no request is throttled."""
+"""No request is throttled while the decaying count of requests is below this number."""
 
 MAX_MODELS: Final = 10_000
 """Limit of the models that are counted. Other models are never throttled."""

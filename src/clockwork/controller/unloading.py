@@ -1,9 +1,9 @@
-"""Removes models from workers that serve. The weights of a model are removed from the devices first.
+"""Removes models from workers while they serve. The weights of a model are removed from the devices first.
 
 Theory of operation. A worker refuses an UnloadModel while the weights of the model are in use or being moved
 (`clockwork.worker.tasks`). So the weights are first evicted from all devices of a worker. UnloadModel is sent when no
-action for the model is outstanding and no device has its weights. Evictions use the same lanes as loads of weights. So
-a later LoadWeights may use the pages at once.
+action for the model is outstanding and no device has its weights. A worker executes evictions and loads of weights in
+one lane. So a LoadWeights that is sent after an eviction may use the evicted pages.
 """
 
 from clockwork.controller.events import ControllerCommand, DropWorker, Report
@@ -20,7 +20,7 @@ class Unloads:
     def __init__(self, state: ClockworkState) -> None:
         """Start without work."""
         self._state = state
-        self._evicting: dict[str, set[str]] = {}  #: worker -> models whose weights must leave its devices first
+        self._evicting: dict[str, set[str]] = {}  #: worker -> models whose weights are being evicted from its devices
         self._outstanding: dict[int, tuple[str, str]] = {}  #: id of an UnloadModel -> worker, model
 
     @property

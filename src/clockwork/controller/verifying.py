@@ -1,18 +1,18 @@
-"""Checks batches in service.
+"""Checks the outputs of batches while the server serves.
 
-While the server is idle, some requests of these batches are executed again, each in a batch of one.
+While the server is idle, some requests that were executed in batches are executed again, each in a batch of one.
 
 Theory of operation. A *sample* is a request of an executed batch, with its inputs and outputs. The server keeps the
 sample after it has sent the response. For each batch size and input shape of a model's content, two requests of the
-first batch become samples. After that, a share of all batches is sampled. One request of each such batch becomes a
-sample, each time at a different place in the batch. The batches are chosen by counting, not at random. Samples wait
-until the server is idle. Then `Serving` passes a sample to the scheduler as a request without a client. The *check*
-compares the outputs of the two executions. The host makes this comparison.
+first batch become samples. After that, every Nth batch is sampled: one request of the batch becomes a sample, each time
+at a different place in the batch. Samples wait until the server is idle. Then `Serving` passes a sample to the
+scheduler as a request without a client. The *check* is this execution, and a comparison of its outputs with the outputs
+in the batch. The host compares the outputs.
 
 If the outputs differ, the model's content is no longer batched. Later requests are then slower, but their responses are
 right. The responses of the sampled batch have already been sent.
 
-One check is under way at a time. Samples beyond the limits are skipped and counted.
+One check is under way at a time. If too many samples wait, new samples are skipped and counted.
 """
 
 from collections import deque
@@ -39,7 +39,7 @@ MAX_DIFFERENCE: Final = 200
 """Limit of the text that describes a difference, in characters. Longer texts are cut."""
 
 _BatchKind: TypeAlias = tuple[str, int, ShapeKey]
-"""Content of a model, number of rows of a batch, and input shape of its requests."""
+"""Digest of a model's content, number of rows of a batch, and input shape of its requests."""
 
 
 class Sample(Struct):
@@ -86,7 +86,10 @@ class BatchChecks:
     # --- samples -----------------------------------------------------------------------------------------------------
 
     def places(self, action: Infer) -> tuple[int, ...]:
-        """Return the places in an executed batch whose requests become samples. Call this once per batch."""
+        """Return the places of the requests that become samples, in an executed batch.
+
+        Call this method once per batch.
+        """
         config, count, model = self._config, len(action.inputs), self._state.models.get(action.model)
         if config is None or model is None or model.unbatched or action.apart or action.inputs[0].generated:
             return ()
@@ -133,7 +136,7 @@ class BatchChecks:
         return held < config.max_waiting and self._bytes + nbytes <= config.max_bytes
 
     def _skip_cold(self) -> None:
-        """Skip the samples of models whose weights are on no device. These samples might wait forever."""
+        """Skip the samples of models whose weights are on no device, because such samples might wait forever."""
         for sample in list(self._waiting):
             if sample.model.name not in self._state.holders:
                 self._waiting.remove(sample)
@@ -163,9 +166,9 @@ class BatchChecks:
     # --- a check -----------------------------------------------------------------------------------------------------
 
     def begin(self, now: Nanos, request_id: int) -> PendingRequest | None:
-        """Return a request for the first sample whose model has weights on a device, or None.
+        """Return a request that executes the first sample whose model has weights on a device, or None.
 
-        The check must end with `executed`, `failed` or `withdraw`.
+        Call `executed`, `answered`, `failed` or `withdraw` when the request has ended.
         """
         assert self._config is not None
         assert self._sample is None
@@ -216,7 +219,7 @@ class BatchChecks:
         ]
 
     def answered(self, status: Status, message: str) -> list[ControllerCommand]:
-        """Handle a response without outputs to the check's request.
+        """Handle a check whose request was answered without outputs.
 
         If the model refuses the request when the request is executed alone, the outputs of the batch were wrong.
         """
@@ -228,9 +231,9 @@ class BatchChecks:
         return self.compared(OutputsCompared(self._compared, f"the model refuses the request alone: {message}"))
 
     def failed(self) -> None:
-        """Try the check again later, because the request was not executed as a batch of one.
+        """Try the check again later. Its request was not executed as a batch of one.
 
-        The configured number of attempts is the limit.
+        After the configured number of attempts, the check is given up.
         """
         assert self._config is not None
         assert self._sample is not None
@@ -243,9 +246,9 @@ class BatchChecks:
         self._end(sample, SKIPPED)
 
     def withdraw(self) -> None:
-        """Return the sample to the waiting samples.
+        """Put the sample back among the waiting samples.
 
-        A client's request has arrived before the check's request was sent.
+        The caller withdraws a check if a client's request arrives before the check is sent to a device.
         """
         assert self._sample is not None
         self._waiting.appendleft(self._sample)
