@@ -5,12 +5,13 @@ calls the scheduler with requests and results. The scheduler makes actions and r
 
 - A scheduler uses no clock, no I/O, no thread and no global randomness. ``now`` is an argument of every call, and never
   decreases.
-- Only `GPUState` makes actions, with `load_weights`, `evict_weights` and `infer`. Each call updates the `GPUState` and
-  queues the action. When the scheduler's method has returned, the controller sends all queued actions in their order.
-  The method itself returns only answers.
+- A scheduler makes actions with three methods of `GPUState`: `load_weights`, `evict_weights` and `infer`. Each call
+  updates the `GPUState` and queues the action. When the scheduler's method has returned, the controller sends all
+  queued actions in their order. The method itself returns only answers.
 - `result` is called for every action that has ended, including an EvictWeights that an operator requested.
-- Only `GPUState` knows where weights are. An operator may evict weights at any time, even while requests wait for them.
-  A LoadWeights may fail. In both cases, the `GPUState` is updated before `evicted` or `result` is called.
+- `GPUState` knows which weights are on the device. An operator may evict weights at any time, even while requests wait
+  for these weights. A LoadWeights may fail. In both cases, the `GPUState` is updated before `evicted` or `result` is
+  called.
 - A request ends in one of three ways: the scheduler answers it (`Answer`), an Infer that contains it succeeds, or
   `cancel` is called. After a successful Infer, the controller answers the requests before it calls `result`. The
   requests of a failed Infer have not ended. The scheduler must answer these requests or try again.
@@ -39,7 +40,7 @@ class Scheduler(ABC):
     """Base class of schedulers. Only `infer` and `result` must be defined."""
 
     name: ClassVar[str] = ""
-    """Value of the option ``--scheduler`` that selects this scheduler, if the scheduler is built in."""
+    """Name of a built-in scheduler for the option ``--scheduler``. Other schedulers leave it empty."""
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
         """Begin to serve. The scheduler may keep ``state``, because the controller keeps it up to date."""
@@ -55,14 +56,14 @@ class Scheduler(ABC):
         """Handle the end of an action. If the action is an Infer that succeeded, its requests have been answered."""
 
     def cancel(self, now: Nanos, request: PendingRequest) -> list[Answer]:
-        """Forget a request whose client cancelled or disconnected, or whose deadline passed.
+        """Forget a request, because its client has cancelled it or disconnected, or because its deadline has passed.
 
         The request must not be answered.
         """
         return []
 
     def explain(self, now: Nanos, request: PendingRequest) -> str:
-        """Return why an admitted request has no answer at its deadline.
+        """Return why an admitted request was not answered by its deadline.
 
         Return an empty text if the reason is unknown.
         """
@@ -78,8 +79,8 @@ class Scheduler(ABC):
     def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
         """Handle a model that was added to ``state.models``, or whose profiles have changed.
 
-        The model has a profile for at least one kind of device. Until the model is measured, the profile has upper
-        bounds.
+        The model has a profile for at least one kind of device. Until the model is measured, its profile contains upper
+        bounds instead of measured times.
         """
         return []
 
@@ -99,7 +100,7 @@ class Scheduler(ABC):
         return []
 
     def wake(self, now: Nanos) -> list[Answer]:
-        """Act at the time that `next_wakeup` returned."""
+        """Do what is due. The controller calls this method at the time that `next_wakeup` has returned."""
         return []
 
     def next_wakeup(self) -> Nanos | None:
@@ -108,6 +109,6 @@ class Scheduler(ABC):
 
 
 def changes_models(scheduler: Scheduler) -> bool:
-    """Return whether models can be added and removed while the scheduler serves."""
+    """Return whether the scheduler supports adding and removing models while serving."""
     kind = type(scheduler)
     return kind.model_added is not Scheduler.model_added and kind.model_removed is not Scheduler.model_removed

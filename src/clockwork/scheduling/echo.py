@@ -1,4 +1,7 @@
-"""Answers every request at once with its own inputs. This measures the cost of everything except the execution."""
+"""Answers every request at once with its own inputs.
+
+A test with this policy measures the cost of everything but execution.
+"""
 
 from typing import ClassVar
 

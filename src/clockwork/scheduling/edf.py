@@ -1,9 +1,9 @@
 """Executes the request with the earliest deadline first, and drops requests that can no longer be in time.
 
-There is one queue for all devices, in order of deadlines. An idle device gets the most urgent request for a model that
-is on the device. If no device has the weights, they are loaded on a device with free memory. Requests for the same
-model join a batch as long as the most urgent request of the batch can still be in time. When a request can no longer be
-in time according to the measured times, it is refused at once.
+There is one queue for all devices, in order of deadlines. An idle device gets the most urgent of the requests whose
+model is on the device. If no device has the weights, they are loaded on a device with free memory. Further requests for
+the same model are added to the batch as long as its most urgent request can still be in time. When a request can no
+longer be in time according to the measured times, it is refused at once.
 """
 
 from heapq import heappop, heappush
@@ -27,17 +27,17 @@ MARGIN: Final[Nanos] = 1 * MILLISECOND
 """Time reserved for the network delay to the worker and back."""
 
 MAX_CONSIDERED: Final = 64
-"""Number of urgent requests that are searched for a request to execute or load at once."""
+"""Number of urgent requests that are searched for a request whose model can be executed or loaded now."""
 
 MAX_SEARCHED: Final = 1024
-"""Limit of the requests that are searched, to find requests that can share a batch with an urgent request."""
+"""Limit of the requests that are searched for requests that can share a batch with an urgent request."""
 
 _Entry: TypeAlias = tuple[Nanos, int, PendingRequest]
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class EdfScheduler(Scheduler):
-    """Executes the earliest deadline first, and drops late requests; see the module's docstring."""
+    """Executes the request with the earliest deadline first, and drops late requests; see the module's docstring."""
 
     name: ClassVar[str] = "edf"
 
@@ -91,7 +91,7 @@ class EdfScheduler(Scheduler):
         return []
 
     def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
-        """Do nothing, because nothing is stored about a model without requests."""
+        """Do nothing, because the scheduler stores nothing about a model without requests."""
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
@@ -134,9 +134,9 @@ class EdfScheduler(Scheduler):
                 self._queue.remove((request.deadline, request.id, request))
 
     def _tidy_starts(self) -> None:
-        """Remove entries of requests that left the queue.
+        """Remove the entries of requests that are no longer in the queue.
 
-        Remove the entries at the front, or all such entries if they are the majority.
+        Normally only entries at the front are removed. If such entries are the majority, all of them are removed.
         """
         while self._starts and self._starts[0][1] not in self._last_start:
             heappop(self._starts)
@@ -148,7 +148,7 @@ class EdfScheduler(Scheduler):
         for _, _, request in list(islice(self._queue, MAX_CONSIDERED)) if self._idle else ():
             if not self._idle:
                 break
-            if request.id in self._last_start:  # otherwise, the request has joined the batch of an earlier one
+            if request.id in self._last_start:  # the request may have been sent in the batch of an earlier one
                 self._send(now, request)
         self._load()
         return answers

@@ -3,15 +3,17 @@
 The original takes the p99 of a sliding window of ten measurements, which is their maximum. This has two disadvantages.
 A new measurement is below the maximum in only ten of eleven cases. And one outlier makes the estimate useless for ten
 measurements. This module also has a window, but takes the second largest measurement. In addition, the module adds a
-*margin* to the median. The margin depends on the history of the device, so that a share `WITHIN` of its actions is
-within the estimate. Each miss raises the margin, and each hit lowers it a little (adaptive conformal inference, Gibbs
-and Candes 2021). So one outlier raises the estimate by only a few per cent, and its effect lasts longer.
+*margin* to the median. The margin depends on the history of the device. The margin is chosen so that the share `WITHIN`
+of the device's actions takes at most the estimated time. An action that takes longer raises the margin (a miss). Every
+other action lowers the margin a little (a hit). The method is adaptive conformal inference (Gibbs and Candes 2021). So
+one outlier raises the estimate by only a few per cent, and its effect lasts longer.
 
 There are two more rules. First, a device may become slow, for example because its clock is throttled or its core is
 shared. Then all actions of the device become slow, but most models and batch sizes are not measured every second. So
-when half of the last measurements on a device took far longer than usual, all its estimates grow. Second, an estimate
-*relaxes* without new measurements. After a while the estimate falls to the median, and later to the seed. Otherwise, an
-action whose estimate is too long would never be tried again, and would never be measured again.
+when half of the device's last measurements are far longer than usual, all estimates of the device grow. Second, an
+estimate *relaxes* without new measurements. After a while the estimate falls to the median, and later to the seed.
+Without this rule, an action whose estimate is too long would never be tried again, and so would never be measured
+again.
 """
 
 from collections import deque
@@ -21,30 +23,32 @@ from typing import Final
 from clockwork.units import SECOND, Nanos
 
 OUTLIER: Final = 3
-"""A window does not raise the estimate above this multiple of the median."""
+"""The measurements of a window raise the estimate to at most this multiple of their median."""
 
 STALE: Final[Nanos] = 1 * SECOND
 """Time without a measurement after which an estimate relaxes to the median of its window."""
 
 FORGOTTEN: Final[Nanos] = 10 * SECOND
-"""Time without a measurement after which an estimate relaxes to the seed, if the seed is shorter."""
+"""Time without a measurement after which an estimate relaxes to its first value (the *seed*), if this is shorter."""
 
 WITHIN: Final = 0.985
-"""Share of a device's actions that should be within the estimate."""
+"""Share of a device's actions that should take at most the estimated time."""
 
 MARGIN_STEP: Final = 0.03
 """Approximate increase of the margin after a miss, as a share of the median.
 
-The hits that are expected between two misses decrease the margin by the same amount.
+All hits that are expected between two misses together lower the margin by the same amount.
 """
 
 MAX_MARGIN: Final = 0.5
-"""Limit of the margin. A larger margin would refuse too many requests. So a device with more jitter has more misses."""
+"""Limit of the margin. With a larger margin, too many requests would be refused. So on a device with more jitter, more
+actions exceed their estimates.
+"""
 
 SLOW: Final = 1.25
 """A device is slow if half of its actions take this many times their usual duration.
 
-Below this factor, the windows and the margin are enough.
+For smaller slowdowns, the windows and the margin are enough.
 """
 
 COMPARED: Final = 10
@@ -52,7 +56,7 @@ COMPARED: Final = 10
 
 
 class Pace:
-    """How slow a device is, and how much its durations vary.
+    """The present speed of a device, and the variation of its durations.
 
     ``factor`` is 1.0 at the usual speed. ``margin`` is a share of the median.
     """
@@ -78,7 +82,7 @@ class Pace:
         self._ratios.append(ratio)
         if ratio < SLOW and self.factor == 1.0:
             return
-        # the device counts as slow after five of ten, before the median of a window has moved
+        # the device counts as slow after five slow actions of ten, before the median of a window has moved
         median = sorted(self._ratios)[COMPARED // 2]
         if self.factor == 1.0:
             self.since = now
@@ -88,7 +92,8 @@ class Pace:
 class SlidingEstimate:
     """Estimate of one duration.
 
-    With a `Pace`, the rules of the module's docstring apply. Otherwise, the estimate is the maximum of the window.
+    With a `Pace`, the rules in the module's docstring apply. Without a `Pace`, the estimate is the maximum of the
+    window.
     """
 
     __slots__ = ("_at", "_last", "_median", "_pace", "_samples", "_usual", "_window", "seed")
@@ -99,21 +104,21 @@ class SlidingEstimate:
         self._pace = pace
         self._samples: deque[Nanos] = deque((seed,), maxlen=window)
         self._median: Nanos = seed
-        self._usual: Nanos = max(1, seed)  #: the last median at a time when the device was not slow
+        self._usual: Nanos = max(1, seed)  #: the median when the device was last not slow
         self._window: Nanos = seed  #: the estimate from the window alone
         self._at: Nanos = 0
         self._last: Nanos = 0  #: the last measurement, if the device was already slow then; otherwise 0
 
     @property
     def value(self) -> Nanos:
-        """The estimate without regard to its age."""
+        """The estimate before it is relaxed according to its age."""
         pace = self._pace
         if pace is None:
             return self._window
         value = max(self._window, round(self._median * (1 + pace.margin)))
         if pace.factor == 1.0:
             return value
-        # If there is a measurement since the device became slow, it is better than the factor, which comes from other
+        # A measurement of this action since the device became slow is better than the factor, which comes from other
         # actions.
         return max(value, round(self._last * (1 + pace.margin) if self._last else self._usual * pace.factor))
 
@@ -133,7 +138,7 @@ class SlidingEstimate:
             self._usual = max(1, self._median)
 
     def at(self, now: Nanos) -> Nanos:
-        """Return the estimate after relaxing it according to its age."""
+        """Return the estimate, relaxed according to the time since its last measurement."""
         value = self.value
         at, stale = self._at, STALE
         if self._pace is not None and self._pace.factor > 1.0:
@@ -153,7 +158,7 @@ class Estimates:
     """Estimates by key, created when they are first needed."""
 
     def __init__(self, window: int, pace: Pace | None = None) -> None:
-        """``window`` is the number of measurements from which each estimate is computed.
+        """``window`` is the number of most recent measurements from which each estimate is computed.
 
         ``pace`` is the pace of the device.
         """

@@ -1,9 +1,9 @@
 """Executes requests in batches, first in, first out, like a server without deadlines.
 
 Each device has a queue. A request joins the shortest queue of the devices that have its model. If no device has the
-model, the request joins the shortest queue of a few devices. A device executes the first request of its queue, together
-with later requests that fit into one batch. The scheduler refuses no late requests. Instead, the worker drops a batch
-that cannot start by its deadline, and the controller answers a request at its deadline.
+model, the request joins the shortest of the queues of `CHOICES` devices. A device executes the first request of its
+queue, together with later requests that fit into one batch. The scheduler refuses no late requests. Instead, the worker
+drops a batch that cannot start by its deadline, and the controller answers a request at its deadline.
 """
 
 from typing import ClassVar, Final
@@ -99,7 +99,10 @@ class FifoScheduler(Scheduler):
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Queue the worker's requests at other devices. Requests that were already sent are queued first."""
+        """Queue the requests of the lost worker at other devices.
+
+        Requests that were already sent to the worker come first.
+        """
         lost: list[PendingRequest] = []
         for gpu in worker.gpus:
             device = self._devices.pop(gpu)

@@ -1,4 +1,4 @@
-"""Implements queues whose cost per request does not grow with their length.
+"""Queues in which the cost of an operation does not grow with the length of the queue.
 
 `Waiting` keeps requests in order of arrival and by group. `Ordered` keeps tuples sorted.
 """
@@ -15,14 +15,14 @@ from clockwork.state import PendingRequest
 T = TypeVar("T", bound="tuple[object, ...]")
 
 MAX_CHUNK: Final = 512
-"""Limit of the entries in one list of an `Ordered`. A longer list is divided into two."""
+"""Largest number of entries in one list of an `Ordered`. A longer list is divided into two."""
 
 MAX_CONSIDERED: Final = 256
 """Number of requests of a group that are considered for a batch. Requests with too many rows are skipped."""
 
 
 class Waiting:
-    """Requests in order of arrival. Requests that can share an Infer are found without a search through the others.
+    """Requests in order of arrival. The requests that can share an Infer are found without a search through the queue.
 
     The class uses `OrderedDict`, which finds its first entry at once. A plain dict would search through the places of
     deleted entries.
@@ -61,7 +61,7 @@ class Waiting:
         return next(iter(self._requests.values()))
 
     def like_first(self) -> Iterable[PendingRequest]:
-        """Return the first request and later requests of its group, in order. The limit is `MAX_CONSIDERED`."""
+        """Return the first request and the later requests of its group, in order; at most `MAX_CONSIDERED` requests."""
         first = self.first
         return islice(self._groups[first.model.name, shape_key(first)].values(), MAX_CONSIDERED)
 

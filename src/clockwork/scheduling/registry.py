@@ -19,7 +19,7 @@ BUILT_IN: Final[Mapping[str, type[Scheduler]]] = {
 """The schedulers that come with Clockwork."""
 
 REQUIRED: Final = ("infer", "result")
-"""Methods that a scheduler must define. Python itself checks this only if `Scheduler` is not a compiled class."""
+"""Methods that a scheduler must define. Python itself does not check this if `Scheduler` is a compiled class."""
 
 
 def make_scheduler(name: str) -> Scheduler:

@@ -1,13 +1,15 @@
 """Decides which requests can share a batch.
 
-The inputs of such requests must agree in every dimension except the first.
+Two requests can share a batch if their inputs have the same size in every dimension except the first.
 """
 
 from clockwork.messages.actions import InferInput
 from clockwork.state import ModelState, PendingRequest
 
 ShapeKey = tuple[tuple[str, tuple[int, ...]], ...]
-"""Names and shapes of a request's inputs, without the batch dimension. Empty if the model allows only one shape."""
+"""Names and shapes of a request's inputs, without the batch dimension. The key is empty if the model allows only one
+shape.
+"""
 
 
 def shape_key(request: PendingRequest) -> ShapeKey:
@@ -16,12 +18,12 @@ def shape_key(request: PendingRequest) -> ShapeKey:
 
 
 def is_alone(model: ModelState, key: ShapeKey) -> bool:
-    """Return whether requests with this key share no batch, because they have an optional input."""
+    """Return whether a request with this key must be executed alone, because the model has optional inputs."""
     return bool(model.optional) and any(name in model.optional for name, _ in key)
 
 
 def shape_key_of(model: ModelState, share: InferInput) -> ShapeKey:
-    """Return the key of the inputs that a request adds to an Infer."""
+    """Return the key of the inputs that one request contributes to an Infer."""
     if not model.flexible:
         return ()
     first = 1 if model.info.batchable else 0

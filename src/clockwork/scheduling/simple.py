@@ -1,9 +1,9 @@
 """Executes one request at a time, first in, first out. A model is loaded when it is requested.
 
-Devices that have the same model serve its requests in turn. A model that is on no device is loaded on the next device
-in turn. A device without free memory evicts its least recently used model. At most `MAX_OUTSTANDING` requests are sent
-to a device at a time. This number is enough to hide the network delay. The scheduler refuses no late requests. Instead,
-the worker drops an Infer that cannot start by its deadline.
+If several devices have a model, they serve its requests in turn. If no device has a model, the next device in turn
+loads the model. A device without free memory evicts its least recently used model. At most `MAX_OUTSTANDING` requests
+are sent to a device at a time. This number is enough to hide the network delay. The scheduler refuses no late requests.
+Instead, the worker drops an Infer that cannot start by its deadline.
 """
 
 from collections import OrderedDict
@@ -90,7 +90,7 @@ class SimpleScheduler(Scheduler):
         return []
 
     def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
-        """Forget whose turn it is to serve the model."""
+        """Forget which device's turn it is to serve the model."""
         self._next_holder.pop(model.name, None)
         return []
 
@@ -101,7 +101,10 @@ class SimpleScheduler(Scheduler):
         return []
 
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[Answer]:
-        """Queue the worker's requests at other devices. Requests that were already sent are queued first."""
+        """Queue the requests of the lost worker at other devices.
+
+        Requests that were already sent to the worker come first.
+        """
         lost: list[PendingRequest] = []
         for gpu in worker.gpus:
             device = self._devices.pop(gpu)

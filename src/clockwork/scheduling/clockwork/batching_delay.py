@@ -8,12 +8,12 @@ and 3,000 requests/s with a wait of 2 ms.
 
 Theory of operation. The controller reports the share of the server's time that is in use. The *level* is the number of
 rows that an idle device should wait for. The level rises while this share is above `BUSY`, and falls while the share is
-below `CALM`. The number of rows to wait for also depends on recent waits. If the rows arrived during a wait, the number
-doubles. If the wait ended before the rows arrived, the number is halved. So if a single client sends one request at a
-time, the device waits only once in `PROBE`.
+below `CALM`. Recent waits limit the number of rows further. If the expected rows arrived during a wait, the number
+doubles. If they did not arrive, the number is halved. So if a single client sends one request at a time, the device
+waits only once in `PROBE`.
 
-A constant, the arrival rate, and the slack of the request's deadline limit the wait. If a model's inference takes much
-longer than an action costs, there is no wait.
+Three values limit a wait: a constant, the arrival rate, and the slack before the request's deadline. If an inference of
+the model takes much longer than `ACTION_COST`, the device does not wait.
 """
 
 from typing import Final
@@ -22,13 +22,13 @@ from clockwork.scheduling.clockwork.plan import Plan, PlannedBatch
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 BUSY: Final = 0.85
-"""Share of the server's time in use above which the level rises."""
+"""If more than this share of the server's time is in use, the level rises."""
 
 CALM: Final = 0.7
-"""Share of the server's time in use below which the level falls."""
+"""If less than this share of the server's time is in use, the level falls."""
 
 STALE: Final[Nanos] = 200 * MILLISECOND
-"""Age from which a measurement of the server's load is ignored."""
+"""Measurements of the server's load that are older than this are ignored."""
 
 MAX_LEVEL: Final = 64.0
 """Limit of the rows that an idle device waits for."""
@@ -43,16 +43,18 @@ ACTION_COST: Final[Nanos] = 500 * MICROSECOND
 """Time that an Infer of any size costs the controller and the worker together."""
 
 PROBE: Final[Nanos] = 100 * MILLISECOND
-"""If a device has waited for requests of a model in vain, it does not wait for that model again for this time."""
+"""If a device has waited in vain for requests of a model, it does not wait for requests of this model again during this
+time.
+"""
 
 
 class BatchingDelay:
     """Decides how many rows of each model an idle device waits for."""
 
     def __init__(self) -> None:
-        """Start with no batch waiting."""
+        """Start with level 1, at which no device waits."""
         self._level = 1.0
-        self._seen: Nanos = -1  #: time of the last measurement that was used
+        self._seen: Nanos = -1  #: time of the last measurement of the load that was used
         self._expected: dict[str, tuple[int, Nanos]] = {}  #: model -> number of rows to expect, and since when
 
     def note_load(self, busy: float, at: Nanos) -> None:
@@ -66,7 +68,7 @@ class BatchingDelay:
             self._level = max(1.0, self._level * 0.8)
 
     def wanted(self, now: Nanos, model: str, time: Nanos) -> int:
-        """Return how many rows are worth waiting for, where 1 means a start at once.
+        """Return the number of rows that the device should wait for. 1 means that the device should start at once.
 
         ``time`` is the time of one row.
         """
@@ -87,7 +89,10 @@ class BatchingDelay:
             batch.wanted, batch.wait_until = batch.rows + missing, now + wait
 
     def end(self, now: Nanos, batch: PlannedBatch) -> None:
-        """End the batch's wait, if it waited. The rows that arrived decide how many rows to expect next time."""
+        """End the wait of a batch, if the batch was waiting.
+
+        The number of rows that arrived determines the next wait.
+        """
         if batch.wanted:
             enough = batch.rows >= batch.wanted
             self._expected[batch.model.name] = (min(int(MAX_LEVEL), 2 * batch.rows) if enough else batch.rows, now)

@@ -1,4 +1,4 @@
-"""Measures request rates with a decaying count of each model's requests, including refused requests."""
+"""Measures the request rate of each model with a decaying count of its requests, including refused requests."""
 
 from math import exp
 

@@ -36,7 +36,7 @@ class SentInfer:
     ) -> None:
         """``expected`` is the estimated duration of the Infer.
 
-        ``earliest`` is the ``earliest`` of the Infer's action.
+        ``earliest`` is the start of the action's window.
         """
         self.model = model
         self.key = key
@@ -60,7 +60,7 @@ class _SlowStart:
 
 
 class Device:
-    """The outstanding actions of one device, its measured times, and the network delays to it and back."""
+    """The outstanding actions of one device, its measured times, and the network delays to the device and back."""
 
     def __init__(self, gpu: GPUState, config: ClockworkConfig, one_way: Nanos) -> None:
         """Start without actions. ``one_way`` is the first estimate of the network delay in each direction."""
@@ -69,7 +69,7 @@ class Device:
         self._load_times = Estimates(config.window, Pace())
         self._slow: dict[str, _SlowStart] = {}  #: models whose next executions on this device are slow
         self.sent: dict[int, SentInfer] = {}  #: Infers by action id, in the order of sending
-        self._sent_of: dict[str, int] = {}  #: model -> number of its Infers in `sent`, if there are any
+        self._sent_of: dict[str, int] = {}  #: model -> number of its Infers in `sent`; models without any are missing
         self.free: Nanos = 0  #: time at which the device will have executed everything that was sent
         self._last_end: Nanos = 0  #: end of the last Infer whose result is known
         self.ready: dict[str, Nanos] = {}  #: models whose weights are being loaded -> time at which the load will end
@@ -149,14 +149,14 @@ class Device:
         return max(free, now + self.send_delay)
 
     def ready_at(self, now: Nanos, model: ModelState) -> Nanos:
-        """Return when the model's weights would be loaded if the load was sent now."""
+        """Return when the weights of the model would be on the device, if a LoadWeights was sent now."""
         return max(self.load_free, now + self.send_delay) + self.load_time(now, model)
 
     def earliest_for(self, now: Nanos, start: Nanos) -> Nanos:
-        """Return the ``earliest`` of an Infer that is sent now, so that the device keeps the order of the plan.
+        """Return the ``earliest`` for an Infer that is sent now, so that the device keeps the plan's order.
 
-        A worker orders Infers by ``earliest``. If the weights of an Infer are still being loaded, other Infers may pass
-        this Infer.
+        A worker orders Infers by ``earliest``. If the weights of an Infer are still being loaded, a later Infer may be
+        executed first.
         """
         if not self.sent:
             return now
@@ -232,7 +232,7 @@ class Device:
             self.load_free = timing.end
 
     def reason_for_delay(self, now: Nanos) -> str:
-        """Return which action of the device is late, or what delayed the device last.
+        """Return a text about the device's late action or, if no action is late, about its last delay.
 
         The text is empty if nothing delayed the device.
         """
@@ -250,7 +250,10 @@ class Device:
         return self.problem
 
     def _note_delays(self, now: Nanos, sent_at: Nanos | None, begin: Nanos, end: Nanos) -> None:
-        """Measure the network delays. ``sent_at`` is None if the action had to wait for other actions on the device."""
+        """Measure the network delays of an action.
+
+        ``sent_at`` is None if the action had to wait for other actions on the device.
+        """
         if sent_at is not None:
             self._send_delays.add(min(max(begin - sent_at, 0), MAX_DELAY))
             self.send_delay = self._send_delays.value

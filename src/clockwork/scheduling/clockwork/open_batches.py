@@ -9,9 +9,9 @@ from clockwork.scheduling.clockwork.plan import PlannedBatch
 from clockwork.scheduling.shapes import ShapeKey
 
 MAX_CONSIDERED: Final = 32
-"""Limit of the batches of one group that are considered for a request.
+"""Largest number of batches of one group that are considered for a request.
 
-Half of them are the oldest batches, and the other half are the newest.
+Half of these are the oldest batches, and half are the newest.
 """
 
 GroupKey = tuple[str, ShapeKey]
@@ -38,7 +38,10 @@ class OpenBatches:
         return chain(islice(batches, MAX_CONSIDERED // 2), islice(reversed(batches), MAX_CONSIDERED // 2))
 
     def update(self, batch: PlannedBatch) -> None:
-        """Add or drop a batch after it was planned or after its rows have changed."""
+        """Update the entry of a batch after the batch was planned or its rows have changed.
+
+        Full batches have no entry.
+        """
         if batch.plan.is_full(batch):
             self.drop(batch)
         else:

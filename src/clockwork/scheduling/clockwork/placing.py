@@ -1,8 +1,7 @@
 """Chooses the device and the batch for each request.
 
-If several places are possible, an idle device is preferred. The next criterion is how efficiently the device is used,
-and the last is which batch ends first. A model that is on no device is loaded on the device where its batch would end
-first.
+If several places are possible, an idle device comes first, then the device that would be used most efficiently, then
+the batch that would end first. If a model is on no device, it is loaded on the device where its batch would end first.
 """
 
 from collections.abc import Sequence
@@ -18,9 +17,9 @@ from clockwork.state import PendingRequest
 from clockwork.units import Nanos
 
 MAX_TRIED: Final = 16
-"""Number of requests of a group that are refused one by one.
+"""Number of requests of a group that are tried one by one if no device can serve them.
 
-After these, a binary search finds the first request that can be planned.
+After that, a binary search finds the first request that can be planned.
 """
 
 
@@ -104,9 +103,9 @@ class Placing:
         return changed, refused
 
     def _hopeless(self, now: Nanos, group: GroupKey, rows: int, left: Sequence[PendingRequest], place: int) -> int:
-        """Return how many requests, beginning at ``place``, cannot be served by any device.
+        """Return the number of successive requests, beginning at ``place``, that no device can serve.
 
-        The next request after these can be served.
+        A device can serve the request after them, if there is one.
         """
         low, high = place + 1, len(left)
         while low < high:
@@ -118,7 +117,10 @@ class Placing:
         return low - place
 
     def _best(self, now: Nanos, group: GroupKey, rows: int, first: PendingRequest) -> tuple[Offer | None, bool]:
-        """Return the best offer for a group, and whether the device of the offer has or is loading the weights."""
+        """Return the best offer for a group.
+
+        The second value is whether the offering device has or is loading the weights.
+        """
         model, key = first.model, group[1]
         rate = self._demand.rate(now, model.name)
         best: Offer | None = None
@@ -172,13 +174,13 @@ class Placing:
             self._batch_of.pop(request.id, None)
 
     def close_part(self, part: PlannedBatch, rest: PlannedBatch) -> None:
-        """Record that a part of a batch is sent, and that the rest of it stays planned."""
+        """Record that one part of a batch is sent, and that the rest of the batch stays planned."""
         self._open.update(rest)
         for request in part.requests:
             self._batch_of.pop(request.id, None)
 
     def drop_all(self, plan: Plan) -> list[PendingRequest]:
-        """Close all batches of a plan whose device is lost. Return their requests."""
+        """Close all batches of a plan whose device is lost. Return the requests of these batches."""
         requests: list[PendingRequest] = []
         for batch in list(plan.batches):
             requests += batch.requests
@@ -186,7 +188,10 @@ class Placing:
         return requests
 
     def drop_model(self, plan: Plan, model: str) -> list[PendingRequest]:
-        """Drop the batches of a model, because the device no longer has the model's weights. Return their requests."""
+        """Drop the batches of a model whose weights are no longer on the device.
+
+        Return the requests of these batches.
+        """
         self._weights.note_gone(plan, model)
         requests: list[PendingRequest] = []
         for batch in list(plan.batches_of.get(model, ())):
@@ -197,7 +202,7 @@ class Placing:
 
 
 def _better(one: Offer | None, other: Offer | None) -> Offer | None:
-    """Return the better offer. An idle device is preferred, then the better use of a device, then the earlier end."""
+    """Return the better offer. The criteria are, in this order: an idle device, a higher efficiency, an earlier end."""
     if one is None or other is None:
         return one or other
     if one.at_once != other.at_once:
@@ -208,7 +213,7 @@ def _better(one: Offer | None, other: Offer | None) -> Offer | None:
 
 
 def _same_deadline(requests: Sequence[PendingRequest], place: int) -> int:
-    """Return how many requests, beginning at ``place``, have the same deadline."""
+    """Return the number of successive requests, beginning at ``place``, that have the same deadline."""
     end = place + 1
     while end < len(requests) and requests[end].deadline == requests[place].deadline:
         end += 1

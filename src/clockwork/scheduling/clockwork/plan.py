@@ -1,12 +1,12 @@
 """Plans the next batches of one device, and finds places where more requests fit into this plan.
 
-Theory of operation. A *batch* consists of requests of one model that will be one Infer. The *capacity* of a batch is
-the number of rows for which the plan reserves time. The capacity may be larger than the present number of rows, because
-more requests are expected before the batch is sent. A batch begins when the previous batch has ended and the batch's
-own weights are loaded. The device must have executed the batch by its time ``due``, so that every deadline in the batch
-is met with all margins. The *slack* of a batch is the time by which this batch and all later batches may be delayed
-without breaking a promise. So the plan knows from the slack whether a batch may be begun or grown. A batch that
-contains promised requests is delayed only within the slack.
+Theory of operation. A *batch* consists of requests for one model that will be executed by one Infer. The *capacity* of
+a batch is the number of rows for which the plan reserves time. The capacity may exceed the current number of rows,
+because more requests are expected before the batch is sent. A batch begins when the previous batch has ended and the
+batch's own weights are loaded. The device must finish the batch by the batch's time ``due``, so that every deadline in
+the batch is met with all margins. The *slack* of a batch is the time by which this batch and all later batches may be
+delayed without breaking a promise. So the slack shows whether a new batch may be inserted, and whether a batch may
+grow. A batch that contains promised requests is delayed only within its slack.
 
 Planning a request takes O(log n) time for n planned batches, because the `Timeline` finds in O(log n) when a batch
 would begin and how much slack the plan has at that point.
@@ -23,19 +23,17 @@ from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_OVERTAKING: Final = 16
-"""If the first batch is not full, a full batch may be sent before it. The search for such a batch ends after this
-number of batches.
-"""
+"""Number of batches that are searched for a full batch, which may be sent before a first batch that is not full."""
 
 MAX_SENT: Final = 512
 """Limit of outstanding Infers on one device. Without this limit, a silent device would get more and more Infers."""
 
 MAX_PASSED: Final = 64
-"""Number of batches that are searched for one with loaded weights, if the first batch waits for its weights."""
+"""Number of batches that are searched for a batch with loaded weights, if the first batch waits for its weights."""
 
 
 class PlannedBatch(TimelineEntry):
-    """Requests that will be one Infer."""
+    """A planned batch: requests that will be executed by one Infer."""
 
     __slots__ = ("capacity", "key", "model", "plan", "requests", "rows", "wait_until", "wanted")
 
@@ -47,18 +45,18 @@ class PlannedBatch(TimelineEntry):
         self.key = key
         self.capacity = capacity
         self.rows = 0
-        self.wanted = 0  #: number of rows for which an idle device waits until `wait_until`; 0: it does not wait
+        self.wanted = 0  #: number of rows that an idle device waits for, until `wait_until`; 0: no wait
         self.wait_until: Nanos = 0
         self.requests: list[PendingRequest] = []
 
 
 class Offer(NamedTuple):
-    """An offer of a device to some requests. The device can begin a batch for them, or add them to ``batch``.
+    """A place in a device's plan for some requests: a new batch for these requests, or room in the planned ``batch``.
 
     A new batch is inserted in front of the batch ``before``, or at the end if ``before`` is None. ``room`` is the
-    number of rows that the batch has room for, including the rows of the requests. ``cost`` is the additional time that
-    the device would be busy. ``efficiency`` is the expected number of rows per nanosecond of this time. ``at_once``
-    means that the device is idle.
+    number of rows that fit into the batch, including the rows of the requests. ``cost`` is the additional time for
+    which the device would be busy. ``efficiency`` is the expected number of rows per nanosecond of ``cost``.
+    ``at_once`` means that the device is idle.
     """
 
     plan: "Plan"
@@ -84,19 +82,19 @@ class Plan:
         self.batches: Timeline[PlannedBatch] = Timeline()
         #: batches by model; contains only models with batches
         self.batches_of: dict[str, dict[PlannedBatch, None]] = {}
-        self.booked: Nanos = 0  #: the last retry time given to refused clients, plus the time of their batch
+        self.booked: Nanos = 0  #: end of the batch of the last refused clients, if they retry in time
         self.wake_at: Nanos = FAR  #: time at which `next_batch` has to be called again
-        self._unplaced: tuple[float, Nanos] = (0.0, 0)  #: efficiency and time of the last batch that found no place
+        self._unplaced: tuple[float, Nanos] = (0.0, 0)  #: efficiency and time of the last refused batch
         self._claim: float = 0.0  #: efficiency of a batch for which the plan keeps time free
         self._claim_until: Nanos = 0
-        self._claim_after: Nanos = 0  #: time before which no new claim is made
+        self._claim_after: Nanos = 0  #: no new claim is made before this time
 
     def tail(self, now: Nanos) -> Nanos:
         """Return when all planned batches will have ended."""
         return self.batches.end(self.device.first_start(now))
 
     def due(self, request: PendingRequest, end: Nanos, now: Nanos) -> Nanos:
-        """Return when the device must have executed the request, if the request is planned to end at ``end``."""
+        """Return when the device must have executed a request, so that its deadline is met with all margins."""
         config = self.config
         margin = config.safety_margin + int(config.safety_share * (end - now))
         return request.deadline - self.device.return_delay - margin
@@ -113,7 +111,7 @@ class Plan:
     def offer(
         self, now: Nanos, model: ModelState, key: ShapeKey, rows: int, first: PendingRequest, rate: float, ready: Nanos
     ) -> Offer | None:
-        """Return the best batch that can be begun for ``rows`` rows, of which ``first`` has the earliest deadline.
+        """Return the best place for a new batch of ``rows`` rows. ``first`` is the request with the earliest deadline.
 
         ``rate`` is the model's demand in requests per nanosecond. ``ready`` is the time when its weights will be
         loaded, or 0.
@@ -131,7 +129,7 @@ class Plan:
     def _places(self, deadline: Nanos, ready: Nanos, origin: Nanos) -> list[PlannedBatch | None]:
         """Return the places at which a batch might be inserted.
 
-        The places are the place by the deadline, the end (None), and the place before a batch that waits for its
+        They are: the place in order of deadlines, the end (None), and the place before a batch that waits for its
         weights.
         """
         batches = self.batches
@@ -191,8 +189,8 @@ class Plan:
         """Keep time free for a batch of the requests that were refused.
 
         Until the plan has room for this batch, the device begins no batch that is much less efficient. Without this
-        rule, a full plan would only ever have room for the smallest batches. After that, no claims are made for the
-        same length of time, so that other models get their turn.
+        rule, a full plan would only ever have room for the smallest batches. After the claim has ended, no claim is
+        made for the same length of time, so that other models get their turn.
         """
         value, time = self._unplaced
         self._unplaced = (0.0, 0)
@@ -240,7 +238,7 @@ class Plan:
     def accept(
         self, now: Nanos, offer: Offer, model: ModelState, key: ShapeKey, requests: list[PendingRequest]
     ) -> PlannedBatch:
-        """Plan the requests as offered, and set the promised time of each request. Return their batch."""
+        """Plan the requests in the offered place, set the promised time of each request, and return the batch."""
         batch = offer.batch
         if batch is None:
             batch = PlannedBatch(self, model, key, offer.room, offer.reserved)
@@ -309,7 +307,7 @@ class Plan:
         ready = device.ready.get(head.model.name, 0)
         if max(start, ready) - now <= lead:
             return head if head.rows >= head.capacity else self._full_batch(now) or head
-        if start - now <= lead:  # the first batch waits for its weights, so another batch may use the time
+        if start - now <= lead:  # the first batch waits for its weights, so a later batch may use the time
             for batch in islice(self.batches, MAX_PASSED):
                 if batch.model.name not in device.ready and start + batch.reserved <= ready:
                     return batch
@@ -356,7 +354,7 @@ class Plan:
         part.rows, batch.rows, part.due = size, rows - size, batch.due
         room = min(size for size in sizes if size >= batch.rows)
         time = device.infer_time(now, model, room, key)
-        fits = first + time <= batch.reserved  # otherwise, the rest has no room for more requests
+        fits = first + time <= batch.reserved  # without this check, the rest would have no room for more requests
         batch.capacity, batch.reserved = (room, time) if fits else (batch.rows, rest)
         part.ready = batch.ready
         self.batches.update(batch)

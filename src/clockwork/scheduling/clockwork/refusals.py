@@ -1,9 +1,10 @@
 """Answers requests that cannot be in time, with the reason, the predicted completion and a retry time.
 
-Theory of operation. A refused group is divided into batches that an idle device could execute within the request's SLO.
-All requests of a batch get the same retry time, which is the time when the plan will have room for that batch. The
-retry times of a device's batches follow each other, so that each batch has time to execute. `Plan.booked` is the time
-when the last of these batches would end. Nothing is reserved, so a client that does not retry costs nothing.
+Theory of operation. A refused group of requests is divided into batches that an idle device could execute within the
+requests' SLO. All requests of such a batch get the same retry time: the time when the plan will have room for the
+batch. The retry times on one device are spaced so that each batch can be executed before the next. `Plan.booked` is the
+time when the last of these batches would end. The plan reserves no time for retries, so a client that does not retry
+costs nothing.
 """
 
 from typing import Final
@@ -20,17 +21,17 @@ from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos, show_duration
 
 MAX_RETRY_TIMES: Final = 4096
-"""Number of groups whose last retry time is stored. The group with the oldest refusal is forgotten first."""
+"""Limit of the groups whose last retry time is stored. The group with the oldest refusal is forgotten first."""
 
 ADMITTED: Final = "admitted, but will miss its deadline"
 """Beginning of the answer to a request whose promise is broken. No refusal at arrival begins with these words."""
 
 ASSUMED: Final = " (assumed, because the model was not measured; lower it with --unmeasured-cap, or set a longer SLO)"
-"""Text that is added to a refusal if the model was not measured."""
+"""End of the text of a refusal if the model was not measured."""
 
 
 class _RetryTime:
-    """Time at which refused clients should retry, and number of rows for which the device has room at that time."""
+    """The time at which refused clients should retry, and the number of rows that fit into the batch at that time."""
 
     __slots__ = ("at", "room")
 
@@ -108,7 +109,7 @@ class Refusals:
         known[group] = retry
 
     def _time_alone(self, now: Nanos, plan: Plan, key: ShapeKey, request: PendingRequest) -> Nanos:
-        """Return the shortest SLO that an idle device could meet."""
+        """Return the shortest SLO that an idle device could meet for this request."""
         slo = request.deadline - request.arrival
         margin = self._config.safety_margin + int(self._config.safety_share * slo)
         device = plan.device
@@ -149,7 +150,7 @@ def _ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
 
 
 def _reason(request: PendingRequest, reason: RefusalReason) -> RefusalReason:
-    """Return the reason of a refusal. If a promise was given, the reason is the broken promise."""
+    """Return the reason of a refusal. If the request was admitted before, the reason is the broken promise."""
     return RefusalReason.PROMISE_BROKEN if request.reason else reason
 
 

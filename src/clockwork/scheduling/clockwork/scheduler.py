@@ -1,8 +1,8 @@
 """Implements the scheduler of Clockwork (Gujarati et al., OSDI 2020, section 5), with a promise at arrival.
 
-Theory of operation. Every device has a `Plan`. A new request is added to a plan if its deadline and all earlier
-promises are met, according to measured times and margins. Otherwise, the request is refused. So an admitted request is
-late only if an event broke the plan.
+Theory of operation. Every device has a `Plan`. A new request is added to a plan if, according to measured times and
+margins, its deadline and all earlier promises will be met. If no plan allows this, the request is refused. So an
+admitted request is late only if an unexpected event delays the plan.
 
 A request is planned at once if it can join a batch with room, or if a device is idle. Otherwise, the request waits at
 most ``verdict_delay`` for more requests of its group. Then the scheduler decides about the whole group, so that a burst
@@ -39,12 +39,12 @@ from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_ATTEMPTS: Final = 2
-"""Number of times that a request is sent to a device if its actions fail."""
+"""Number of times that a request is sent to a device, if each of these actions fails."""
 
 MAX_LATE_ATTEMPTS: Final = 8
-"""Number of times that a request is sent to a device if its actions do not start in time.
+"""Number of times that a request is sent to a device, if each of these actions does not start in time.
 
-A late start is not a failure. The request's deadline usually ends the attempts earlier.
+A late start is not a failure. Usually, the request's deadline passes before this many attempts.
 """
 
 
@@ -124,7 +124,7 @@ class ClockworkScheduler(Scheduler):
         return "" if plan is None else plan.device.reason_for_delay(now)
 
     def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
-        """Plan the affected requests again. If no device has the weights, load the weights first."""
+        """Plan the affected requests again. If no device has the weights any more, load the weights first."""
         requests = [request for gpu in gpus for request in self._placing.drop_model(self._plans[gpu], model)]
         answers = self._place_again(now, requests, f"an operator evicted {model}", late=True)
         return answers + [answer for gpu in gpus for answer in self._send_due(now, self._plans[gpu])]
@@ -178,7 +178,7 @@ class ClockworkScheduler(Scheduler):
         return answers
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to decide about a group or send a batch next."""
+        """Return the next time at which a group must be decided or a batch must be sent."""
         wakes = self._wakes
         while wakes and wakes[0][2].wake_at != wakes[0][0]:
             heappop(wakes)
@@ -201,7 +201,7 @@ class ClockworkScheduler(Scheduler):
         return answers
 
     def _refuse(self, now: Nanos, group: GroupKey, requests: list[PendingRequest], reason: str = "") -> list[Answer]:
-        """Refuse requests. ``reason`` is why promises of these requests are broken."""
+        """Refuse requests. If some of them were admitted before, ``reason`` explains why their promises are broken."""
         if not requests:
             return []
         model = requests[0].model
@@ -221,7 +221,7 @@ class ClockworkScheduler(Scheduler):
     ) -> list[Answer]:
         """Plan again requests that were planned or sent before. Answer the requests that have no attempt left.
 
-        ``late`` means that the requests did not fail, but that their action could not start in time.
+        ``late`` means that the action of these requests could not start in time. Such an attempt is not a failure.
         """
         answers: list[Answer] = []
         counts, limit = (self._late_starts, MAX_LATE_ATTEMPTS) if late else (self._failures, MAX_ATTEMPTS)

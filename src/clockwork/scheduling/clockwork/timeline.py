@@ -4,12 +4,13 @@ Theory of operation. Let ``at`` be the time when the device is free for a batch,
 weights are loaded. The batch then ends at ``max(at, ready) + reserved``. So a run of consecutive batches is described
 by two functions of ``at``:
 
-    end(at)   = max(at + length, floor)          the time when the run ends; it takes at least ``length``
-    slack(at) = min(reach - at, spare)           the longest delay of the run with which each batch meets its ``due``
+    end(at) = max(at + length, floor) the time when the run ends; the run takes at least ``length``
+    slack(at) = min(reach - at, spare) the longest delay of the run for which each batch still meets its ``due``
 
-Two such runs, one after the other, are described by functions of the same form. The batches are the nodes of a balanced
-binary tree. The tree is a treap whose priorities are a fixed sequence, so that a simulation can be repeated. Each node
-stores the four numbers of the run that is its subtree. Every query and every change takes O(log n) time for n batches.
+If one run follows another, functions of the same form describe both together. The batches are the nodes of a balanced
+binary tree. The tree is a treap. Its priorities are a fixed sequence of pseudorandom numbers, so that a simulation can
+be repeated. Each node stores the four numbers of the run that consists of its subtree. Every query and every change
+takes O(log n) time for n batches.
 """
 
 from collections.abc import Iterator
@@ -43,7 +44,10 @@ class TimelineEntry:
     )
 
     def __init__(self, reserved: Nanos) -> None:
-        """Create an entry. The batch has to end by ``due``, and cannot begin before ``ready`` (0 means at any time)."""
+        """Create an entry. The batch must end by ``due``.
+
+        The batch cannot begin before ``ready`` (0: it can begin at any time).
+        """
         self.reserved = reserved
         self.due: Nanos = FAR
         self.ready: Nanos = 0
@@ -58,7 +62,7 @@ class TimelineEntry:
         self.least_due: Nanos = FAR
 
     def pull(self) -> None:
-        """Compute the run of the subtree from the left subtree, the batch itself and the right subtree."""
+        """Compute the numbers of this subtree's run from the left subtree, the batch itself and the right subtree."""
         length, due = self.reserved, self.due
         floor = self.ready + length
         reach, spare = due - length, due - floor
@@ -128,7 +132,7 @@ class Timeline(Generic[T]):
 
         This is the end of the previous batch, or ``origin`` for the first batch.
         """
-        path: list[tuple[T, bool]] = []  #: nodes from the batch upwards, and whether the batch is to their right
+        path: list[tuple[T, bool]] = []  #: nodes from the batch up to the root, and whether the batch is to their right
         node, parent = batch, batch.parent
         while parent is not None:
             path.append((parent, parent.right is node))
@@ -143,7 +147,7 @@ class Timeline(Generic[T]):
         return at if left is None else max(at + left.length, left.floor)
 
     def slack(self, batch: T, at: Nanos) -> Nanos:
-        """Return the slack of a batch, if the device is free for it at the time ``at``.
+        """Return the slack of a batch, for the case that the device is free for the batch at ``at``.
 
         The batch and all later batches may be delayed by this time without breaking a promise.
         """
@@ -161,9 +165,9 @@ class Timeline(Generic[T]):
         return slack
 
     def place_for(self, due: Nanos) -> T | None:
-        """Return the batch in front of which a batch with this ``due`` belongs. None means the end.
+        """Return the batch before which a batch with this ``due`` belongs, or None if the batch belongs at the end.
 
-        The batch belongs behind all batches that are not due later.
+        The place is after all batches whose ``due`` is not later.
         """
         node, after = self._root, None
         while node is not None:

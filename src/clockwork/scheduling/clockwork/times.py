@@ -1,25 +1,27 @@
-"""Estimates the durations of Infers on one device. The estimates of a model's batch sizes are consistent.
+"""Estimates the durations of Infers on one device.
+
+The estimates for different batch sizes of a model never contradict each other.
 
 Theory of operation. For each model, every number of rows has its own estimate (`scheduling.estimates`), and only
 executed batches are measured. Without more rules, the estimates would contradict each other. Suppose that a device was
 slow for a while and executed only single rows. The estimate of one row may then be ten times the estimate of two rows.
 A batch that is planned with two rows and sent with one row would then need more time than was reserved. A promise would
-be broken although no action was late. So the times of this module follow two rules:
+be broken although no action was late. So this module computes times from estimates according to two rules:
 
 1. Fewer rows take no longer than more rows that were measured more recently.
 2. More rows take at least as long as fewer rows. A contradicting estimate is raised, not lowered, because a wrong
    refusal costs less than a broken promise.
 
-Estimates relax: without new measurements, they become shorter with time, but never longer.
+Estimates relax: without new measurements, they become shorter over time, but never longer.
 
 Input shapes. A profile has times for one shape of each input. A request with a larger shape takes longer, by an unknown
-factor. The first estimate for such a request is a guess: the profile's time, in proportion to the number of elements,
-times `UNKNOWN_MARGIN`. The first measurement of the shape replaces this guess for all numbers of rows. The guess may be
-so long that every request is refused and the shape is never measured. So the guess relaxes as well. After `FORGOTTEN`,
-the margin is dropped. After twice that time, the profile's times are used.
+factor. The first estimate for such a request is a guess: the profile's time, multiplied by the ratio of the numbers of
+elements and by `UNKNOWN_MARGIN`. The first measurement of the shape replaces this guess for all numbers of rows. The
+guess may be so long that every request is refused and the shape is never measured. So the guess relaxes as well. After
+`FORGOTTEN`, the margin is dropped. After twice that time, the profile's times are used.
 
-Some models were not measured at all. For every shape, their estimates start from the assumed time of the profile,
-without a margin. The first measurement replaces this guess, too.
+Some models were not measured at all. For every shape of such a model, the first estimate is the assumed time in the
+profile, without a margin. The first measurement replaces this guess, too.
 """
 
 from bisect import bisect_left
@@ -35,12 +37,12 @@ from clockwork.units import MILLISECOND, Nanos
 MAX_TABLES: Final = 4096
 """Limit of the input shapes whose measurements are stored for a device. The least recently used shapes are forgotten.
 
-Models with fixed shapes do not count, because clients cannot increase their number.
+Models with fixed shapes do not count towards this limit, because each of them has only one shape.
 """
 
 MAX_AGE: Final[Nanos] = 10 * MILLISECOND
-"""Time after which times are computed again, because estimates relax. They are also computed again after each
-measurement.
+"""Age at which computed times are computed again, because estimates relax. Each measurement also makes them be computed
+again.
 """
 
 
@@ -54,7 +56,7 @@ class _Table:
     __slots__ = ("computed_for", "estimates", "guessed_at", "rows", "scale", "times", "until")
 
     def __init__(self, scale: float, guessed_at: Nanos | None) -> None:
-        self.scale = scale  #: factor of the seeds, relative to the profile's times
+        self.scale = scale  #: ratio of the first estimates to the profile's times
         self.guessed_at = guessed_at  #: when the seeds were guessed; None: the shape was measured or is not larger
         self.estimates: dict[int, SlidingEstimate] = {}
         self.rows: list[int] = []  #: the keys of `estimates` in ascending order
@@ -102,7 +104,7 @@ class InferTimes:
         return size
 
     def by_size(self, now: Nanos, model: ModelState, key: ShapeKey) -> Mapping[int, Nanos]:
-        """Return the time of an Infer for each batch size of the profile and each other measured number of rows."""
+        """Return the time of an Infer for each number of rows that is measured or is a batch size of the profile."""
         return self._table(now, model, key).times
 
     def of(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
@@ -126,7 +128,7 @@ class InferTimes:
         self._measured += 1
 
     def forget(self, digest: str) -> None:
-        """Forget all measurements of a content."""
+        """Forget all measurements of a model content."""
         self._tables.pop(digest, None)
         self._sizes.pop(digest, None)
         self._worthwhile.pop(digest, None)
@@ -160,9 +162,9 @@ class InferTimes:
         return table
 
     def _scale(self, model: ModelState, key: ShapeKey) -> float:
-        """Return the factor by which a shape exceeds the profile's shape.
+        """Return the number of elements of a shape, divided by that of the profile's shape.
 
-        The factor is 1.0 if the shape is not larger, or if this is unknown.
+        The result is 1.0 if the shape is not larger, or if the profile's shape is unknown.
         """
         measured = sum([prod(shape) for shape in model.profiles[self._kind].input_shapes])
         return max(1.0, sum([prod(shape) for _, shape in key]) / measured) if measured else 1.0
@@ -186,7 +188,7 @@ class InferTimes:
         return estimate
 
     def _compute(self, now: Nanos, table: _Table) -> None:
-        """Compute the times from the estimates by the rules of the module's docstring."""
+        """Compute the times from the estimates by the two rules in the module's docstring."""
         estimates, times = table.estimates, table.times
         bounds: list[tuple[Nanos, Nanos]] = []  #: (time of measurement, duration) of larger numbers of rows
         for rows in reversed(table.rows):
@@ -209,9 +211,9 @@ class InferTimes:
         table.computed_for, table.until = self._measured, now + MAX_AGE
 
     def _between(self, table: _Table, model: ModelState, rows: int) -> Nanos:
-        """Return the time of the next larger number of rows that was measured.
+        """Return the time for a number of rows that was not measured: the time of the next larger measured number.
 
-        Beyond the largest measured number, times are in proportion to the rows.
+        Above the largest measured number, the time grows in proportion to the number of rows.
         """
         place = bisect_left(table.rows, rows)
         if place < len(table.rows):

@@ -1,7 +1,7 @@
 """Records which devices have a model's weights, and decides which weights to load and to evict.
 
-Weights are never evicted while they are being loaded, or while a planned batch or an outstanding action needs them.
-Among the least recently used models, the model with the least demand is evicted.
+Weights are never evicted while they are being loaded, or while a planned batch or an outstanding action needs them. Of
+the few least recently used models, the model with the least demand is evicted.
 """
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
@@ -12,7 +12,7 @@ from clockwork.units import FOREVER, Nanos
 
 
 class Weights:
-    """For each model, the plans of the devices that have its weights or will have them."""
+    """For each model, the plans of the devices that have its weights or are loading them."""
 
     def __init__(self, config: ClockworkConfig, demand: Demand) -> None:
         """Start without devices."""
@@ -45,7 +45,7 @@ class Weights:
             self.preload(now, plan)
 
     def remove_model(self, model: str) -> None:
-        """Forget a model that was removed: no device has its weights, and none will load them."""
+        """Forget a model that was removed. Its weights no longer count as being on any device."""
         for plan in self.plans:
             self.note_gone(plan, model)
         if model in self._to_preload:
@@ -68,13 +68,13 @@ class Weights:
     def some_holders(self, model: str) -> list[Plan]:
         """Return devices that have the weights or are loading them.
 
-        If there are many, choose the next `choices` of them in turn.
+        If there are more than the setting ``choices``, successive calls return different devices in turn.
         """
         plans = self._holders.get(model)
         return [] if plans is None else self.some(plans)
 
     def some(self, plans: list[Plan]) -> list[Plan]:
-        """Return some of the plans: the next ones in turn, as many as the setting ``choices``.
+        """Return ``choices`` of the plans (a setting). Successive calls choose different plans in turn.
 
         If there are at most ``choices`` plans, return all of them.
         """
@@ -95,9 +95,9 @@ class Weights:
         return gpu.residency(model.name) is Residency.COLD and gpu.kind in model.profiles
 
     def victims(self, now: Nanos, plan: Plan, model: ModelState) -> list[str] | None:
-        """Return the models to evict, in order, so that ``model`` fits.
+        """Return the models that must be evicted, in this order, to make room for ``model``.
 
-        Return None if too much of the memory is needed.
+        Return None if evictions cannot free enough memory, because too many weights are needed.
         """
         gpu = plan.gpu
         needed = gpu.models[model.name].weights_pages - gpu.cache.free
@@ -137,10 +137,10 @@ class Weights:
         self._holders.setdefault(model.name, []).append(plan)
 
     def load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState) -> None:
-        """Load a model that no device has, although the request at hand cannot wait for the load.
+        """Load a model that is on no device, for later requests. The request that needs the model now was refused.
 
-        The demand for the evicted models must be less than half of the model's demand, unless none of them was
-        requested recently. Otherwise, models would evict each other in turn.
+        If a model that would be evicted was requested recently, its demand must be less than half of this model's
+        demand. Without this rule, models would evict each other in turn.
         """
         wanted = self._demand.rate(now, model.name)
         able = [plan for plan in plans if self.can_load(plan, model) and not plan.device.ready]
