@@ -27,15 +27,17 @@ CLAIM: Final = "\0clockwork-core-{}"
 
 
 class CorePlan(Struct, frozen=True):
-    """The cores of each thread. ``exec`` contains the cores by device. A thread without cores is not pinned.
+    """The cores of each thread. ``exec`` contains the cores by device.
 
-    ``taken`` contains cores that belong to other workers. ``is_crowded`` means that other workers left too few cores.
+    A thread without cores in the plan is not pinned.
+
+    ``taken`` contains the cores that other workers have claimed. ``is_crowded`` means that they left too few cores.
     """
 
     exec: tuple[tuple[int, ...], ...]
     load: tuple[int, ...]
     others: tuple[int, ...]
-    note: str  #: a summary for the operator
+    note: str  #: a summary of the plan for the operator
     taken: tuple[int, ...] = ()
     is_crowded: bool = False
 
@@ -77,9 +79,9 @@ def _plan(cores: tuple[int, ...], devices: int, threads_per_device: int) -> Core
 
 @contextmanager
 def claimed_cores(allowed: Collection[int], devices: int, threads_per_device: int) -> Iterator[CorePlan]:
-    """Return a context with a plan. During the context, no other worker on this host can claim the devices' cores.
+    """Return a context with a plan. Within the context, no other worker on this host can claim the devices' cores.
 
-    If too few cores are free, no core is claimed. If the system allows no claims, all cores count as free.
+    If too few cores are free, no core is claimed. If the system does not support claims, all cores count as free.
     """
     needed = devices * threads_per_device
     taken: set[int] = set()
@@ -114,7 +116,7 @@ def allowed_cores() -> tuple[int, ...]:
 
 
 def pin(cores: Collection[int]) -> None:
-    """Pin the calling thread, and threads that it creates later, to these cores. Without cores, do nothing."""
+    """Pin the calling thread, and threads that it creates later, to these cores. If there are no cores, do nothing."""
     if cores:
         os.sched_setaffinity(0, cores)
 

@@ -2,15 +2,16 @@
 
 Suppose that clients send more requests than the server can refuse. An event loop that reads all requests would then do
 nothing else. One poll would report thousands of sockets, and the results of workers would wait until all sockets are
-read. So after the server has answered a request of a connection, it pauses reading from this connection until the
-connection's turn comes. Meanwhile the next requests wait in the kernel, where they cost nothing.
+read. So after the server has answered a request of a connection, the server pauses reading from this connection until
+the connection's turn comes. Meanwhile, the connection's next requests wait in the kernel, where they cost no processor
+time.
 
-Theory of operation. A queue in order of arrival would make all requests wait until none of them can meet its deadline.
-So the server mostly resumes the connections that were paused last. The next requests of these connections are recent
-and can be served in time. To make sure that each connection is answered, the server also resumes some connections that
-have waited longest.
+Theory of operation. If connections were resumed in the order in which they were paused, every request would wait so
+long that it misses its deadline. So the server mostly resumes the connections that were paused last. Their next
+requests are recent and can be served in time. To make sure that each connection is answered, the server also resumes
+some connections that have waited longest.
 
-Connections are paused only while reading takes too much of the loop's time.
+No connection is paused unless reading takes too much of the loop's time.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ READING: Final[Nanos] = 4 * MILLISECOND
 """Time per turn of the loop that reading may take. If reading takes longer, connections are paused."""
 
 OLDEST_SHARE: Final = 4
-"""Every fourth connection that is resumed is the connection that has waited longest."""
+"""Of every four connections that are resumed, one is the connection that has waited longest."""
 
 MIN_BATCH: Final = 16
 """Smallest number of connections that are resumed in each turn."""
@@ -71,7 +72,10 @@ class Backpressure:
             self._loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        """Resume as many connections as the next turn can read. The loop polls between two calls."""
+        """Resume as many connections as the next turn can read.
+
+        The loop polls its sockets between two calls of this method.
+        """
         if self._arrivals.reading_took > READING:
             self._batch = max(MIN_BATCH, self._batch * 4 // 5)
         else:

@@ -1,6 +1,6 @@
 """Computes the default size of a weights cache from the available memory.
 
-These functions are used only if the operator has set no size.
+These functions are used only if the operator has not set the size.
 """
 
 from pathlib import Path
@@ -12,17 +12,17 @@ DEFAULT_CACHE_BYTES: Final[Bytes] = 4 * GIB
 """Largest default size of a device's weights cache."""
 
 CACHE_SHARE: Final = 0.25
-"""Share of the available memory that all default weights caches take together.
+"""Share of the available memory that all weights caches take together by default.
 
-The rest is needed because host memory also contains every model, and because a session takes more memory than its
-weights.
+The rest of the memory is needed for two reasons. Host memory also contains every model, and a session of ONNX Runtime
+takes more memory than its weights.
 """
 
 MEMINFO: Final = Path("/proc/meminfo")
 """File with the kernel's report on memory."""
 
 CGROUP: Final = Path("/sys/fs/cgroup")
-"""Directory with the limits of a container (cgroup v2), as a process in the container sees it."""
+"""Directory with the limits of a container (cgroup v2). The path is the path inside the container."""
 
 
 def default_cache_bytes(available: Bytes, devices: int) -> Bytes:
@@ -31,7 +31,7 @@ def default_cache_bytes(available: Bytes, devices: int) -> Bytes:
 
 
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> Bytes:
-    """Return the memory that this process could still take.
+    """Return the amount of memory that this process can still allocate.
 
     A container may limit this memory to less than the host has.
     """

@@ -1,8 +1,8 @@
-"""Runs the controller's machine in a server, with two ports, a clock, a log, and profiles on disk.
+"""Runs the controller's machine as a server, with two ports, a clock, a log, and profiles on disk.
 
 This module makes no decisions. The module converts messages to events, and commands to messages. The payloads of
-tensors are passed from one connection to another as they were received. The module also translates times. The windows
-of actions are sent as times of the worker's clock, and the times in results are converted to this host's clock. A clock
+tensors are passed between clients and workers without being changed. The module also translates times. The windows of
+actions are sent as times of the worker's clock, and the times in results are converted to this host's clock. A clock
 offset that is smaller than its own error counts as zero. Between processes on one host, offsets are that small.
 """
 
@@ -86,14 +86,13 @@ from clockwork.wire.codec import decode_request, decode_result, output_sizes, sp
 from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate, uninitialised
 
 BATCH_FRAMES: Final = 16
-"""A frame of a worker may be this many times as long as a frame of a client, because a batch contains several requests.
-"""
+"""Largest frame of a worker, as a multiple of the largest frame of a client. A batch contains several requests."""
 
 WORKER_HEARTBEAT: Final[Nanos] = ms(250)
 WORKER_SILENT: Final[Nanos] = ms(900)
 """Time between two Pings to a worker. A worker that sends no byte for this time counts as silent.
 
-The controller checks for silence at each Ping, so it notices within 1.25 s that a worker has stopped.
+The controller checks this at each Ping, so it notices within 1.25 s that a worker has stopped.
 """
 
 log = logging.getLogger("clockwork.controller")
@@ -137,11 +136,11 @@ class ControllerHost:
         """Create the controller. `start` makes the controller listen.
 
         Raises:
-            InvalidRequestError: the configuration names a model in an invalid way.
+            InvalidRequestError: the configuration contains a model with an impossible name, path or number of copies.
         """
         self._config = config
         self.tls, self.access = config.tls, config.access
-        self.stepper: Final = Stepper()  #: executes all long work on this event loop in steps
+        self.stepper: Final = Stepper()  #: executes long work on this event loop in short steps
         self._long_responses = LongResponses(self.description, self.stepper)
         self._memory_trimmer = MemoryTrimmer(lambda: self.description().outstanding == 0)
         self.arena: Final = make_arena(config.payload_bytes)
@@ -187,7 +186,7 @@ class ControllerHost:
             config=LinkConfig(
                 max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
                 max_outgoing_bytes=2
-                # this limit suffices, because pending requests may hold as much anyway
+                # pending requests may hold as much memory, so this limit allows no more
                 * self._config.controller.max_pending_bytes,
                 heartbeat_interval=WORKER_HEARTBEAT,
                 silent_after=WORKER_SILENT,
@@ -246,7 +245,7 @@ class ControllerHost:
     def local_client(self, *, shared: bool = True) -> LocalClient:
         """Return a client in this process.
 
-        If the client is not ``shared``, the limits of one connection apply to it.
+        If ``shared`` is false, the limits of one connection apply to the client.
         """
         self._last_client += 1
         client_id = self._last_client
@@ -262,7 +261,7 @@ class ControllerHost:
 
     @property
     def catalog(self) -> Catalog:
-        """The models' versions while the server serves. The caller must not change the catalog."""
+        """The versions of all models while the server serves. The caller must not change the catalog."""
         return self._machine.catalog
 
     def is_ready(self, model: str | None = None, version: str = "") -> bool:
@@ -270,10 +269,10 @@ class ControllerHost:
         return self._machine.is_ready(model, version)
 
     async def drain(self, limit: Nanos) -> None:
-        """Refuse new requests. Return when all pending requests are answered, or after ``limit``.
+        """Refuse new requests from now on. Return when all pending requests are answered, or after ``limit``.
 
-        The ports stay open until `close`. So new clients get a refusal, and health checks see that the server is not
-        ready.
+        The ports stay open until `close` is called. So new clients get a refusal, and health checks report that the
+        server is not ready.
         """
         self._runner.feed(Drain(limit))
         await self._drained.wait()
@@ -293,7 +292,7 @@ class ControllerHost:
         self._loads_by_name.close()
         self.repositories.close()
         if self._failure.done() and not self._failure.cancelled():
-            self._failure.exception()  # this marks the exception as retrieved, because `wait` may have ended
+            self._failure.exception()  # marks the exception as retrieved; otherwise asyncio may warn
         for server in self._servers:
             await server.close("the controller is shutting down")
         for client in list(self._clients.values()):

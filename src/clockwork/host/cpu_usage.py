@@ -1,9 +1,9 @@
 """Measures the share of the available processor time that the server's processes use.
 
-Two shares are measured, and the larger one counts. The first share is the event loop's share of one core. The loop is a
-single thread, so a server may be at its limit although other cores are idle. The second share is the share of all
-cores' time that all processes of the server use. The second share is needed because, on one core, the worker's threads
-compete with the loop.
+Two shares are measured, and the larger share is the result. The first share is the time that the event loop uses of one
+core. The loop is a single thread, so a server may be at its limit although other cores are idle. The second share is
+the time that all processes of the server use of all cores. The second share is needed because the worker's threads may
+compete with the loop for the same core.
 """
 
 import os
@@ -17,9 +17,9 @@ PERIOD: Final[Nanos] = 25 * MILLISECOND
 
 
 class CpuUsage:
-    """Measures the use of the calling thread and its process.
+    """Measures the processor time of the calling thread and of its process.
 
-    If the worker is a child process, also measures the worker.
+    After a call of `follow`, also measures the process of the worker.
     """
 
     def __init__(self, now: Nanos) -> None:

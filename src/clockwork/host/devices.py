@@ -27,18 +27,18 @@ class Devices(Protocol):
         ...
 
     def expire(self) -> Nanos | None:
-        """Fail the late actions, including those behind running tasks.
+        """Fail every action whose window has passed, even if it waits behind a running task.
 
         Return when to call this method next, or None.
         """
         ...
 
     def controller_lost(self) -> None:
-        """Drop the results that have not been taken, because the connection to the controller is lost."""
+        """Drop all results that were not taken yet, because the connection to the controller is lost."""
         ...
 
     def leave(self) -> None:
-        """Refuse waiting and new actions. Running tasks continue to their ends."""
+        """Refuse waiting and new actions. Running tasks continue until they end."""
         ...
 
     def owes_results(self) -> bool:
@@ -46,7 +46,7 @@ class Devices(Protocol):
         ...
 
     def take_results(self) -> list[ResultToSend]:
-        """Return the results since the last call, in their order."""
+        """Return the results since the last call, in the order in which they were produced."""
         ...
 
 

@@ -1,11 +1,11 @@
 """Queues requests that were read but not handled yet, so that they do not delay other work of the event loop.
 
-An event loop calls one callback for each socket that has bytes, in any order. If each request was handled at once, a
+An event loop calls one callback for each socket with new bytes, in any order. If each request was handled at once, a
 thousand requests might be handled before the next result of a worker. So requests wait in the inbox after they are
-read, and each turn of the loop handles a piece of this queue. Results, heartbeats, cancels and health checks do not
-wait in the inbox. These events are handled between two pieces of the queue.
+read, and each turn of the loop handles a limited *piece* of this queue. Results, heartbeats, cancels and health checks
+do not wait in the inbox. These events are handled between two pieces of the queue.
 
-While few requests arrive, no request waits. Each request is then handled when it is read.
+While few requests arrive, each request is handled as soon as it is read.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from clockwork.controller.shedding import MAX_URGENT_SLO, PATIENT_INTERVAL, Shed
 from clockwork.units import MILLISECOND, Nanos
 
 PIECE: Final[Nanos] = 5 * MILLISECOND
-"""Controller time per turn of the loop that is used to handle requests."""
+"""Time that each turn of the loop spends on handling requests."""
 
 MIN_PIECE: Final = 16
 """Smallest number of requests that are handled in one turn.
 
-The measured time per request includes the time spent on refusing other requests. Without this minimum, more refusals
-would make pieces smaller, and smaller pieces cost more per request.
+The measured time per request includes the time for refusing other requests. Without this minimum, many refusals would
+make pieces smaller, and small pieces cost more per request.
 """
 
 Handle: TypeAlias = Callable[[], None]
@@ -96,7 +96,7 @@ class Inbox:
                 self._room -= 1
                 taken += 1
                 handle()
-        finally:  # if a handler raises an error, the other handlers must still run
+        finally:  # if a handler raises an error, the remaining handlers must still run
             self.shedder.taken(self._clock.now(), taken)
 
     def _take(self) -> Handle | None:

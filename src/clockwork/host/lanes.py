@@ -1,20 +1,20 @@
 """Runs each lane of a worker in its own thread.
 
-Threads use the core under one lock, which they hold no longer than a decision takes. Operations that block happen
-outside the lock. A thread executes only the tasks of its own lane. So no task has to wait until a second thread wakes
-up.
+Threads use the worker's core (`WorkerCore`) under one lock. They hold the lock only while the core decides, and never
+during an operation that blocks. A thread executes only the tasks of its own lane, so no task has to wait until a second
+thread wakes up.
 
 Theory of operation. Each thread polls its lane in a loop. If there is a task, the thread executes it and reports its
-end to the core. Otherwise, the thread sleeps until the lane's next wake-up time. An event can change a lane's wake-up
+end to the core. Otherwise, the thread sleeps until the lane's next wake-up time. An event may move a lane's wake-up
 time to an earlier time while the lane's thread sleeps. So each thread that passes an event to the core then wakes the
-threads of such lanes. This applies to the lanes' threads and to the network's thread. An EXEC thread with spare time
-assembles the next batch in advance. While the EXEC thread executes a batch, an INPUT thread assembles the next one. The
-operating system wakes threads late. So an EXEC thread wakes early and then watches the clock. After each look at the
-clock, the thread yields to other threads. The thread that takes the results splits the outputs of an Infer among its
-requests.
+threads of such lanes. The lanes' threads and the network's thread do this. An EXEC thread with spare time assembles the
+next batch in advance. While the EXEC thread executes a batch, an INPUT thread assembles the next one. The operating
+system wakes threads late. So an EXEC thread wakes early and then reads the clock repeatedly until its time has come.
+After each reading, the thread yields to other threads. The outputs of an Infer are split among its requests by the
+thread that takes the results.
 
-If a thread fails, there is a bug or the device is lost. The thread calls ``on_crash``, because a worker without one of
-its lanes is useless.
+If a thread fails, there is a bug or the device is lost. The thread then calls ``on_crash``, because a worker cannot
+work without one of its lanes.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ log = logging.getLogger("clockwork.worker")
 
 
 class _SharedState:
-    """The state that the threads share. A thread that uses the parts that can change must hold ``lock``."""
+    """The state that the threads share. A thread must hold ``lock`` while it uses a part that can change."""
 
     def __init__(
         self,
@@ -76,25 +76,25 @@ class _SharedState:
         self._on_answers = on_answers
 
     def apply(self, event: Event) -> None:
-        """Pass an event to the core, and wake the threads that have to act."""
+        """Pass an event to the core, and wake the threads whose wake-up time is now earlier."""
         self.keep(self.core.apply(event))
         self._wake_moved()
 
     def keep_and_wake(self, answers: Sequence[ResultCommand]) -> None:
-        """Store results that the core produced without a task. Wake the lanes that waited for these actions."""
+        """Store results of actions that were not executed. Wake the threads whose wake-up time is now earlier."""
         if answers:
             self.keep(answers)
             self._wake_moved()
 
     def keep(self, answers: Sequence[ResultCommand]) -> None:
-        """Store results until they are taken. When the first result is stored, report this."""
+        """Store results until they are taken. If no result was stored before, call ``on_answers``."""
         if answers:
             if not self.answers:
                 self._on_answers()
             self.answers.extend(answers)
 
     def report_failure(self, name: str, error: Exception) -> None:
-        """Report that a thread cannot continue, because of a bug or a lost device."""
+        """Report that a thread cannot continue because of a bug or a lost device."""
         if not isinstance(error, DeviceLostError):
             log.error("thread %s failed", name, exc_info=error)
         self.on_crash(error)
@@ -136,7 +136,7 @@ class Lanes:
             thread.start()
 
     def stop(self) -> None:
-        """Start no more tasks, wait for running tasks, and end the threads."""
+        """Start no more tasks, wait until running tasks have ended, and end the threads."""
         with self._shared.lock:
             self._shared.stopping = True
             for thread in self._all():
@@ -240,7 +240,10 @@ class _LaneThread(Thread):
                 self.condition.notify()
 
     def _turn(self, finished: TaskFinished | None) -> TaskFinished | None:
-        """Report the end of the last task. Then execute the next task and return its end, prepare a batch, or sleep."""
+        """Report the end of the previous task.
+
+        Then do one thing: execute a task and return its end, prepare a batch, or sleep.
+        """
         shared = self._shared
         upcoming = prepared = None
         with shared.lock:
@@ -276,7 +279,10 @@ class _LaneThread(Thread):
         return task
 
     def _take_prepared(self, task: StartTask) -> PreparedTask | None:
-        """Return the task's batch if it was assembled in advance. The INPUT thread may then assemble the next batch."""
+        """Return the task's batch if the batch was assembled in advance.
+
+        The INPUT thread may then assemble the next batch.
+        """
         prepared, self._prepared = self._prepared, None
         if self._kind is LaneKind.EXEC and self._gpu is not None:
             inputs = self._shared.inputs[self._gpu]
@@ -294,7 +300,10 @@ class _LaneThread(Thread):
         return task
 
     def _sleep(self) -> None:
-        """Release the lock until shortly before the lane's wake-up time, or until that time changes."""
+        """Sleep until shortly before the lane's wake-up time, or until that time changes.
+
+        The lock is released meanwhile.
+        """
         self._asleep = True
         self._until = self._shared.core.next_wakeup_of(self._gpu, self._kind)
         if self._until is None:
@@ -305,12 +314,12 @@ class _LaneThread(Thread):
                 self.condition.wait(left / SECOND)
 
     def _watch_clock(self) -> None:
-        """Watch the clock for the rest of the sleep, unless another thread wakes this thread."""
+        """Read the clock repeatedly until the wake-up time, unless another thread wakes this thread."""
         until = self._until
         while self._asleep and self._watch and until is not None and self._shared.clock.now() < until:
             if until - self._shared.clock.now() > self._watch:
-                break  # the thread woke far too early, without a reason
-            select.select((), (), (), 0)  # yields, so that other threads can take the interpreter's lock
+                break  # the thread woke far too early, so it must sleep again
+            select.select((), (), (), 0)  # yield, so that other threads can take the interpreter's lock
         self._asleep = False
 
 
@@ -319,7 +328,7 @@ class _InputThread(Thread):
 
     While the device is idle, the EXEC thread assembles batches.
 
-    A batch of one request is prepared by this thread only if its input must be copied to the device.
+    This thread prepares a batch of one request only if the request's input must be copied to the device.
     """
 
     def __init__(self, shared: _SharedState, gpu: int, plan: CorePlan | None) -> None:
@@ -349,7 +358,7 @@ class _InputThread(Thread):
             self.condition.notify_all()
 
     def take(self, task: StartTask) -> PreparedTask | None:
-        """Return the batch of a task that starts, if this thread has assembled it.
+        """Return the batch of a task that starts now, if this thread has assembled the batch.
 
         Call this under the lock. The call may release the lock and acquire it again.
         """

@@ -1,4 +1,4 @@
-"""Answers the native protocol's loads by name with the help of the model repositories."""
+"""Finds the versions for native load requests that contain only a model name, in the model repositories."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from clockwork.messages.requests import LoadModelRequest, LoadModelResponse
 from clockwork.messages.status import Status
 
 MAX_WAITING: Final = 100
-"""Limit of the loads whose versions are being searched. Further loads are refused."""
+"""Limit of the loads whose versions are being looked up. Further loads are refused."""
 
 
 class LoadsByName:
-    """The loads whose versions are being searched. Use this object on one running event loop."""
+    """The loads whose versions are being looked up. Use this object on one running event loop."""
 
     def __init__(
         self,
@@ -25,14 +25,17 @@ class LoadsByName:
         take_in: Callable[[int, LoadModelRequest], None],
         respond: Callable[[Respond], None],
     ) -> None:
-        """``take_in`` gets a client's load with its versions; ``respond`` gets the response to a load that failed."""
+        """``take_in`` is called with a load and its versions.
+
+        ``respond`` is called with the response to a load that failed.
+        """
         self._repositories = repositories
         self._take_in = take_in
         self._respond = respond
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, client_id: int, request: LoadModelRequest) -> bool:
-        """Search the versions of a load by name, and return True. For other loads return False."""
+        """If a load has only a name, begin to look up its versions and return True. For other loads, return False."""
         if request.path or request.versions or not self._repositories:
             return False
         if len(self._tasks) >= MAX_WAITING:
@@ -45,7 +48,7 @@ class LoadsByName:
         return True
 
     def close(self) -> None:
-        """Stop searching."""
+        """Cancel all lookups."""
         for task in self._tasks:
             task.cancel()
 

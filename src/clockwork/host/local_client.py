@@ -1,7 +1,7 @@
 """Implements a client in the controller's own process. The front ends use this client.
 
-The controller treats it like a connection of the native protocol. Messages, checks and cancelling are the same, but
-nothing is encoded.
+The controller treats a local client like a connection of the native protocol. Messages, checks and cancelling are the
+same, but messages are not encoded.
 """
 
 import asyncio
@@ -44,10 +44,10 @@ class LocalClient:
     def refuse_early(self, request: InferRequest) -> InferResponse | None:
         """Return the refusal of a request with a wrong model, name, datatype, shape or batch size.
 
-        Return None otherwise.
+        If all of these are right, return None.
 
-        A front end calls this before it decodes elements, so sizes in bytes need not be known yet. A request that is
-        refused by this method is counted, and must not be sent. A request that passes may still be refused later.
+        A front end calls this method before it decodes the elements of inputs, so sizes in bytes are not checked. A
+        refused request is counted, and must not be sent. A request that passes may still be refused later.
         """
         refused = self._check(request)
         if refused is None:

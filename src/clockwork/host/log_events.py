@@ -1,4 +1,4 @@
-"""Adds an event name and fields to a log line, for programs that read the log.
+"""Adds the name of an event and fields to a log line, for programs that read the log.
 
 The text of a line contains the same information for people. ``event`` is one of the names in docs/operations.md. Fields
 such as ``worker``, ``model``, ``stage`` and ``address`` are set if they are known.
@@ -19,7 +19,7 @@ def event_fields(event: str, **fields: Any) -> dict[str, Any]:
 
 
 def log_command(log: logging.Logger, command: Report | StageEntered | DropWorker) -> None:
-    """Write a report of the controller, the stage that it has entered, or the worker that it drops to the log."""
+    """Log a command of the controller: a `Report`, a new stage, or a worker that is dropped."""
     match command:
         case Report():
             level = logging.getLevelNamesMapping()[command.level]

@@ -20,7 +20,7 @@ from clockwork.steps import Steps
 from clockwork.wire.codec import encode
 
 MAX_WAITING: Final = 256
-"""Limit of the responses that are built at the same time. Further requests are refused."""
+"""Limit of the long responses that are built at the same time. Further status requests are refused."""
 
 SHORT_LIST: Final = 64
 """A list with at most this many models is sent at once, without steps."""
@@ -87,7 +87,7 @@ class LongResponses:
 
 
 async def _send_or_fail(connection: Connection, request_id: int, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work. If the work fails, send an error to the client."""
+    """Run ``work``. If it fails, send an error to the client."""
     try:
         await work
     except InvalidRequestError as error:  # the response is too long for a frame

@@ -2,8 +2,8 @@
 
 The runner passes events to the machine, executes the machine's commands, and keeps one timer for the machine.
 
-The timer may fire too early. A new wake-up time can only move the timer to an earlier time, never to a later one. If
-the timer fires before the machine's wake-up time, the timer is set again and the machine is not woken.
+The timer may fire before the machine's wake-up time, because an event may postpone the wake-up time without changing
+the timer. In this case, the timer is set again, and the machine is not woken.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
 """Returns free memory to the system.
 
-An idle process may keep little free memory. While requests are pending, the process may keep more.
+An idle process keeps only little free memory. While requests are pending, the process may keep more.
 
-The allocator keeps the memory that requests have freed, because the next requests need as much. Without this module,
-the allocator would keep this memory until the process ends. Finished gRPC calls leave free memory in small pieces
-between pieces in use.
+While requests arrive, it is useful that the allocator keeps freed memory, because the next requests need as much. But
+without this module, the allocator would keep this memory until the process ends. One reason is that finished gRPC calls
+leave small free pieces between pieces in use.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ EVERY: Final = 1.0
 MAX_FREE: Final[Bytes] = 4 * MIB
 """Limit of the free memory that the allocator may keep while no request is pending.
 
-Free memory that the allocator cannot return does not count.
+Free memory that the allocator cannot return to the system does not count.
 """
 
 MAX_FREE_BUSY: Final[Bytes] = 64 * MIB
@@ -31,7 +31,10 @@ BUSY_CHECKS: Final = 10
 
 
 class MemoryTrimmer:
-    """Checks the heap at intervals on a running event loop. A thread returns memory, without the interpreter's lock."""
+    """Checks the heap at intervals on a running event loop.
+
+    A thread returns the memory without the interpreter's lock.
+    """
 
     def __init__(self, is_idle: Callable[[], bool], every: float = EVERY, max_free: Bytes = MAX_FREE) -> None:
         """``is_idle`` returns whether no request is pending. ``every`` is in seconds.
@@ -54,7 +57,7 @@ class MemoryTrimmer:
             self._task.cancel()
 
     async def _run(self) -> None:
-        busy = 0  #: number of checks since the last check that could return memory
+        busy = 0  #: number of checks since the last call of `_trim`
         while True:
             await asyncio.sleep(self._every)
             idle = self._is_idle()

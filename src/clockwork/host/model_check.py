@@ -32,7 +32,7 @@ from clockwork.worker.events import ActionReceived, Command, StartTask
 _WORKER: Final = "check-model"
 
 MAX_PAGES: Final[Pages] = 1 << 40
-"""Number of pages of the device's weights cache. The number is so large that no model is too large for a check."""
+"""Number of pages of the device's weights cache during a check. No model needs more pages."""
 
 
 class CheckedModel(Struct, frozen=True):
@@ -61,9 +61,9 @@ def check_model(
         root: the model root of the worker.
         path: absolute path of the model, which must be below the root.
         name: name of the model. The runtime's batching options refer to models by name.
-        scheduler: any scheduler, because it gets no requests.
+        scheduler: any scheduler; it gets no requests.
         profiling: configuration of profiling, as for a server.
-        page_size: page size, as for a worker. The weights cache is as large as the model.
+        page_size: size of a page of the weights cache, as for a worker.
 
     Raises:
         InvalidModelError: a server would not serve the model.
@@ -74,7 +74,7 @@ def check_model(
 
 
 class _Recording:
-    """A runtime that remembers the model that it has loaded."""
+    """A runtime that stores the model that it loaded last."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -115,7 +115,7 @@ class _Check:
         return CheckedModel(self._runtime.loaded.info, found.info, self._read_time, profile)
 
     def _carry_out(self, commands: Sequence[Command]) -> None:
-        """Execute tasks of the worker and pass their results to the controller until the worker is idle."""
+        """Execute the worker's tasks and pass their results to the controller, until the worker is idle."""
         waiting = deque(commands)
         while waiting:
             command = waiting.popleft()

@@ -1,8 +1,8 @@
 """Finds the versions of models in a server's repositories, and writes the files that a load request contains.
 
-Workers get paths below their model roots. `RepositoryConfig.model_root` is the path of this root in this process. The
-root contains all repositories. The files of a load request are written into a temporary directory of the repository, so
-that workers can read them. The directory is removed when no model needs it.
+Workers get paths relative to their model roots. `RepositoryConfig.model_root` is the path of this root on this host.
+The root contains all repositories. The files of a load request are written into a temporary directory of the
+repository, so that workers can read them. The directory is removed when no model needs its files any more.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ DEFAULT_POLL: Final[Nanos] = 15 * SECOND
 """Triton's default of --repository-poll-secs."""
 
 UNUSED: Final[Nanos] = 60 * SECOND
-"""Time after which the files of a load are removed if no model needs them. A load may begin this long after its files
-were written.
+"""Time after which the files of a load request are removed if no model needs them. The load itself must begin within
+this time after its files were written.
 """
 
 
@@ -44,8 +44,8 @@ class RepositoryConfig(Struct, frozen=True):
     - ``model_root``: the workers' model root, which contains the ``directories``
     - ``interval``: time between two polls
     - ``policies``: version policies that replace the policies in models' configurations, by model name
-    - ``links``: the links in the repositories that are followed
-    - ``durable``: whether the files of a load stay for the next start while a model needs them
+    - ``links``: the policy that decides which links in the repositories are followed
+    - ``durable``: whether the files of a load request are kept for a restart, as long as a model needs them
     - ``loaded``: fingerprints of the models that start-up loads, by name
     - ``restored``: paths of models that an earlier process loaded and that start-up loads again
     """
@@ -62,18 +62,18 @@ class RepositoryConfig(Struct, frozen=True):
 
 @dataclass(eq=False)
 class _Brought:
-    """The files of a load request."""
+    """A directory with the files of a load request."""
 
     directory: ScratchDirectory
     path: str  #: below the model root
-    since: Nanos  #: latest time at which the files were needed
+    since: Nanos  #: last time at which the files were needed
 
 
 class ModelRepositories:
     """Reads the repositories of a server. Use this object on one running event loop."""
 
     def __init__(self, config: RepositoryConfig | None, in_use: Callable[[], set[str]]) -> None:
-        """Without a ``config``, the server has no repository. ``in_use`` returns the paths that models need now."""
+        """If ``config`` is None, the server has no repository. ``in_use`` returns the paths that models need now."""
         self._config = config
         self._in_use = in_use
         self._clock: Clock = MonotonicClock()
@@ -91,7 +91,7 @@ class ModelRepositories:
         return bool(self.watchers)
 
     def close(self) -> None:
-        """Stop reading, and remove the files of load requests, except for files that a restart needs."""
+        """Stop reading, and remove the files of load requests that a restart does not need."""
         for watcher in self.watchers.values():
             watcher.close()
         if self._removal is not None:
@@ -105,7 +105,7 @@ class ModelRepositories:
         self._brought = []
 
     async def resolve(self, name: str, parameters: Mapping[str, Any]) -> tuple[ModelVersion, ...]:
-        """Return the versions that a load of ``name`` means.
+        """Return the versions that a request to load ``name`` must load.
 
         Triton defines the parameters ``config`` and ``file:...``. Other parameters are ignored.
 
@@ -152,7 +152,10 @@ class ModelRepositories:
         return self._versions(directory, model)
 
     def take_loaded(self, name: str) -> str:
-        """At the first call for a model, return the fingerprint of its files at start-up; later, an empty text."""
+        """Return the fingerprint that the files of a model had at start-up.
+
+        Later calls for the model return an empty text.
+        """
         return self._loaded.pop(name, "")
 
     def remove_unused(self) -> None:
@@ -180,7 +183,7 @@ class ModelRepositories:
         self.remove_unused()
 
     def _adopt(self, config: RepositoryConfig, repository: Path) -> None:
-        """Keep the files that an earlier process's loads still need, and remove that process's other files."""
+        """Keep those files of an earlier process that restored models need, and remove the rest."""
         needed = set(config.restored)
         keep: list[Path] = []
         for path in repository.glob(f"{PREFIX}*"):
@@ -216,7 +219,7 @@ class ModelRepositories:
         return directory, model
 
     async def _replaces_batch(self, override: LoadOverride, directory: Path, name: str) -> bool:
-        """Return whether workers, which read config.pbtxt, would miss the max_batch_size of a load."""
+        """Return whether a load's max_batch_size differs from config.pbtxt, which is what workers read."""
         on_disk = await self.watchers[directory].find(name)
         return bool(on_disk.problems) or on_disk.max_batch_size != configured_batch(override.config)
 
@@ -229,7 +232,7 @@ class ModelRepositories:
     ) -> tuple[ModelVersion, ...]:
         """Write the files of a load into a directory of its own. Return the versions in this directory.
 
-        With ``linked``, the directory has links to the versions of that model.
+        If ``linked`` is a model, the directory contains links to the versions of this model.
         """
         config = self._checked()
         if linked is not None and any(not path.is_dir() for path in linked.versions.values()):
@@ -270,7 +273,7 @@ def wanted(config: RepositoryConfig, directory: Path, model: RepositoryModel) ->
 
 
 def ambiguous(one: RepositoryModel, other: RepositoryModel) -> RepositoryModel:
-    """Return the model with an added problem: two repositories have a model of this name."""
+    """Return the model with an additional problem: two repositories have a model of this name."""
     text = f"model {one.name!r} is in {str(one.path.parent)!r} and in {str(other.path.parent)!r}: remove one"
     return replace(one, problems=(text, *one.problems))
 

@@ -18,7 +18,7 @@ from clockwork.messages.requests import InferRequest
 from clockwork.units import Bytes, Nanos
 
 RefuseFull: TypeAlias = Callable[[int, InferRequest, Bytes, Quota], Respond | None]
-"""Returns and counts the refusal of a client's request that exceeds the limits. Returns None if the request may wait.
+"""Counts and returns the refusal of a client's request that exceeds the limits. Returns None if the request may wait.
 """
 
 
@@ -57,7 +57,7 @@ class NativeInbox:
     def put(
         self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos, slo: Nanos | None
     ) -> Respond | None:
-        """Handle a request now or in a later turn, or return its refusal. `Reception.refuses` explains ``slo``."""
+        """Handle a request now or in a later turn, or return its refusal. For ``slo``, see `Reception.refuses`."""
         entry = _Entry(client_id, request, payload, arrival)
         if self._quota.requests:
             refused = self._refuse_full(client_id, request, entry.nbytes, self._quota)

@@ -1,4 +1,4 @@
-"""Compares the outputs of a request in a batch with the outputs of the same request when executed alone.
+"""Compares the outputs of a request in a batch with the outputs of the same request in a batch of one.
 
 Small outputs are compared on the event loop, which takes less than a millisecond. Large outputs are compared in a
 thread. This module raises no exception. If outputs cannot be compared, the result states this.
@@ -45,7 +45,7 @@ def compare_now(command: CompareOutputs) -> OutputsCompared:
 
 
 def _difference(command: CompareOutputs) -> str:
-    """Describe the first output that differs. The text is empty if no output differs."""
+    """Return a description of the first output that differs, or an empty text if no output differs."""
     if [tensor.name for tensor in command.in_batch] != [tensor.name for tensor in command.alone]:
         return f"the model has {len(command.in_batch)} outputs in the batch and {len(command.alone)} alone"
     in_batch, alone = _view(command.in_batch_payload), _view(command.alone_payload)

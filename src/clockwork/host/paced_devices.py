@@ -22,7 +22,7 @@ from clockwork.worker.core import WorkerCore
 from clockwork.worker.events import ActionReceived, ControllerLost, Event, Leave, ResultCommand, SendOutputs
 
 FREE_DIM: Final = 1
-"""Size of the free dimensions of an output. The first dimension is an exception, because it is the number of rows."""
+"""Size of the free dimensions of an output, except the first dimension, which is the number of rows."""
 
 
 class PacedDevices:
@@ -36,7 +36,7 @@ class PacedDevices:
         clock: Clock,
         on_answers: Callable[[], None],
     ) -> None:
-        """The keys of ``models`` are paths. ``durations`` has an entry for each device.
+        """The keys of ``models`` are paths of models. ``durations`` has an entry for each device.
 
         ``on_answers`` is called when there are results to take.
         """
@@ -62,7 +62,7 @@ class PacedDevices:
         return None
 
     def expire(self) -> Nanos | None:
-        """Do nothing, because late actions fail without this call."""
+        """Do nothing, because paced devices handle late actions on their own timers."""
         return None
 
     def controller_lost(self) -> None:

@@ -1,13 +1,13 @@
 """Configures this process: thread priorities, the interpreter, the allocator, and the limit of open files.
 
 Theory of operation. A network thread works for microseconds at a time, and a loading thread works for seconds. If both
-share a core, a message may have to wait for the end of a loading thread's time slice, and is then milliseconds late. So
+share a core, a message may have to wait until a loading thread's time slice ends, and is then milliseconds late. So
 loading threads are *nice*: they get less time than other threads. Threads that must react promptly request short time
-slices (sched_setattr(2)). Since Linux 6.12, a thread that wakes up interrupts a thread with a longer time slice.
-Niceness and short time slices need no privilege. Older kernels ignore the request.
+slices (sched_setattr(2)). Since Linux 6.12, a thread with a short time slice interrupts a thread with a longer one when
+it wakes up. Older kernels ignore the request. Niceness and short time slices need no privilege.
 
 Realtime priorities and SCHED_IDLE are not used. With such priorities, a loading thread that has the interpreter's lock
-might never get a core on which to release the lock. Such a thread would stop every inference.
+might never get a core on which to release the lock. All inferences of the process would then wait for this thread.
 """
 
 import ctypes
@@ -33,16 +33,18 @@ TIME_SLICE: Final[Nanos] = 100 * MICROSECOND
 """Time slice of threads that must react promptly. The value is the shortest time slice that the kernel accepts."""
 
 SWITCH_INTERVAL: Final = 0.0005
-"""Seconds for which a Python thread may keep the interpreter's lock while another thread waits. The default is 5 ms."""
+"""Seconds for which a Python thread may keep the interpreter's lock while another thread waits. Python's default is 5
+ms.
+"""
 
 GC_THRESHOLD: Final = 10_000
-"""Number of new objects after which the garbage collector examines them.
+"""Number of new objects after which the garbage collector runs.
 
-The default is 700, and ten requests make as many objects.
+Python's default is 700. Ten requests create that many objects.
 """
 
 RESERVED_FILES: Final = 256
-"""Number of open files that are kept for models, libraries, listening sockets and the event loop."""
+"""Number of file descriptors that are reserved for models, libraries, listening sockets and the event loop."""
 
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 # fields of struct sched_attr: size, policy, flags, nice, .., runtime, ..
@@ -53,13 +55,13 @@ log = logging.getLogger("clockwork.controller")
 
 
 def lower_priority() -> None:
-    """Let threads of ordinary priority run before the calling thread."""
+    """Lower the priority of the calling thread, so that threads of ordinary priority run first."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def begin_background_thread() -> None:
     """Lower the priority of the calling thread if possible. Pools of threads use this function as ``initializer``."""
-    with suppress(OSError):  # raised if the process already has a lower priority than this thread would get
+    with suppress(OSError):  # raised if the process already has a lower priority
         lower_priority()
 
 
@@ -76,7 +78,7 @@ def shorten_time_slice() -> None:
 def steady_timing() -> Iterator[None]:
     """Configure the process for steady times, and make the calling thread react promptly.
 
-    Most of these settings are undone at the end of the context. Python threads give up the interpreter's lock sooner.
+    Most of these settings are undone at the end of the context. Python threads release the interpreter's lock sooner.
     The garbage collector ignores all objects that exist now. The allocator keeps freed blocks that are as large as the
     inputs of a request. A new block from the system would cost a page fault for every 4 KiB, which is 0.1 ms for an
     image.

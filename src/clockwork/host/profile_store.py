@@ -1,9 +1,9 @@
 """Stores profiles on disk, so that the next start of the server need not measure the models again.
 
 There is one JSON file per model content, runtime and kind of device. A file is written under a temporary name and then
-renamed, so that a crash leaves either the old or the new file. Some files cannot be used: they cannot be read, are not
-regular files, or contain impossible times. The log reports such a file, and its models are measured again. If the
-directory cannot be read or written, the log reports this, and the server works without it.
+renamed, so that a crash leaves either the old or the new file. A file is not used if it cannot be read, is not a
+regular file, or contains impossible times. The log then reports the file, and its models are measured again. If the
+directory cannot be read or written, the log reports this, and the server works without the directory.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ MAX_FILE_BYTES: Final[Bytes] = 4 * MIB
 """Largest file that is read."""
 
 MAX_DURATION: Final[Nanos] = 3600 * SECOND
-"""Longest time of one action that a file may contain."""
+"""Longest duration of an action in a file. Files with longer durations are not used."""
 
 MAX_DIM: Final = 1 << 40
-"""Limit of the dimensions of a measured shape, and of a batch size."""
+"""Largest size of a dimension of a measured shape, and largest batch size, in a file."""
 
 
 class ProfileStore:
@@ -75,7 +75,7 @@ class ProfileStore:
         return profiles
 
     def save(self, key: ProfileKey, profile: ModelProfile) -> None:
-        """Store a profile. If this fails, only the log reports it."""
+        """Store a profile. If this fails, log a warning and continue."""
         if self._directory is None:
             return
         name = hashlib.sha256(f"{key.digest}\0{key.runtime}\0{key.device_kind}".encode()).hexdigest()[:32]
@@ -87,7 +87,7 @@ class ProfileStore:
 
 
 def check_profile(profile: ModelProfile) -> None:
-    """Check that all times in a profile are possible for a device.
+    """Check that a profile from a file contains only possible values.
 
     Raises:
         InvalidModelError: a value is impossible.

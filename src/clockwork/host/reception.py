@@ -2,8 +2,9 @@
 
 The reception knows the arrival times of requests, refuses some requests at once, and queues the others.
 
-A front end calls `Reception.refuses` as soon as it knows the model of a request, before it parses or receives the rest.
-So an early refusal costs as little as possible. An early refusal is counted like any other refusal.
+A front end calls `Reception.refuses` as soon as it knows the model of a request, before it receives or parses the rest.
+So an early refusal costs as little as possible. Early refusals are counted in the same way as refusals by the
+scheduler.
 """
 
 import asyncio
@@ -23,20 +24,22 @@ from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
 
 REMEMBERED_SLOS: Final = 16
-"""Number of SLOs remembered per model. If a request's own SLO is not known yet, the longest of these is used."""
+"""Number of recent SLOs that are stored per model. If the SLO of a new request is not known yet, the longest stored SLO
+is assumed.
+"""
 
 BUSY: Final = 0.85
-"""If the server uses more than this share of the processor time, the server counts as the bottleneck."""
+"""If the server uses more than this share of its processor time, the server itself counts as the bottleneck."""
 
 LATENCY_RESERVE: Final = 1.5
 """Some transports hide how long a request has waited.
 
-A request of such a transport is refused if, after its predicted wait, less than this multiple of the mean latency is
-left.
+So a request of such a transport is refused if the time that is left after its predicted wait is less than this multiple
+of the mean latency.
 """
 
 MIN_LATENCY_SHARE: Final = 0.25
-"""Smallest time that a request needs after it is taken from the inbox, as a share of the model's mean latency."""
+"""Time that a request is assumed to need after it is taken from the inbox, as a share of the model's mean latency."""
 
 LATENCY_WEIGHT: Final = 0.02
 """Weight of one successful request in the moving average of the latency."""
@@ -45,9 +48,9 @@ BUSY_FOR: Final[Nanos] = 100 * MILLISECOND
 """Time for which the server counts as busy after a measurement above `BUSY`."""
 
 MAX_MODELS: Final = 10_000
-"""Limit of the number of models whose SLOs are remembered. The oldest ones are forgotten.
+"""Limit of the number of models whose SLOs are stored. Above this limit, the oldest models are forgotten.
 
-Only models that have answered a request are remembered. So clients cannot fill the table with names.
+Only models that have answered a request are stored. So clients cannot fill the table with invented names.
 """
 
 Key: TypeAlias = tuple[str, str]
@@ -62,7 +65,7 @@ class _Answers:
     def __init__(self) -> None:
         self._slos: deque[Nanos] = deque(maxlen=REMEMBERED_SLOS)
         self.longest_slo: Nanos = 0
-        self.latency: Nanos = 0  #: moving average of the time from arrival to success; 0 if not known
+        self.latency: Nanos = 0  #: moving average of the time from arrival to success; 0: unknown
 
     def add_slo(self, slo: Nanos) -> None:
         slos = self._slos
@@ -116,7 +119,7 @@ class Reception:
         self._answers: dict[Key, _Answers] = {}
 
     def is_behind(self, now: Nanos | None = None) -> bool:
-        """Return whether the server is the bottleneck.
+        """Return whether the server itself, and not the devices, is the bottleneck.
 
         The reception refuses requests only if the server is the bottleneck.
 
@@ -132,9 +135,9 @@ class Reception:
     ) -> Shed | None:
         """Return a refusal if a request must be refused now, or None. The refusal is counted.
 
-        ``slo`` is the request's own SLO. If the SLO is not known yet (None), the longest of the model's recent SLOs is
-        used, or the default SLO. A ``large`` request is expensive to receive. So such a request is refused if the
-        scheduler is unlikely to admit it.
+        ``slo`` is the request's own SLO. None means that the SLO is not known yet. Then the longest of the model's
+        recent SLOs is assumed, or the default SLO. ``large`` means that the request is expensive to receive, and is
+        refused if the scheduler is unlikely to admit it.
         """
         now = self.clock.now()
         if not self.is_behind(now):
@@ -162,14 +165,14 @@ class Reception:
         return None if shed is None else self._checked_for_hope(shed, model, version, slo)
 
     def _checked_for_hope(self, shed: Shed, model: str, version: str, slo: Nanos) -> Shed:
-        """Return the refusal. If no device can meet the SLO, the refusal has no retry time."""
+        """Return the refusal. If no device can meet the SLO, remove the retry time."""
         found = self._model(model, version)
         if found is None or not found.profiles or (fastest := found.infer_estimate(1)) <= slo:
             return shed
         return Shed(None, None, fastest)
 
     def refuses_late(self, remaining: Nanos) -> Shed | None:
-        """Return a refusal if a request with this much time left must be refused, or None.
+        """Return a refusal if a request whose deadline is this close must be refused, or None.
 
         The method is for transports that hide how long a request has waited, so that only its deadline is known. Call
         this method only while `is_behind` is true.
@@ -185,7 +188,7 @@ class Reception:
         self._latency += int(LATENCY_WEIGHT * (latency - self._latency))
 
     def put(self, handle: Handle, model: str, slo: Nanos | None = None, version: str = "") -> Waiting | None:
-        """Handle a request now or queue it; see `Inbox.put`. `refuses` explains ``slo``."""
+        """Handle a request now or queue it; see `Inbox.put`. For ``slo``, see `refuses`."""
         return self.inbox.put(handle, self._slo(model, version) if slo is None else slo)
 
     def _slo(self, model: str, version: str) -> Nanos:
@@ -209,13 +212,13 @@ class Reception:
         config = self._config
         slo = config.model_slos.get(model)
         if slo is None and config.model_slos and (found := self._model(model, "")) is not None:
-            slo = config.model_slos.get(found.info.load)  # the model may be a copy, which has the SLO of its load
+            slo = config.model_slos.get(found.info.load)  # if the model is a copy, the SLO is set for the whole load
         return slo or config.default_slo
 
     def note_slo(self, model: str, slo: Nanos | None, latency: Nanos | None = None, *, version: str = "") -> None:
-        """Remember the SLO of a request that a model has answered. None means that the request set no SLO.
+        """Store the SLO of a request that was answered by a model. None means that the request set no SLO.
 
-        ``latency`` is the time from its arrival to its success, if known.
+        ``latency`` is the time from the request's arrival to its success, if known.
         """
         answers = self._answers.get((model, version))
         if answers is None:

@@ -1,6 +1,6 @@
-"""Applies the changes that polls find in model repositories, with ordinary requests for loads and unloads.
+"""Applies the changes that polls find in model repositories, with ordinary load and unload requests.
 
-A poll reports a model once. The load then takes as long as it needs, and later polls of the other models go on.
+A poll reports a changed model once. While the model is being loaded, polls of other models continue.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from clockwork.host.controller import ControllerHost
 
 STAGE_CHECK: Final = 0.1
-"""Seconds between two looks at the stage while the server starts."""
+"""Seconds between two checks of the stage while the server starts."""
 
 log = logging.getLogger("clockwork.controller")
 
 
 async def poll_repositories(host: "ControllerHost") -> None:
-    """Keep the served models equal to the models in the repositories, until this coroutine is cancelled."""
+    """Load and unload models so that the served models match the repositories, until this coroutine is cancelled."""
     polling = _Polling(host)
     while True:
         if host.progress()[0] == Stage.SERVING.value:

@@ -1,7 +1,7 @@
 """Reads a model repository in threads of low priority, and polls it for changes.
 
-File systems may be slow or stop answering, so the event loop never calls them. A thread that computes has the
-interpreter's lock, so it pauses after each burst of work. One thread polls and lists the repository. Another thread
+A file system may be slow or may not answer at all, so the event loop never uses one. A thread that computes holds the
+interpreter's lock, so it pauses after each burst of work. One thread polls and lists the repository. A second thread
 finds single models, so that a load does not wait for the end of a poll.
 """
 
@@ -32,13 +32,15 @@ MAX_FINDS: Final = 64
 """Limit of the calls of `RepositoryWatcher.find` that wait at a time. Further calls are refused."""
 
 MAX_BURST: Final[Nanos] = 2 * MILLISECOND
-"""Time after which a thread pauses. The thread first finishes the step that it has begun."""
+"""Time after which a thread pauses. The thread finishes its current step before the pause."""
 
 PAUSE: Final = 0.001
 """Pause in seconds between two bursts."""
 
 TIMER_ERROR: Final = 0.002
-"""Seconds by which an event loop's timer may fire early. A poll that begins too early confirms nothing."""
+"""Seconds by which an event loop's timer may fire early. A poll that begins too early cannot confirm that files stayed
+unchanged.
+"""
 
 T = TypeVar("T")
 
@@ -67,7 +69,7 @@ class RepositoryWatcher:
     def __init__(self, root: Path, interval: float, links: LinkPolicy = NO_LINKS) -> None:
         """``interval`` is the number of seconds between two polls.
 
-        An unchanged directory counts as complete after the same time.
+        A directory that has not changed for the same time counts as complete.
         """
         self._root = root
         self._interval = interval
@@ -85,8 +87,8 @@ class RepositoryWatcher:
     def start(self, on_changes: Callable[[RepositoryChanges], None]) -> None:
         """Poll from now on, and call ``on_changes`` on the loop after each poll.
 
-        The caller reports the end of each action with `finished`. Until then, the poller chooses no other action for
-        that model.
+        The caller must call `finished` at the end of each load, reload or unload. Until then, no further action is
+        chosen for that model.
         """
         self._task = asyncio.ensure_future(self._run(on_changes))
 
@@ -115,7 +117,7 @@ class RepositoryWatcher:
             self._waiting -= 1
 
     async def names(self) -> list[str]:
-        """Return the names of all models in their order, without reading the models.
+        """Return the sorted names of all models, without reading the models.
 
         Raises:
             InvalidRequestError: the repository cannot be read, or has too many entries.
@@ -125,7 +127,7 @@ class RepositoryWatcher:
     async def models(self) -> list[RepositoryModel]:
         """Return all models, ordered by name. Concurrent callers share one reading of the repository.
 
-        The call takes about 0.5 ms per model. `names` takes a hundredth of this time.
+        The call takes about 0.5 ms per model. A call of `names` takes a hundredth of this time.
 
         Raises:
             InvalidRequestError: the repository cannot be read, or has too many entries.
@@ -163,7 +165,10 @@ class RepositoryWatcher:
     async def _read(
         self, actions: PollActions, found: dict[str, Contents | str], problems: dict[str, str]
     ) -> RepositoryChanges:
-        """Return the models of a poll's actions. Postpone models that have changed since they were scanned."""
+        """Read and return the models that a poll has chosen.
+
+        Postpone models that have changed since they were scanned.
+        """
         read: dict[str, RepositoryModel] = {}
         for name in (*actions.load, *actions.reload):
             try:
@@ -212,7 +217,7 @@ def _seen(began: Nanos, contents: Contents | str) -> Seen | None:
 
 
 def _differ(scanned: Contents | str, read: Contents | None) -> bool:
-    """Return whether both values are known and different."""
+    """Return whether both values are known and are different."""
     return isinstance(scanned, Contents) and read is not None and scanned.fingerprint != read.fingerprint
 
 

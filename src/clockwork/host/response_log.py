@@ -1,11 +1,11 @@
 """Writes log lines about broken promises and overload.
 
-The number of lines does not grow with the number of requests.
+The number of log lines does not grow with the number of requests.
 
 Theory of operation. Responses are counted when they are sent. The first broken promise is logged at once. After that,
-the number of broken promises is logged once a minute, as long as there are any. Refusals are counted in *periods*. A
-period begins with a refusal. An overload begins with a period that has `MIN_OVERLOAD_REFUSALS` refusals. The overload
-ends with the third period in a row that has fewer refusals.
+the number of new broken promises is logged once a minute, until there are no new ones. Refusals are counted in
+*periods*. A period begins with a refusal. An overload begins with a period that has `MIN_OVERLOAD_REFUSALS` refusals.
+The overload ends with the third period in a row that has fewer refusals.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ PERIOD: Final = 10.0
 """Length of a period in seconds."""
 
 MIN_OVERLOAD_REFUSALS: Final = 10
-"""Smallest number of refusals that makes a period an overload. Fewer refusals may be due to one client with impossible
-deadlines.
+"""Smallest number of refusals in a period that counts as an overload. Fewer refusals may come from one client with
+impossible deadlines.
 """
 
 CALM_PERIODS: Final = 3
-"""Number of successive periods without overload after which an overload ends."""
+"""Number of successive periods with fewer refusals after which an overload ends."""
 
 _REFUSED: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
 

@@ -1,7 +1,7 @@
 """Stores the models that a controller serves, so that a restarted controller serves them again.
 
 The state directory contains one JSON file. The file is written in a thread, so that the disk never delays requests. If
-the models change during a write, only the last of these changes is written afterwards.
+the models change several times during a write, only the last state is written afterwards.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ log = logging.getLogger("clockwork.controller")
 
 
 class Arguments(Struct, frozen=True):
-    """The part of the operator's arguments that a restart compares with its own arguments.
+    """The part of the operator's arguments that is stored. A restart compares it with the new arguments.
 
     - ``models``: the models that the arguments name, including those of model repositories
     - ``labels``: the labels by model name
-    - ``root``: the directory to which the models' paths are relative; empty if the workers choose it
+    - ``root``: the directory to which the models' paths are relative; empty if the workers choose their own roots
     """
 
     models: tuple[LoadSpec, ...] = ()
@@ -78,7 +78,7 @@ class StateStore:
         self._warned = False
 
     def save(self, desired: DesiredModels) -> None:
-        """Store the models soon. The log reports the first of several failures in a row."""
+        """Begin to store the models, and return at once. Of several failures in a row, only the first is logged."""
         if self._config is None:
             return
         self._next = desired
@@ -86,7 +86,7 @@ class StateStore:
             self._writing = asyncio.get_running_loop().create_task(self._write_all(self._config))
 
     async def close(self) -> None:
-        """Wait until everything is written."""
+        """Wait until the last saved models are written."""
         if self._writing is not None:
             await self._writing
 
@@ -107,9 +107,9 @@ class StateStore:
 
 
 def load_state(directory: Path) -> tuple[StoredState | None, str]:
-    """Return the stored state, or None, and a description of the fault of a file that cannot be used.
+    """Return the stored state, or None, and a text that describes the fault if the file cannot be used.
 
-    Such a file is renamed, so that the next start does not report it again.
+    A file that cannot be used is renamed, so that the next start does not report it again.
     """
     path = directory / FILE
     with suppress(OSError):

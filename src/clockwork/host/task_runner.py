@@ -1,8 +1,8 @@
 """Executes a worker's tasks with a runtime, and measures their times.
 
-If a device is lost, an exception leaves this module, because nothing would work afterwards. Any other failure of a task
-becomes a `TaskFailed` whose status names the cause. Only unexpected failures are logged, with their traceback. The
-module keeps no state. A task contains its models, weights and payloads as handles, which earlier tasks created.
+If a device is lost, this module raises an exception, because the worker cannot continue. Every other failure of a task
+becomes a `TaskFailed` with a status that names the cause. Only unexpected failures are logged, with their traceback.
+This module keeps no state. A task contains its models, weights and payloads as handles, which earlier tasks created.
 """
 
 import logging
@@ -47,9 +47,9 @@ class PreparedTask(Struct, frozen=True):
     timing: Timing | None = None
 
     def is_of(self, task: StartTask) -> bool:
-        """Return whether the batch belongs to this task.
+        """Return whether the batch was assembled for this task.
 
-        Return False if the weights were evicted and loaded again after the batch was assembled.
+        The result is False if the weights were evicted and loaded again after the batch was assembled.
         """
         return self.task.action is task.action and self.task.handles[0] is task.handles[0]
 
@@ -62,14 +62,14 @@ class ResultToSend(Struct, frozen=True):
 
 
 class _Share(NamedTuple):
-    """One request's part of the outputs of an Infer. The part contains the specs and buffers, or the failure."""
+    """One request's part of the outputs of an Infer: the specs and buffers, or the failure of the request."""
 
     specs: tuple[TensorSpec, ...] = ()
     buffers: Sequence[Payload] = ()
     failure: TaskFailed | None = None
 
     def output(self, request: InferInput) -> InferOutput:
-        """Return the message for the share that belongs to ``request``."""
+        """Return this share as a message. ``request`` is the request to which the share belongs."""
         if self.failure is None:
             return InferOutput(request.request_id, self.specs)
         failed = self.failure.status == Status.RUNTIME_ERROR
@@ -79,7 +79,7 @@ class _Share(NamedTuple):
 class _Outputs(NamedTuple):
     """The outputs of an Infer, and their model.
 
-    If the requests were executed separately, ``singles`` contains their shares.
+    If the requests were executed one by one, ``singles`` contains their shares.
     """
 
     model: LoadedModel
@@ -87,7 +87,7 @@ class _Outputs(NamedTuple):
     singles: Sequence[_Share] = ()
 
     def device_time(self) -> DeviceTime | None:
-        """Return the time that the device measured. Return None if the requests were executed separately."""
+        """Return the time that the device measured, or None if the requests were executed one by one."""
         return None if self.singles else self.model.device_time(self.batch)
 
     def shares(self, inputs: Sequence[InferInput]) -> Sequence[_Share]:
@@ -111,7 +111,8 @@ class TaskRunner:
 
         If this fails, `run` will fail too and report the error.
 
-        The model is not in use yet, so its weights may be evicted during the call. In that case, the batch is not used.
+        The model's weights may be evicted during the call, because the Infer has not started. Then the batch is not
+        used.
         """
         assert isinstance(task.action, Infer)
         begin = self._clock.now()
@@ -126,8 +127,8 @@ class TaskRunner:
     def worth_preparing(self, task: StartTask) -> bool:
         """Return whether a thread should assemble the batch in advance.
 
-        A thread is worth its cost only if inputs are copied. The inputs of several requests are copied, but the inputs
-        of a single request are not.
+        A thread saves time only if inputs must be copied. The inputs of several requests are copied into one batch. The
+        input of a single request is normally used without a copy.
         """
         if isinstance(task.action, Infer) and task.action.apart:
             return False
@@ -211,7 +212,7 @@ class TaskRunner:
     def _one_by_one(self, action: Infer, task: StartTask, model: LoadedModel) -> Outcome:
         """Execute each request of a batch alone, so that a request that fails does not make the others fail.
 
-        If the runtime can execute none of the requests, the requests are not the cause, and the whole Infer fails.
+        If the execution of every request fails, the requests are not the cause, and the whole Infer fails.
         """
         begin = self._clock.now()
         shares: list[_Share] = []
@@ -231,7 +232,7 @@ class TaskRunner:
         return Executed(_Outputs(model, None, shares), Timing(begin, begin, 0), self._timing(begin))
 
     def finish(self, answer: ResultCommand) -> ResultToSend:
-        """Complete the result of a task. Return the result with its buffers."""
+        """Complete the result of a task, and return it with its buffers."""
         if isinstance(answer, SendResult):
             return ResultToSend(answer.result)
         action = answer.action
@@ -283,7 +284,7 @@ def _close(handles: Sequence[object]) -> Outcome:
     return Released()
 
 
-# The core treats handles as plain objects. These functions give the handles their types.
+# The core stores handles as plain objects. These functions convert them back to their types.
 
 
 def _host_model(handle: Any) -> HostModel:

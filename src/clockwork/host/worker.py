@@ -1,8 +1,8 @@
 """Runs a worker: its core, a runtime, a thread per lane, and a connection to the controller.
 
-This module makes no decisions. The module creates the parts, connects to the controller as long as the worker runs, and
-converts messages to events and results to messages. All times are times of this host's clock. The controller translates
-these times.
+This module makes no decisions. The module creates these parts and keeps the worker connected to the controller. It
+converts messages to events, and results to messages. All times are times of this host's clock. The controller
+translates these times.
 
 When the connection ends, the core drops waiting actions, and running tasks end without a result. Results that have not
 been sent are dropped as well. Models and weights stay.
@@ -59,7 +59,8 @@ MAX_DEVICES: Final = 64
 MAX_THREADS_PER_CORE: Final = 4
 """Limit of the threads of one device, per core of the process.
 
-A larger number is a mistake. With 1,024 threads on two cores, the measurement of a perceptron took two minutes.
+A larger number is probably a mistake. With 1,024 threads on two cores, the measurement of a perceptron took two
+minutes.
 """
 
 PAGE_SIZE: Final[Bytes] = 16 * MIB
@@ -81,10 +82,11 @@ class WorkerConfig:
     """A worker: its controller, the directory of its models, and its devices.
 
     ``name`` identifies the worker across reconnections; no two workers of a controller may have the same name.
-    ``cache_bytes`` is the size of each device's weights cache. If ``cache_bytes`` is None, the size follows from the
-    available memory. ``tls`` encrypts the connection. ``token`` is for a controller that requires a token. ``arena`` is
-    memory shared with the controller. ``taken_cores`` contains the cores of other workers on this host. If it is None,
-    the worker itself finds these cores and claims its own; otherwise the parent process has done so.
+    ``cache_bytes`` is the size of each device's weights cache. If ``cache_bytes`` is None, the size is computed from
+    the available memory. ``tls`` encrypts the connection. ``token`` is for a controller that requires a token.
+    ``arena`` is memory shared with the controller. ``taken_cores`` contains the cores of other workers on this host. If
+    it is None, the worker itself finds these cores and claims its own cores. Otherwise, the parent process has already
+    done both.
     """
 
     model_root: Path
@@ -143,7 +145,7 @@ class WorkerHost:
         token: str = "",
         arena: ArenaView | None = None,
     ) -> None:
-        """`WorkerConfig` describes ``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``arena``."""
+        """For ``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``arena``, see `WorkerConfig`."""
         self._controller = controller
         self._name = name
         self._link = LinkConfig(max_frame_bytes=max_frame_bytes)
@@ -164,7 +166,7 @@ class WorkerHost:
 
         Raises:
             DeviceLostError: a device no longer works.
-            ServerError: a thread of the devices failed, which is a bug.
+            ServerError: a thread of a device failed because of a bug.
         """
         self._devices.start()
         self._dialling = asyncio.ensure_future(
@@ -253,7 +255,7 @@ class WorkerHost:
         self._arm(self._devices.act(action, payloads))
 
     def _payload(self, request: InferInput, sent: memoryview) -> memoryview | None:
-        """Return the payload that was sent, or the payload in shared memory. Return None for a generated input.
+        """Return a request's payload: the sent bytes, or the bytes in shared memory. Return None for generated inputs.
 
         Raises:
             ProtocolError: the payload is outside the shared memory.
@@ -277,7 +279,7 @@ class WorkerHost:
                 _send(self._connection, sent)
 
     def _arm(self, expiry: Nanos | None) -> None:
-        """Set the timer that fails actions when they become late behind a running task."""
+        """Set the timer that fails actions whose window passes while they wait behind a running task."""
         if expiry is None or (self._timer is not None and self._armed_for <= expiry):
             return
         if self._timer is not None:
@@ -292,7 +294,7 @@ class WorkerHost:
 
 
 OnHost: TypeAlias = Callable[[WorkerHost], None]
-"""Receives the worker before the worker runs, so that the caller can later end it."""
+"""Function that is called with the worker before the worker runs, so that the caller can end the worker later."""
 
 
 async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = lambda host: None) -> None:
@@ -344,7 +346,7 @@ async def run_emulated(
 
     A task takes the time that its profile states.
     """
-    noise = NoiseModel("measured")  # with this kind, the durations of a profile with one sample do not vary
+    noise = NoiseModel("measured")  # durations from a profile with only one sample do not vary
     durations = [DurationModel(noise, random.Random(f"{name}/{gpu}")) for gpu in range(devices)]
 
     def make(on_answers: Callable[[], None], on_crash: Callable[[Exception], None]) -> PacedDevices:
