@@ -24,7 +24,7 @@ from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import Bytes
 
 Payload: TypeAlias = Any
-"""A bytes-like object that supports the buffer protocol. The payload is None if the worker generates zeros."""
+"""A bytes-like object that supports the buffer protocol, or None if the worker generates the input."""
 
 Batch: TypeAlias = Any
 """A batch of inputs, or its outputs, in the runtime's own form.
@@ -46,18 +46,19 @@ class HostModelInfo(Struct, frozen=True):
     batchable: bool
     weights_bytes: Bytes
     runtime: str
-    """Name and version of the library, such as ``onnxruntime 1.32.0``. Measured times are valid only for this version.
+    """Name and version of the library, such as ``onnxruntime 1.32.0``. Measured times are used only with the same
+    version.
     """
     note: str = ""
-    """Unusual facts about how the model is executed, for people to read. Empty if there are none."""
+    """A note for people about an unusual way of executing the model, or an empty text."""
     unbatched: str = ""
-    """Why requests cannot share a batch. Empty if they can."""
+    """The reason why requests cannot share a batch, or an empty text if they can."""
     max_batch: int = 0
     """Largest batch that the model's config.pbtxt allows, in rows. If no limit is configured, this is 0."""
     trial: TrialRun | None = None
-    """Result of executing one row in the trial of the model. None if the model accepted no inputs."""
+    """Result of executing one row in the trial of the model, or None if the model accepted no inputs."""
     example: ExampleInputs | None = None
-    """Inputs that the model accepts, for its measurement. None if the runtime did not search for such inputs."""
+    """Inputs that the model accepts, for its measurement, or None if the runtime did not search for such inputs."""
 
 
 class LoadedModel(Protocol):
@@ -70,7 +71,7 @@ class LoadedModel(Protocol):
     def uploads(self) -> bool:
         """Whether `assemble` copies inputs to the device.
 
-        If `assemble` copies inputs, the worker assembles even single requests ahead of time.
+        If `assemble` copies inputs, the worker assembles even batches of one request in advance.
         """
         ...
 
@@ -88,8 +89,7 @@ class LoadedModel(Protocol):
         """Run the model on the batch.
 
         Raises:
-            InvalidRequestError: the model rejects these inputs.
-            ServerError: anything else.
+            InvalidRequestError: the model rejects these inputs. ServerError: the execution failed for any other reason.
         """
         ...
 
@@ -98,7 +98,7 @@ class LoadedModel(Protocol):
         ...
 
     def device_time(self, outputs: Batch) -> DeviceTime | None:
-        """Return how long the device took to `execute` the batch. Call this method after `split`.
+        """Return the time that the device needed to `execute` the batch. Call this method after `split`.
 
         None means that the caller must use its own measurement.
         """
@@ -130,7 +130,7 @@ class Runtime(Protocol):
     """Executes models on the devices of one worker."""
 
     links: LinkPolicy
-    """Decides which links out of a model's directory are followed. The policy must be set before the first model is
+    """Decides which links that point out of a model's directory are followed. Set the policy before the first model is
     loaded.
     """
 
@@ -145,7 +145,7 @@ class Runtime(Protocol):
         ...
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means, by the rules of `clockwork.runtimes.locating`.
+        """Return the model file for a path, by the rules of `clockwork.runtimes.locating`.
 
         If the path is a model file, that file is returned.
 
@@ -161,8 +161,8 @@ class Runtime(Protocol):
 
         ``name`` is the model's name. The operator's batching options refer to models by name.
 
-        ``isolated`` means that this process serves during the call. A runtime that can prepare the model in a separate
-        process does so.
+        ``isolated`` means that this process serves requests during the call. If the runtime can prepare models in a
+        separate process, it then does so.
 
         Raises:
             InvalidModelError: the file is not a model of this runtime, or is broken.

@@ -18,7 +18,7 @@ from clockwork.runtimes.random_elements import generated
 from clockwork.runtimes.signature import FREE
 
 Feed: TypeAlias = dict[str, Array]
-"""Inputs by name."""
+"""The arrays of a batch by the names of the inputs."""
 
 NO_ROW: Final[Mapping[str, Array]] = {}
 """A row for generated inputs whose elements are all zeros."""
@@ -41,9 +41,9 @@ class Batcher:
         decode: Callable[[TensorSpec, Array], Array] = keep_strings,
         example: Mapping[str, Array] = NO_ROW,
     ) -> None:
-        """``decode`` converts the arrays of BYTES tensors to the runtime's own form of strings.
+        """``decode`` converts the arrays of BYTES tensors to the form of strings that the runtime uses.
 
-        Generated inputs repeat the elements of ``example``, which has one row, or are zeros.
+        ``example`` has one row for some inputs. Generated inputs repeat the elements of this row, or are zeros.
         """
         self._decode = decode
         self._example = example
@@ -138,7 +138,7 @@ class Batcher:
         return feed
 
     def _check(self, request: InferInput, tensor: TensorSpec) -> None:
-        """Check that the tensor is one of the model's inputs."""
+        """Check that the tensor matches one of the model's inputs in name, type and shape."""
         info = self._inputs.get(tensor.name)
         if info is None:
             raise InvalidRequestError(f"the model has no input {tensor.name!r}; it has {', '.join(self._inputs)}")

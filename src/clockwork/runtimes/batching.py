@@ -1,10 +1,10 @@
 """Decides, before anything is executed, whether the rows of several requests may share a batch.
 
-In doubt, a model is not batched. That costs speed, but can never give a wrong response. A model is batched if two
-conditions are met. The analysis of its graph must prove that each row is computed independently, and a trial
-(`clockwork.runtimes.trial`) must find no difference between single and batched execution. A model without such a proof
-is batched only if the operator allows batching with ``--allow-batching`` and the model passes a longer trial. A model
-that mixes rows is never batched.
+If it is not certain that batching is correct, a model is not batched. That costs speed, but can never give a wrong
+response. A model is batched if two conditions are met. The analysis of its graph must prove that each row is computed
+independently, and a trial (`clockwork.runtimes.trial`) must find no difference between single and batched execution. A
+model without such a proof is batched only if the operator allows batching with ``--allow-batching`` and the model
+passes a longer trial. A model that mixes rows is never batched.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ CONFIGURED: Final = "max_batch_size is 0 in its config.pbtxt"
 
 
 class BatchingPolicy(Struct, frozen=True):
-    """The operator's choices for one model: about batching, and about the inputs to try and measure it with.
+    """The operator's choices for one model: about batching, and about the inputs for its trial and its measurement.
 
     ``forbidden`` is the reason why the model must not be batched, or empty. ``allowed``
     means that the model may be batched even without a proof. ``max_batch`` is the largest batch in rows, or 0 for no
@@ -48,10 +48,12 @@ class BatchingPolicy(Struct, frozen=True):
         return Search(self.given, known or {}, self.free_dim, only_zeros)
 
     def digest(self, of_file: str) -> str:
-        """Return the digest of a model and this policy. With the default policy, this is the file's own digest.
+        """Return the digest of a model and this policy.
 
-        Measured times are stored by digest. Measured times depend on the policy, because it decides which batch sizes
-        are measured.
+        With the default policy, this is the digest of the model's files.
+
+        Measured times are stored by digest. The digest includes the policy, because the policy decides which batch
+        sizes are measured.
         """
         return of_file if self == BatchingPolicy() else hashlib.sha256(f"{of_file} {self}".encode()).hexdigest()
 
@@ -90,11 +92,13 @@ def batching_options(
 
 
 class TrialPlan(Struct, frozen=True):
-    """Describes how to try a model. The plan follows from the analysis of its graph and the operator's policy.
+    """Describes the trial of a model.
+
+    The plan depends on the analysis of the model's graph and on the operator's policy.
 
     ``refused`` is the reason why the model is not batched; if it is set, there is no trial. ``thorough`` means that
-    nothing is proved about the model, so the trial is the only check. ``coarse`` means that the model chooses one
-    quantisation scale for a whole batch, and that the operator accepts the loss of precision.
+    nothing is proved about the model, so the trial is the only check. ``coarse`` means that the model computes one
+    quantisation scale for a whole batch, and that the operator accepts the resulting loss of precision.
     """
 
     refused: str = ""
@@ -103,10 +107,9 @@ class TrialPlan(Struct, frozen=True):
 
 
 def plan_trial(policy: BatchingPolicy, analyse: Callable[[bool], Proof]) -> TrialPlan:
-    """Decide how to try a model.
+    """Decide how a model is tried.
 
-    ``analyse`` analyses the graph. If the argument of ``analyse`` is true, one quantisation scale for a whole batch is
-    accepted.
+    ``analyse`` analyses the graph. Its argument states whether one quantisation scale for a whole batch is accepted.
     """
     if policy.forbidden:
         return TrialPlan(policy.forbidden)

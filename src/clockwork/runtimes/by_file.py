@@ -19,7 +19,10 @@ PROGRAM: Final = ".pt2"
 
 
 def is_program(path: Path) -> bool:
-    """Return whether the path is a PyTorch program, or a directory with a program (`clockwork.runtimes.locating`)."""
+    """Return whether the model at a path is a PyTorch program.
+
+    For directories, `clockwork.runtimes.locating` has the rules.
+    """
     return holds(path, PROGRAM) if path.is_dir() else path.suffix == PROGRAM
 
 
@@ -52,7 +55,7 @@ class RuntimeByFile:
         return self._runtime_of(path).load_model(path, name, isolated=isolated)
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means, as `clockwork.runtimes.base.Runtime` describes."""
+        """Return the model file for a path; see `clockwork.runtimes.base.Runtime`."""
         return self._runtime_of(path).locate(path, name)
 
     def _runtime_of(self, path: Path) -> Runtime:

@@ -1,4 +1,4 @@
-"""Code that the runtimes share: they find models, share models in memory, and describe models and errors alike.
+"""Code that all runtimes use: to find models, to share models in memory, and to describe models and errors.
 
 `ModelRuntime` is the base class of every runtime that reads model files. Models in host memory are shared by content.
 While a model is in use, a second load of the same content with the same batching policy returns the same object.
@@ -20,7 +20,7 @@ from clockwork.runtimes.signature import Signature
 from clockwork.units import Bytes, show_bytes
 
 MAX_ERROR_CHARS: Final = 300
-"""Length in characters to which the error texts of libraries are cut."""
+"""Longest error text of a library, in characters. Longer texts are cut."""
 
 
 class DigestedFile(Protocol):
@@ -28,7 +28,7 @@ class DigestedFile(Protocol):
 
     @property
     def digest(self) -> str:
-        """Digest of the file and of all other files that belong to the model."""
+        """Digest of the model file and of all other files that belong to the model."""
         ...
 
 
@@ -39,12 +39,15 @@ ModelT = TypeVar("ModelT")
 class ModelRuntime(ABC, Generic[FileT, ModelT]):
     """Base class of runtimes; see `clockwork.runtimes.base.Runtime`.
 
-    `load_model` may be called from any thread. Models are prepared one at a time, because preparing a model takes
-    memory of several times its size. A model is dropped when nothing refers to it any more.
+    `load_model` may be called from any thread. Models are prepared one at a time, because preparing a model needs
+    several times as much memory as the model. A model in host memory is dropped when nothing refers to it any more.
     """
 
     def __init__(self, version: str, device_kind: str, batching: BatchingOptions | None) -> None:
-        """``version``: the library's name and version. ``device_kind``: a device's hardware and number of threads."""
+        """``version`` is the library's name and version.
+
+        ``device_kind`` is the hardware and the number of threads of a device.
+        """
         self.version: Final = version
         self.device_kind: Final = device_kind
         self._batching = batching or BatchingOptions()
@@ -74,14 +77,14 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
 
     @abstractmethod
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means, as `clockwork.runtimes.base.Runtime` describes."""
+        """Return the model file for a path; see `clockwork.runtimes.base.Runtime`."""
 
     @abstractmethod
     def _read(self, path: Path) -> FileT:
         """Check a model file that `locate` returned."""
 
     def _read_isolated(self, path: Path, policy: BatchingPolicy) -> FileT:
-        """Check a model file in a separate process, which also does as much of the work of `_prepare` as possible."""
+        """Check a model file in a separate process. This process also does most of the work of `_prepare`."""
         return self._read(path)
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Reads Triton's ``config.pbtxt``, and ``max_batch_size``, which is the only field that the runtimes use.
+"""Reads Triton's ``config.pbtxt``. The runtimes use only its field ``max_batch_size``.
 
 The whole file must be well-formed protobuf text, because a file that cannot be parsed might forbid batching.
 """
@@ -23,8 +23,8 @@ MAX_BATCH_SIZE: Final = 999_999_999
 def max_batch_size(path: Path, file: Path) -> int | None:
     """Return max_batch_size from the config.pbtxt of a model, or None if there is no such file or field.
 
-    Only the file in the model's own directory is read. ``file`` is the model file that ``path`` means; see
-    `clockwork.runtimes.locating`.
+    Only the file in the model's own directory is read. ``file`` is the model file that `clockwork.runtimes.locating`
+    finds for ``path``.
 
     Raises:
         InvalidModelError: the file cannot be read, or the value is wrong.
@@ -80,8 +80,8 @@ def _shown(value: object) -> str:
 def beside(path: Path, file: Path) -> Path | None:
     """Return ``NAME/config.pbtxt`` for ``NAME/1/model.onnx`` or ``NAME/model.onnx``.
 
-    If the path is a model file that is not called ``model``, return None. The directory of such a file may contain
-    several models, so its config.pbtxt may belong to another model.
+    If the path is a model file whose name is not ``model`` with a suffix, return None. The directory of such a file may
+    contain several models, so its config.pbtxt may belong to another model.
     """
     if path == file and file.stem != "model":
         return None

@@ -5,14 +5,14 @@ Theory of operation. *Candidates* are tried in a fixed order until the model acc
 1. the inputs that the operator gives (`clockwork.runtimes.given`), in the order of their sources;
 2. every free dimension with each of `SIZES`;
 3. the last two dimensions of an input, if both are free, with each of `AREAS`;
-4. for a model with a free first dimension that is no batch dimension: the first dimensions with 1, and every other free
+4. if the model has a free first dimension that is no batch dimension: the first dimensions with 1, and every other free
    dimension with each of `SIZES`;
 5. every free dimension with 1.
 
 Sizes that follow from the graph, such as the number of channels, replace the sizes in this list. If the operator gives
 only some of the inputs, the other inputs get the sizes of step 2. The elements are zeros. If the model refuses zeros
-and has an input that is not a float, random elements are tried as well. The reason is that a model may refuse an empty
-text or a size of 0.
+and has an input whose type is not a float type, random elements are tried as well. The reason is that a model may
+refuse an empty text or a size of 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ from clockwork.runtimes.trial import Feed, Run
 from clockwork.units import SECOND, Nanos
 
 FREE_DIM: Final = 128
-"""Size of free dimensions that is tried first."""
+"""The size of free dimensions that is tried first."""
 
 SIZES: Final = (FREE_DIM, 224, 64, 32, 16, 256, 299, 384, 512, 640, 28, 77, 8, 3000, 16000)
 """Sizes of free dimensions in the order in which they are tried.
@@ -43,22 +43,22 @@ The sizes suit tokens (128, 64, 77), images (224 to 640, 28), frames of audio (3
 """
 
 AREAS: Final = ((48, 320), (32, 100), (480, 640))
-"""Heights and widths that are not square. The pairs suit lines of text, and photos."""
+"""Pairs of different heights and widths. The pairs suit lines of text, and photos."""
 
 MAX_ELEMENTS: Final = 1 << 24
-"""Number of elements of the largest input that is tried."""
+"""Largest number of elements of an input that is tried."""
 
 BUDGET: Final[Nanos] = 30 * SECOND
-"""Time after which no other candidate is tried."""
+"""Time after which no further candidate is tried."""
 
 MAX_REFUSED: Final = 8
-"""Number of refused candidates that are reported, beginning with the first."""
+"""Number of refused candidates that are reported. The first refused candidates are reported."""
 
 MAX_REASON: Final = 240
-"""Length to which texts about a refusal are cut."""
+"""Longest text about a refusal, in characters. Longer texts are cut."""
 
 SENSIBLE: Final = "sizes that Clockwork tries"
-"""Source of the inputs that steps 2 to 5 make."""
+"""Name of the source for inputs that come from steps 2 to 5."""
 
 UNMEASURED: Final = "the model accepts none of the inputs that were tried; the first was refused: {reason}"
 
@@ -69,7 +69,7 @@ _clock: Final = MonotonicClock()
 
 
 class Example(Struct, frozen=True):
-    """Result of the search. ``row`` contains one row of elements for the inputs that are not zeros."""
+    """Result of the search. ``row`` contains one row of elements for each input whose elements are not zeros."""
 
     inputs: ExampleInputs
     random: bool = False
@@ -77,7 +77,7 @@ class Example(Struct, frozen=True):
 
 
 class Search(Struct, frozen=True):
-    """The known facts about the inputs of a model before the search.
+    """Facts about the inputs of a model that are known before the search.
 
     ``free_dim`` replaces `FREE_DIM`. If ``only_zeros`` is true, all elements are zeros, and given elements are ignored.
     """
@@ -125,13 +125,13 @@ def find_example(ports: Signature, run: Run, search: Search) -> Example:
 
 
 def _first(refused: list[str]) -> tuple[str, ...]:
-    """Return the first refusals, and the number of other refusals."""
+    """Return the first refusals, and a text with the number of further refusals."""
     more = len(refused) - MAX_REFUSED
     return tuple(refused[:MAX_REFUSED]) + ((f"{more} more",) if more > 0 else ())
 
 
 def remembered(ports: Signature, search: Search, inputs: ExampleInputs, random: bool) -> Example:
-    """Return an example that was found earlier, after making its elements again."""
+    """Return an example that was found earlier. Its elements are not stored, so they are made again."""
     if not inputs.shapes:
         return Example(inputs)
     given = next((each for each in search.given if each.source == inputs.source), None)
@@ -147,7 +147,7 @@ def example_feed(ports: Signature, example: Example) -> Feed | None:
 def _candidates(ports: Signature, search: Search, refused: list[str]) -> Iterator[_Candidate]:
     """Yield the candidates in order.
 
-    If the operator's inputs do not fit and this is not an error, add them to ``refused``.
+    If inputs of the operator do not fit the model, and this is not treated as an error, add them to ``refused``.
     """
     seen: set[tuple[tuple[Shape, ...], bool, str]] = set()
     only_floats = all(port.info.datatype in FLOATS for port in ports.inputs)
@@ -165,7 +165,7 @@ def _candidates(ports: Signature, search: Search, refused: list[str]) -> Iterato
 def _shapes(
     ports: Signature, search: Search, refused: list[str]
 ) -> Iterator[tuple[str, tuple[Shape, ...], GivenInputs | None]]:
-    """Yield the shapes of all inputs, with their source and the inputs that this source gives."""
+    """Yield the shapes of all inputs, the name of their source, and the inputs that this source gives."""
     sizes = (search.free_dim, *SIZES)
     for given in search.given:
         try:
@@ -185,7 +185,7 @@ def _shapes(
 
 
 class _Sizes(Struct, frozen=True):
-    """Sizes for the free dimensions: for the first one, for the last two if both are free, and for the others."""
+    """Sizes for free dimensions: the first dimension, the last two if both are free, and all other dimensions."""
 
     others: int
     first: int | None = None
@@ -208,7 +208,7 @@ def _shaped(ports: Signature, known: Known, sizes: _Sizes, fixed: Mapping[str, S
 
 
 def _filled(ports: Signature, port: Port, known: Known, sizes: _Sizes) -> Shape:
-    """Return the declared shape of an input with one row, and with sizes for its free dimensions."""
+    """Return the declared shape of an input, with one row and with sizes in place of free dimensions."""
     declared = port.info.shape
     from_graph = known.get(port.info.name, {})
     shape = [from_graph.get(at, sizes.of(declared, at)) if dim == FREE else dim for at, dim in enumerate(declared)]
@@ -233,7 +233,7 @@ def _given_shapes(ports: Signature, given: GivenInputs) -> dict[str, Shape]:
 
 
 def _row(ports: Signature, candidate: _Candidate, only_zeros: bool) -> dict[str, Array]:
-    """Return the elements of a candidate's inputs that are not zeros."""
+    """Return the elements of those inputs of a candidate that are not all zeros."""
     generator = np.random.default_rng(1)
     row: dict[str, Array] = {}
     for port, shape in zip(ports.inputs, candidate.shapes, strict=True):

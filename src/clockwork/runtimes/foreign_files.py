@@ -1,11 +1,11 @@
-"""Recognises files that users often pass by mistake instead of a model. The first bytes identify the format."""
+"""Recognises files of other formats that users often pass by mistake instead of a model, by their first bytes."""
 
 from typing import Final
 
 from clockwork.units import Bytes
 
 HEAD_BYTES: Final[Bytes] = 512
-"""Number of bytes that `recognise` looks at."""
+"""Number of bytes at the start of a file that `recognise` needs."""
 
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 

@@ -31,7 +31,7 @@ MAX_FILE: Final[Bytes] = 64 * MIB
 """Limit of the size of a file with example data. An image of 3 x 1080 x 1920 floats has 24 MiB."""
 
 MAX_DIM: Final = 1 << 28
-"""Limit of a dimension of an example."""
+"""Largest size of a dimension of an example."""
 
 _SHAPE: Final = re.compile(r"([^:]+):(.+)=(\d+(?:x\d+)*)")
 
@@ -58,7 +58,7 @@ class GivenInput(Struct, frozen=True):
 
 
 class GivenInputs(Struct, frozen=True):
-    """The inputs that one source gives.
+    """The inputs that the operator gives in one source.
 
     ``key`` identifies these inputs. ``strict`` means that a mistake in them is an error.
     """
@@ -72,7 +72,7 @@ class GivenInputs(Struct, frozen=True):
         return f"GivenInputs({self.source!r}, {self.key!r})"
 
     def of(self, name: str) -> GivenInput | None:
-        """Return the part that the operator gives for an input, or None."""
+        """Return what this source gives for an input, or None."""
         return next((given for given in self.inputs if given.name == name), None)
 
 
@@ -199,7 +199,7 @@ def _from_json(file: Path, links: LinkPolicy) -> list[GivenInputs]:
 
 
 def _from_warmup(path: Path, file: Path, links: LinkPolicy) -> list[GivenInputs]:
-    """Return the inputs of the first entry of model_warmup whose inputs can be made here."""
+    """Return the inputs of the first entry of model_warmup that Clockwork supports."""
     config = beside(path, file)
     fields = None if config is None else read_config(config, path.name)
     for entry in (fields or {}).get(WARMUP, []):
@@ -219,7 +219,7 @@ def _from_warmup(path: Path, file: Path, links: LinkPolicy) -> list[GivenInputs]
 def _warmup_input(entry: Any, directory: Path, links: LinkPolicy) -> GivenInput:
     """Return an entry of the map ``inputs`` of model_warmup.
 
-    A value that does not have the expected form raises the usual Python errors.
+    If a value does not have the expected form, the usual Python exceptions are raised.
     """
     name, value = entry["key"][-1], entry["value"][-1]
     if not isinstance(name, str):
@@ -245,7 +245,7 @@ def _dims(dims: list[Any]) -> Shape:
 
 
 def _read(path: Path, home: Path, links: LinkPolicy) -> bytes | None:
-    """Return the content of a file in the directory ``home``, or None if there is none.
+    """Return the content of a file in the directory ``home``, or None if the file does not exist.
 
     Raises:
         InvalidModelError: the file cannot be read, is too large, or is a link that may not be followed.

@@ -59,7 +59,10 @@ def device_kind(threads: int, cpuinfo: Mapping[str, str] | None = None) -> str:
 
 
 def instruction_set(cpuinfo: Mapping[str, str] | None = None) -> str:
-    """Return a short hash of the CPU's features. Optimised graphs depend on the width of the vector registers."""
+    """Return a short hash of the CPU's instruction set.
+
+    Optimised graphs depend on the width of the vector registers.
+    """
     fields = read_cpuinfo() if cpuinfo is None else cpuinfo
     flags = fields.get("flags") or fields.get("Features") or platform.processor()
     return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Decides whether a symbolic link in a model's directory may lead out of it.
+"""Decides whether a symbolic link may point out of the model's directory.
 
 A link is followed in three cases: its target is inside the model's directory, the operator named the directory on the
 command line, or the target is below a directory that the operator allows. This rule protects repositories that other
@@ -11,14 +11,14 @@ from typing import Final
 from msgspec import Struct
 
 OPTION: Final = "--allow-links-to"
-"""Command-line option that allows links to point below a directory."""
+"""Command-line option that allows links to point to files in a directory."""
 
 
 class LinkPolicy(Struct, frozen=True):
     """Decides which links are followed. All paths are absolute.
 
     ``named`` contains the directories that the operator named. Links inside these directories may point anywhere.
-    ``targets`` contains directories below which any link may point.
+    ``targets`` contains directories. Any link may point to a file inside them.
     """
 
     named: tuple[Path, ...] = ()
@@ -43,4 +43,4 @@ class LinkPolicy(Struct, frozen=True):
 
 
 NO_LINKS: Final = LinkPolicy()
-"""The policy that follows no link out of a model's directory."""
+"""The policy that allows no link to point out of a model's directory."""

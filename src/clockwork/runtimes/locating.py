@@ -1,16 +1,16 @@
-"""Finds the model file that a path means, and the version of the model.
+"""Finds the model file for a path, and the version of the model.
 
 A path may be a model file or a directory. In a directory, the first match in this list is used:
 
-1. a file ``model`` with the runtime's suffix, or Triton's directory of that name with such a file in it
-2. the highest version: a directory named with a number, which holds such a file, or only one file with the suffix
-3. the only file with the suffix, or the one that is named like the model
-4. the only subdirectory that holds a model by these rules, or the one that is named like the model
+1. a file ``model`` with the runtime's suffix, or a directory of this name that contains such a file (Triton's layout)
+2. the highest version: a directory whose name is a number, with such a file or with exactly one file with the suffix
+3. the only file with the suffix, or the file that has the model's name
+4. the only subdirectory that contains a model by these rules, or the subdirectory that has the model's name
 
 So a directory may be one model of a repository like Triton's, a whole repository with a single model, or a mounted
-volume with a single file. The search ignores names in `IGNORED` and hidden files, such as Kubernetes' ``..data``. A
-model file outside the given directory is rejected, unless the link to it is allowed (`clockwork.runtimes.links`). Error
-messages name files relative to the directory.
+volume with a single file. The search ignores names in `IGNORED` and hidden files, such as Kubernetes' ``..data``. If a
+link points to a model file outside the given directory, the file is rejected unless the link is allowed
+(`clockwork.runtimes.links`). Error messages name files relative to the directory.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
 
 IGNORED: Final = frozenset({"lost+found", "__pycache__", "__MACOSX"})
-"""Names of directories that tools and file systems create beside models."""
+"""Names of directories that tools and file systems create, and that contain no models."""
 
 MAX_SHOWN: Final = 5
 """Largest number of file names that an error message lists."""
@@ -68,7 +68,7 @@ def locate(path: Path, suffix: str, kind: str, name: str = "", links: LinkPolicy
 
 
 def holds(path: Path, suffix: str) -> bool:
-    """Return whether a directory holds files with this suffix where `locate` looks for them."""
+    """Return whether `locate` would find a file with this suffix in a directory."""
     try:
         return _in_directory(path, suffix, "") is not None
     except (InvalidModelError, OSError):
@@ -78,8 +78,8 @@ def holds(path: Path, suffix: str) -> bool:
 def version_of(path: Path, file: Path) -> str:
     """Return the version of a model, such as ``2`` for ``iris/2/model.onnx``.
 
-    ``file`` is the model file that ``path`` means. In a model repository, the file is called ``model``. If the path is
-    a file that is not called ``model``, the default version is returned. So ``2024/resnet.onnx`` is not version 2024.
+    ``file`` is the model file for ``path``. In a model repository, the file is called ``model``. If the path is a file
+    with a different name, the default version is returned. So ``2024/resnet.onnx`` is not version 2024.
     """
     if path == file and file.stem != "model":
         return DEFAULT_VERSION
@@ -145,7 +145,7 @@ def _only_file(path: Path, children: list[Path], suffix: str, name: str) -> Path
 
 
 def _named_model(path: Path, suffix: str) -> Path | None:
-    """Return ``model.onnx``, or the file in Triton's directory of that name. Return None if neither exists."""
+    """Return the file ``model.onnx``, or the file in a directory ``model.onnx`` (Triton's layout), or None."""
     direct = path / f"model{suffix}"
     if direct.is_dir():
         return direct / f"model{suffix}"

@@ -1,10 +1,10 @@
 """Finds the NVIDIA GPUs of this machine. The driver reports their names, memory and modes.
 
-Reading these values does not use a device. Only `check` raises errors. A value that cannot be read is None: a library
-may be missing, be too old or deny access. If no GPU is found, `NvidiaGpus.missing` contains the reason. The list
-contains the GPUs that CUDA shows to this process, in CUDA's order (CUDA_VISIBLE_DEVICES). Modes and clocks are read
-from NVML, which identifies a device by its UUID. This module has not run on a real device yet; tests replace NVIDIA's
-bindings with fake modules.
+Reading these values does not start work on a GPU. Only `check` raises errors. A value that cannot be read is None, for
+example because a library is missing, is too old or denies access. If no GPU is found, `NvidiaGpus.missing` contains the
+reason. The list contains the GPUs that this process can see (CUDA_VISIBLE_DEVICES), in CUDA's order. Modes and clocks
+are read from NVML, which identifies a device by its UUID. This module has not run on a real device yet; tests replace
+NVIDIA's bindings with fake modules.
 """
 
 from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ def check(found: NvidiaGpus, devices: int) -> tuple[Gpu, ...]:
     """Return the first ``devices`` GPUs.
 
     Raises:
-        InvalidRequestError: there are too few GPUs, or they differ in kind.
+        InvalidRequestError: there are too few GPUs, or they are of different kinds.
     """
     if found.missing:
         raise InvalidRequestError(f"{found.missing}; or use --device cpu")

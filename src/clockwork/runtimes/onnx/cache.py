@@ -1,9 +1,9 @@
 """Stores prepared models on disk, so that a restarted worker need not optimise them again.
 
-A fault of the cache never makes a load fail. If an entry is missing, truncated, changed or of a different version, the
-model is prepared again. If an entry cannot be written, the model is served without an entry. Entries of other machines
-do not match, because the name of an entry contains the model's digest and a hash of everything that the optimised graph
-depends on.
+A fault of the cache never makes a load fail. If an entry is missing, truncated, modified or of a different version, the
+model is prepared again. If an entry cannot be written, the model is served without an entry. A worker never uses an
+entry that a different kind of machine has written, because the name of an entry contains the model's digest and a hash
+of everything that the optimised graph depends on.
 
 An entry is one file. The file contains `MAGIC`, the length of the header, the header in JSON, the graph and the
 weights, in this order.
@@ -39,7 +39,7 @@ SUFFIX: Final = ".onnx-prepared"
 """File name suffix of entries. The cache removes only files with this suffix and its own temporary files."""
 
 MAX_HEADER_BYTES: Final[Bytes] = 16 * MIB
-"""Limit of the length of a header. If a file is damaged, no more than this is read."""
+"""Largest length of a header. If the length in a damaged file is larger, the file is not read."""
 
 
 class Header(Struct, frozen=True):
@@ -53,7 +53,10 @@ class Header(Struct, frozen=True):
 
 
 def entry(directory: Path, digest: str, *conditions: str) -> Path:
-    """Return the path of a model's entry. The optimised graph depends on the model and on ``conditions``."""
+    """Return the path of a model's entry.
+
+    ``conditions`` are texts on which the optimised graph depends, besides the model.
+    """
     return directory / f"{digest[:32]}-{hashlib.sha256(repr(conditions).encode()).hexdigest()[:16]}{SUFFIX}"
 
 
@@ -106,7 +109,7 @@ def sweep(directory: Path) -> None:
 def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
     """Remove the least recently used entries until the rest takes at most ``nbytes``. Never remove ``keep``.
 
-    Two processes may tidy at the same time. If one process finds that an entry is already removed, this does no harm.
+    Two processes may call this function at the same time. An entry that is already removed is no error.
     """
     found = []
     with contextlib.suppress(OSError):
@@ -133,7 +136,7 @@ class PreparedCache:
     def __init__(self, directory: Path | None, nbytes: Bytes | None) -> None:
         """If ``nbytes`` is None, entries are never removed."""
         self.directory = directory
-        self.scratch = directory  #: where models are prepared; None: the system's temporary directory
+        self.scratch = directory  #: directory in which models are prepared; None: the system's
         self.nbytes = nbytes
         for place in scratch.places():
             scratch.sweep(place)

@@ -2,9 +2,10 @@
 
 Theory of operation. ONNX Runtime's Python module makes and runs sessions without the interpreter's lock, but it holds
 the lock while it destroys a session. Destroying a session takes 0.7 ms for DenseNet-121, whose graph has 557 nodes, and
-55 us for each MB of packed or copied weights. Meanwhile, an inference that ends or a request that arrives must wait for
-the lock. Just after an inference has begun, no other thread needs the lock for a while. So sessions are destroyed at
-such moments. If no inference begins for some milliseconds, the session is destroyed anyway.
+55 us for each MB of packed or copied weights. During this time, an inference that has ended and a request that has
+arrived must wait for the lock. Just after an inference has begun, no other thread needs the lock for a while. So a
+session is destroyed at such a moment. If no inference begins within some milliseconds, the session is destroyed without
+waiting longer.
 """
 
 from threading import Event
@@ -13,8 +14,8 @@ from typing import Final
 MAX_WAIT: Final = 0.005
 """Longest wait in seconds while inferences run.
 
-If no other inference begins in this time, the running inferences are long. Then an inference is unlikely to end just
-while the session is destroyed.
+If no inference begins within this time, the running inferences are long. Then it is unlikely that an inference ends
+while the session is being destroyed.
 """
 
 MAX_IDLE_WAIT: Final = 0.002
@@ -23,10 +24,10 @@ MAX_IDLE_WAIT: Final = 0.002
 
 
 class CloseTiming:
-    """Records when inferences begin, and lets other threads wait for that moment.
+    """Records when inferences begin, and lets other threads wait until an inference begins.
 
-    EXEC threads call `inference_begins` and `inference_ends`. Threads that destroy sessions call `wait`. Each change of
-    a list is a single operation, which the interpreter's lock makes atomic.
+    EXEC threads call `inference_begins` and `inference_ends`. Threads that destroy sessions call `wait`. The class
+    needs no lock of its own, because each change of its lists is one operation, which is atomic in CPython.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class CloseTiming:
         self._running.pop()
 
     def wait(self) -> None:
-        """Return just after an inference has begun, or after `MAX_WAIT` or `MAX_IDLE_WAIT`."""
+        """Return just after an inference has begun, or at the latest after `MAX_WAIT` or `MAX_IDLE_WAIT`."""
         event = Event()
         self._waiting.append(event)
         event.wait(MAX_WAIT if self._running else MAX_IDLE_WAIT)

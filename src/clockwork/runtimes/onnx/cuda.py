@@ -2,8 +2,9 @@
 
 Theory of operation. A graph that is optimised for the CPU is slow on a GPU. So the graph in host memory has only the
 optimisations that are valid on every device. A LoadWeights action opens a session. The session optimises the graph for
-its device and copies the weights there. ONNX Runtime manages the device's memory (`clockwork.runtimes.onnx.gpus`). The
-pages of the weights cache are never mapped. Their number only shows how much memory is in use.
+its device and copies the weights to the device. ONNX Runtime manages the device's memory
+(`clockwork.runtimes.onnx.gpus`). The pages of the weights cache are only counted, to limit the memory for weights. They
+are not mapped.
 
 The trial that decides whether requests can be batched runs on the CPU, with the original file.
 """
@@ -37,7 +38,7 @@ from clockwork.runtimes.probe import Verdict, observed, try_model
 from clockwork.units import GIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.8
-"""Default share of a device's free memory for weights and workspace. The rest is left for the CUDA libraries."""
+"""Share of a device's free memory for weights and workspace by default. The rest is left for the CUDA libraries."""
 
 DEFAULT_WORKSPACE_BYTES: Final[Bytes] = 2 * GIB
 """Default memory of each device for the intermediate results of inferences."""
@@ -76,7 +77,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
     ) -> None:
         """Each device has ``cache_bytes`` for weights and ``workspace_bytes`` for intermediate results.
 
-        `clockwork.runtimes.onnx.runtime.OnnxRuntime` explains ``cache_dir`` and ``cache_dir_bytes``.
+        For ``cache_dir`` and ``cache_dir_bytes``, see `clockwork.runtimes.onnx.runtime.OnnxRuntime`.
 
         Raises:
             InvalidRequestError: ONNX Runtime cannot use the devices. The message contains the reason and a remedy.
@@ -89,7 +90,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
         self._close_timing = CloseTiming()
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
+        """Return the model file for a path, by the rules of `clockwork.runtimes.locating.locate`."""
         return find(path, name, self.links)
 
     def _read(self, path: Path) -> ModelFile:
@@ -122,7 +123,7 @@ class OnnxCudaModel:
         close_timing: CloseTiming,
         example: Mapping[str, Array] = NO_ROW,
     ) -> None:
-        """``example`` has the elements of generated inputs that are not zeros."""
+        """``example`` contains the elements of generated inputs that are not all zeros."""
         self._example = example
         self.info: Final = info
         self._prepared = prepared

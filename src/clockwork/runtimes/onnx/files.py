@@ -1,8 +1,8 @@
 """Finds a model file and the files of its external data, checks them, and computes their digest.
 
-This module opens files outside the model's directory only if the operator allows a link to them
-(`clockwork.runtimes.links`). This rule also applies to the locations of external data in a model. Error messages name
-files relative to that directory.
+This module opens a file outside the model's directory only if the operator allows the link to this file
+(`clockwork.runtimes.links`). This rule also applies to the locations of external data in a model. The paths in error
+messages are relative to the model's directory.
 """
 
 import hashlib
@@ -28,7 +28,9 @@ MAX_PROTOBUF_BYTES: Final = (1 << 31) - 1
 """Size limit of a protobuf message. Larger models store their weights in external data (ONNX, "External Data")."""
 
 MAX_OUTLINE_BYTES: Final[Bytes] = 32 * KIB
-"""Largest tensor whose elements are kept in a model's outline. Tensors that contain shapes or axes are smaller."""
+"""Size in bytes of the largest tensor whose elements stay in a model's outline. Tensors that contain shapes or axes are
+smaller.
+"""
 
 _ELEMENTS: Final = (
     "raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"
@@ -43,13 +45,13 @@ class ModelFile(Struct, frozen=True):
     outline: Any = None
     """The ModelProto, without the elements of its larger tensors."""
     content: bytes | None = None
-    """The model to open in place of the file. None means that the file is opened as it is."""
+    """The bytes of the model to open in place of the file, or None if the file itself is opened."""
     folder: Path = Path()
     """Directory in which the external data of ``content`` is found."""
 
 
 def find(path: Path, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
-    """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
+    """Return the model file for a path, by the rules of `clockwork.runtimes.locating.locate`."""
     return locate(path, SUFFIX, "an ONNX model", name, links)
 
 
@@ -132,7 +134,7 @@ def _check_stateless(name: str, model: Any) -> None:
     """Reject a model that keeps state between requests.
 
     In training mode, a BatchNormalization of ONNX Runtime 1.32 writes its running mean and variance back into the
-    session. A response would then depend on the requests of other clients.
+    session. A response would then depend on earlier requests.
     """
     for part in (model.graph, *model.functions):
         for node in nodes(part):
@@ -172,7 +174,7 @@ def _parsed(name: str, content: bytes) -> Any:
 
 
 def _external_files(name: str, model: Any) -> dict[str, int]:
-    """Return the location of each file of external data, and the smallest size that each file must have."""
+    """Return, by location, the smallest size that each file of external data must have."""
     found: dict[str, int] = {}
     functions = (tensor for function in model.functions for node in function.node for tensor in tensors_of_node(node))
     for tensor in [*tensors(model.graph), *functions]:
@@ -195,7 +197,8 @@ def _external_files(name: str, model: Any) -> dict[str, int]:
 def _relocate(model: Any, moved: dict[str, str]) -> None:
     """Change the locations of external data.
 
-    ONNX Runtime refuses links out of the model's directory. So each allowed link is replaced with its target.
+    ONNX Runtime refuses links that point out of the model's directory. So the location of an allowed link is replaced
+    with its target.
     """
     if not moved:
         return

@@ -1,14 +1,15 @@
-"""Makes ONNX Runtime's CUDA provider, and a memory arena that all sessions of a device share.
+"""Creates ONNX Runtime's CUDA provider, and a memory arena that all sessions of a device share.
 
 If a library is missing, the worker reports this at its start, with instructions. This code has not run on a real device
 yet. The messages for a machine without a driver were tested with onnxruntime-gpu 1.31.1.
 
-Theory of operation. By default, each ONNX Runtime session has a memory arena of its own with a limit of its own. Then
-no limit applies to all sessions together. Clockwork instead makes one arena per device when it starts. The arena's
-limit is the size of the weights cache plus the workspace. ONNX Runtime calls this limit "max_mem", or "gpu_mem_limit"
-for the arena of a single session. The arena grows by regions of `REGION` bytes, and joins adjacent free blocks within a
-region. The strategy "kSameAsRequested" is not used. With this strategy, each region would be only as large as the
-weights that were placed there first. Larger weights would then not fit, even if enough memory was free in total.
+Theory of operation. By default, each ONNX Runtime session has a memory arena of its own with a limit of its own. So
+there would be no limit for all sessions together. Clockwork instead creates one arena per device when it starts. The
+arena's limit is the size of the weights cache plus the workspace. ONNX Runtime calls this limit "max_mem", or
+"gpu_mem_limit" for the arena of a single session. The arena grows by regions of `REGION` bytes, and joins adjacent free
+blocks within a region. The strategy "kSameAsRequested" is not used. With this strategy, each region would be only as
+large as the weights that were placed there first. Larger weights would then not fit, even if enough memory was free in
+total.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,16 +28,17 @@ REGION: Final[Bytes] = GIB
 """Size by which a device's arena grows. Larger weights get a larger region. ONNX Runtime requires less than 2 GiB."""
 
 MAX_DEAD: Final[Bytes] = MIB
-"""Largest part of a block that may stay unused. A larger rest becomes a block of its own. ONNX Runtime's default is 128
-MiB.
+"""Largest part of a memory block that may stay unused. A larger rest becomes a separate block. ONNX Runtime's default
+is 128 MiB.
 """
 
 OPTIONS: Final = (
     # The default tries every algorithm for every convolution and each new shape, which takes seconds.
     ("cudnn_conv_algo_search", "HEURISTIC"),
-    # The documentation warns that, if copies had their own stream, a kernel might read a copy before it is complete.
+    # The documentation warns that, with a separate stream for copies, a kernel might read data before the copy is
+    # complete.
     ("do_copy_in_default_stream", "1"),
-    # Compute full 32-bit products, as a CPU does. A model's outputs should not depend on the device.
+    # Use 32-bit products, as a CPU does, so that a model's outputs do not depend on the device.
     ("use_tf32", "0"),
 )
 """Options of the CUDA provider; see "CUDA Execution Provider" in ONNX Runtime's documentation."""
@@ -64,7 +66,7 @@ class Gpus(Protocol):
 
 
 class CudaGpus:
-    """The first ``count`` devices that CUDA shows this process."""
+    """The first ``count`` of the devices that this process can see."""
 
     def __init__(self, count: int, name: str) -> None:
         self._count = count
@@ -74,7 +76,7 @@ class CudaGpus:
     def reserve(self, nbytes: Bytes) -> None:
         """Check the build and the libraries of ONNX Runtime, and make the arenas; see `Gpus.reserve`."""
         check_build()
-        share_one_arena()  # this is for nodes that run on the CPU; the call also silences ONNX Runtime
+        share_one_arena()  # for nodes that run on the CPU; also silences ONNX Runtime
         found = load_libraries(onnxruntime.preload_dlls)
         self._limit = nbytes
         for device in range(self._count):
@@ -108,7 +110,7 @@ def check_build(available: Sequence[str] | None = None) -> None:
 
 
 def load_libraries(preload: Callable[[], Any]) -> str:
-    """Load the CUDA and cuDNN libraries that pip installed. Return the first line printed about missing libraries."""
+    """Load the CUDA and cuDNN libraries that pip installed. Return the first line of output about missing libraries."""
     out = StringIO()
     with redirect_stdout(out):  # ONNX Runtime prints the names of missing libraries
         preload()
@@ -116,7 +118,10 @@ def load_libraries(preload: Callable[[], Any]) -> str:
 
 
 def make_arena(device: int, nbytes: Bytes) -> None:
-    """Make the arena that all sessions of a device share. Raise one of `FAILURES` if that fails or the arena exists."""
+    """Create the arena that all sessions of a device share.
+
+    If that fails or the arena exists, raise one of `FAILURES`.
+    """
     memory = onnxruntime.OrtMemoryInfo(
         "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, device, onnxruntime.OrtMemType.DEFAULT
     )
@@ -138,7 +143,7 @@ def arena(nbytes: Bytes) -> dict[str, int]:
 
 
 def nodes_on_cpu(assigned: Any) -> str:
-    """Describe nodes that run on the CPU, as in ``3 of 120 nodes on the CPU: NonZero, Shape``.
+    """Return a text about nodes that run on the CPU, such as ``3 of 120 nodes on the CPU: NonZero, Shape``.
 
     ``assigned`` is the return value of a session's ``get_provider_graph_assignment_info()``. If no node runs on the
     CPU, the text is empty.

@@ -1,4 +1,4 @@
-"""Prepares a model in a process of its own, while the worker serves.
+"""Prepares a model in a separate process while the worker serves.
 
 Reading a large model takes Python's interpreter lock for up to half a second. Preparing the model takes several seconds
 of computation. In the worker's own process, this work would delay every request. So a *child* process reads and
@@ -32,11 +32,11 @@ CHILD: Final = "from clockwork.runtimes.onnx.isolated_child import main; main()"
 """Program of the child."""
 
 MAX_SECONDS: Final = 900.0
-"""Time after which a child is killed, so that a hanging load does not block later loads for ever."""
+"""Time in seconds after which a child is killed, so that a load that hangs does not block later loads for ever."""
 
 
 class Preparation(Struct, frozen=True):
-    """Describes how the worker would prepare a model, so that a child can do the same."""
+    """The settings with which the worker would prepare a model. The child uses the same settings."""
 
     file: Path
     policy: BatchingPolicy
@@ -48,7 +48,7 @@ class Preparation(Struct, frozen=True):
 
 
 class Prepared(Struct, frozen=True):
-    """Answer of a child: the file without its larger tensors, or the reason why the model cannot be used."""
+    """Answer of a child: the model file without its larger tensors, or the reason why the model cannot be used."""
 
     digest: str = ""
     outline: bytes = b""

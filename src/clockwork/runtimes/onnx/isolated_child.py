@@ -11,7 +11,7 @@ from clockwork.runtimes.onnx.isolated import Preparation, Prepared
 from clockwork.runtimes.onnx.runtime import OnnxRuntime
 
 MAX_REASON: Final = 2000
-"""Limit of the characters of a reason that the worker takes from the child."""
+"""Longest reason that the child reports to the worker, in characters."""
 
 
 def _prepare(preparation: Preparation) -> Prepared:
@@ -26,7 +26,7 @@ def _prepare(preparation: Preparation) -> Prepared:
 
 
 def main() -> None:
-    """Carry out the preparation on standard input, and write the answer to standard output."""
+    """Read a `Preparation` from standard input, prepare the model, and write the answer to standard output."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # text that libraries print must not mix with the answer
     preparation = pickle.load(sys.stdin.buffer)

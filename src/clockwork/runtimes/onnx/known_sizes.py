@@ -1,7 +1,7 @@
 """Finds sizes of free dimensions in the nodes that read an input, such as the channels of a convolution.
 
-Two kinds of nodes are considered. A node may read the input itself, or a tensor that operators made from the input
-without changing its shape. A wrong size does no harm, because many sizes are tried.
+Two kinds of nodes are considered: nodes that read the input itself, and nodes that read a tensor that was computed from
+the input without a change of shape. A wrong size does no harm, because many sizes are tried.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def known_sizes(model: Any) -> dict[str, dict[int, int]]:
 
 
 def _sizes(node: Any, rank: int, weights: list[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
-    """Yield dimensions of a node's first input with their sizes.
+    """Yield dimensions of a node's first input, each with its size.
 
     The sizes follow from the shapes of the node's weights.
     """

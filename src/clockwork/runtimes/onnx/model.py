@@ -1,7 +1,7 @@
 """The two forms of an ONNX model: in host memory (`OnnxModel`) and on a device (`LoadedOnnxModel`).
 
-`LoadedOnnxModel` executes every inference. `clockwork.runtimes.batches` describes its inputs and outputs. Elements of
-BYTES tensors are converted to str objects, which ONNX Runtime requires.
+`LoadedOnnxModel` executes every inference. The module `clockwork.runtimes.batches` describes the form of its inputs and
+outputs. Elements of BYTES tensors are converted to str objects, which ONNX Runtime requires.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,10 @@ class OnnxModel:
         close_timing: CloseTiming,
         example: Mapping[str, Array] = NO_ROW,
     ) -> None:
-        """Without ``placeholder``, every session copies the weights. ``packed`` makes sessions pack weights."""
+        """If ``placeholder`` is None, every session copies the weights.
+
+        If ``packed`` is true, sessions pack weights.
+        """
         self.info: Final = info
         self._prepared = prepared
         self._threads = threads
@@ -65,7 +68,9 @@ class OnnxModel:
         )
 
     def load_weights(self, device: int) -> "LoadedOnnxModel":
-        """Open a session. Sessions on CPUs are alike: a thread's affinity decides which CPU executes them.
+        """Open a session.
+
+        Sessions for all CPU devices are the same, because the cores of the calling thread execute them.
 
         Raises:
             ServerError: ONNX Runtime could not open the session.
@@ -101,8 +106,7 @@ class LoadedOnnxModel(LoadedArrayModel):
         """Run the model on the batch.
 
         Raises:
-            InvalidRequestError: the model rejects these inputs.
-            ServerError: anything else.
+            InvalidRequestError: the model rejects these inputs. ServerError: the execution failed for any other reason.
         """
         self._close_timing.inference_begins()
         try:

@@ -1,9 +1,9 @@
-"""Opens sessions of original model files, and reports ONNX Runtime's reason if it refuses one.
+"""Opens sessions of original model files. If ONNX Runtime refuses a file, the error contains ONNX Runtime's reason.
 
 ONNX Runtime's Python interface accepts only UTF-8 paths. If the path of a file is not UTF-8, the session gets the
 content of the file, and finds external data through a link in /proc/self/fd to the directory. If an error text contains
-a name that is not UTF-8, Python does not receive the text. The model is then opened again with such names replaced, so
-that the reason can be read.
+a name that is not UTF-8, Python does not receive the text. In this case, such names are replaced and the model is
+opened again, so that the reason can be read.
 """
 
 import os

@@ -1,16 +1,16 @@
 """Decides whether sessions pack weights.
 
-ONNX Runtime packs weights when it opens a session ("prepacking"): it copies the weights of matrix products, recurrent
-operators and quantised operators into a layout that suits its kernels. ONNX Runtime keeps both copies. Weights of
-convolutions are used without a copy. Packed weights make LoadWeights slow and halve the capacity of the weights cache.
-Without packed weights, the kernels pack weights during each inference. Such packing costs little if each weight is used
-for many rows, and much if each weight is used for few rows.
+When ONNX Runtime opens a session, it packs weights ("prepacking"): it copies the weights of matrix products, recurrent
+operators and quantised operators into a layout that suits its kernels. ONNX Runtime keeps the original and the copy.
+Weights of convolutions are used without a copy. Packed weights make LoadWeights slow and halve the capacity of the
+weights cache. Without packed weights, the kernels pack weights during each inference. This costs little per row if each
+weight is used for many rows, and much if each weight is used for few rows.
 
-When a model is read, both variants are tried, and one is chosen. Weights are packed if the packed copy is small, if the
-trial fails, or if execution without packing takes more than `MAX_SLOWDOWN` times as long. The table shows the time of
-LoadWeights in ms and its heap in MB. The last columns show the execution time without packing, as a multiple of the
-time with packing. The measurements (``python benchmarks/bench_weights.py``) used one core of an AMD EPYC (family 26)
-and onnxruntime 1.32.
+When a model is read, both variants are tried, and one is chosen. Weights are packed in three cases: the packed copy is
+small, the trial fails, or execution without packing takes more than `MAX_SLOWDOWN` times as long. The table shows the
+time of LoadWeights in ms and its heap in MB. The last columns show the execution time without packing, as a multiple of
+the time with packing. The measurements (``python benchmarks/bench_weights.py``) used one core of an AMD EPYC (family
+26) and onnxruntime 1.32.
 
 ===========  ===============  ===============  =======  =======  =======
 model        packed           not packed       batch 1  batch 4  batch 8
@@ -47,13 +47,13 @@ long.
 
 MIN_ROUNDS: Final = 2
 MAX_ROUNDS: Final = 7
-"""Limits of the number of rounds.
+"""`MIN_ROUNDS` and `MAX_ROUNDS` limit the number of rounds.
 
-Each round runs both variants. The shortest times are compared, because disturbances only add time.
+Each round runs both variants. The shortest time of each variant counts, because disturbances only add time.
 """
 
 BUDGET: Final[Nanos] = SECOND
-"""Time after which no further round starts. The first `MIN_ROUNDS` rounds are always run."""
+"""Time after which no further round starts, except for the first `MIN_ROUNDS` rounds."""
 
 Feed: TypeAlias = Mapping[str, Array]
 Run: TypeAlias = Callable[[Feed], object]
@@ -62,7 +62,10 @@ _clock: Final = MonotonicClock()
 
 
 def worth_packing(packed: Run, unpacked: Run, feeds: Sequence[Feed], packed_bytes: Bytes) -> bool:
-    """Return whether packed weights save enough time on these inputs to be worth ``packed_bytes`` of memory."""
+    """Return whether packed weights should be used.
+
+    They need ``packed_bytes`` of memory and save time on these inputs.
+    """
     if packed_bytes < MIN_PACKED_BYTES or not feeds:
         return True
     try:

@@ -7,12 +7,12 @@ ONNX Runtime writes two files: the optimised graph, and its larger weights as ex
 and the weights are read into one aligned block. A session is then opened from the graph alone. The session's weights
 are tensors in the block (``SessionOptions.add_initializer``). So a new session parses and copies no weights, and
 allocates no memory for them. Opening a session of ResNet-50 (102 MB) on one core takes 4 ms. ONNX Runtime alone takes
-92 ms from the original file and 20 to 60 ms from the optimised file. Sessions may still pack some of the weights again
+92 ms from the original file and 20 to 60 ms from the optimised file. Even so, sessions may pack some of the weights
 (`clockwork.runtimes.onnx.packing`).
 
 The options object of a session refers to the session's weights. All sessions of a model share one options object,
 because filling it takes 1.5 ms for the 330 tensors of DenseNet-121. During most of this time, the interpreter's lock is
-held, and inferences also need this lock.
+held, so inferences would have to wait.
 
 ONNX Runtime checks that the external data can be read before it uses the weights in the options. The `Placeholder`
 satisfies this check. The placeholder is a file that has the right length but takes no space on the disk.
@@ -42,15 +42,15 @@ from clockwork.runtimes.signature import Signature
 from clockwork.units import KIB, Bytes
 
 MAX_INLINE_BYTES: Final[Bytes] = KIB
-"""Smaller tensors stay in the graph. Small tensors include shapes and scalars, which ONNX Runtime reads when it opens a
-session.
+"""Tensors of at most this size stay in the graph. They include shapes and scalars, which ONNX Runtime reads when it
+opens a session.
 """
 
 ALIGNMENT: Final[Bytes] = 64
-"""Size in bytes of a cache line and of the widest vector register."""
+"""Alignment of weights in bytes: the size of a cache line and of the widest vector register."""
 
 WEIGHTS: Final = "weights"
-"""Location of external data in prepared graphs."""
+"""Location of the external data that prepared graphs contain."""
 
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     onnx.TensorProto.FLOAT: np.dtype("<f4"),
@@ -115,14 +115,14 @@ class PreparedModel:
     def session(self, threads: int, placeholder: Placeholder | None, packed: bool) -> Any:
         """Open a session that uses this object's memory, which must outlive the session.
 
-        Without ``placeholder``, the session copies the weights. If ``packed`` is true, the session packs weights. This
-        method may raise any of `sessions.FAILURES`.
+        Without ``placeholder``, the session copies the weights. If ``packed`` is true, the session packs weights. The
+        method may raise any of the exceptions in `sessions.FAILURES`.
         """
         directory = None
         if self._values and placeholder is not None:
             directory = placeholder.directory(self.weights.nbytes)
         session_options = self._options.get((threads, directory, packed))
-        if session_options is None:  # two threads may both make options; one of the two objects is kept
+        if session_options is None:  # two threads may both create options; one object is kept
             session_options = self._options[threads, directory, packed] = self._options_for(threads, directory, packed)
         return session(self.graph, session_options)
 
@@ -176,7 +176,7 @@ def prepare(file: ModelFile, threads: int, preferred: Path | None, portable: boo
 
 
 def _prepare_in(directory: Path, file: ModelFile, threads: int, portable: bool) -> tuple[Any, PreparedModel]:
-    """Prepare a model with temporary files in ``directory``. OSError means that these files cannot be written."""
+    """Prepare a model with temporary files in ``directory``. If these files cannot be written, OSError is raised."""
     optimised = directory / "model.onnx"
     session_options = options(threads)
     session_options.optimized_model_filepath = str(optimised)
