@@ -459,7 +459,7 @@ def test_more_loads_than_the_limit_are_refused() -> None:
     for number, name in enumerate("abc"):
         cluster.load(f"{name}.onnx", number)
     assert cluster.answer(2) == LoadModelResponse(
-        2, Status.INVALID_REQUEST, "2 model loads are pending, which is the limit; retry later"
+        2, Status.SKIPPED_BY_CONTROLLER, "2 model loads are pending, which is the limit; retry later"
     )
 
 
@@ -468,7 +468,7 @@ def test_more_loads_than_the_limit_are_refused_during_querying_too() -> None:
     cluster.load("a.onnx", id=1)
     cluster.load("b.onnx", id=2)
     assert cluster.responses() == [
-        LoadModelResponse(2, Status.INITIALIZING, "1 model loads are pending, which is the limit; retry later")
+        LoadModelResponse(2, Status.SKIPPED_BY_CONTROLLER, "1 model loads are pending, which is the limit; retry later")
     ]
 
 

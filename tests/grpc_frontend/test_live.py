@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from client.live import LOOPBACK, ScriptedWorker, controller, run, serving
+from clockwork.controller.config import ControlMode
 from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
 from clockwork.grpc_frontend import health_pb2 as health
@@ -214,6 +215,21 @@ def test_a_model_is_loaded_during_start_up() -> None:
             assert "loading" in index.models[0].reason
             with pytest.raises(InferenceServerException, match="the server has no model repository"):
                 await client.load_model("other.onnx", config="{}")
+
+    run(test())
+
+
+def test_a_load_beyond_the_limit_of_pending_loads_gets_resource_exhausted() -> None:
+    async def test() -> None:
+        async with (
+            serving(control=ControlMode.EXPLICIT, max_loads=0) as (host, _),
+            serve_grpc(host, LOOPBACK) as server,
+            triton.InferenceServerClient(str(server.address)) as client,
+        ):
+            await until(host, Stage.SERVING)
+            with pytest.raises(InferenceServerException, match="which is the limit; retry later") as refused:
+                await client.load_model("n")
+            assert refused.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
 
     run(test())
 

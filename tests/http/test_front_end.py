@@ -14,6 +14,7 @@ import pytest
 
 from client.live import LOOPBACK, ScriptedWorker, controller, run
 from clockwork.client import AsyncClient
+from clockwork.controller.config import ControlMode
 from clockwork.errors import ServerError
 from clockwork.host.controller import ControllerHost
 from clockwork.http.config import HttpConfig
@@ -403,6 +404,17 @@ def test_models_are_not_loaded_while_serving_and_unloaded_only_in_explicit_mode(
             assert "models are fixed after start-up" in answer.json()["error"]
             answer = await peer.ask("POST", "/v2/repository/models/m/load", b'{"parameters": {"config": "{}"}}')
             assert "the server has no model repository" in answer.json()["error"]
+
+    run(test())
+
+
+def test_a_load_beyond_the_limit_of_pending_loads_gets_503_with_a_retry_time() -> None:
+    async def test() -> None:
+        async with served(control=ControlMode.EXPLICIT, max_loads=0) as (peer, *_):
+            answer = await peer.ask("POST", "/v2/repository/models/n/load", b'{"parameters": {"path": "n.onnx"}}')
+            assert answer.status == 503
+            assert answer.json()["error"] == "0 model loads are pending, which is the limit; retry later"
+            assert answer.headers["retry-after"] == "1"
 
     run(test())
 

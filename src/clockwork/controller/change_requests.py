@@ -4,7 +4,6 @@ from typing import Final
 
 from clockwork.controller.catalog import Catalog
 from clockwork.controller.events import Respond
-from clockwork.controller.loading import too_many_loads
 from clockwork.controller.naming import load_spec
 from clockwork.controller.responses import refusal_response
 from clockwork.errors import InvalidRequestError
@@ -22,22 +21,14 @@ MAX_VERSIONS: Final = 100
 """Limit of the versions of one model."""
 
 
-def versions_to_load(
-    catalog: Catalog, pending: int, max_pending: int, request: LoadModelRequest
-) -> tuple[str, tuple[ModelVersion, ...]]:
+def versions_to_load(catalog: Catalog, request: LoadModelRequest) -> tuple[str, tuple[ModelVersion, ...]]:
     """Return the model name and the versions that a load request asks the server to serve.
 
-    Args:
-        catalog: the models.
-        pending: number of changes that are pending.
-        max_pending: limit of the pending changes.
-        request: the request. Without a path and without versions, the paths of the model's last load are used.
+    Without a path and without versions, the paths of the model's last load are used.
 
     Raises:
-        InvalidRequestError: the request is wrong, or too many changes are pending.
+        InvalidRequestError: the request is wrong.
     """
-    if pending >= max_pending:
-        raise InvalidRequestError(too_many_loads(pending))
     if request.no_of_copies != 1:
         raise InvalidRequestError("no_of_copies must be 1 while the server is serving; copies are loaded at start-up")
     versions = request.versions or (ModelVersion("", request.path),)

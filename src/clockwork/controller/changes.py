@@ -27,7 +27,7 @@ from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.controller.events import ControllerCommand, Report, Respond
 from clockwork.controller.fleet import Fleet
 from clockwork.controller.live_measuring import LiveMeasuring
-from clockwork.controller.loading import Load, Loads, too_many_loads
+from clockwork.controller.loading import Load, Loads, refuse_full
 from clockwork.controller.naming import is_copy
 from clockwork.controller.profiling import Profiler
 from clockwork.controller.responses import refusal_response
@@ -138,8 +138,10 @@ class Changes:
 
     def load(self, now: Nanos, client_id: int, request: LoadModelRequest) -> Commands:
         """Handle a client's request for a load."""
+        if self.pending >= self._config.max_loads:
+            return [refuse_full(client_id, request, self.pending)]
         try:
-            name, versions = versions_to_load(self._catalog, self.pending, self._config.max_loads, request)
+            name, versions = versions_to_load(self._catalog, request)
         except InvalidRequestError as error:
             return [refusal_response(client_id, request, Status.INVALID_REQUEST, str(error))]
         if name in self._changes:
@@ -413,7 +415,7 @@ class Changes:
 
     def _wait(self, name: str, client_id: int, request: ChangeRequest) -> Commands:
         if self.pending >= self._config.max_loads:
-            return [refusal_response(client_id, request, Status.INVALID_REQUEST, too_many_loads(self.pending))]
+            return [refuse_full(client_id, request, self.pending)]
         self._waiting.setdefault(name, deque()).append((client_id, request))
         return []
 

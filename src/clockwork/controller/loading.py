@@ -19,10 +19,11 @@ from collections import deque
 from clockwork.controller.config import LoadSpec
 from clockwork.controller.events import Report, Respond
 from clockwork.controller.naming import spec_names
+from clockwork.controller.responses import refusal_response
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import LoadModelFromDisk, UnloadModel, model_names
 from clockwork.messages.commands import SendAction
-from clockwork.messages.requests import LoadModelResponse
+from clockwork.messages.requests import LoadModelRequest, LoadModelResponse, UnloadModelRequest
 from clockwork.messages.results import ErrorResult, LoadModelFromDiskResult, ModelInfo, Result
 from clockwork.messages.status import Status
 from clockwork.state import ClockworkState, WorkerState
@@ -109,14 +110,12 @@ class Loads:
         """Return the names of the models that are being loaded."""
         return {name for load in self._loads for name in load.names}
 
-    def check(self, spec: LoadSpec, most: int) -> None:
-        """Check that a client may load these models now. ``most`` is the limit of pending loads.
+    def check(self, spec: LoadSpec) -> None:
+        """Check that a client may load these models now.
 
         Raises:
-            InvalidRequestError: too many loads are pending, or a name is in use.
+            InvalidRequestError: a name is in use.
         """
-        if self.pending >= most:
-            raise InvalidRequestError(too_many_loads(self.pending))
         names = spec_names(spec)
         being_loaded = self.names() & names
         if being_loaded:
@@ -301,9 +300,10 @@ class Loads:
         return [report, Respond(client_id, LoadModelResponse(request_id, status, message, names))]
 
 
-def too_many_loads(limit: int) -> str:
-    """Return the error message for a load that exceeds the limit of pending loads."""
-    return f"{limit} model loads are pending, which is the limit; retry later"
+def refuse_full(client_id: int, request: LoadModelRequest | UnloadModelRequest, limit: int) -> Respond:
+    """Return the refusal of a request that exceeds the limit of pending loads."""
+    text = f"{limit} model loads are pending, which is the limit; retry later"
+    return refusal_response(client_id, request, Status.SKIPPED_BY_CONTROLLER, text)
 
 
 def _worst(load: Load) -> Status:

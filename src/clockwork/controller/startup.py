@@ -29,15 +29,9 @@ from typing import Final
 from clockwork.controller.action_results import checked_result
 from clockwork.controller.changes import Changes
 from clockwork.controller.config import ControllerConfig, ControlMode, LoadSpec
-from clockwork.controller.events import (
-    ControllerCommand,
-    DropWorker,
-    GiveUp,
-    Report,
-    StageEntered,
-)
+from clockwork.controller.events import ControllerCommand, DropWorker, GiveUp, Report, StageEntered
 from clockwork.controller.fleet import Fleet, worker_report
-from clockwork.controller.loading import Load, Loads, too_many_loads
+from clockwork.controller.loading import Load, Loads, refuse_full
 from clockwork.controller.naming import keyed_specs, load_spec, spec_names
 from clockwork.controller.profiling import Profiler
 from clockwork.controller.responses import refusal_response
@@ -407,8 +401,7 @@ class Startup:
         if self.stage is not Stage.QUERYING and not waits:
             return self._load(now, client_id, request)
         if len(self._early_loads) >= self._config.max_loads:
-            text = too_many_loads(len(self._early_loads))
-            return [refusal_response(client_id, request, Status.INITIALIZING, text)]
+            return [refuse_full(client_id, request, len(self._early_loads))]
         self._early_loads.append((client_id, request))
         return []
 
@@ -425,13 +418,15 @@ class Startup:
             text = f"models are loaded at start-up only, and the server is {self.stage.value}; restart it to load more"
             return [refusal_response(client_id, request, Status.INVALID_REQUEST, text)]
         self._last_activity = now
+        if self.loads.pending >= self._config.max_loads:
+            return [refuse_full(client_id, request, self.loads.pending)]
         try:
             spec = load_spec(request.path, request.name, request.no_of_copies, self._config.max_copies)
-            self.loads.check(spec, self._config.max_loads)
+            self.loads.check(spec)
         except InvalidRequestError as error:
             return [refusal_response(client_id, request, Status.INVALID_REQUEST, str(error))]
-        commands: Commands = [*self.loads.start(Load(spec, (client_id, request.id)), sorted(self.fleet.workers))]
-        return commands + self.advance(now)
+        load = Load(spec, (client_id, request.id))
+        return [*self.loads.start(load, sorted(self.fleet.workers)), *self.advance(now)]
 
     def _note_finished_loads(self, now: Nanos) -> Commands:
         commands: Commands = []

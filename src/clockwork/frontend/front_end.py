@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from clockwork.clock import monotonic_epoch
+from clockwork.controller.responses import retry_time
 from clockwork.controller.stage import Stage
 from clockwork.frontend.changing import load_parameters, unload_parameters
 from clockwork.frontend.index import READY, index_of
@@ -309,4 +310,5 @@ class FrontEnd:
 
 def _check(response: ListModelsResponse | LoadModelResponse | UnloadModelResponse) -> None:
     if response.status != Status.SUCCESS:
-        raise RequestFailedError(Failure.from_status(response.status, response.message))
+        retry_after = retry_time(response.status)
+        raise RequestFailedError(Failure.from_status(response.status, response.message, retry_after=retry_after))
