@@ -90,7 +90,7 @@ def infer_body(data: bytes) -> None:
 
 def repository(data: bytes) -> None:
     """Decode the body of a repository request."""
-    with suppress(RequestFailedError):
+    with suppress(RequestFailedError, InvalidRequestError):
         head = repository_head(data)
         assert isinstance(head.ready, bool)
 

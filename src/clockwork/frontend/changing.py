@@ -22,7 +22,9 @@ from msgspec import Struct
 
 from clockwork.messages.faults import quoted
 from clockwork.oip.failures import bad_request
+from clockwork.oip.long_strings import MIN_CUT
 from clockwork.repository.overrides import CONFIG, PREFIX
+from clockwork.units import show_bytes
 
 _LOAD: Final = {"path": str, "keep": bool, "wait": bool}
 _UNLOAD: Final = {"unload_dependents": bool, "version": str, "wait": bool}
@@ -73,6 +75,9 @@ def _check(action: str, parameters: Mapping[str, Any], known: Mapping[str, type]
     for name, value in parameters.items():
         if name not in known:
             raise bad_request(f"{action} has the unknown parameter {quoted(name)}; known: {', '.join(known)}{more}")
+        if isinstance(value, memoryview):
+            size, limit = show_bytes(len(value)), show_bytes(MIN_CUT)
+            raise bad_request(f"parameter {name} of the {action} has {size}; the limit is {limit}")
         if type(value) is not known[name]:
             found = type(value).__name__
             wanted = _TYPE_NAMES[known[name]]

@@ -8,6 +8,7 @@ from msgspec import Struct, field
 from clockwork.messages.faults import MAX_QUOTED, quoted
 from clockwork.messages.status import Status
 from clockwork.oip.failures import Failure, RequestFailedError, bad_request
+from clockwork.oip.long_strings import LongStrings
 from clockwork.oip.unsupported import unsupported_path
 
 SERVER: Final = {
@@ -102,15 +103,20 @@ def route(method: str, path: str) -> Route:
 def repository_head(body: bytes | bytearray | memoryview) -> RepositoryHead:
     """Decode the body of a request to the repository. An empty body means a request without parameters.
 
+    Long strings in the parameters stay encoded as in JSON, in a memoryview without the quotes.
+
     Raises:
+        InvalidRequestError: the body without long strings is too long.
         RequestFailedError: the body is not a repository request.
     """
     if len(body) <= MAX_QUOTED and not bytes(body).strip():
         return RepositoryHead()
+    long = LongStrings(memoryview(body))
     try:
-        return msgspec.json.decode(body, type=RepositoryHead)
+        head = msgspec.json.decode(long.rest, type=RepositoryHead)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(f"the body is not a repository request: {error}") from None
+    return RepositoryHead({name: long.restore(value) for name, value in head.parameters.items()}, head.ready)
 
 
 def unknown_path(path: str) -> RequestFailedError:
