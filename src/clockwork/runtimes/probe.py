@@ -1,8 +1,8 @@
 """Tries a model on random inputs. The trial decides whether the model can be batched and shares its weights.
 
-The prepared graph uses its weights in place only if it computes the same outputs as the original graph. In doubt, the
-slower way is chosen, so that no response is wrong. A model that accepts none of the random inputs is not batched, and
-its sessions copy the weights.
+The prepared graph uses its weights in place only if it computes the same outputs as the original graph. If this is not
+certain, the slower way is chosen, so that no response is wrong. A model that accepts none of the random inputs is not
+batched, and its sessions copy the weights.
 
 The declared shapes do not prove that a model can be batched. Many exported models declare a free batch dimension but
 contain a Reshape or a recurrent state that fixes its size. Other models compute across the batch. So the graph is
@@ -40,12 +40,14 @@ ROWS: Final = 4
 """Number of rows of an example batch. Batches are small if requests have deadlines."""
 
 MAX_DIFFERENCE: Final = 0.1
-"""Largest difference between the outputs of one graph on two kinds of devices, as a fraction of the output's norm."""
+"""Largest accepted difference between the outputs of a graph on two kinds of devices, as a fraction of the output's
+norm.
+"""
 
 UNTRIED: Final = "it accepts none of the random inputs made to try it"
 
 NO_EXAMPLE: Final = Example(ExampleInputs())
-"""The example of a model if no example was searched."""
+"""Used as a model's example if no example was searched."""
 
 
 class Verdict(Struct, frozen=True):
@@ -94,7 +96,7 @@ def try_model(
 
 
 def example_inputs(ports: Signature, run: Run, example: Example = NO_EXAMPLE) -> list[Feed]:
-    """Return inputs that the model accepts: one row and, if it accepts batches, `ROWS` rows.
+    """Return inputs that the model accepts: one row and, if the model accepts batches, `ROWS` rows.
 
     The list is empty if the model accepts none of the random inputs.
     """
@@ -107,11 +109,11 @@ def example_inputs(ports: Signature, run: Run, example: Example = NO_EXAMPLE) ->
 
 
 def observed(ports: Signature, run: Run, example: Example = NO_EXAMPLE) -> Signature:
-    """Return the signature after correcting the shapes of outputs from a run of the model.
+    """Return the signature, with shapes of outputs corrected after an execution of the model.
 
     A graph may declare no shape for an output, or a wrong shape. A dimension whose declared size is wrong becomes free.
     If the number of dimensions is wrong, all dimensions become free. If the model accepts no random input, the declared
-    shapes stay.
+    shapes are kept.
     """
     for _, row in _first_rows(ports, example):
         outputs = attempt(run, row)
@@ -148,7 +150,7 @@ def _first_rows(ports: Signature, example: Example) -> Iterator[tuple[Sequence[S
 
 
 def _rows(ports: Signature, shapes: Sequence[Shape], plan: TrialPlan) -> Iterator[Feed]:
-    """Generate the rows to try after the first, which has seed 1."""
+    """Generate the rows to try after the first row. The first row has seed 1."""
     for seed, kind in enumerate(row_kinds(plan.thorough, plan.coarse), 2):
         yield _feed(ports, shapes, seed, kind)
 
@@ -172,7 +174,8 @@ def _feed(ports: Signature, shapes: Sequence[Shape], seed: int, kind: str = "fra
 def _identical(expected: list[Array], found: list[Array] | None) -> bool:
     """Return whether two lists of arrays are equal bit for bit.
 
-    The same kernels on the same weights give the same bits. Integers alone prove too little, so they do not suffice.
+    The same kernels on the same weights give the same bits. If all outputs are integers, the result is False, because
+    equal integers prove too little.
     """
     if found is None or not any(is_float(array) and array.size for array in expected):
         return False
@@ -184,7 +187,7 @@ def is_close(wanted: Array, found: Array) -> bool:
     if wanted.shape != found.shape:
         return False
     if not is_float(wanted):
-        return True  # one different bit can change a class or a token
+        return True  # one different bit of a score can change a class or a token
     expected: Any = wanted.astype(np.float64)
     difference: Any = np.where(np.isfinite(expected), found.astype(np.float64) - expected, 0.0)
     norm = np.linalg.norm(np.where(np.isfinite(expected), expected, 0.0))

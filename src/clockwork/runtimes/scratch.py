@@ -1,8 +1,8 @@
 """Makes temporary directories for model files.
 
 A process holds a lock on each of its directories. `sweep` removes directories that no process has locked, because their
-processes were killed. Three places are tried in turn: the caller's directory, the system's temporary directory, and
-memory. The next place is tried if a directory cannot be made or its file system becomes full.
+processes were killed. Three places are tried in this order: the caller's directory, the system's temporary directory,
+and memory. If a directory cannot be created, or its file system is full, the next place is tried.
 """
 
 import errno
@@ -22,17 +22,17 @@ PREFIX: Final = "clockwork-scratch-"
 """Prefix of the names of temporary directories. `sweep` removes all unlocked directories with this prefix."""
 
 PROBE: Final[Bytes] = 1 * MIB
-"""A file system counts as full if it does not accept this many bytes."""
+"""A file system counts as full if a file of this size cannot be written to it."""
 
 MEMORY: Final = Path("/dev/shm")
-"""A file system in memory. Memory is the last place that is tried."""
+"""A file system in memory, which is the last place that is tried."""
 
 
 def places(preferred: Path | None = None) -> Iterator[Path]:
-    """Yield the places in which a temporary directory may be made, with the best place first."""
+    """Yield the places in which a temporary directory may be created, with the best place first."""
     if preferred is not None:
         yield preferred
-    with suppress(OSError):  # no temporary directory of the system may be writable
+    with suppress(OSError):  # the system may have no writable temporary directory
         yield Path(tempfile.gettempdir())
     if MEMORY.is_dir():
         yield MEMORY
@@ -77,10 +77,10 @@ class ScratchDirectory:
 
 
 def make(preferred: Path | None = None) -> ScratchDirectory:
-    """Make a temporary directory in the first place that allows it.
+    """Create a temporary directory in the first place where this is possible.
 
     Raises:
-        OSError: no place allows a directory.
+        OSError: no place allows a temporary directory.
     """
     failures = []
     for place in places(preferred):
@@ -106,7 +106,7 @@ def temporary() -> ScratchDirectory:
     """Make a temporary directory in the first place that accepts it, and remove directories of killed processes there.
 
     Raises:
-        OSError: no place accepts a directory.
+        OSError: no place allows a temporary directory.
     """
     failure = OSError("there is no directory for temporary files")
     for place in places():

@@ -11,7 +11,7 @@ from msgspec import Struct
 from clockwork.messages.tensors import TensorInfo
 
 FREE: Final = -1
-"""Size that means any size."""
+"""Value that stands for any size."""
 
 
 class Port(Struct, frozen=True):
@@ -27,7 +27,7 @@ class Port(Struct, frozen=True):
 class Signature(Struct, frozen=True):
     """All inputs and outputs of a graph, in the graph's order.
 
-    ``optional`` are further inputs, for which the graph has a default. Trials and batches use the defaults.
+    ``optional`` are further inputs, for which the graph has default values. Trials and batches use these values.
     """
 
     inputs: tuple[Port, ...]
@@ -39,8 +39,8 @@ class Signature(Struct, frozen=True):
         """Whether the declared shapes allow batching.
 
         Every input and output must have a free first dimension. The first dimensions of the inputs must not have
-        different names, because such dimensions count different things, such as the nodes and edges of a graph. No
-        other dimension may have the name of a first dimension, because it would grow with the batch.
+        different names, because dimensions with different names count different things, such as the nodes and the edges
+        of a graph. Only first dimensions may have this name, because any dimension with the name grows with the batch.
         """
         ports = self.inputs + self.outputs
         if not self.inputs or not all(port.info.shape and port.info.shape[0] == FREE for port in ports):

@@ -10,7 +10,9 @@ Value: TypeAlias = Union[str, int, float, bool, "Fields"]
 """A scalar or a message. Enum values are strings."""
 
 Fields: TypeAlias = dict[str, list[Value]]
-"""The fields of a message by name. Every field has a list, because the text does not show which fields are repeated."""
+"""The fields of a message by name. Every field has a list of values, because the text does not show which fields are
+repeated.
+"""
 
 MAX_DEPTH: Final = 64
 """Limit of the depth of nested messages and lists."""
@@ -35,7 +37,7 @@ def parse_text(text: str) -> Fields:
 
 
 class _Parser:
-    """Parses one text by recursive descent, one token ahead."""
+    """Parses one text by recursive descent. The parser reads one token ahead."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -140,7 +142,7 @@ class _Parser:
             return ValueError(f"a {self._open[-1]!r} is not closed")
         if self._token in _CLOSING.values():
             return ValueError(f"line {self._line} has a {self._token!r} that closes nothing")
-        # Errors do not repeat the text, because the file may be a link to a file of another user.
+        # Errors do not contain parts of the text, because the file may be a link to a different user's file.
         return ValueError(f"line {self._line} has other text where a field's name is expected")
 
     def _advance(self) -> str:

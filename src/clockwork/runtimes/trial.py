@@ -2,13 +2,13 @@
 
 Theory of operation. Rows that differ in content and magnitude are first executed alone. Then these rows are executed in
 batches of several sizes and orders, so that each row is the first, the last and a middle row of a batch. Integers,
-booleans and strings must be equal. Floats may differ as much as sums in a different order differ, which is by a few
-units in the last place of the row's largest element. If a row differs by more, a batch of copies of the row is executed
-as well. The row may then differ by a small multiple of the difference in that batch, within a limit.
+booleans and strings must be equal. Floats may differ as much as sums in a different order: by a few units in the last
+place of the row's largest element. If a row differs by more, a batch of copies of the row is executed as well. The row
+may then differ by a small multiple of the difference in that batch, up to a limit.
 
 If the graph proves that rows are independent, the trial only checks the runtime, so it is short. The first batch is
-always executed, and other batches only within `BUDGET`. For other models, the trial is the only check, and all batches
-are executed.
+always executed. Further batches are executed only within `BUDGET`. For models without such a proof, the trial is the
+only check, and all batches are executed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,10 +29,10 @@ Run: TypeAlias = Callable[[Mapping[str, Array]], list[Array]]
 Feed: TypeAlias = Mapping[str, Array]
 
 ORDERS: Final = ((1, 0, 1), (0, 1), (2, 0, 3, 1, 2), (3, 2, 1, 0), (0, 4, 1, 5, 2, 6, 3, 7))
-"""Row numbers of each batch. The numbers are taken modulo the number of rows."""
+"""The numbers of the rows in each batch. The numbers are taken modulo the number of available rows."""
 
 BUDGET: Final[Nanos] = 100 * MILLISECOND
-"""Time after which a short trial starts no other batch."""
+"""Time after which a short trial starts no further batch."""
 
 ULPS: Final = 64
 """Difference that is always accepted, in units in the last place of the row's largest element."""
@@ -41,13 +41,13 @@ NOISE_FACTOR: Final = 4
 """In a batch with other rows, a row may differ by up to this many times its difference in a batch of its own copies."""
 
 PROVED_NOISE: Final = 0.05
-"""Largest accepted difference of a proved model, as a fraction of the row's largest element.
+"""Largest accepted difference of a model with a proof, as a fraction of the row's largest element.
 
-For example, the model magika on onnxruntime 1.32 differs by 0.0041 between batches of one row and of two rows.
+For example, with the model magika on onnxruntime 1.32, batches of one row and of two rows differ by 0.0041.
 """
 
 COARSE: Final = 0.1
-"""Replaces `PROVED_NOISE` for a model that chooses one quantisation scale for a whole batch."""
+"""Used in place of `PROVED_NOISE` for a model that computes one quantisation scale for a whole batch."""
 
 _clock: Final = MonotonicClock()
 
@@ -55,7 +55,7 @@ _clock: Final = MonotonicClock()
 class Precision(Struct, frozen=True):
     """Precision of a float type. Both numbers are fractions of the largest element.
 
-    ``ulp`` is the unit in the last place, and ``noise`` is the largest accepted difference.
+    ``ulp`` is the unit in the last place. ``noise`` is the largest accepted difference.
     """
 
     ulp: float
@@ -68,10 +68,10 @@ PRECISIONS: Final = {
     "float16": Precision(2.0**-10 / 16, 2e-2),
     "bfloat16": Precision(2.0**-7 / 32, 5e-2),
 }
-"""Precision by numpy's name of the type. ``noise`` applies to models without a proof.
+"""Precision of each type, by numpy's name of the type. ``noise`` applies to models without a proof.
 
-Kernels add 16-bit floats in higher precision, so their results differ by fewer units. The table scales `ULPS` to
-4 units for float16 and 2 units for bfloat16.
+Kernels add 16-bit floats in higher precision, so their results differ by fewer units. With the values in the table,
+`ULPS` corresponds to 4 units of float16 and 2 units of bfloat16.
 """
 
 
@@ -80,10 +80,10 @@ def why_not_batchable(
 ) -> str:
     """Return why the rows cannot be batched, or an empty string if they can.
 
-    ``rows`` are single rows, each with the model's outputs if these are known already. A row is skipped if the model
-    rejects it when executed alone, or if its outputs overflow.
+    ``rows`` are single rows. Each row comes with the model's outputs, if these are already known. A row is skipped if
+    the model rejects it when executed alone, or if its outputs overflow.
 
-    `clockwork.runtimes.batching.TrialPlan` explains ``thorough`` and ``coarse``. If ``coarse`` is true, floats may
+    For ``thorough`` and ``coarse``, see `clockwork.runtimes.batching.TrialPlan`. If ``coarse`` is true, floats may
     differ by `COARSE`, and other types are not compared.
     """
     trial = _Trial(run, rows, thorough, coarse)

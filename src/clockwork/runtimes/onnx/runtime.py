@@ -50,9 +50,9 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
     ) -> None:
         """A device has ``threads_per_device`` threads. The calling thread is one of them.
 
-        Prepared models are stored in ``cache_dir``, so that a restarted worker can use them. A prepared model takes
-        about the size of the model. When the cache would exceed ``cache_bytes``, the least recently used entries are
-        removed. If ``cache_bytes`` is None, there is no limit.
+        Prepared models are stored in ``cache_dir``, so that a restarted worker can use them. A prepared model is about
+        as large as the model. Before the cache exceeds ``cache_bytes``, the least recently used entries are removed. If
+        ``cache_bytes`` is None, there is no limit.
 
         Raises:
             ValueError: threads_per_device is less than 1.
@@ -61,13 +61,14 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         share_one_arena()
         self._threads = threads_per_device
         self._cache = PreparedCache(cache_dir, cache_bytes)
-        #: the model that another process has prepared without a cache, with its digest; `load_model` takes it at once
+        #: a model that a separate process has prepared without a cache, with its digest; `load_model` takes the model
+        #: at once
         self._from_child: tuple[tuple[str, BatchingPolicy], tuple[PreparedModel, Verdict]] | None = None
         self._placeholder = Placeholder()
         self._close_timing = CloseTiming()
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
+        """Return the model file for a path, by the rules of `clockwork.runtimes.locating.locate`."""
         return find(path, name, self.links)
 
     def _read(self, path: Path) -> ModelFile:
@@ -111,7 +112,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return self._cache.get(file.digest, self._conditions(policy), partial(self._optimise_and_try, file, policy))
 
     def _conditions(self, policy: BatchingPolicy) -> tuple[str, ...]:
-        """Return what a prepared model depends on besides the model."""
+        """Return the texts on which a prepared model depends, besides the model's files."""
         return self.version, self.device_kind, instruction_set(), str(policy)
 
     def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> OnnxModel:
@@ -140,7 +141,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         """Try the prepared model with its weights in place. If that fails, try the model with copied weights."""
         packed = self._should_pack(prepared, example)
         if not packed:
-            del original  # release its memory, because the next session needs as much
+            del original  # free its memory now, because the next session needs as much
             original = open_unpacked(file, self._threads)
         run_original = runner(prepared.ports, original)
         try:
@@ -162,7 +163,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return replace(verdict, in_place=False, packed=packed, session_bytes=session_bytes)
 
     def _open(self, prepared: PreparedModel, placeholder: Placeholder | None, packed: bool) -> tuple[Any, Bytes]:
-        """Open a session. Return the session and the heap memory that it takes."""
+        """Open a session. Return the session and the amount of heap memory that it takes."""
         return measure_allocation(partial(prepared.session, self._threads, placeholder, packed))
 
     def _should_pack(self, prepared: PreparedModel, example: Example) -> bool:
@@ -196,14 +197,14 @@ def prepared_info(file: ModelFile, prepared: PreparedModel, verdict: Verdict, po
 
 
 def search_for(file: ModelFile, policy: BatchingPolicy) -> Search:
-    """Return how to find inputs that the model accepts."""
+    """Return the known facts for the search of inputs that the model accepts."""
     return policy.search(known_sizes(file.outline))
 
 
 def example_row(
     file: ModelFile, prepared: PreparedModel, verdict: Verdict, policy: BatchingPolicy
 ) -> Mapping[str, Array]:
-    """Return the elements of generated inputs that are not zeros."""
+    """Return one row of elements for each generated input whose elements are not zeros."""
     if verdict.example is None:
         return NO_ROW
     return remembered(prepared.ports, search_for(file, policy), verdict.example, verdict.random_example).row

@@ -1,7 +1,8 @@
 """Opens and runs sessions of ONNX Runtime. No other module does this.
 
-This module keeps ONNX Runtime from printing messages and from switching to another provider without an error. The
-module shortens ONNX Runtime's error texts and removes paths and source lines, because clients receive these texts.
+This module keeps ONNX Runtime from printing messages. It also keeps ONNX Runtime from switching to a different provider
+without an error. The module shortens ONNX Runtime's error texts and removes paths and source lines, because clients
+receive these texts.
 
 All sessions of a process allocate from one arena. A separate arena for each session would have two disadvantages.
 First, the arena would keep as much memory as the session's largest batch needed. Second, the first inferences after
@@ -38,19 +39,21 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
     TypeError,
     ValueError,
 )
-"""All exceptions that ONNX Runtime raises. The exceptions have no base class in common."""
+"""All exceptions that ONNX Runtime raises. They have no common base class except Exception."""
 
 _FATAL: Final = 4
 _BFLOAT16: Final = 16  # TensorProto.BFLOAT16
 _LOST: Final = re.compile(r"\bCUDA failure (?:4|46|214|220|226|700|702|709|710|71[4-9]|721|911)\b")
-"""CUDA errors that mean that the device is gone, or that "the process must be terminated and relaunched" (CUDA Runtime
+"""Matches CUDA errors after which the device is gone, or "the process must be terminated and relaunched" (CUDA Runtime
 API).
 """
 
 _MEMORY: Final = re.compile(r"allocate memory|Available memory of|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _SHAPES: Final = re.compile(r"\b(shapes?|dimensions?|dims|broadcast\w*|reshaped|rank)\b", re.IGNORECASE)
 _NUMBERS: Final = re.compile(r"Status Message: sto(?:i|l|ll|ul|ull|f|d|ld)\b")
-"""Matches the error of Cast for a string that is not a number. The error names the C++ function that failed."""
+"""Matches the error text of the operator Cast for a string that is not a number. The text names the C++ function that
+failed.
+"""
 
 _NOISE: Final = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<!\w)/\S+|\bFile:\S*|"
@@ -69,7 +72,7 @@ def share_one_arena() -> None:
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    # Strategy 1 extends the arena by the requested size. Strategy 0 would round the size up to a power of two.
+    # With strategy 1, the arena grows by the requested size. Strategy 0 would round this size up to a power of two.
     onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
@@ -88,8 +91,8 @@ def options(threads: int, packed: bool = True) -> Any:
     if threads == 1:
         result.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:
-        # Threads may spin between the kernels of an inference. Threads must stop spinning after the inference, because
-        # another device or lane may need the core.
+        # Threads may spin between the kernels of an inference. After the inference, threads must stop spinning, because
+        # a different device or lane may need the core.
         result.add_session_config_entry("session.force_spinning_stop", "1")
     return result
 
@@ -107,8 +110,8 @@ CPU: Final = Provider("CPUExecutionProvider")
 def session(model: str | bytes, with_options: Any, provider: Provider = CPU) -> Any:
     """Open a session from a path or from bytes.
 
-    This function may raise any of `FAILURES`. ServerError is raised if the provider cannot be used. In that case, ONNX
-    Runtime itself would execute everything on the CPU without an error.
+    This function may raise any exception in `FAILURES`. If the provider cannot be used, ServerError is raised. Without
+    this check, ONNX Runtime would execute everything on the CPU without an error.
     """
     providers = [(provider.name, dict(provider.options)), (CPU.name, {})] if provider != CPU else [(CPU.name, {})]
     opened = onnxruntime.InferenceSession(model, with_options, providers=providers, enable_fallback=0)
@@ -124,7 +127,7 @@ def run(opened: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[
     Raises:
         InvalidRequestError: the model rejects these inputs.
         DeviceLostError: the device can no longer execute anything.
-        ServerError: anything else.
+        ServerError: the execution failed for any other reason.
     """
     try:
         return opened.run(outputs, feed, _RUN)  # type: ignore[no-any-return]
@@ -173,7 +176,7 @@ def _array(value: Any) -> Array:
     nbytes: Bytes = value.tensor_size_in_bytes()
     if not nbytes:
         return np.empty(shape, dtype)
-    # ONNX Runtime provides only the address of BF16 data. Copy the data, because the value owns the memory.
+    # ONNX Runtime provides only the address of BF16 data. The data is copied, because the OrtValue owns the memory.
     copied = ctypes.string_at(value.data_ptr(), nbytes)
     return np.ndarray(shape, dtype, copied)
 

@@ -31,11 +31,12 @@ _DATATYPES: Final[dict[str, Datatype]] = {
 MAX_OPTIONAL: Final = 32
 """Limit of the optional inputs.
 
-If a model has more, its exporter declares weights as inputs. Then the model counts as having no optional inputs.
+If a model has more optional inputs, its exporter has declared weights as inputs. Then the model is treated as if it had
+no optional inputs.
 """
 
 MAX_OPTIONAL_ELEMENTS: Final = 1 << 14
-"""Limit of the elements of an optional input. Larger initializers are weights."""
+"""Limit of the elements of an optional input. Initializers with more elements are treated as weights."""
 
 
 def signature(inputs: Sequence[Any], outputs: Sequence[Any], overridable: Sequence[Any] = ()) -> Signature:
@@ -57,7 +58,7 @@ def signature(inputs: Sequence[Any], outputs: Sequence[Any], overridable: Sequen
 def _optional(overridable: Sequence[Any]) -> tuple[Port, ...]:
     """Return the optional inputs.
 
-    An input of a type that Clockwork does not support is left out. Such an input always has its default value.
+    An optional input of a type that Clockwork does not support is left out, and always has its default value.
     """
     small = [node for node in overridable if node.type in _DATATYPES and len(node.shape) <= MAX_RANK]
     ports = [_port(node, "input") for node in small]

@@ -1,9 +1,9 @@
-"""Replaces each ZipMap of a graph with the ZipMap's input tensor, because no protocol can transfer a ZipMap's output.
+"""Replaces each ZipMap operator of a graph with its input tensor, because no protocol can transfer a ZipMap's output.
 
 Converters of scikit-learn models end the graph with a ZipMap. The input of a ZipMap is a tensor of probabilities with a
-row for each row of the model's input and a column for each label. The ZipMap makes a dictionary of each row, and tensor
-protocols have no dictionaries. So the tensor becomes the model's output, under the same name. The tensor contains the
-same numbers.
+row for each row of the model's input and a column for each label. The ZipMap converts each row to a dictionary, but
+tensor protocols have no dictionaries. So the input tensor becomes the model's output, under the name of the ZipMap's
+output. The tensor contains the same numbers.
 """
 
 from typing import Any, Final

@@ -30,7 +30,7 @@ def gathered_elements(data: Value, indices: Value, axis: int, *more: Value) -> V
 def same_rows(*values: Value, axis: int) -> None:
     """Check that all tensors have the same batch axis, and that it is not ``axis``.
 
-    It is also allowed that no tensor has a batch axis.
+    Tensors without a batch axis are also accepted, if none of the tensors has one.
 
     Raises:
         MixesRowsError: the batch axes differ, or ``axis`` is the batch axis.

@@ -26,7 +26,7 @@ def axis_of(axis: int, rank: int) -> int:
 
 
 def check_no_rows(*values: Value) -> None:
-    """Check that these tensors are the same in every batch. The tensors are weights or other parameters.
+    """Check that these tensors, such as weights, are the same in every batch.
 
     Raises:
         MixesRowsError: a tensor has a batch axis.
@@ -69,14 +69,15 @@ def broadcast(values: Sequence[Value], name: str = "") -> Value:
 
 
 def _common(sizes: Collection[Size], text: str) -> Size:
-    """Return the size to which sizes other than 1 are broadcast."""
+    """Return the size of an axis after broadcasting. All sizes of the axis other than 1 must be equal."""
     if len(sizes) <= 1:
         return next(iter(sizes), ONE)
     known = [size for size in sizes if size.value is not None]
     if known:
         return known[0]
     for size in sizes:
-        # A table cut to length L has min(size, L) rows. A tensor of this size that broadcasts with L has L rows or one.
+        # A table that is cut to length L has min(size, L) rows. If such a tensor broadcasts with L rows, it has L rows
+        # or one row.
         if all(
             other == size or (str(other.terms[0][0][0]).endswith(f",{size!r})") and _is_minimum(other))
             for other in sizes
@@ -136,10 +137,10 @@ def transposed(value: Value, order: Sequence[int]) -> Value:
 def reshaped(value: Value, shape: Shape) -> Value:
     """Rule of operators that change the shape, but neither the elements nor their order.
 
-    The position of an element in memory determines its row, which is ``(position // below) % N``. Here, ``below`` is
+    The position of an element in memory determines the element's row: ``(position // below) % N``. Here, ``below`` is
     the number of consecutive elements of one row. So the new batch axis is the axis whose size has the factor N. The
-    inner size of this axis follows from ``below``, or from the number of times that all rows are repeated. One of the
-    two suffices, because both shapes have the same number of elements.
+    inner size of this axis is computed from ``below``, or from the number of times that all rows are repeated. Either
+    is enough, because both shapes have the same number of elements.
     """
     if value.batch_axis is None:
         if any(size.depends_on_rows for size in shape):

@@ -9,14 +9,17 @@ from clockwork.runtimes.rows.size import ONE, Size, opaque
 from clockwork.runtimes.rows.value import ACROSS, MixesRowsError, UnknownRowsError, Value, across_error
 
 MATRIX: Final = 2
-"""Number of dimensions of a matrix. Earlier dimensions of a tensor count matrices."""
+"""Number of dimensions of a matrix. A tensor with more dimensions is a stack of matrices along its last two axes."""
 
 _EQUATION: Final = re.compile(r"[A-Za-z.,]+->[A-Za-z.]*")
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def matmul(left: Value, right: Value, name: str = "") -> Value:
-    """Rule of ``left @ right`` as in numpy, a sum over the last axis of ``left`` and the last but one of ``right``."""
+    """Rule of ``left @ right`` as in numpy.
+
+    It sums over the last axis of ``left`` and the last but one of ``right``.
+    """
     if not left.rank or not right.rank:
         raise UnknownRowsError("multiplies a scalar as a matrix")
     if left.rank == 1:
@@ -27,7 +30,7 @@ def matmul(left: Value, right: Value, name: str = "") -> Value:
         raise across_error(left)
     if right.batch_axis == right.rank - MATRIX:
         raise across_error(right)
-    # The summed axis disappears. The other axis of each matrix is broadcast against an axis of size 1.
+    # The axis of the sum disappears. The remaining axis of each matrix is broadcast against an axis of size 1.
     rows_of_left = Value((*left.shape[:-1], ONE), left.batch_axis, left.inner)
     columns = (*right.shape[:-MATRIX], ONE, right.shape[-1])
     return broadcast([rows_of_left, Value(columns, right.batch_axis, right.inner)], name)
@@ -91,7 +94,10 @@ def einsum(equation: str, values: Sequence[Value], name: str = "") -> Value:
 
 
 def _labels(term: str, rank: int) -> list[str]:
-    """Return one label for each axis. Axes that ``...`` covers get numbers, which count from the last of these axes."""
+    """Return one label for each axis.
+
+    The labels of axes that ``...`` covers are numbers, counted from the last of these axes.
+    """
     before, dots, after = term.partition("...")
     covered = rank - len(before) - len(after)
     if "." in before + after or covered < 0 or (covered and not dots):

@@ -7,7 +7,7 @@ RuleT = TypeVar("RuleT")
 
 
 class RuleTable(dict[str, RuleT]):
-    """Rules by operator name. The modules that define rules add them to the table with `rule`."""
+    """Rules by operator name. The modules that define rules add their rules to the table with `rule`."""
 
     def rule(self, *operators: str) -> Callable[[RuleT], RuleT]:
         """Decorator that registers a function as the rule of each of these operators."""

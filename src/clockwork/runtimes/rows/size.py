@@ -17,7 +17,7 @@ OPAQUE: Final = "?"
 """Prefix of the names of sizes that no rule could compute."""
 
 MAX_NAME: Final = 120
-"""Largest length of an unknown's name, in characters. A longer name is replaced with a digest."""
+"""Longest name of an unknown, in characters. A longer name is replaced with a digest."""
 
 Terms: TypeAlias = dict[tuple[str, ...], int]
 
@@ -63,7 +63,7 @@ class Size:
 
     @property
     def value(self) -> int | None:
-        """Value of a size without unknowns. None if the size contains unknowns."""
+        """Value of a size without unknowns, or None if the size contains unknowns."""
         if not self.terms:
             return 0
         if len(self.terms) == 1 and not self.terms[0][0]:
@@ -86,7 +86,7 @@ class Size:
         )
 
     def divided(self, other: "Size") -> "Size | None":
-        """Return the exact quotient, or None if there is none. The divisor must have a single term."""
+        """Return the quotient, or None if the division leaves a remainder. The divisor must have a single term."""
         if len(other.terms) != 1:
             return ONE if self == other and self.terms else None
         ((divisor, by),) = other.terms
@@ -103,10 +103,10 @@ class Size:
         return Size(terms)
 
     def exceeds(self, other: "Size") -> bool:
-        """Return whether this size is larger for all values of the unknowns. Return False if this is not known."""
+        """Return whether this size is certainly larger than ``other``, whatever values the unknowns have."""
         difference = dict((self - other).terms)
         constant = difference.pop((), 0)
-        rows = difference.get((ROWS,), 0)  # there is at least one row
+        rows = difference.get((ROWS,), 0)  # the number of rows is at least one
         return all(factor > 0 for factor in difference.values()) and constant + max(rows, 0) > 0
 
 
@@ -121,7 +121,7 @@ def unknown(name: str) -> Size:
 
 
 def opaque(text: str, depends: bool = False) -> Size:
-    """Return the unknown that ``text`` describes. Equal texts give equal unknowns.
+    """Return an unknown with ``text`` as a part of its name. Equal texts give equal unknowns.
 
     ``depends`` states whether the unknown depends on the number of rows.
     """

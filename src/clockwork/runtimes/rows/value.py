@@ -13,24 +13,24 @@ COUNTS: Final = "computes with the number of rows in the batch"
 
 
 class RowsError(Exception):
-    """The analysis cannot follow the rows through an operator.
+    """Raised if the analysis cannot follow the rows through an operator.
 
-    The text of the error continues a sentence that begins with the operator's name.
+    The error text is the rest of a sentence that begins with the operator's name.
     """
 
 
 class MixesRowsError(RowsError):
-    """The operator computes across rows."""
+    """Raised if the operator computes across rows."""
 
 
 class UnknownRowsError(RowsError):
-    """There is no rule for the operator, or its rule does not cover this case."""
+    """Raised if there is no rule for the operator, or if its rule does not cover this case."""
 
 
 class Problem(Struct, frozen=True):
-    """Why nothing is known about a tensor.
+    """The reason why nothing is known about a tensor.
 
-    ``mixes`` is true if rows are mixed. Otherwise, there is only no proof that rows are not mixed.
+    If ``mixes`` is true, rows are mixed. If ``mixes`` is false, it is unknown whether rows are mixed.
     """
 
     mixes: bool
@@ -41,12 +41,12 @@ class Value(Struct, frozen=True):
     """The known properties of one tensor.
 
     ``batch_axis`` is the axis along which the rows lie, or None for a tensor that is the same in every batch. The size
-    of that axis is ``outer * N * inner``: element e of the axis belongs to row ``(e // inner) % N``. A batch of images
-    has an ``outer`` and ``inner`` of 1. `moves.reshaped` can give other values to them. No other size of the shape
+    of that axis is ``outer * N * inner``: element e of the axis belongs to row ``(e // inner) % N``. For a batch of
+    images, ``outer`` and ``inner`` are 1. After `moves.reshaped`, they may be larger. No other size of the shape
     depends on N.
 
-    ``content`` contains the elements of a small tensor if these are known. The content is an array of Python numbers.
-    An element that was computed from shapes is a `Size`.
+    ``content`` contains the elements of a small tensor, if the elements are known. The content is an array of Python
+    numbers. An element that was computed from shapes is a `Size`.
     """
 
     shape: Shape
@@ -74,7 +74,7 @@ class Value(Struct, frozen=True):
 
     @property
     def axis_from_end(self) -> int:
-        """Batch axis, counted from the end, where the last axis is 0. The tensor must have a batch axis."""
+        """The batch axis, counted from the end, so that the last axis is 0. The tensor must have a batch axis."""
         assert self.batch_axis is not None
         return self.rank - 1 - self.batch_axis
 

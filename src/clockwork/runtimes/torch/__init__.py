@@ -3,8 +3,8 @@
 ================  ==========================================================================
 `archive`         checks of a ``.pt2`` file before PyTorch reads it, and its digest
 `program`         an exported program as a function of weights and inputs, and its signature
-`writes`          which of its arguments a program writes to
-`shapes`          which combinations of input shapes a program accepts
+`writes`          finds the arguments that a program writes to
+`shapes`          checks whether a program accepts a combination of input shapes
 `weights`         weights in one block of memory, as tensors
 `tensors`         conversion between numpy arrays and tensors
 `failures`        errors for clients from PyTorch's exceptions

@@ -1,8 +1,9 @@
 """Checks a ``.pt2`` file before PyTorch reads it, and computes its digest.
 
-A model file is code. PyTorch reads parts of the file with `pickle` and evaluates its expressions, so files from unknown
-authors must not be loaded. The checks find accidents and the simplest attacks: truncated files, compressed archives,
-and pickles that contain anything but tensors. The checks do not make a file from an unknown author safe.
+A model file can execute code. PyTorch reads parts of the file with `pickle` and evaluates its expressions, so files
+from unknown authors must not be loaded. The checks find damaged files and the simplest attacks: truncated files,
+compressed archives, and pickles that contain anything except tensors. Even after the checks, a file from an unknown
+author is not safe.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ MAX_JSON_BYTES: Final[Bytes] = 256 * MIB
 """Limit of the size of a JSON file in the archive. The graph of DenseNet-121 takes 1 MB."""
 
 COMPILED: Final = "data/compiled/"
-"""Directory of compiled code in the archive. The path starts below the archive's own name."""
+"""Directory of compiled code in the archive. The path is relative to the archive's top directory."""
 
 REMEDY: Final = "create it with clockwork export or torch.export.save"
 
@@ -53,7 +54,7 @@ class ModelFile(Struct, frozen=True):
 
 
 def find(path: Path, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
-    """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
+    """Return the model file for a path, by the rules of `clockwork.runtimes.locating.locate`."""
     return locate(path, SUFFIX, "an exported PyTorch program", name, links)
 
 

@@ -2,7 +2,7 @@
 
 This module does not run the code. The archive also contains the program from which the code was compiled. The program
 contains the weights, and the names, types and shapes of inputs and outputs. The code contains none of these. So a file
-with compiled code is an ordinary exported program with an addition.
+with compiled code is an ordinary exported program to which the code was added.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from clockwork.runtimes.torch.program import Program
 from clockwork.units import MIB, Bytes, show_bytes
 
 DESCRIPTION: Final = f"{COMPILED}code.json"
-"""Path of the description in the archive. The path starts below the archive's own name."""
+"""Path of the description in the archive, relative to the archive's top directory."""
 
 LIBRARY: Final = f"{COMPILED}code.so"
-"""Path of the code in the archive. The path starts below the archive's own name."""
+"""Path of the code in the archive, relative to the archive's top directory."""
 
 FORMAT: Final = 1
 """Version of the description's format."""
@@ -54,7 +54,9 @@ _EXTENSION: Final = re.compile(
     r"abm|adx|aes|amx\w*|avx\w*|bmi[12]|f16c|fma4?|gfni|movbe|pclmulqdq|pni|popcnt|"
     r"sha_ni|sse\w*|ssse\w*|tbm|vaes|vpclmulqdq|xop"
 )
-"""Matches the features of x86 CPUs for which a compiler generates instructions. On other CPUs, all features count."""
+"""Matches the features of x86 CPUs for which a compiler generates instructions. For other processors, all features are
+compared.
+"""
 
 
 class Description(Struct, frozen=True):
@@ -70,7 +72,7 @@ class Description(Struct, frozen=True):
     machine: str
     """Processor architecture, for example ``x86_64``."""
     vectors: str
-    """PyTorch's names of the vector instructions, such as ``AVX512 AVX512_VNNI``. Messages show them."""
+    """PyTorch's names of the vector instructions, such as ``AVX512 AVX512_VNNI``. The names are shown in messages."""
     extensions: tuple[str, ...]
     """CPU features that the compiler was allowed to use; see `extensions`."""
     sha256: str
@@ -130,7 +132,7 @@ def read(path: Path) -> Code | None:
 
 
 def is_complete(library: bytes) -> bool:
-    """Return whether a library has all bytes that its headers refer to.
+    """Return whether a library contains all bytes to which its headers refer.
 
     The loader would read beyond the end of an incomplete library.
     """
@@ -147,7 +149,7 @@ def check(name: str, description: Description, here: Description | None = None) 
     """Check that this machine can run code with this description.
 
     Raises:
-        InvalidModelError: this machine cannot run the code. The message names the difference.
+        InvalidModelError: this machine cannot run the code. The message states the difference.
     """
     here = this_machine() if here is None else here
     if description.format != FORMAT:
@@ -170,7 +172,7 @@ def check(name: str, description: Description, here: Description | None = None) 
 
 
 def weight_kinds(program: Program) -> dict[str, str]:
-    """Return type, shape and strides of a program's weights by name. Code is compiled for these values."""
+    """Return the type, shape and strides of each weight of a program, by name. Code is compiled for these values."""
     places = zip(program.weight_names, program.layout.places, strict=True)
     return {name: f"{place.dtype} {list(place.shape)} {list(place.stride)}" for name, place in places}
 
@@ -191,7 +193,7 @@ def check_weights(code: Code, program: Program) -> None:
 
 
 def this_machine(device: str = "cpu", vectors: str = "", sha256: str = "") -> Description:
-    """Return the description of code that this machine can run."""
+    """Return a description of this machine, in the form of a description of code that the machine can run."""
     return Description(
         format=FORMAT,
         torch=str(torch.__version__),

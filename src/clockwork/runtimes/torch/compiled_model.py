@@ -1,8 +1,8 @@
-"""Models with compiled code. A `CompiledModel` is in host memory; on a CPU device it is a `LoadedTorchModel`.
+"""Models with compiled code. In host memory, such a model is a `CompiledModel`; on a CPU device, a `LoadedTorchModel`.
 
 The module is similar to `clockwork.runtimes.torch.model`. The difference is that weights are copied to fixed addresses,
-because the compiled code contains these addresses. Each loaded copy of a model has a container of its own. Free
-containers are reused.
+because the compiled code contains these addresses. Each loaded copy of a model uses a separate container
+(`clockwork.runtimes.torch.native`). Free containers are reused.
 """
 
 from collections.abc import Mapping
@@ -29,14 +29,14 @@ from clockwork.runtimes.trial import Run
 from clockwork.units import show_bytes
 
 TOLERANCE: Final = 1e-3
-"""Largest difference between outputs of code and program, relative to the largest output.
+"""Largest accepted difference between the outputs of the code and of the program, relative to the largest output.
 
 Outputs differ because the code adds numbers in a different order.
 """
 
 TOLERANCE_HALF: Final = 2e-2
-"""Largest difference for outputs of 16 bits. This limit is larger, because the code computes with 32 bits inside fused
-operators.
+"""Largest accepted difference for 16-bit outputs. This limit is larger, because the code computes with 32 bits inside
+fused operators.
 """
 
 HALF: Final = 2
@@ -102,7 +102,7 @@ class CompiledModel:
         self._compiled = compiled
 
     def load_weights(self, device: int) -> LoadedTorchModel:
-        """Copy the weights. All devices are alike, because the cores of the calling thread execute the model.
+        """Copy the weights. All CPU devices are the same, because the cores of the calling thread execute the model.
 
         Raises:
             ServerError: there is not enough memory.
@@ -117,8 +117,8 @@ class CompiledModel:
 def compiled_info(info: HostModelInfo, compiled: CompiledProgram, original: Run, plan: TrialPlan) -> HostModelInfo:
     """Describe a compiled program, after checking that the code computes the same outputs as the program.
 
-    ``original`` executes the program without compiled code. ``plan`` states which trial decides whether the program can
-    be batched.
+    ``original`` executes the program without compiled code. ``plan`` describes the trial that decides whether the
+    program can be batched.
 
     Raises:
         InvalidModelError: the outputs differ, or the code cannot be executed.
@@ -146,7 +146,7 @@ def _compare(name: str, wanted: Array, found: Array) -> None:
             f"{wanted.dtype} {list(wanted.shape)}; {REMEDY}"
         )
     if wanted.dtype.kind not in "fV" or not wanted.size:
-        return  # integers, such as a class or a token, can change with the last bit of a score
+        return  # the last bit of a score can change an integer output, such as a class
     expected: Any = wanted.astype(np.float64)
     finite = np.isfinite(expected)
     largest = float(np.abs(expected[finite]).max(initial=0.0))

@@ -1,4 +1,4 @@
-"""Compiles an exported program with AOTInductor for the CPU of this machine.
+"""Compiles an exported program with PyTorch's compiler AOTInductor, for the CPU of this machine.
 
 The compiled code contains no weights. The weights stay in one block of memory, as for any other program. The code works
 with any number of threads. Only this module needs a C++ compiler.
@@ -79,7 +79,7 @@ def add(path: Path, code: Code) -> None:
 
 
 def _make_dense(weights: dict[str, Any]) -> None:
-    """Give weights the strides that they will have in a block of memory. Code is compiled for these strides."""
+    """Give the weights the strides that they will have in a block, because code is compiled for these strides."""
     for name, weight in weights.items():
         if isinstance(weight, torch.Tensor):
             packed = dense(weight.detach())
@@ -110,5 +110,5 @@ def _code(package: Path) -> Code:
 
 
 def _foreign(nodes: bytes) -> list[str]:
-    """Return the operators that have no interface for compiled code."""
+    """Return the names of the operators that compiled code cannot call directly."""
     return sorted({str(node["node"]["target"]) for node in json.loads(nodes)["nodes"]})

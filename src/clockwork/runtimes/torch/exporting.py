@@ -25,9 +25,9 @@ EXAMPLE_ROWS: Final = 2
 """Number of rows of example inputs. With one row, PyTorch would export a batch dimension of fixed size 1."""
 
 TOLERANCE: Final = 1e-3
-"""Largest difference between the outputs of program and module, relative to the largest output.
+"""Largest accepted difference between the outputs of the program and of the module, relative to the largest output.
 
-Program and module run the same kernels.
+The difference is small, because the program and the module run the same kernels.
 """
 
 _FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -41,7 +41,7 @@ class Example(Struct, frozen=True):
     name: str = ""
 
     def tensor(self, rows: int | None = None) -> Any:
-        """Return a tensor of random fractions or zeros. ``rows`` replaces the size of the first dimension."""
+        """Return a tensor of random fractions or of zeros. ``rows`` replaces the size of the first dimension."""
         shape = self.shape if rows is None else (rows, *self.shape[1:])
         if self.dtype in _FLOATS:
             return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.dtype)
@@ -69,7 +69,7 @@ class Exported(Struct, frozen=True):
             return replace(self, code=compiling.compiled(self.program))
 
     def save(self, path: Path) -> None:
-        """Write the file atomically. If there is compiled code, test the code first.
+        """Write the file atomically. If the program has compiled code, test the code first.
 
         Raises:
             InvalidRequestError: the file cannot be written.
@@ -176,6 +176,6 @@ def _compare(module: Any, program: Any, arguments: tuple[Any, ...], named: dict[
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first three lines of an error that are not empty."""
+    """Return the first three non-empty lines of an error text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return describe(ValueError(" ".join(lines[:3]))) if lines else describe(error)

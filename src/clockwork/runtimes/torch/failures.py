@@ -46,7 +46,10 @@ def describe(error: BaseException) -> str:
 
 
 def cause(error: BaseException) -> BaseException:
-    """Return the first error of a chain of causes. PyTorch's first error has the reason; later ones only have hints."""
+    """Return the first error in a chain of causes.
+
+    In PyTorch, the first error has the reason, and later errors only hints.
+    """
     for _ in range(MAX_CHAIN):
         earlier = error.__cause__ or error.__context__
         if earlier is None:
@@ -56,7 +59,7 @@ def cause(error: BaseException) -> BaseException:
 
 
 def execution_error(error: Exception) -> InvalidRequestError | ServerError:
-    """Return the error for a failed execution. The error blames the client if PyTorch rejected shapes or indices."""
+    """Return the error for a failed execution: an InvalidRequestError if PyTorch rejected shapes or indices."""
     text = str(error)
     return inference_error(
         describe(error),

@@ -1,7 +1,7 @@
 """Rewrites a program so that it creates its tensors on another kind of device.
 
-Weights are arguments, so the weights are not affected. Each device in the exported graph is replaced with a kind of
-device without a number. Such a kind means the current device of the executing thread.
+The weights are arguments of the program, so the rewrite does not affect them. Each device in the exported graph is
+replaced with a kind of device without a number. PyTorch then uses the current device of the executing thread.
 """
 
 from typing import Any

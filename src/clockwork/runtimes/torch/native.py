@@ -1,15 +1,15 @@
 """Maps compiled code into this process, with weights at fixed addresses.
 
-Theory of operation. Code made by AOTInductor stores pointers to its weights in a container. PyTorch 2.13 never frees
-its records of weights that the caller owns. So weights are registered only once, when a container is created. At that
-time, a range of addresses is reserved and registered as the weights. LoadWeights fills this range. EvictWeights returns
-the pages of the range to the system, and the addresses stay reserved. CUDA devices work in the same way
-(`clockwork.runtimes.torch.cuda`). Here, the operating system maps the pages.
+Theory of operation. Code from PyTorch's compiler AOTInductor stores pointers to its weights in a *container*. PyTorch
+2.13 never frees its records of weights that the caller owns. So weights are registered only once, when a container is
+created. At that time, a range of addresses is reserved and registered as the weights. LoadWeights fills this range.
+EvictWeights returns the pages of the range to the system, and the addresses stay reserved. On CUDA devices, weights are
+loaded in the same way (`clockwork.runtimes.torch.cuda`). On CPUs, the operating system maps the pages.
 
-The code is mapped from an anonymous memory file, so no copy of it stays on a disk. A library made by GNU C++ stays
-mapped until the process exits, because it contains symbols that must be unique in the process. The loader identifies
-libraries by their path, so two libraries must never have the same path. Mapped code is therefore kept. If the same code
-is needed again, its content identifies the mapped library.
+The code is mapped from an anonymous file in memory, so no copy of the code stays on a disk. A library that GNU C++ has
+compiled stays mapped until the process exits, because it contains symbols that must be unique in the process. The
+loader identifies libraries by their path, so two libraries must never have the same path. Mapped libraries are
+therefore kept. If the same code is needed again, the library with the same content is used.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ from clockwork.runtimes.torch.failures import FAILURES, describe
 from clockwork.runtimes.torch.weights import Layout, block_in, host_memory
 
 MAX_LIBRARIES: Final = 1024
-"""Limit of libraries that are mapped in one process. Each library needs a file descriptor and stays mapped."""
+"""Limit of the libraries that are mapped in one process. Each library needs a file descriptor and stays mapped."""
 
 _lock = Lock()
 _mapped: dict[str, int] = {}

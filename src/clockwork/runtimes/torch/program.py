@@ -34,12 +34,12 @@ from clockwork.runtimes.torch.weights import Layout, packed
 from clockwork.runtimes.torch.writes import written_placeholders
 
 OUTPUT: Final = "output"
-"""Name of a single output. Several outputs have the names of their dictionary keys, or are called output_0, output_1
-...
+"""Name of the output of a program with a single output. Several outputs have the names of their dictionary keys, or are
+called output_0, output_1 ...
 """
 
 MAX_UNKNOWN_NAMED: Final = 5
-"""Number of unknown operators that an error message names."""
+"""Largest number of unknown operators that an error message names."""
 
 _OPERATOR: Final = re.compile(r'"target":\s*"torch\.ops\.(\w+)\.(\w+)\.(\w+)"')
 _WEIGHTS: Final = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -106,7 +106,7 @@ def load(path: Path) -> Program:
 
 
 def unknown_operators(path: Path) -> list[str]:
-    """Return the operators in a file that PyTorch lacks. PyTorch itself reports unknown operators only in its log."""
+    """Return the operators in a file that this PyTorch does not have. PyTorch itself reports them only in its log."""
     with ZipFile(path) as archive:
         (entry,) = (name for name in archive.namelist() if "/models/" in name and name.endswith(".json"))
         named = sorted(set(_OPERATOR.findall(archive.read(entry).decode(errors="replace"))))
@@ -219,7 +219,7 @@ def _outputs(exported: Any) -> tuple[list[str], list[Any]]:
 def _output_names(spec: Any, count: int) -> list[str]:
     """Return the names of the outputs.
 
-    The names are the keys, if the outputs are a flat dictionary with strings as keys.
+    If the outputs are a flat dictionary with strings as keys, the names are the keys.
     """
     keys = spec.context if spec.type is dict else []
     if keys and len(keys) == count and all(isinstance(key, str) and key for key in keys):

@@ -58,7 +58,7 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
         self._allow_compiled = allow_compiled
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
+        """Return the model file for a path, by the rules of `clockwork.runtimes.locating.locate`."""
         return find(path, name, self.links)
 
     def _read(self, path: Path) -> ModelFile:
@@ -92,7 +92,7 @@ def prepared(file: ModelFile, threads: int, policy: BatchingPolicy) -> TorchMode
 
 
 def trial_plan(program: Program, policy: BatchingPolicy) -> TrialPlan:
-    """Plan the trial of a program from its graph and the batching policy."""
+    """Return the plan of the trial for a program, from its graph and the batching policy."""
     return plan_trial(policy, partial(analyse, program)) if program.ports.may_batch else TrialPlan(UNDECLARED)
 
 

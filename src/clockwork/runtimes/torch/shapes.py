@@ -1,6 +1,6 @@
 """Checks which combinations of input shapes a program accepts.
 
-A program is valid only for the shapes for which it was exported. With other shapes, a program may compute meaningless
+A program is valid only for the shapes for which it was exported. For different shapes, it may compute meaningless
 results without an error. Shapes are therefore checked before every inference. This check costs one table lookup.
 """
 
@@ -12,10 +12,10 @@ from clockwork.errors import InvalidRequestError
 Shape: TypeAlias = tuple[int, ...]
 
 MAX_KNOWN_SHAPES: Final = 1024
-"""Limit of the number of accepted combinations of shapes that are remembered."""
+"""Limit of the number of combinations of shapes that are remembered as accepted."""
 
 _MIN_CHECKED_LOWER: Final = 2
-"""PyTorch records 2 as the lower bound of a dimension without a lower bound, and does not check bounds up to 2."""
+"""PyTorch records 2 as the lower bound of a dimension that has no lower bound. It does not check bounds up to 2."""
 
 
 class Range:
@@ -65,7 +65,7 @@ class Shapes:
     def _bound(self, shapes: tuple[Shape, ...]) -> dict[Any, int]:
         """Return the size of each symbol.
 
-        The size is read from the first dimension that consists of only the symbol.
+        The size of a symbol is read from the first dimension that consists of only this symbol.
         """
         sizes: dict[Any, int] = {}
         for name, dims, shape in zip(self._names, self._dims, shapes, strict=True):

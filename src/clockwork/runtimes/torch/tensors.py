@@ -30,7 +30,7 @@ DATATYPES: Final[dict[torch.dtype, Datatype]] = {
     torch.float32: Datatype.FP32,
     torch.float64: Datatype.FP64,
 }
-"""Types of tensors that can be sent and received. PyTorch has no type for strings."""
+"""PyTorch's types of tensors with their datatypes in the protocols. PyTorch has no type for strings."""
 
 
 @cache

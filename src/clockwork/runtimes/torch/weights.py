@@ -1,8 +1,8 @@
 """Stores all weights of a program in one block of memory.
 
-A layout contains the place of each tensor in a block. One copy operation fills a block. Each block has memory of its
-own from the system. This memory is returned to the system as soon as nothing refers to the block, so eviction frees
-memory at once.
+A layout contains the place of each tensor in a block. One copy operation fills a block. Each block gets its memory
+directly from the system. The memory is returned to the system as soon as nothing refers to the block. So an eviction
+frees memory at once.
 """
 
 import math
@@ -16,7 +16,8 @@ from msgspec import Struct
 from clockwork.units import Bytes
 
 ALIGNMENT: Final[Bytes] = 256
-"""Alignment of a tensor in a block. CUDA's own allocations have this alignment, and no vector register is larger."""
+"""Alignment of a tensor in a block, in bytes. CUDA's allocations have this alignment, and no vector register is larger.
+"""
 
 
 class Place(Struct, frozen=True):
@@ -86,7 +87,7 @@ def packed(tensors: Sequence[Any]) -> tuple[Layout, Any]:
 
 
 def host_memory(nbytes: Bytes) -> mmap.mmap:
-    """Return zeroed memory that comes directly from the system, so that no allocator keeps its pages after use."""
+    """Return zeroed memory directly from the system, so that no allocator keeps the pages after use."""
     memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)  # huge pages make filling and freeing five times as fast

@@ -1,8 +1,8 @@
 """Finds the arguments that a program writes to.
 
-``torch.export`` keeps operators that write in place. This module finds out to which argument the written memory
-belongs. The module follows views with the help of the operators' schemas. In a schema, the operator writes to
-``Tensor(a!)``, and ``Tensor(a)`` shares memory with the result.
+``torch.export`` keeps operators that write in place. This module finds the argument to which the written memory
+belongs. The module follows views with the help of the operators' schemas. In a schema, ``Tensor(a!)`` marks an argument
+that the operator writes to, and ``Tensor(a)`` marks an argument that shares memory with the result.
 """
 
 import operator
@@ -13,7 +13,7 @@ import torch
 
 
 def written_placeholders(graph: Any) -> Iterator[str]:
-    """Yield the names of the graph's arguments that one of its operators writes to."""
+    """Yield the names of the graph's arguments to which an operator of the graph writes."""
     for node in graph.nodes:
         for source in _aliased(node, written=True):
             for root in _roots(source):
@@ -32,7 +32,7 @@ def _roots(node: Any) -> Iterator[Any]:
 
 
 def _aliased(node: Any, written: bool) -> Iterator[Any]:
-    """Yield the arguments that the node's operator writes to, or all that may share memory with its result."""
+    """Yield the arguments to which the node's operator writes, or those that may share memory with its result."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - as torch.fx does
         return
     for i, declared in enumerate(node.target._schema.arguments):  # noqa: SLF001 - there is no public way

@@ -14,7 +14,7 @@ REDUCTIONS: Final = (
 )  # fmt: skip
 
 SINCE_13: Final = 13
-"""First operator set in which Softmax and similar operators compute along only one axis."""
+"""First version of ONNX's operator set in which Softmax and similar operators compute along only one axis."""
 
 
 @rule(*REDUCTIONS)
@@ -31,14 +31,14 @@ def reduction(node: Node) -> Sequence[Value]:
 
 @rule("ArgMax", "ArgMin")
 def arg(node: Node) -> Sequence[Value]:
-    """Rule of operators that reduce one axis."""
+    """Rule of operators such as ArgMax, which reduce one axis."""
     x = node.value(0)
     return [reduced(x, (node.axis(x.rank, 0),), bool(node.attributes.get("keepdims", 1)))]
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(node: Node) -> Sequence[Value]:
-    """Rule of Softmax. Softmax computes along one axis, and in old versions along all later axes as well."""
+    """Rule of Softmax, which computes along one axis. Old versions also compute along all later axes."""
     x = node.value(0)
     if node.version >= SINCE_13:
         return [along(x, (node.axis(x.rank, -1),))]
@@ -49,7 +49,7 @@ def softmax(node: Node) -> Sequence[Value]:
 def one_axis(node: Node) -> Sequence[Value]:
     """Rule of operators that compute along one axis.
 
-    QLinearSoftmax may behave like an old version of Softmax. Then QLinearSoftmax computes along all later axes as well.
+    QLinearSoftmax may behave like an old version of Softmax, and then computes along all later axes as well.
     """
     x = node.value(0)
     first = node.axis(x.rank, -1)
@@ -100,7 +100,7 @@ def compress(node: Node) -> Sequence[Value]:
 
 @rule("Trilu", "Det")
 def matrices(node: Node) -> Sequence[Value]:
-    """Rule of operators on matrices. Matrices lie along the last two axes."""
+    """Rule of operators on matrices, which lie along the last two axes."""
     x = node.value(0)
     last = (x.rank - 2, x.rank - 1)
     check_no_rows(*node.values(1))

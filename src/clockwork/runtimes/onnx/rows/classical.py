@@ -1,4 +1,4 @@
-"""Rules for the operators of the domain ai.onnx.ml, which are classical models such as trees and regressions.
+"""Rules for the operators of ONNX's domain ai.onnx.ml, which are classical models such as trees and regressions.
 
 The input of most of these operators is a table with one row for each request. Many operators also accept a tensor with
 one dimension, which they treat as a single row of features. The rules accept only tables.

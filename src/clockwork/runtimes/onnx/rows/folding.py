@@ -1,8 +1,8 @@
 """Computes the elements of small tensors (constant folding), so that models that use ``Shape`` can be analysed.
 
-An element is a Python number or a `Size`. An element that cannot be computed becomes an unknown `Size`. The name of the
-unknown is made from the operator and its operands, so that equal computations give equal unknowns. If this module lacks
-an operator, the elements of the operator's output are not known.
+An element is a Python number or a `Size`. An element that cannot be computed becomes an unknown `Size`. The unknown's
+name consists of the operator and its operands, so that equal computations give equal unknowns. If this module does not
+implement an operator, the elements of the operator's output are unknown.
 """
 
 import math
@@ -52,7 +52,7 @@ def as_content(array: Any) -> Content:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a size without unknowns to a number. Return other elements unchanged."""
+    """Convert a size without unknowns to a number. Any other element is returned unchanged."""
     return value.value if isinstance(value, Size) and value.value is not None else value
 
 
@@ -83,7 +83,7 @@ def _scalar(value: Any) -> Content:
 
 
 def _sizes(a: Any, b: Any) -> tuple[Size, Size] | None:
-    """Return both operands as sizes, or None if one is not an integer."""
+    """Return both operands as sizes, or None if one of them is not an integer."""
     result = [
         operand if isinstance(operand, Size) else number(int(operand)) if operand == int(operand) else None
         for operand in (a, b)

@@ -34,7 +34,7 @@ from clockwork.runtimes.rows.value import (
 )
 
 ONNX: Final = ("", "ai.onnx")
-"""Domain names that mean ONNX's own domain."""
+"""Names of ONNX's own domain of operators."""
 
 MAX_DEPTH: Final = 8
 """Limit of the nesting of If nodes."""
@@ -55,7 +55,7 @@ RESHAPING: Final = frozenset(
         "Upsample",
     )
 )
-"""Operators that may use the number of rows as a size. The rules of these operators check how they use this number."""
+"""Operators that may use the number of rows as a size. Their rules check that this use does not mix rows."""
 
 _CONSTANTS: Final = ("value", "value_float", "value_floats", "value_int", "value_ints")
 
@@ -166,7 +166,7 @@ class _Analysis:
         return results[0] if len(results) == 1 else [_common(*pair) for pair in zip(*results, strict=True)]
 
     def _refined(self, name: str, value: Value) -> Value:
-        """Fill in sizes that no rule could compute but that ONNX's own shape inference knows."""
+        """Replace unknown sizes with sizes that ONNX's own shape inference has found."""
         shape = self._inferred.get(name)
         if shape is None or value.problem is not None or len(shape) != value.rank:
             return value
@@ -185,7 +185,7 @@ def _checked(value: Value) -> Value:
 
 
 def _common(first: Value, second: Value) -> Value:
-    """Return the properties that two tensors have in common. A condition decides which of the two is used."""
+    """Return the properties that two tensors have in common. A condition at run time decides which tensor is used."""
     for tensor in (first, second):
         if tensor.problem is not None:
             return tensor
@@ -263,7 +263,7 @@ def _shape(name: str, sizes: Sequence[int | None]) -> tuple[Size, ...]:
 
 
 def _inferred(model: Any) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes that ONNX's own shape inference finds. A size that is not a number is None.
+    """Return the shapes of tensors according to ONNX's own shape inference. A size that is not a number is None.
 
     This function ignores the shapes that the file declares for intermediate tensors, because they may be wrong.
     """

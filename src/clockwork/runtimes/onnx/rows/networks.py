@@ -108,7 +108,7 @@ def pool(node: Node) -> Sequence[Value]:
 
 @rule("MaxRoiPool", "RoiAlign", "MaxUnpool")
 def regions(node: Node) -> Sequence[Value]:
-    """Rule of operators with an input that contains the positions of rows in the batch."""
+    """Rule of operators such as RoiAlign, with an input that contains the positions of rows in the batch."""
     if any(tensor.batch_axis is not None for tensor in node.values()):
         raise MixesRowsError(f"{ACROSS}: it selects elements by their position in the batch")
     raise UnknownRowsError("is used in a way without a rule")

@@ -37,7 +37,7 @@ class Node:
 
     @property
     def out(self) -> str:
-        """Name of the first output; no other tensor has the same name."""
+        """Name of the first output. No other tensor has this name."""
         return self.outputs[0]
 
     def has(self, at: int) -> bool:
@@ -45,7 +45,7 @@ class Node:
         return at < len(self.inputs) and self.inputs[at] is not None
 
     def value(self, at: int) -> Value:
-        """Return an input. The operator computes with the elements of this input.
+        """Return an input whose elements the operator computes with.
 
         Raises:
             UnknownRowsError: the input is missing.
@@ -57,7 +57,7 @@ class Node:
         return found
 
     def input(self, at: int) -> Value:
-        """Return an input. The operator uses only the shape or the known elements of this input."""
+        """Return an input of which the operator uses only the shape or the known elements."""
         found = self.inputs[at] if at < len(self.inputs) else None
         if found is None:
             raise UnknownRowsError(f"has no input {at}")
@@ -97,14 +97,14 @@ class Node:
         return None if found is None else tuple(axis_of(as_int(axis), rank) for axis in found)
 
     def unknown_size(self, at: object) -> Size:
-        """Return an unknown size for an axis of the output.
+        """Return an unknown size for an axis of the output, because no rule computes this size.
 
-        No rule computes this size. ``at`` makes the name unique.
+        ``at`` makes the name of the unknown unique.
         """
         return opaque(f"{self.out}.{at}")
 
     def rowwise(self, value: Value, rank: int) -> Value:
-        """Return the tensor after checking its rank and that its batch axis is 0 or None."""
+        """Return the tensor, after checking that it has this rank and that its batch axis is 0 or None."""
         if value.rank != rank:
             raise UnknownRowsError(f"has an input with {value.rank} dimensions; {rank} are expected")
         if value.batch_axis not in (None, 0):
@@ -113,7 +113,7 @@ class Node:
 
 
 def as_int(parameter: Any) -> int:
-    """Return, as an int, a number that a rule needs to know."""
+    """Return a parameter as an int, for a rule that needs to know its value."""
     found = parameter.value if isinstance(parameter, Size) else parameter
     if found is None or found != int(found):
         raise UnknownRowsError("has a parameter that depends on the size of its input")

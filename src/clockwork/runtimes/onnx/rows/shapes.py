@@ -21,7 +21,7 @@ from clockwork.runtimes.rows.size import ONE, N, Size, at_most, number, product
 from clockwork.runtimes.rows.value import ACROSS, COUNTS, MixesRowsError, UnknownRowsError, Value, across_error
 
 MIN_UNLIMITED_END: Final = 10**9
-"""A slice with this end or a larger one includes the rest of the axis, because no axis is that long."""
+"""A slice whose end is at least this number includes the rest of the axis, because no axis is that long."""
 
 
 @rule("Shape")

@@ -51,7 +51,7 @@ class CudaDriver:
     """The CUDA driver for one device; see `clockwork.runtimes.torch.cuda.driver.Driver`."""
 
     def __init__(self, device: int) -> None:
-        """Open device number ``device`` of the devices that CUDA shows to this process.
+        """Open the device with number ``device`` among the devices that this process can see.
 
         Raises:
             InvalidRequestError: the bindings, the driver or the device are missing, or the driver is too old.
@@ -89,7 +89,7 @@ class CudaDriver:
         return self._granularity
 
     def attach(self) -> None:
-        """Let the calling thread use the device."""
+        """Make the device usable for the calling thread."""
         self._call("cuCtxSetCurrent", self._context)
 
     def free_bytes(self) -> Bytes:
@@ -154,12 +154,15 @@ class CudaDriver:
         return self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING.value)
 
     def make_event(self, sleeping: bool) -> Handle:
-        """Create an event with timing. If ``sleeping``, a thread that waits for the event sleeps instead of polling."""
+        """Create an event that records its time.
+
+        If ``sleeping``, a thread that waits for the event sleeps instead of polling.
+        """
         flags = self._cuda.CUevent_flags
         return self._call("cuEventCreate", (flags.CU_EVENT_BLOCKING_SYNC if sleeping else flags.CU_EVENT_DEFAULT).value)
 
     def record(self, event: Handle, stream: Handle) -> None:
-        """Set the event to the moment when all work in the stream is finished."""
+        """Let the event happen when all work that is now in the stream has finished."""
         self._call("cuEventRecord", event, stream)
 
     def follow(self, stream: Handle, event: Handle) -> None:
@@ -171,7 +174,10 @@ class CudaDriver:
         self._call("cuEventSynchronize", event)
 
     def elapsed(self, first: Handle, second: Handle) -> Nanos:
-        """Return the time between two past events on the device's clock, with a resolution of 0.5 microseconds."""
+        """Return the time between two events that have happened, on the device's clock.
+
+        The resolution is 0.5 microseconds.
+        """
         milliseconds: float = self._call("cuEventElapsedTime", first, second)
         return round(milliseconds * MILLISECOND)
 

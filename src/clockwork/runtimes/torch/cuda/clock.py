@@ -1,6 +1,6 @@
 """Reads the clock frequency of a device from NVIDIA's management library (NVML), which is part of the driver.
 
-NVML is queried at most ten times a second. If NVML fails, the frequency is unknown, and everything else works. This
+NVML is queried at most ten times per second. If NVML fails, only the frequency is unknown; nothing else fails. This
 code has not run on a real device yet.
 """
 
@@ -11,7 +11,7 @@ from clockwork.clock import MonotonicClock
 from clockwork.units import MILLISECOND, Nanos
 
 INTERVAL: Final[Nanos] = 100 * MILLISECOND
-"""Time for which a frequency is reused. Devices change their clock within tens of milliseconds."""
+"""Time for which a frequency that was read is reused. Devices change their clock within tens of milliseconds."""
 
 
 def make_clock(bus_id: str) -> Callable[[], int]:
@@ -30,7 +30,7 @@ def make_clock(bus_id: str) -> Callable[[], int]:
 
 
 class Clock:
-    """Queries the frequency, at most once in `INTERVAL`."""
+    """Queries the frequency at most once per `INTERVAL`."""
 
     def __init__(self, ask: Callable[[], Any], now: Callable[[], Nanos]) -> None:
         self._ask = ask

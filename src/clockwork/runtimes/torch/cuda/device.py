@@ -5,8 +5,8 @@ copies outputs. CUDA events order the work of the streams. So the copies of one 
 computed. The EXEC thread waits only for the EXEC stream.
 
 The device's clock measures how long the EXEC stream works on a batch. The start and end in a result are times of the
-host's clock, because the controller plans all of the thread's work, including the launch of kernels. The result
-contains the durations that both clocks measured, so no conversion between clocks is needed.
+host's clock, because the controller's plan includes all work of the EXEC thread, such as the launch of kernels. The
+result contains the duration on each of the two clocks, so no conversion between the clocks is needed.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class Device:
         self.cache = cache
         self.staging = staging
         self._loading = Lock()
-        self.exec_lock = RLock()  #: held during work on EXEC, which is an inference or a capture
+        self.exec_lock = RLock()  #: held during an inference or the capture of a graph
         self._load, self._input, self._output = (driver.make_stream() for _ in range(3))
         self._load_begin, self._load_end = (driver.make_event(sleeping=True) for _ in range(2))
 
@@ -130,7 +130,7 @@ class Device:
         return [array.copy() for array in arrays]
 
     def device_time(self, computed: ComputedOutputs) -> DeviceTime:
-        """Return the time that the batch took on EXEC and the clock frequency at about that time.
+        """Return the time that the batch took on the EXEC stream, and the device's clock frequency at about that time.
 
         The time includes copies on the device.
         """

@@ -15,15 +15,18 @@ Address: TypeAlias = int
 """An address on the device or in host memory."""
 
 Handle: TypeAlias = Any
-"""The driver's handle of a page, stream or event. The driver also accepts PyTorch's streams, which are numbers."""
+"""The driver's handle of a page, a stream or an event. For streams of PyTorch, the handle is a number."""
 
 
 class CudaError(ServerError):
-    """An operation on the device failed. If the driver failed, the message contains the name of the driver's error."""
+    """Raised if an operation on the device fails.
+
+    If the driver failed, the message contains the name of the driver's error.
+    """
 
 
 class OutOfDeviceMemoryError(CudaError):
-    """The device has too little free memory."""
+    """Raised if the device has too little free memory."""
 
 
 class Driver(Protocol):
@@ -44,7 +47,7 @@ class Driver(Protocol):
         ...
 
     def attach(self) -> None:
-        """Let the calling thread use the device."""
+        """Make the device usable for the calling thread."""
         ...
 
     def free_bytes(self) -> Bytes:
@@ -112,11 +115,14 @@ class Driver(Protocol):
         ...
 
     def make_event(self, sleeping: bool) -> Handle:
-        """Create an event with timing. If ``sleeping``, a thread that waits for the event sleeps instead of polling."""
+        """Create an event that records its time.
+
+        If ``sleeping``, a thread that waits for the event sleeps instead of polling.
+        """
         ...
 
     def record(self, event: Handle, stream: Handle) -> None:
-        """Set the event to the moment when all work in the stream is finished."""
+        """Let the event happen when all work that is now in the stream has finished."""
         ...
 
     def follow(self, stream: Handle, event: Handle) -> None:
@@ -128,7 +134,10 @@ class Driver(Protocol):
         ...
 
     def elapsed(self, first: Handle, second: Handle) -> Nanos:
-        """Return the time between two past events on the device's clock, with a resolution of 0.5 microseconds."""
+        """Return the time between two events that have happened, on the device's clock.
+
+        The resolution is 0.5 microseconds.
+        """
         ...
 
     def copy_to_device(self, to: Address, source: Address, nbytes: Bytes, stream: Handle) -> None:

@@ -22,10 +22,10 @@ from clockwork.runtimes.torch.tensors import DATATYPES
 from clockwork.runtimes.torch.weights import Layout, contiguous
 
 FREE_DIM: Final = 128
-"""Size of free dimensions, as in `clockwork.controller.config.ProfilingConfig`."""
+"""Size of free dimensions; the default of `clockwork.controller.config.ProfilingConfig`."""
 
 MAX_BATCH: Final = 16
-"""Default size of the largest batch, as in `clockwork.controller.config.ProfilingConfig`."""
+"""Largest batch size by default; the default of `clockwork.controller.config.ProfilingConfig`."""
 
 _TYPES: Final[dict[str, Any]] = {datatype.value: dtype for dtype, datatype in DATATYPES.items()}
 

@@ -1,8 +1,8 @@
 """Defines the interface to PyTorch on a device, and implements it.
 
 All work is queued on one stream, EXEC. The work uses one pool of memory, which has a limit and is allocated at the
-start. Graphs run one after another, so they can share this memory. No method waits for the device. This code has not
-run on a real device yet. Tests use an executor that does the same on the CPU.
+start. Graphs are executed one after the other, so they can share this memory. No method waits for the device. This code
+has not run on a real device yet. Tests use an executor that does the same on the CPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ class Executor(Protocol):
 
     @property
     def device_type(self) -> str:
-        """PyTorch's name of the type of device, such as ``cuda``."""
+        """Type of the device as PyTorch names it, such as ``cuda``."""
         ...
 
     @property
@@ -40,15 +40,18 @@ class Executor(Protocol):
         ...
 
     def at(self, address: Address, nbytes: Bytes) -> Any:
-        """Return a tensor of the bytes at a mapped address. The tensor stays valid if other pages are mapped there."""
+        """Return a tensor of the bytes at a mapped address.
+
+        The tensor stays valid if different pages are mapped to it.
+        """
         ...
 
     def queue(self, compute: Callable[[], ValueT]) -> ValueT:
-        """Call ``compute``. The operators of ``compute`` are queued on the stream one by one."""
+        """Call ``compute``. The operators that ``compute`` calls are queued on the stream one by one."""
         ...
 
     def capture(self, compute: Callable[[], ValueT]) -> tuple[Callable[[], None], ValueT]:
-        """Record the operators of ``compute`` without executing them. Return a function that queues all of them.
+        """Record the operators that ``compute`` calls, without executing them. Return a function that queues them all.
 
         `queue` must have called ``compute`` before. If ``compute`` cannot be recorded, RuntimeError is raised.
         """
@@ -56,7 +59,7 @@ class Executor(Protocol):
 
 
 class _Bytes:
-    """Memory of the device in the form that PyTorch accepts (version 3 of ``__cuda_array_interface__``)."""
+    """Memory of the device in a form that PyTorch accepts (version 3 of ``__cuda_array_interface__``)."""
 
     def __init__(self, address: Address, nbytes: Bytes) -> None:
         self.__cuda_array_interface__ = {
@@ -102,7 +105,7 @@ class TorchExecutor:
 
     @property
     def device_type(self) -> str:
-        """PyTorch's name of the type of device, such as ``cuda``."""
+        """Type of the device as PyTorch names it, such as ``cuda``."""
         return "cuda"
 
     @property
@@ -111,16 +114,19 @@ class TorchExecutor:
         return int(self._stream.cuda_stream)
 
     def at(self, address: Address, nbytes: Bytes) -> Any:
-        """Return a tensor of the bytes at a mapped address. The tensor stays valid if other pages are mapped there."""
+        """Return a tensor of the bytes at a mapped address.
+
+        The tensor stays valid if different pages are mapped to it.
+        """
         return torch.as_tensor(_Bytes(address, nbytes), device=self._device)
 
     def queue(self, compute: Callable[[], ValueT]) -> ValueT:
-        """Call ``compute``. The operators of ``compute`` are queued on the stream one by one."""
+        """Call ``compute``. The operators that ``compute`` calls are queued on the stream one by one."""
         with self._on_stream(), torch.cuda.use_mem_pool(self._pool, self._device):
             return compute()
 
     def capture(self, compute: Callable[[], ValueT]) -> tuple[Callable[[], None], ValueT]:
-        """Record the operators of ``compute`` without executing them. Return a function that queues all of them.
+        """Record the operators that ``compute`` calls, without executing them. Return a function that queues them all.
 
         Other threads may use the device during the call.
         """

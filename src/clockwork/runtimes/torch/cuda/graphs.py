@@ -4,8 +4,8 @@ More precisely, there is one graph for each combination of input shapes. Usually
 
 Theory of operation. A replay of a graph is one call for hundreds of kernels, and always takes the same time. A graph
 reads from the device's input area and writes to its output area (`staging`). So a graph needs no memory between two
-replays, and all graphs of a device share one pool. A graph is kept only if it computes the same outputs as the program
-computes operator by operator. Some programs cannot be captured, because the host must read a value in between. Such
+replays, and all graphs of a device share one pool. A graph is kept only if its outputs are the same as when the program
+is executed operator by operator. Some programs cannot be captured, because the host must read a value in between. Such
 programs, and programs whose graph computes different outputs, are executed operator by operator. The log reports this
 once for each model.
 
@@ -27,8 +27,7 @@ from clockwork.runtimes.torch.shapes import Shape
 from clockwork.runtimes.torch.weights import Layout, contiguous
 
 MAX_GRAPHS: Final = 16
-"""Limit of the number of graphs for each model on each device. The limit suffices for the powers of two up to 32,768.
-"""
+"""Limit of the number of graphs of each model on each device. This is enough for the powers of two up to 32,768."""
 
 log = logging.getLogger("clockwork.worker")
 
@@ -66,7 +65,7 @@ class Graphs:
         return tuple(self._captured)
 
     def work(self, layout: Layout, shapes: tuple[Shape, ...]) -> Callable[[], Layout]:
-        """Return the work for `Device.compute` for inputs of these shapes in this layout."""
+        """Return the function that `Device.compute` calls for inputs of these shapes in this layout."""
         captured = self._captured.get(shapes)
         if captured is None:
             if self._captured and not self._warned:
@@ -77,7 +76,7 @@ class Graphs:
         return captured.replayed
 
     def operators(self, layout: Layout) -> Callable[[], Layout]:
-        """Return the work for `Device.compute` that executes the program operator by operator."""
+        """Return a function for `Device.compute` that executes the program operator by operator."""
         return lambda: self._device.executor.queue(lambda: self._compute(layout))
 
     def capture(self, staged: StagedInputs, shapes: tuple[Shape, ...]) -> bool:
@@ -122,5 +121,5 @@ class Graphs:
 
 
 def _same(expected: list[Array], found: list[Array]) -> bool:
-    """Return whether outputs are equal, within a tolerance. Kernels may add numbers in any order."""
+    """Return whether outputs are equal within a tolerance, because kernels may add numbers in any order."""
     return len(expected) == len(found) and all(map(is_close, expected, found))

@@ -1,7 +1,7 @@
 """The two forms of a model for CUDA devices: in host memory (`CudaModel`) and on a device (`LoadedCudaModel`).
 
-`LoadedCudaModel` executes every inference. `LoadedCudaModel` never allocates memory or captures a graph. `CudaModel`
-does both when it is created.
+`LoadedCudaModel` executes every inference, and never allocates memory or captures a graph. `CudaModel` allocates memory
+and captures graphs before the model is served.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,9 @@ class CudaModel:
         max_batch: int,
         name: str,
     ) -> None:
-        """Create a model for all devices. `prepare` captures its graphs. Messages contain ``name``.
+        """Create a model for all devices. Call `prepare` to capture its graphs.
+
+        ``name`` is the model's name in messages.
 
         Raises:
             CudaError: the driver has no addresses for the weights.
@@ -138,7 +140,7 @@ class CudaModel:
 class LoadedCudaModel:
     """A model whose weights are on a device.
 
-    ``copied`` is how long their copy took, measured with the device's clock.
+    ``copied`` is the time that the copy of the weights took, measured with the device's clock.
     """
 
     uploads: Final = True
@@ -156,7 +158,7 @@ class LoadedCudaModel:
 
     @property
     def fallback(self) -> str:
-        """Reason why the model is executed operator by operator. Empty if the model has graphs."""
+        """Reason why the model is executed operator by operator, or an empty text if the model has graphs."""
         return self._resident.graphs.fallback
 
     def assemble(self, inputs: Sequence[InferInput], payloads: Sequence[Payload]) -> StagedBatch:
@@ -216,7 +218,7 @@ class LoadedCudaModel:
             _translated(self._device, self._resident.unload, execution_error)
 
     def _padded_shapes(self, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
-        """Return the shapes of the next larger batch that has a graph, or the same shapes if there is none."""
+        """Return the shapes of the next larger batch that has a graph, or the same shapes if there is no such graph."""
         known = self._resident.graphs.known
         if not self._batchable or shapes in known:
             return shapes
@@ -239,7 +241,10 @@ def _fill(to: Array, arrays: list[Array]) -> None:
 
 
 def _translated(device: Device, work: Callable[[], ValueT], translate: Callable[[Exception], Exception]) -> ValueT:
-    """Do the work. If it fails, raise the error that ``translate`` returns, or `DeviceLostError` for a lost device."""
+    """Call ``work``.
+
+    If it fails, raise the error that ``translate`` returns or, if the device is lost, `DeviceLostError`.
+    """
     try:
         return work()
     except _FAILURES as error:

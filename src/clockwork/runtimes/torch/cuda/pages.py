@@ -2,8 +2,8 @@
 
 The cache consists of physical pages of a device, which are all allocated at the start.
 
-The cache never returns pages to the device before it is closed. So no other allocation can make a LoadWeights fail. All
-pages are alike; the controller counts only how many are free.
+The cache keeps its pages until it is closed. So no allocation by other code can make a LoadWeights fail. All pages are
+interchangeable, so the controller only counts the free pages.
 """
 
 from threading import Lock
@@ -55,7 +55,10 @@ class PageCache:
         return len(self._all) * self.page_size
 
     def pages_of(self, nbytes: Bytes) -> Pages:
-        """Return the number of pages for ``nbytes``. The number is at least one, as in the controller's count."""
+        """Return the number of pages for ``nbytes``.
+
+        The number is at least one; the controller counts in the same way.
+        """
         return max(1, -(-nbytes // self.page_size))
 
     def take(self, count: Pages) -> list[Handle]:

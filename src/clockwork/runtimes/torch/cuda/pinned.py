@@ -1,7 +1,7 @@
 """Manages pinned host memory, which a device can read directly. The amount is limited.
 
-Other programs on the machine cannot use pinned memory, so there is a limit. Weights beyond the limit are copied through
-the driver's small buffer, at a fraction of the speed. The log reports this once.
+Other programs on the machine cannot use pinned memory, so there is a limit. Weights beyond the limit are not pinned.
+The driver copies them through a small buffer, which is several times slower. The log reports this once.
 """
 
 import logging

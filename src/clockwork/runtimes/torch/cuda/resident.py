@@ -3,8 +3,8 @@
 Theory of operation. A captured graph contains the addresses of weights. Weights must therefore be loaded to the same
 addresses each time. These addresses are the *first* range, for which the graphs are captured once. Several copies of a
 model can be loaded at the same time. Each copy has its own pages and is copied separately, so that it costs as much as
-any other model. All copies contain the same bytes. So all of them are executed with the weights in the first range,
-which is mapped first and unmapped last.
+any other model. All copies contain the same bytes. So all copies are executed with the weights in the first range. This
+range is mapped first and unmapped last.
 """
 
 from collections.abc import Sequence

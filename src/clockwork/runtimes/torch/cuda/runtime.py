@@ -27,15 +27,15 @@ from clockwork.runtimes.torch.tensors import accept_read_only
 from clockwork.units import GIB, MIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.9
-"""Default share of memory that the weights cache takes after workspace and I/O memory. Graphs and the driver use the
-rest.
+"""Share of the memory that the weights cache takes by default, after workspace and I/O memory are subtracted. Graphs
+and the driver use the rest.
 """
 
 WORKSPACE_BYTES: Final[Bytes] = 2 * GIB
 """Default size of the workspace on each device."""
 
 IO_BYTES: Final[Bytes] = 512 * MIB
-"""Default memory for inputs and outputs, on each device and in the host."""
+"""Default size of the memory for inputs and outputs, on each device and in the host."""
 
 PINNED_BYTES: Final[Bytes] = 64 * GIB
 """Default limit of pinned host memory for weights."""
@@ -58,7 +58,9 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         make_executor: Callable[[int, Bytes], Executor] = TorchExecutor,
         batching: BatchingOptions | None = None,
     ) -> None:
-        """Allocate the memory of each device. Weights get ``cache_bytes``, or by default `CACHE_SHARE` of the rest.
+        """Allocate the memory of each device.
+
+        Weights get ``cache_bytes``, or by default the share `CACHE_SHARE` of the rest.
 
         ``pinned_bytes`` is the limit of pinned host memory for weights. ``workspace_bytes`` is the memory in which
         inferences compute. ``io_bytes`` is the memory for inputs and outputs. This memory is allocated on the device
@@ -73,7 +75,7 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
                 "least 1"
             )
         accept_read_only()
-        use_threads(1)  # one thread suffices, because the host only launches kernels
+        use_threads(1)  # one thread is enough, because the host only launches kernels
         self.max_batch = max_batch
         drivers = [make_driver(i) for i in range(devices)]
         kinds = {driver.name for driver in drivers}
@@ -98,7 +100,7 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         self._unreferenced: deque[tuple[list[Resident], Program]] = deque()
 
     def locate(self, path: Path, name: str = "") -> Path:
-        """Return the model file that a path means, by the rules of `clockwork.runtimes.locating.locate`."""
+        """Return the model file for a path, by the rules of `clockwork.runtimes.locating.locate`."""
         return find(path, name, self.links)
 
     def _read(self, path: Path) -> ModelFile:
@@ -123,9 +125,9 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         info = program_info(file, program, policy)
         move(program, self.devices[0].executor.device_type)
         model = CudaModel(info, program, self.devices, self._budget, self.max_batch, file.path.name)
-        # A loaded model refers to its model. So when nothing refers to a model any more, it is not loaded on any
-        # device. The garbage collector may find this at any moment and in any thread. The resources are therefore only
-        # recorded at that moment, and freed later.
+        # A model that nothing refers to any more is not loaded on any device, because a loaded model refers to its
+        # model. The garbage collector may destroy such a model at any moment and in any thread. At that moment, the
+        # resources of the model are only recorded. They are freed later.
         weakref.finalize(model, self._unreferenced.append, (model.residents, program)).atexit = False
         model.prepare()
         return model

@@ -1,10 +1,12 @@
-"""Manages memory for inputs and outputs, on the device and in the host. All memory is allocated at the start.
+"""Manages the memory for inputs and outputs, on the device and in the host.
+
+All of this memory is allocated at the start.
 
 Theory of operation. A *slot* consists of pinned host memory and the same amount of device memory. The inputs of a batch
 are written to the host memory of a slot. The inputs are copied to the slot's device memory while another batch is
 executed. Outputs are copied from device memory to host memory. Graphs read and write fixed addresses. So all graphs of
-a device share two *areas*, one for inputs and one for outputs. Just before a batch is executed, its inputs are copied
-on the device from their slot to the input area.
+a device share two *areas* of device memory, one for inputs and one for outputs. Just before a batch is executed, its
+inputs are copied on the device from their slot to the input area.
 
 The threads of a worker use at most `SLOTS` batches of inputs at a time, so they never wait for a slot. Up to `SLOTS`
 batches of outputs can wait for the network thread.
@@ -23,14 +25,15 @@ from clockwork.units import Bytes, show_bytes
 SLOTS: Final = 4
 """Number of batches of inputs that can use slots at once.
 
-The EXEC lane uses two slots: the batch that is executed, and a batch that is prepared or executed again request by
-request. The INPUT lane uses two slots: a prepared batch, and the batch that replaces it.
+The EXEC lane uses two slots: one for the batch that is being executed, and one for a batch that is being prepared or is
+executed again request by request. The INPUT lane uses two slots: one for a prepared batch, and one for the batch that
+replaces it.
 """
 
 _PARTS: Final = 2 * SLOTS + 2
 
 MAX_SLOT_WAIT: Final = 2.0
-"""Longest wait for a slot in seconds. The network thread, which sends outputs, may be busy for this time."""
+"""Longest wait for a slot, in seconds. The network thread, which sends outputs, may be busy for some time."""
 
 
 class Slot(Struct, frozen=True, eq=False):

@@ -9,8 +9,8 @@ from clockwork.runtimes.rows.size import Size
 from clockwork.runtimes.rows.value import COUNTS, MixesRowsError, Shape, UnknownRowsError, Value
 
 Result: TypeAlias = Value | Sequence[Value]
-"""Result of a rule, which is one tensor or several. The caller replaces their shapes with the shapes that the exporter
-found.
+"""Result of a rule: one or more tensors. The caller replaces the shapes of these tensors with the shapes that the
+exporter found.
 """
 
 Rule: TypeAlias = Callable[["Call"], Result]
@@ -81,7 +81,10 @@ class Call:
                     raise MixesRowsError(COUNTS)
 
     def axes(self, rank: int, name: str = "dim") -> tuple[int, ...]:
-        """Return the axes in an argument, which is a number or a list. If the argument is missing, return all axes."""
+        """Return the axes that an argument contains as a number or a list.
+
+        If the argument is missing, return all axes.
+        """
         found = self.arguments.get(name)
         if found is None or found == []:
             return tuple(range(rank))

@@ -28,8 +28,8 @@ RESHAPING: Final = frozenset((
     "view", "reshape", "_unsafe_view", "_reshape_alias", "unflatten", "expand", "broadcast_to", "repeat", "slice",
     "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "arange", "group_norm", "native_group_norm",
 ))  # fmt: skip
-"""Operators that may use the number of rows as a size. The rules of these operators or the resulting shapes show how
-they use it.
+"""Operators that may use the number of rows as a size. Their rules, or the shapes of their results, show whether this
+use mixes rows.
 """
 
 NO_RULE: Final = "is an operator without a rule"
@@ -201,7 +201,7 @@ class _Analysis:
 
 
 def _with_shape(value: Value, shape: Shape) -> Value:
-    """Return the value with another shape of the same rank. Only the batch axis of this shape may depend on N.
+    """Return the value with a different shape of the same rank. Only the batch axis of this shape may depend on N.
 
     Raises:
         MixesRowsError: the size of another axis depends on the number of rows.
@@ -218,7 +218,7 @@ def _with_shape(value: Value, shape: Shape) -> Value:
 
 
 def _check_writes(schema: Any, call: Call, outputs: Any) -> None:
-    """Check that an operator that writes to its input leaves each row of this input in its place."""
+    """Check that an operator that writes to its input does not move rows within this input."""
     for argument in schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:
             written = call.arguments.get(argument.name)

@@ -58,7 +58,7 @@ def same(value: Value) -> Value:
 def same_shape(call: Call) -> Result:
     """Rule of operators whose output has the shape of the first argument.
 
-    Each element of the output is a constant, or is computed without the other elements.
+    Each element of the output is a constant, or is computed without neighbouring elements.
     """
     call.check_numbers()
     check_no_rows(*(tensor for tensor in call.tensors("value", "fill_value") if tensor is not call.first))
@@ -69,7 +69,7 @@ def same_shape(call: Call) -> Result:
 def by_elements(call: Call) -> Result:
     """Rule of operators that compute element by element, although PyTorch does not tag them as pointwise.
 
-    All elements share the same boundaries.
+    The same boundaries apply to all elements.
     """
     call.check_numbers()
     if call.operator == "where" and len(call.shapes) != 1:
@@ -145,7 +145,7 @@ def one_axis(call: Call) -> Result:
 def reduction(call: Call) -> Result:
     """Rule of operators that reduce the given axes, or all axes.
 
-    With two tensors, such operators compute element by element.
+    If such an operator gets two tensors, it computes element by element.
     """
     x = call.first
     if len(call.tensors()) > 1:
