@@ -1,9 +1,9 @@
 """The native client for asyncio.
 
-A client has one connection. Any number of calls can wait for responses on it. While the connection's send buffer is
+A client has one connection, on which any number of calls can wait for responses. While the connection's send buffer is
 full, new calls wait in order. When a call is cancelled, the client also cancels its request on the server. When the
-connection ends, every outstanding call raises `ConnectionLostError`. The client does not repeat outstanding requests,
-because it cannot know whether the server executed them.
+connection ends, every outstanding call raises `ConnectionLostError`. The client does not send such requests again,
+because it cannot know whether the server has executed them.
 """
 
 import asyncio
@@ -126,7 +126,7 @@ class AsyncClient:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close("the client has finished")
-            await connection.closed  # TLS needs the event loop to close a connection
+            await connection.closed  # with TLS, closing takes some turns of the event loop
 
     async def __aenter__(self) -> "AsyncClient":
         await self.connect()
@@ -162,11 +162,13 @@ class AsyncClient:
             model: name of the model.
             inputs: an array for each input of the model. The shapes include the batch dimension.
             version: number or label of a version; empty for the default version.
-            slo: longest useful latency, in seconds after the request's arrival. The server has a default.
+            slo: longest acceptable latency, in seconds after the request's arrival. Without an SLO, the server's
+                default applies.
             slo_factor: the SLO as a multiple of the model's execution time at batch size 1.
             outputs: names of the outputs to return; empty for all outputs.
             timeout: longest time to wait for the response, in seconds.
-            retries: how often a refused request is sent again. The server's response contains the retry time.
+            retries: largest number of times that a refused request is sent again, each time at the retry time in the
+                response.
 
         Raises:
             InvalidRequestError: an input has a wrong name, type or shape, or ``slo`` is not positive.
@@ -213,10 +215,10 @@ class AsyncClient:
         slo_factor: float | None = None,
         generated: bool = False,
     ) -> InferResponse:
-        """Send a request whose inputs are already encoded, and return the response. Load tests use this method.
+        """Send a request with encoded inputs, and return the response. Load tests use this method.
 
-        A response of any status is returned. If ``generated`` is true, ``buffers`` must be empty: the worker then uses
-        zeros as inputs.
+        The response is returned whatever its status is. If ``generated`` is true, ``buffers`` must be empty, and the
+        worker generates the inputs.
 
         Raises:
             ServerError, ConnectionLostError: the server failed, or the connection ended.
@@ -249,7 +251,7 @@ class AsyncClient:
     async def load(self, name: str, path: str = "", *, keep: bool = False, wait: bool = True) -> list[str]:
         """Load a model while the server serves, or replace its versions. Return a list with the model's name.
 
-        The server must run in the control mode ``explicit``. If the load fails, the earlier versions go on serving.
+        The server must run in the control mode ``explicit``. If the load fails, the earlier versions continue to serve.
 
         Args:
             name: name of the model; empty: the name is derived from ``path``.
@@ -284,7 +286,7 @@ class AsyncClient:
         return list(response.versions)
 
     async def promote(self, name: str, version: str, label: str = "") -> None:
-        """Make a version the default of its model. With ``label``, give the version this label instead.
+        """Make a version the default of its model. If ``label`` is not empty, give the version this label instead.
 
         Raises:
             UnknownModelError: the server does not serve the model.
@@ -373,7 +375,10 @@ class AsyncClient:
         return self._lost or "the client is not connected; call connect() first"
 
     async def _wait_until_writable(self) -> Connection | None:
-        """Wait for this call's turn and a writable connection; return the connection, or None if it has ended."""
+        """Wait until it is this call's turn and the connection is writable.
+
+        Return the connection, or None if it has ended.
+        """
         async with self._turn:
             while (connection := self._connection) is not None and not connection.writable:
                 self._writable.clear()
@@ -403,7 +408,7 @@ class AsyncModel:
     """A handle for a model on a server. `AsyncClient.model` creates such handles."""
 
     def __init__(self, client: AsyncClient, name: str, version: str = "") -> None:
-        """Create a handle for a model. Programs do not call this constructor, but `AsyncClient.model`."""
+        """Create a handle for a model. Programs call `AsyncClient.model` instead of this constructor."""
         self._client = client
         self.name = name
         self.version = version
@@ -418,7 +423,7 @@ class AsyncModel:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """Send a request to the model. `AsyncClient.infer` describes the arguments."""
+        """Send a request to the model. For the arguments, see `AsyncClient.infer`."""
         return await self._client.infer(
             self.name,
             inputs,

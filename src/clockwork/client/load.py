@@ -24,10 +24,10 @@ from clockwork.workload.request import WorkloadRequest, comes_back
 from clockwork.workload.workload import Workload
 
 MAX_OUTSTANDING: Final = 20_000
-"""Largest number of requests that may wait for responses. If there are more, the test ends with an error."""
+"""Largest number of requests that may wait for responses. If more requests wait, the test ends with an error."""
 
 FREE_DIM: Final = 128
-"""Size of a dimension of the inputs if the model leaves that size open. The batch dimension is an exception."""
+"""Size of the free dimensions of the inputs, except the batch dimension."""
 
 
 Inputs: TypeAlias = tuple[tuple[TensorSpec, ...], list[Any]]
@@ -55,7 +55,7 @@ class LoadTest:
             clients: connected clients. The clients send the requests in turn.
             workload: decides when each request is due.
             outcomes: counts the outcomes.
-            default_slo: SLO of streams that set none.
+            default_slo: SLO of streams that set no SLO.
             generated: requests contain no inputs; the worker generates them.
             clock: measures the latencies. The default is the system's monotonic clock.
             progress: called from time to time with the due time of the request that was sent last.
@@ -77,13 +77,13 @@ class LoadTest:
         self._failure: BaseException | None = None
         self._start: Nanos = 0
         self._turn = 0
-        self.sent_late: Nanos = 0  #: largest delay of a request after its due time
+        self.sent_late: Nanos = 0  #: longest time between a request's due time and its sending
 
     async def run(self) -> None:
         """Send all requests of the workload, and wait for all responses.
 
         Raises:
-            UnknownModelError: the server lacks a model of the workload.
+            UnknownModelError: the server does not serve a model of the workload.
             ClockworkError: the connection failed.
         """
         self._models = {model.name: model for model in await self._clients[0].ls()}
@@ -198,7 +198,7 @@ def _record(request: WorkloadRequest, sent: Nanos, outcome: Outcome, response: I
 
 
 def _inputs(model: ModelSummary, rows: int, generated: bool) -> Inputs:
-    """Return random inputs in the model's shapes. There are no buffers if the worker generates the inputs."""
+    """Return random inputs in the model's shapes. If the worker generates the inputs, the list of buffers is empty."""
     specs, buffers = [], []
     rng = np.random.default_rng(0)
     for info in model.inputs:

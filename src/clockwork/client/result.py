@@ -15,7 +15,7 @@ from clockwork.units import as_seconds
 class InferenceResult(Mapping[str, NDArray[Any]]):
     """The outputs of an inference as numpy arrays, by name.
 
-    Each access creates an array, which is a read-only view of the received bytes.
+    Each access to an output creates a new array, which is a read-only view of the received bytes.
 
     ``timing`` contains the controller's measurements of how long the request waited and how long it was executed.
     ``predicted`` is the predicted completion, in seconds after the request's arrival. ``predicted`` is None if the

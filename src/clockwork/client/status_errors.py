@@ -34,7 +34,7 @@ EXCEPTIONS: Final[Mapping[int, type[ClockworkError]]] = {
     Status.NOT_AUTHENTICATED: NotPermittedError,
     Status.NOT_PERMITTED: NotPermittedError,
 }
-"""The exception for each status. A status that is not in this table raises `ServerError`."""
+"""The exception for each status. For a status that is not in this table, `ServerError` is raised."""
 
 
 def error_for_status(

@@ -43,7 +43,7 @@ class Client:
         tls: ssl.SSLContext | None = None,
         token: str = "",
     ) -> None:
-        """Connect to a controller. `AsyncClient` describes the arguments.
+        """Connect to a controller. For the arguments, see `AsyncClient`.
 
         Raises:
             InvalidRequestError: ``address`` is not a valid address.
@@ -52,7 +52,7 @@ class Client:
         self._client = AsyncClient(address, connect_timeout=connect_timeout, tls=tls, token=token)
         self._loop = uvloop.new_event_loop()
         self._closed = False
-        self._scheduling = threading.Lock()  #: keeps threads from starting a call after one has set `_closed`
+        self._scheduling = threading.Lock()  #: prevents new calls after a thread has set `_closed`
         self._thread = threading.Thread(target=self._loop.run_forever, name="clockwork-client", daemon=True)
         self._thread.start()
         try:
@@ -98,7 +98,7 @@ class Client:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """Send a request and wait for its outputs. `AsyncClient.infer` describes the arguments."""
+        """Send a request and wait for its outputs. For the arguments, see `AsyncClient.infer`."""
         call = self._client.infer(
             model,
             inputs,
@@ -112,11 +112,11 @@ class Client:
         return self._run(call)
 
     def load_model(self, path: str, copies: int = 1, name: str = "") -> list[str]:
-        """Load a model on every worker. `AsyncClient.load_model` describes the arguments."""
+        """Load a model on every worker. For the arguments, see `AsyncClient.load_model`."""
         return self._run(self._client.load_model(path, copies, name))
 
     def load(self, name: str, path: str = "", *, keep: bool = False, wait: bool = True) -> list[str]:
-        """Load a model while the server serves. `AsyncClient.load` describes the arguments."""
+        """Load a model while the server serves. For the arguments, see `AsyncClient.load`."""
         return self._run(self._client.load(name, path, keep=keep, wait=wait))
 
     def unload(self, name: str, version: str = "", *, wait: bool = True) -> list[str]:
@@ -124,7 +124,7 @@ class Client:
         return self._run(self._client.unload(name, version, wait=wait))
 
     def promote(self, name: str, version: str, label: str = "") -> None:
-        """Make a version the default of its model. With ``label``, give the version this label instead."""
+        """Make a version the default of its model. If ``label`` is not empty, give the version this label instead."""
         self._run(self._client.promote(name, version, label))
 
     def ls(self) -> list[ModelSummary]:
@@ -148,7 +148,7 @@ class Client:
         try:
             return future.result()
         except concurrent.futures.CancelledError:
-            raise ConnectionLostError(CLOSED) from None  # only `_finish` cancels a call for which a thread waits
+            raise ConnectionLostError(CLOSED) from None  # only `_finish` cancels a call while a thread waits for it
         except BaseException:
             future.cancel()  # cancels the call if it was interrupted, and does nothing if it has finished
             raise
@@ -166,7 +166,7 @@ class Model:
     """A handle for a model on a server. `Client.model` creates such handles."""
 
     def __init__(self, client: Client, name: str, version: str = "") -> None:
-        """Create a handle for a model. Programs do not call this constructor, but `Client.model`."""
+        """Create a handle for a model. Programs call `Client.model` instead of this constructor."""
         self._client = client
         self.name = name
         self.version = version
@@ -181,7 +181,7 @@ class Model:
         timeout: float | None = None,
         retries: int = 0,
     ) -> InferenceResult:
-        """Send a request and wait for its outputs. `AsyncClient.infer` describes the arguments."""
+        """Send a request and wait for its outputs. For the arguments, see `AsyncClient.infer`."""
         return self._client.infer(
             self.name,
             inputs,
