@@ -1,13 +1,13 @@
 """Takes many calls from gRPC in one turn of the event loop, and records when each call was taken.
 
 A server requests calls from gRPC's core. The core answers such a request when a client makes a call. grpc.aio requests
-one call of each method at a time, and requests the next one in a later turn of the event loop. grpc.aio therefore takes
-at most one call in two or three turns. The other calls wait in the core, where the server cannot see them. Waiting
-calls reach the scheduler one by one, so that every batch has one request.
+only one call of each method at a time, and requests the next call in a later turn of the event loop. So grpc.aio takes
+at most one call in two or three turns. All further calls wait in the core, where the server cannot see them. These
+calls would reach the scheduler one by one, so that every batch would have one request.
 
-`Acceptors` always keep several requests for calls of one method. In one turn of the loop, `Acceptors` take all calls
-that arrived since the previous turn. With 64 small calls in flight on one core, a call takes 71 us of processor time
-instead of 99 us. Most of the difference is time for context switches.
+`Acceptors` always have several outstanding requests for calls of one method. In one turn of the loop, they take all
+calls that have arrived since the previous turn. With 64 small calls in flight on one core, a call takes 71 us of
+processor time instead of 99 us. Most of the difference is time for context switches.
 
 This module uses private functions of grpcio. If a release of grpcio lacks one of these functions, `can_take_many`
 returns false, and grpc.aio takes the calls one by one.
@@ -32,7 +32,7 @@ from clockwork.host.reception import Reception
 from clockwork.units import Nanos, seconds
 
 ARRIVED: Final[ContextVar[Nanos]] = ContextVar("arrived")
-"""The time at which the current task's call was taken from gRPC's core. The call's message is read later.
+"""The time at which the call of the current task was taken from gRPC's core. The call's message is read later.
 
 The variable is not set if grpc.aio took the call.
 """
@@ -54,7 +54,7 @@ log = logging.getLogger("clockwork.grpc")
 
 
 class _Resolver:
-    """Gives grpcio the handler of a call, in the form that grpcio expects."""
+    """Returns the handler of a call to grpcio, in the form that grpcio expects."""
 
     def __init__(self, handler: grpc.RpcMethodHandler) -> None:
         self._handler = handler
@@ -82,7 +82,7 @@ class Acceptors:
             method: the full name of the method.
             handler: serves the method's calls.
             interceptors: the server's interceptors.
-            reception: queues the calls. This object determines when a call arrived and whether the call is too late.
+            reception: queues the calls, and determines when a call arrived and whether the call is too late.
             max_calls: number of calls that are served at a time; further calls end at once with RESOURCE_EXHAUSTED.
         """
         self._server: Any = server._server  # noqa: SLF001 - grpcio has no public function for this
@@ -115,7 +115,7 @@ class Acceptors:
         return cygrpc._ServicerContext(call, None, None, self._loop)  # noqa: SLF001 - no public function exists
 
     def _too_late(self, call: Any) -> Shed | None:
-        """Return a refusal if a call has waited in the core for too long. The call has no handler yet."""
+        """Return a refusal if a call that has no handler yet has waited in the core for too long, else None."""
         if not self._reception.is_behind():
             return None
         remaining = self._context(call).time_remaining()

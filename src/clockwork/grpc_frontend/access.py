@@ -23,8 +23,7 @@ NEEDED_RIGHTS: Final = {
     f"/{SERVICE}/RepositoryModelLoad": Right.ADMIN,
     f"/{SERVICE}/RepositoryModelUnload": Right.ADMIN,
 }
-"""The right that a client needs for each method. A method that is not in this table needs INFER, even if it is unknown.
-"""
+"""The right that a client needs for each method. Methods that are not in this table, even unknown ones, need INFER."""
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -55,7 +54,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 def _denied(failure: Failure) -> grpc.RpcMethodHandler:
     """Return a handler that fails every call with the given failure.
 
-    The handler is for streams, and also works for unary calls, because a unary call is a stream of one message.
+    The handler handles calls as streams. This also works for unary calls, which are streams of one message.
     """
 
     async def fail(messages: Any, call: Any) -> None:

@@ -9,7 +9,7 @@ from clockwork.units import SECOND, Nanos
 KEEP_ALIVE: Final[Nanos] = 60 * SECOND
 """Default time without traffic after which the server pings a connection.
 
-The server closes the connection if no reply arrives.
+If the client does not reply to the ping, the server closes the connection.
 """
 
 MAX_CONNECTIONS: Final = 4096
@@ -30,4 +30,4 @@ class GrpcConfig(Struct, frozen=True):
 
 
 DEFAULT: Final = GrpcConfig()
-"""The settings that apply unless the operator changes them."""
+"""The default settings."""

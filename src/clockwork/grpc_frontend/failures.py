@@ -20,6 +20,6 @@ def trailing(failure: Failure) -> tuple[tuple[str, str], ...]:
 
 
 async def abort(call: Any, failure: Failure) -> NoReturn:
-    """End the call with a failure. gRPC raises an exception to leave the method."""
+    """End the call with a failure. This function never returns, because gRPC raises an exception."""
     await call.abort(grpc.StatusCode[failure.grpc], failure.message, trailing(failure))
     raise AssertionError("abort returned")

@@ -1,7 +1,9 @@
-"""gRPC's health checking protocol. Kubernetes' gRPC probes, load balancers and grpc_health_probe use this protocol.
+"""Implements gRPC's health checking protocol.
 
-Each service is SERVING while the server is ready. The server does not send an event when its readiness changes, so the
-method Watch checks the readiness every `POLL_INTERVAL` seconds. The number of Watch calls is limited.
+Kubernetes' gRPC probes, load balancers and grpc_health_probe use this protocol.
+
+Each service has the state SERVING while the server is ready. No event reports a change of the readiness, so the method
+Watch checks the readiness every `POLL_INTERVAL` seconds. The number of Watch calls is limited.
 """
 
 import asyncio

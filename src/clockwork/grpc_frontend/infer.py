@@ -30,23 +30,23 @@ MAX_COPIED: Final[Bytes] = 1 * MIB
 """Number of bytes that are copied in one step."""
 
 MAX_PARAMETERS: Final = 1024
-"""Largest number of parameters of a request. The parameters of its inputs and outputs count too."""
+"""Largest number of parameters of a request, including the parameters of its inputs and outputs."""
 
 CLASSIFICATION: Final = "classification"
 """Parameter of an output. The value is the number of classes that the response contains in place of the output's
 elements."""
 
 _REFUSED_PARAMETERS: Final = {"shared_memory_region": "send the data"}
-"""Parameters that are refused because Clockwork does not support them, and the alternative to each parameter.
+"""Parameters that are refused because Clockwork does not support them, each with an alternative for the error message.
 
 Such parameters would change the response. Unknown parameters that are not in this table are ignored.
 """
 
 
 def parse(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
-    """Decode a ModelInferRequest, and return the message and its raw tensors.
+    """Decode a ModelInferRequest. Return the message, and its raw tensors separately.
 
-    The decoded message may lack its raw tensors.
+    The returned message itself may be without the raw tensors.
 
     Raises:
         DecodeError: the bytes are not a ModelInferRequest.
@@ -66,9 +66,10 @@ def request_of(
     *,
     ignore_timeout: bool = False,
 ) -> InferRequest:
-    """Return the request of a message.
+    """Convert a message to an `InferRequest`.
 
-    `with_payload` decodes typed contents later. Until then, the specs of such inputs have a size of 0 bytes.
+    Elements in typed contents (not raw bytes) are decoded later, by `with_payload`. Until then, the specs of such
+    inputs have a size of 0 bytes.
 
     Args:
         message: the message from `parse`.
@@ -138,7 +139,7 @@ def response_of(
 ) -> bytes:
     """Encode the ModelInferResponse that answers a successful request.
 
-    ``more`` are additional parameters of the response.
+    ``more`` contains additional parameters for the response.
     """
     reply = pb.ModelInferResponse(model_name=message.model_name, model_version=response.version, id=message.id)
     for name, value in more.items():

@@ -1,9 +1,9 @@
 """Prevents grpcio from logging a traceback for each metadata value that is not UTF-8.
 
-A client can use such values to flood the log, even without a token. A request of 545 bytes caused 140 KB of log. grpcio
+Even a client without a token could flood the log with such values: a request of 545 bytes caused 140 KB of log. grpcio
 logs each value with the method ``exception`` of its logger. This module replaces the logger's method. The new method
 counts the values, and logs their number from time to time. All other messages of the logger are logged as before. A
-filter of the logger would take ten times as long, because Python creates the log record before it calls the filter.
+logging filter would take ten times as long, because Python creates a log record before it calls the filter.
 """
 
 import logging

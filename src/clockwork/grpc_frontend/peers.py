@@ -12,13 +12,13 @@ from typing import Final
 from clockwork.host.local_client import LocalClient
 
 MAX_IDLE: Final = 4096
-"""Number of clients at which an idle client is closed before another is created.
+"""If there are this many clients, an idle client is closed before a new client is created.
 
 This number equals the limit on the connections to the port.
 """
 
 MAX_SEARCHED: Final = 8
-"""Number of clients that are checked for an idle one when there are too many clients."""
+"""Number of clients that are searched for an idle client when there are too many clients."""
 
 
 class Peers:
@@ -49,7 +49,7 @@ class Peers:
         return client
 
     def close(self) -> None:
-        """Close all clients. Requests that wait for a response fail, and so do later requests."""
+        """Close all clients. Requests that wait for a response fail, and later requests fail too."""
         self._closed = True
         for client in self._clients.values():
             client.close()

@@ -1,11 +1,11 @@
 """Reads raw tensors from a request and writes them into a response, without the copies that protobuf makes.
 
-protobuf copies each tensor in ``raw_input_contents`` twice: into its message and out of its message. `split` instead
-walks over the outermost fields of a ``ModelInferRequest`` and returns the raw tensors as views of the request's memory.
-protobuf parses only the rest, which is small.
+protobuf copies each tensor in ``raw_input_contents`` twice: into its message and out of its message. To avoid these
+copies, `split` reads the outermost fields of a ``ModelInferRequest`` itself, and returns the raw tensors as views of
+the request's memory. protobuf parses only the rest of the message, which is small.
 
-`split` supports only the encoding that all known clients write. protobuf parses the whole message if its encoding
-differs. `split` and protobuf have the same result (`tests/grpc_frontend/test_raw_contents.py` compares both). The page
+`split` supports only the encoding that all known clients write. If the encoding differs, protobuf parses the whole
+message. Both ways have the same result (`tests/grpc_frontend/test_raw_contents.py` compares them). The page
 protobuf.dev/programming-guides/encoding describes the encoding. This module uses no clock and no I/O.
 """
 
@@ -16,10 +16,10 @@ from clockwork.messages.tensors import MAX_NAME
 from clockwork.units import KIB, Bytes
 
 MIN_SPLIT_BYTES: Final[Bytes] = 16 * KIB
-"""Length below which protobuf parses the whole message. For such a short message, `split` would take more time."""
+"""Shortest message that is split. protobuf parses shorter messages completely, because this takes less time."""
 
 MAX_FIELDS: Final = 1024
-"""Largest number of outermost fields that `split` walks over.
+"""Largest number of outermost fields that `split` reads.
 
 The limit is enough for a request with 256 inputs, 256 outputs and 256 raw tensors.
 """
@@ -70,10 +70,10 @@ def split(data: bytes) -> Split | None:
 
 
 def model_and_version(data: bytes) -> tuple[str, str]:
-    """Return the model's name and version from a serialised ModelInferRequest if they are its first fields.
+    """Return the model's name and version from a serialised ModelInferRequest, if they are the message's first fields.
 
-    All known clients write these fields first. Return empty strings if other fields come first. If the message contains
-    a field twice, this function returns the first value, and protobuf uses the second.
+    All known clients write these fields first. If other fields come first, the result is two empty strings. If the
+    message contains a field twice, this function returns the first value, while protobuf uses the second value.
     """
     name, at = _text(data, 0, _MODEL_NAME)
     return (name, _text(data, at, _MODEL_VERSION)[0]) if name else ("", "")
@@ -82,7 +82,7 @@ def model_and_version(data: bytes) -> tuple[str, str]:
 def _text(data: bytes, at: int, tag: bytes) -> tuple[str, int]:
     """Return the text of the field at ``at``, and the position after it.
 
-    The text is empty if the field's tag is not ``tag``.
+    If the field's tag is not ``tag``, the text is empty.
     """
     if data[at : at + 1] != tag:
         return "", at
@@ -122,7 +122,7 @@ def varint(value: int) -> bytes:
 def _length(data: bytes, at: int) -> tuple[int, int]:
     """Return the length that is encoded at ``at``, and the position after it.
 
-    The length is -1 if its bytes are incomplete, too large or not the shortest encoding.
+    The length is -1 if its encoding is incomplete, is too long or is not the shortest encoding.
     """
     length = 0
     for index, byte in enumerate(data[at : at + _MAX_LENGTH_BYTES]):

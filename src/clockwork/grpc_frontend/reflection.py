@@ -1,4 +1,4 @@
-"""gRPC's server reflection.
+"""Implements gRPC's server reflection.
 
 The reflection service describes the server's services to clients without a .proto file, such as ``grpcurl``. The
 descriptors of this server's messages are in several pools. This module copies the descriptors into one private pool.
@@ -43,7 +43,7 @@ class _Pool:
 
 
 def _symbols(file: FileDescriptorProto) -> Iterator[str]:
-    """Yield the names of all symbols of a file, without the name of its package."""
+    """Yield the names of all symbols that a file defines, without the name of the file's package."""
     for service in file.service:
         yield service.name
         yield from (f"{service.name}.{method.name}" for method in service.method)

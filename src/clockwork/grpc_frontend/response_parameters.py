@@ -2,7 +2,7 @@
 
 Each time is sent twice: in milliseconds as a double, and in whole microseconds as an integer. KServe's clients read the
 integer, because KServe's ``InferParameter`` has no double. The result consists of encoded entries of the map
-``parameters``. protobuf's encoding allows a caller to append them to an encoded message.
+``parameters``. In protobuf's encoding, such entries can be appended to an encoded message.
 """
 
 from struct import Struct
@@ -23,7 +23,7 @@ _double: Final = Struct("<d").pack
 
 
 def _head(name: str, tag: int, size: int) -> bytes:
-    """Return the encoded bytes that precede a parameter's value. The value has ``size`` bytes."""
+    """Return the encoded bytes that precede the value of a parameter. ``size`` is the length of the value."""
     key = name.encode()
     content = bytes((_KEY, len(key))) + key + bytes((_VALUE, 1 + size, tag))
     return bytes((_PARAMETERS, len(content) + size)) + content
@@ -32,7 +32,7 @@ def _head(name: str, tag: int, size: int) -> bytes:
 class _Time:
     """Encodes a parameter that is a time.
 
-    The encoder keeps the bytes that precede the value, for each length of the value.
+    The bytes that precede the value are stored for each possible length of the value.
     """
 
     def __init__(self, name: str) -> None:
@@ -56,7 +56,7 @@ _COLD: Final = (_head("cold_start", _BOOL, 1) + b"\0", _head("cold_start", _BOOL
 def encoded_parameters(response: InferResponse) -> bytes:
     """Return the encoded parameters of a response.
 
-    The result contains the parameters that `clockwork.oip.response.response_parameters` returns, and each time as an
+    These are the parameters that `clockwork.oip.response.response_parameters` returns, and in addition each time as an
     integer.
     """
     timing = response.timing

@@ -1,8 +1,8 @@
 """Limits the size of messages before they are parsed.
 
-The parser creates all objects of a message in one step, which would block the event loop for a large message. This
-module therefore adds up the lengths of the fields in the encoded message. The scan reads no strings, bytes or packed
-numbers, and does not check whether the message is valid. The parser checks this later. The Open Inference Protocol v2
+The parser creates all objects of a message in one step, which would block the event loop for a large message. So this
+module first adds up the lengths of the fields in the encoded message. The scan does not read strings, bytes or packed
+numbers, and does not check whether the message is valid. The parser does this later. The Open Inference Protocol v2
 defines the field numbers.
 """
 
@@ -18,11 +18,11 @@ MAX_TYPED_FLOATS: Final[Bytes] = 4 * MIB
 MAX_TYPED: Final[Bytes] = 1 * MIB
 """Largest size in bytes of a request's encoded contents of all other types together.
 
-This limit is smaller than `MAX_TYPED_FLOATS` because an element of these types may have only one byte.
+This limit is smaller than `MAX_TYPED_FLOATS`, because an element of these types may take only one byte.
 """
 
 MAX_DESCRIPTION: Final[Bytes] = 64 * KIB
-"""Largest size in bytes of a request's names, shapes and parameters: everything except the contents of tensors."""
+"""Largest size in bytes of everything in a request except the contents of tensors: names, shapes and parameters."""
 
 MAX_FIELDS: Final = 2048
 """Largest number of fields of a long request, including the fields of its tensors.
@@ -31,7 +31,7 @@ The limit is enough for 256 tensors.
 """
 
 MAX_UNSCANNED: Final[Bytes] = 16 * KIB
-"""Largest message in bytes that is parsed without a check of its fields."""
+"""Largest message in bytes that is parsed without a scan."""
 
 MAX_OTHER_METHOD: Final[Bytes] = 64 * KIB
 """Largest message in bytes of any method other than inference."""
@@ -91,7 +91,7 @@ class _Scan:
     def _contents(self, at: int, stop: int) -> None:
         """Count the contents of a tensor, which are usually one packed field.
 
-        Fields that are not packed floats count towards the limit on other types.
+        All fields except packed floats count towards the limit on other types.
         """
         try:
             (number, begin, end, _), *more = self._each(at, stop, 2)
@@ -103,7 +103,7 @@ class _Scan:
             self._floats += end - begin
 
     def _each(self, at: int, stop: int, limit: int | None = None) -> Iterator[tuple[int, int, int, Bytes]]:
-        """Yield the number, the content's start, the content's end and the length of each field.
+        """For each field, yield its number, the start and the end of its content, and its length.
 
         Stop after ``limit`` fields, if there is a limit.
         """

@@ -38,8 +38,8 @@ MAX_REQUEST_BYTES: Final[Bytes] = MAX_PAYLOAD_BYTES + MAX_DESCRIPTION + MIB
 """Largest message in bytes that the server receives. A longer message ends its call with RESOURCE_EXHAUSTED.
 
 gRPC checks this limit, because grpc.aio copies a message on the event loop before Clockwork can check its size. The
-limit is the sum of the limits on raw tensors and on the rest of a request, and 1 MiB more. A request that is slightly
-too large therefore reaches Clockwork, which returns a clearer error.
+limit is the sum of the limits on raw tensors and on the rest of a request, plus 1 MiB. So a request that is only
+slightly too large reaches Clockwork, which returns a clearer error.
 """
 
 MAX_RESPONSE_BYTES: Final[Bytes] = 256 * MIB
@@ -52,14 +52,14 @@ The same limit applies to the calls of all other methods together.
 """
 
 MAX_UNREAD_CALLS: Final = 1024
-"""Largest number of calls that wait in gRPC's core until this process takes them.
+"""Largest number of calls that wait in gRPC's core until the server takes them.
 
 On one processor core, this number of small requests takes a quarter of a second. gRPC's core ends further calls with
-CANCELLED, and does not allow another status code.
+CANCELLED. It does not allow a different status code.
 """
 
 MAX_STREAMS: Final = 256
-"""Largest number of calls at a time on one connection. The client queues further calls.
+"""Largest number of calls at a time on one connection. The client must queue further calls.
 
 A call takes up to 40 KB of memory for its metadata. On 8 connections, calls that never end can therefore take 80 MB.
 """
@@ -76,8 +76,9 @@ IDLE_MS: Final = 600_000
 MIN_PING_MS = 5_000
 """Shortest time in milliseconds between two pings of a client.
 
-If a client repeatedly pings more often, the server closes the connection (GOAWAY with ENHANCE_YOUR_CALM). gRPC's
-guide to keepalive allows clients one ping every 10 s, and some clients ping a little early.
+If a client repeatedly sends pings at shorter intervals, the server closes the connection (GOAWAY with
+ENHANCE_YOUR_CALM). gRPC's guide to keepalive allows clients one ping every 10 s, and some clients send pings a little
+early.
 """
 
 HANDSHAKE_MS: Final = 10_000
@@ -93,7 +94,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
-    ("grpc.http.overload_protection", 0),  # keeps ended calls from counting towards MAX_STREAMS for a while
+    ("grpc.http.overload_protection", 0),  # otherwise, ended calls would count towards MAX_STREAMS for a while
     ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_UNREAD_CALLS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -113,7 +114,7 @@ class GrpcServer:
     """A gRPC server that listens on a port. `serve_grpc` creates it."""
 
     def __init__(self, server: grpc.aio.Server, address: Address, acceptors: Acceptors | None = None) -> None:
-        """Wrap a server that has started. ``address`` has the real port."""
+        """Wrap a server that has started. ``address`` contains the port on which the server listens."""
         self.address = address
         self._server = server
         self._acceptors = acceptors
@@ -191,7 +192,7 @@ def _add_port(server: grpc.aio.Server, address: Address, tls: ServerTls | None) 
 async def _check_free(address: Address) -> None:
     """Check that the server can listen on the address.
 
-    gRPC does not report why it cannot listen: it only writes the reason to stderr.
+    If gRPC itself cannot listen, it writes the reason only to stderr.
     """
     try:
         with ExitStack() as stack:
@@ -247,14 +248,14 @@ def _unary(method: _Method, message: Any, *, limited: bool = True) -> grpc.RpcMe
 
 
 def _failing(method: _Method) -> _Method:
-    """Wrap a method: if it raises an exception, end the call with the failure for that exception."""
+    """Return a method that ends the call with a `Failure` if the given method raises an exception."""
 
     async def serve(message: Any, call: Any) -> Any:
         try:
             return await method(message, call)
         except Exception as error:  # noqa: BLE001 - gRPC would send the exception's text to the client
             failure = failure_of_error(error, log)
-        del message  # frees memory early: gRPC keeps this frame's variables until the garbage collector runs
+        del message  # frees memory now; gRPC keeps this frame's variables until garbage collection
         return await abort(call, failure)
 
     return serve

@@ -43,22 +43,22 @@ SERVICE: Final = "inference.GRPCInferenceService"
 """The full name of the service in the Open Inference Protocol."""
 
 MAX_STREAM_REQUESTS: Final = 64
-"""Largest number of requests that are served at a time for one stream. The other requests wait in the connection."""
+"""Largest number of requests of one stream that are served at a time. Further requests wait in the connection."""
 
 FINAL_WANTED: Final = "triton_enable_empty_final_response"
 FINAL: Final = "triton_final_response"
-"""Two parameters of Triton's streams.
+"""`FINAL_WANTED` and `FINAL` are parameters of Triton's streams.
 
-A request has the first parameter if the client wants the second parameter in the response. The second parameter marks
-the last response to a request. Clockwork sends one response to each request, so every response has the mark.
+A request contains `FINAL_WANTED` if the client wants `FINAL` in the responses. `FINAL` marks the last response to a
+request. Clockwork sends one response to each request, so every response is the last.
 """
 
 
 def grpc_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> FrontEnd:
     """Return a front end that encodes lists as messages.
 
-    A list is encoded in parts, and each part is an encoded message. protobuf reads the joined parts as one message that
-    contains the entries of all parts.
+    A list is encoded in parts, and each part is an encoded message. protobuf reads the concatenated parts as one
+    message with the entries of all parts.
     """
     return FrontEnd(
         host,
@@ -78,7 +78,7 @@ class Service:
 
         Args:
             front: passes requests to the controller.
-            peers: the client of each connection. The limits of this client apply to inference requests.
+            peers: the client of each connection. Inference requests are subject to the limits of this client.
             allocate: returns memory that a worker can read; None: no memory is shared with workers.
             clock: measures how long a request has waited.
         """
@@ -115,7 +115,7 @@ class Service:
         """Return a model's inputs and outputs."""
         metadata = await self._front.model_metadata(message.name, message.version)
         for tensor in metadata["inputs"]:
-            tensor.pop("optional", None)  # the protocol's message lacks this field; ModelConfig has it
+            tensor.pop("optional", None)  # the protocol's message has no such field; ModelConfig has one
         return pb.ModelMetadataResponse(**metadata)
 
     async def model_config(self, message: pb.ModelConfigRequest, call: ServicerContext) -> pb.ModelConfigResponse:
@@ -142,7 +142,10 @@ class Service:
     async def repository_model_load(
         self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
     ) -> pb.RepositoryModelLoadResponse:
-        """Load a model on every worker, or replace its versions. `clockwork.frontend.changing` has the parameters."""
+        """Load a model on every worker, or replace its versions.
+
+        `clockwork.frontend.changing` describes the parameters.
+        """
         await self._front.load(message.model_name, parameter_values(message.parameters), default_name="")
         return pb.RepositoryModelLoadResponse()
 
@@ -161,7 +164,8 @@ class Service:
         arrived = ARRIVED.get(now)
         limit = _limit(call, now - arrived)
         large = len(data) >= MIN_SPLIT_BYTES
-        # The model is only needed for its default SLO. Finding the model takes as long as parsing a small message.
+        # Only a long message is searched for its model before it is parsed, because the search takes as long as parsing
+        # a small message. The model determines the default SLO.
         model, version = model_and_version(data) if large else ("", "")
         if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
             raise RequestFailedError(failure_of_shed(shed))
@@ -246,7 +250,8 @@ class Service:
 def decode(kind: Any, data: bytes, *, limited: bool = True) -> Any:
     """Decode a message of class ``kind`` that a client has sent.
 
-    ``limited`` is false for messages that may contain files; all other messages have a limit.
+    ``limited`` states whether the length of the message is limited. It is false only for messages that may contain
+    files.
 
     Raises:
         InvalidRequestError: the bytes are not a message of this class, or are too long.
