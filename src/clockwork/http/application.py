@@ -46,7 +46,7 @@ from clockwork.version import __version__
 log = logging.getLogger("clockwork.http")
 
 NEEDED_RIGHTS = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN, "unload": Right.ADMIN}
-"""The right that a client needs for each operation. An operation that is not in this table needs INFER."""
+"""The right that a client needs for each operation. Operations that are not in this table need INFER."""
 
 JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
@@ -67,16 +67,16 @@ def http_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> Fro
 
 
 class Application:
-    """The ASGI application, which replies to HTTP requests."""
+    """Implements ASGI: replies to every HTTP request of the server."""
 
     def __init__(self, front: FrontEnd, metrics: Metrics | None, config: HttpConfig, quota: BodyQuota) -> None:
         """Create an application.
 
         Args:
             front: passes requests to the controller.
-            metrics: the text of the metrics page; None: there is no metrics page.
+            metrics: returns the text of the metrics page; None: there is no metrics page.
             config: limits of the front end.
-            quota: limits the memory that the bodies of all connections take together.
+            quota: limits the memory of the bodies of all connections together.
         """
         self._front = front
         self._stepper = front.stepper
@@ -99,7 +99,7 @@ class Application:
             reply = error_reply(failure_of_error(error, log))
         finally:
             if (large := scope.get(LARGE_BODY)) is not None:
-                large.end(ClientGoneError())  # discards the rest of a body that no code reads
+                large.end(ClientGoneError())  # discards the rest of a body that is not needed
         await scope[RESPOND](reply)
 
     async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
@@ -124,7 +124,7 @@ class Application:
                 body = await self._bodies.receive(scope, headers, receive, kept, limit)
                 return await self._repository(found, body)
         reply = await unless_gone(self._get(found, scope["path"], headers), scope[PRESENCE])
-        # Every request of Triton's asyncio client accepts gzip, but the client unpacks only replies to inferences.
+        # Triton's asyncio client accepts gzip in every request, but decompresses only replies to inferences.
         return await packed(reply, headers) if found.operation == "metrics" else reply
 
     async def _infer(self, found: Route, scope: Scope, headers: Headers, receiving: Awaitable[Body]) -> Reply:
@@ -144,7 +144,7 @@ class Application:
         request = InferRequest(request_id, model, specs, slo, outputs=outputs, version=found.version)
         inferring = front.infer(front.client, request, payload, scope[BEGAN], lambda: head.parameters)
         response, data = await unless_gone(inferring, scope[PRESENCE])
-        del payload, parsed, inferring  # frees memory early: these objects may be large
+        del payload, parsed, inferring  # frees the memory of large objects early
         front.reception.note_slo(model, slo, response.timing.total, version=found.version)
         body = response_body(head, model, response, data, batched, self._max_json)
         json, binary = await self._stepper.run(body)

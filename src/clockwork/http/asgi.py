@@ -23,9 +23,9 @@ PRESENCE: Final = "clockwork.presence"
 """Scope key: the `Presence` object, which reports whether the client is still connected."""
 
 RESPOND: Final = "clockwork.respond"
-"""Scope key: a coroutine function that sends a whole `Reply`.
+"""Scope key: a coroutine function that sends a complete `Reply`.
 
-This function writes head and body together. ASGI's ``send`` cannot send both in one write.
+The function writes head and body together, which ASGI's ``send`` cannot do.
 """
 
 _encode = msgspec.json.Encoder().encode
@@ -57,7 +57,7 @@ class Presence:
 
 
 async def unless_gone(work: Coroutine[Any, Any, ResultT], presence: Presence) -> ResultT:
-    """Return the result of ``work``, but cancel ``work`` if the client disconnects.
+    """Return the result of ``work``. If the client disconnects before the result is known, cancel ``work``.
 
     Raises:
         ClientGoneError: the client has disconnected.

@@ -1,7 +1,7 @@
 """Receives the bodies of requests, unpacks them, and packs the bodies of replies.
 
-To pack is to compress; to unpack is to decompress. The limits on memory hold for every announced length and every
-compression ratio. Long work runs in threads, because the event loop also runs the controller.
+Here, *pack* means compress, and *unpack* means decompress. The limits on memory hold for every announced length and
+every compression ratio. Long work runs in threads, because the event loop also runs the controller.
 """
 
 import asyncio
@@ -35,19 +35,19 @@ The content coding "deflate" is the zlib format (RFC 9110, section 8.4.1).
 LEVEL: Final = 1
 """zlib's compression level.
 
-The level is low because tensors compress badly: a higher level takes more time and saves little.
+The level is low because tensors compress badly. A higher level would take more time and save little.
 """
 
 MIN_PACKED: Final = 256
-"""Size in bytes below which a reply is not packed, because packing so little saves nothing."""
+"""Smallest reply in bytes that is packed. Packing shorter replies saves nothing."""
 
 MAX_CODINGS: Final = 16
 """Number of codings that are read from the header Accept-Encoding; the rest are ignored."""
 
 MAX_BEGUN_ON_LOOP: Final = 4 * KIB
-"""Largest size in bytes of a packed body that is unpacked on the event loop at first.
+"""Largest packed body in bytes for which unpacking begins on the event loop.
 
-A thread continues if the body unpacks to more than `MAX_ON_LOOP` bytes.
+If the body unpacks to more than `MAX_ON_LOOP` bytes, a thread continues.
 """
 
 MAX_ON_LOOP: Final = 64 * KIB
@@ -81,7 +81,7 @@ class Bodies:
         self._unpacking = asyncio.Lock()
 
     def keeping(self) -> "UnpackedBytes":
-        """Return a counter of the bytes that one request unpacks.
+        """Return a counter for the bytes to which one request's body unpacks.
 
         The counter is a context manager. The bytes count against the quota until the context ends.
         """
@@ -100,7 +100,8 @@ class Bodies:
             limit: limit on the body in bytes, in addition to the configured limits.
 
         Raises:
-            RequestFailedError: the body is too large or too slow, its coding is unknown, or a quota is exceeded.
+            RequestFailedError: the body is too large or arrives too slowly, its coding is unknown, or a quota is
+                exceeded.
             ClientGoneError: the client has disconnected.
         """
         announced = headers.get(b"content-length", b"0")
@@ -146,7 +147,10 @@ class Bodies:
             self._quota.release(size)
 
     async def _next(self, receive: Receive, end: float = inf) -> Any:
-        """Return ASGI's next event. ``end`` is the time on the loop's clock at which the whole body must be there."""
+        """Return ASGI's next event.
+
+        ``end`` is the time on the loop's clock by which the whole body must have arrived.
+        """
         patience = self._config.body_timeout
         try:
             async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + patience, end)):
@@ -189,7 +193,7 @@ class Bodies:
 
 
 class UnpackedBytes:
-    """The number of bytes that one request has unpacked.
+    """The number of bytes to which one request's body has been unpacked so far.
 
     The bytes count against the quota while the request is served.
     """
@@ -197,7 +201,7 @@ class UnpackedBytes:
     __slots__ = ("_nbytes", "_quota")
 
     def __init__(self, quota: BodyQuota) -> None:
-        """Start with a count of zero. All requests share ``quota``."""
+        """Start with a count of zero. ``quota`` is shared by all requests."""
         self._quota = quota
         self._nbytes: Bytes = 0
 
@@ -241,7 +245,7 @@ def preferred_coding(accepted: bytes) -> bytes:
     """Return the coding with the highest weight in the header Accept-Encoding.
 
     Unknown codings are ignored. A coding without a weight has weight 1. If several codings have the highest weight, the
-    first of them is returned. Triton chooses the coding in the same way.
+    first one is returned, as in Triton.
     """
     best, highest = b"identity", 0.0
     for item in accepted.lower().split(b",", MAX_CODINGS)[:MAX_CODINGS]:
@@ -264,7 +268,7 @@ def _pack(parts: Any, window: int) -> list[bytes]:
 
 
 async def _pack_in_threads(parts: Any, window: int) -> list[bytes]:
-    """Pack the parts one piece at a time, so that the thread can pack other replies between two pieces."""
+    """Pack the parts one piece at a time, so that the thread can work on other replies between two pieces."""
     packer = zlib.compressobj(LEVEL, wbits=window)
     compressed = [await _in_thread(packer.compress, piece) for piece in _pieces(parts)]
     return [part for part in (*compressed, packer.flush()) if part]

@@ -21,7 +21,8 @@ class HttpConfig(Struct, frozen=True):
     - ``max_body``: size of a request's body as the client sends it
     - ``max_unpacked``: size of a compressed body after it is unpacked; all such bodies together may take twice as much
     - ``max_json``: size of the JSON of a request or of a response
-    - ``max_held``: total size of all bodies that are being received, without the first ``piece`` of each body
+    - ``max_held``: total size of all bodies that are being received; the first ``piece`` bytes of each body do not
+      count
     - ``piece``: number of bytes of a body that the application gets at a time
     - ``max_head``: size of a request's head
     - ``max_connections``: number of open connections
@@ -59,4 +60,4 @@ class HttpConfig(Struct, frozen=True):
 
 
 DEFAULT: Final = HttpConfig()
-"""The limits that apply unless the operator changes them."""
+"""The default limits."""

@@ -1,4 +1,4 @@
-"""Checks the heads of HTTP requests. The parser does not check these rules of RFC 9112."""
+"""Checks those rules of RFC 9112 about the heads of HTTP requests that the parser does not check."""
 
 import re
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def check_head(headers: Head, version: str, checked_host: bytes | None) -> bytes
     Args:
         headers: names in lower case, and values.
         version: version of HTTP, such as "1.1".
-        checked_host: a value of Host that is known to be valid. This value is not checked again, which saves time.
+        checked_host: a value of Host that is known to be valid. To save time, this value is not checked again.
 
     Raises:
         BadHeadError: the head breaks a rule of RFC 9112, section 3.2 or 6.1.

@@ -1,9 +1,9 @@
-"""A connection of the HTTP/1.1 server. The class extends uvicorn's connection class with limits that uvicorn lacks.
+"""A connection of the HTTP/1.1 server: uvicorn's connection class, with limits that uvicorn lacks.
 
 There are limits on the number of connections, on the size of a request's head, and on the time that a client takes to
-read a reply. The application gets a body in pieces of 1 MiB, where uvicorn has pieces of 64 KiB. Most bodies are
-therefore one piece, which wakes the application once. Long bodies bypass the parser (`clockwork.http.receiving`). All
-errors are sent as JSON, where uvicorn sends some as plain text.
+read a reply. The application gets a body in pieces of 1 MiB, while uvicorn uses pieces of 64 KiB. Therefore most bodies
+are one piece, and the application is woken only once. Long bodies bypass the parser (`clockwork.http.receiving`). All
+errors are sent as JSON, while uvicorn sends some errors as plain text.
 """
 
 import asyncio
@@ -63,19 +63,19 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timeout: WriteTimeout | None = None
         self._presence = Presence()
-        self._unwanted: Bytes = 0  #: number of bytes that the parser has read of a refused request's body
+        self._unwanted: Bytes = 0  #: number of bytes of a refused request's body that the parser has read
         self._announced: Bytes = 0  #: length of the large body that the head has announced
-        self._after_upgrade: Bytes | None = 0  #: length of a body that the parser mistakes for another protocol
-        self._ignore_rest = False  #: whether all further bytes are ignored, because the connection will end
+        self._after_upgrade: Bytes | None = 0  #: length of a body that the parser takes for a different protocol
+        self._ignore_rest = False  #: whether further bytes are ignored, because the connection is ending
         self._last_reply: Reply | None = None  #: an error that is sent after the replies to earlier requests
-        self._head_may_be_large = False  #: whether the last read may have ended a head that exceeds the limit
-        self._host: bytes | None = None  #: value of the header Host in the last request, which was valid
+        self._head_may_be_large = False  #: whether the last read may contain the end of a head that exceeds the limit
+        self._host: bytes | None = None  #: the last valid value of the header Host
         self._arrived: Nanos = 0  #: earliest time at which the bytes of the last read may have arrived
-        self._unread = False  #: whether the last read left bytes of the same message in the kernel
-        self._was_paused = True  #: whether the connection was not read for a while; true for a new connection
-        self._at_boundary = True  #: whether the parser has read whole messages only
-        self._checked = False  #: whether the first request of the last read was checked and need not be refused
-        self._shed_lately = False  #: whether requests were refused unparsed after the keep-alive timer was last set
+        self._unread = False  #: whether the kernel still has bytes of a message after the last read
+        self._was_paused = True  #: whether reading was paused before the last read; true for a new connection
+        self._at_boundary = True  #: whether the parser is between two messages
+        self._checked = False  #: whether the first request of the last read was already checked and accepted
+        self._shed_lately = False  #: whether requests were shed since the keep-alive timer was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the head of the first request, or refuse the connection if too many are open."""
@@ -127,7 +127,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def _shed(self, data: bytes, now: Nanos) -> bool:
         """Refuse a request without the parser, and return True.
 
-        Return False if the request need not be refused, or if ``data`` may be something other than one whole request.
+        Return False if the request need not be refused, or if ``data`` may not be exactly one whole request.
         """
         cycle: Any = self.cycle
         if not self._at_boundary or (cycle is not None and not cycle.response_complete):
@@ -140,12 +140,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if shed is None:
             self._checked = True
             return False
-        if whole_request(data) is None:  # the slowest check is the last
+        if whole_request(data) is None:  # this check is the slowest, so it comes last
             return False
         self.reception.count_refused(*model)
         self._stop_timer()
         self._shed_lately = True
-        if self.timeout_keep_alive_task is None:  # no timer runs before the connection's first request
+        if self.timeout_keep_alive_task is None:  # no timer is set before the connection's first request
             self._keep_alive()
         self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
         if self.reception.backpressure.is_needed and not self.flow.read_paused:
@@ -178,7 +178,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def _pass_over_upgrade(self, rest: bytes) -> None:
         """Ignore a client's offer to change the protocol (RFC 9110, section 7.8), and receive the request's body.
 
-        The parser treats all bytes after the head as bytes of the other protocol. These bytes must not be parsed as
+        The parser treats all bytes after the head as bytes of the offered protocol. These bytes must not be parsed as
         requests, because a body could contain forged requests.
         """
         self._renew_parser()
@@ -248,7 +248,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         key = self.models.get(scope["raw_path"]) if scope["method"] == "POST" else NO_MODEL
         if key is None:
             key = model_of("POST", scope["path"])
-            if reception.has_answered(*key):  # clients may invent names, so other names are not kept
+            if reception.has_answered(*key):  # clients may invent names, so only known names are kept
                 remember(self.models, scope["raw_path"], key)
         model, version = key
         if not model:
@@ -264,23 +264,23 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         reception.put(partial(super()._start_asgi_task, cycle, app), model, version=version)
 
     def large_received(self, nbytes: Bytes) -> None:
-        """Count bytes that were received into the large body. Wake the application when the body is whole."""
+        """Count bytes that were received into the large body. Wake the application when the body is complete."""
         assert self.large is not None
         self._unset_keepalive_if_required()
         if self.large.received(nbytes):
             self.large = None
-            self._renew_parser()  # the old parser still waits for the body, which bypassed it
+            self._renew_parser()  # the old parser still waits for the bytes of this body
             self._at_boundary = True
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
     def _large_length(self) -> Bytes:
-        """Return the length of the announced body, or 0 if the parser reads that body."""
+        """Return the length of the announced body if it bypasses the parser, else 0."""
         length = 0 if self.expect_100_continue else self._number(b"content-length")
         return length if MIN_LARGE <= length <= self.limits.max_body else 0
 
     def _number(self, header: bytes) -> Bytes:
-        """Return the number in a header, or 0 if the request lacks this header.
+        """Return the number in a header, or 0 if the request does not have this header.
 
         The result is also 0 if the value is not a number. The application refuses such a request later.
         """
@@ -330,13 +330,13 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._await_head()
 
     def pause_writing(self) -> None:
-        """Start the time limit for a client that reads too slowly."""
+        """Start a timer for a client that reads its replies too slowly."""
         super().pause_writing()
         if self._write_timeout is not None:
             self._write_timeout.begin()
 
     def resume_writing(self) -> None:
-        """Stop the time limit, because the client has read enough."""
+        """Stop the timer, because the client has read enough."""
         super().resume_writing()
         if self._write_timeout is not None and not self.transport.is_closing():
             self._write_timeout.end()
@@ -404,7 +404,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._close()
 
     def _close(self) -> None:
-        """Close the connection once all bytes are sent, or when the client reads nothing for too long."""
+        """Close the connection when all bytes are sent, or when the client reads nothing for too long."""
         self._stop_timer()
         self.transport.close()
         if self._write_timeout is not None and self.transport.get_write_buffer_size():

@@ -1,4 +1,6 @@
-"""Receives the bytes of HTTP connections. A long body is received into its final place in memory and never copied.
+"""Receives the bytes of HTTP connections.
+
+A long body is received directly into its final place in memory, without being copied.
 
 Heads and small bodies are received into one buffer that all connections share. These bytes are copied out of the buffer
 and parsed. When a head announces a long body, the rest of that body is received into separate memory, without the
@@ -32,9 +34,9 @@ _FULL: Final = Failure(
 )
 
 DISCARDED: Final[Bytes] = 1 * MIB
-"""Number of bytes of an unwanted body that are received and discarded at a time."""
+"""Largest number of bytes of an unwanted body that are received and discarded at a time."""
 
-_buffer: Final = memoryview(bytearray(MIN_LARGE))  # a connection copies its bytes out before another one reads
+_buffer: Final = memoryview(bytearray(MIN_LARGE))  # each connection copies its bytes out before the next one reads
 _discarded: Final = memoryview(bytearray(DISCARDED))
 
 
@@ -49,12 +51,12 @@ def too_slow(patience: float, limit: float) -> RequestFailedError:
 
 
 class Parsing(asyncio.Protocol):
-    """A protocol that parses the bytes which a `Receiver` has received, except for large bodies."""
+    """A protocol that parses the bytes of a `Receiver`, except for large bodies."""
 
     large: "LargeBody | None" = None  #: the body that is being received without the parser
 
     def large_received(self, nbytes: Bytes) -> None:
-        """Handle the event that ``nbytes`` more bytes have been received into ``large``."""
+        """Called when ``nbytes`` more bytes have been received into ``large``."""
         raise NotImplementedError
 
 
@@ -74,15 +76,15 @@ class Receiver(asyncio.BufferedProtocol):
         self._protocol.connection_lost(exc)
 
     def eof_received(self) -> None:
-        """Pass the end of the client's bytes to the protocol. The transport then closes itself."""
+        """Report to the protocol that the client sends no more bytes. The transport then closes itself."""
         self._protocol.eof_received()
 
     def pause_writing(self) -> None:
-        """Pass the event to the protocol: the transport's buffer is full."""
+        """Report to the protocol that the transport's buffer is full."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass the event to the protocol: the transport's buffer has room again."""
+        """Report to the protocol that the transport's buffer has room again."""
         self._protocol.resume_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -91,7 +93,7 @@ class Receiver(asyncio.BufferedProtocol):
         return _buffer if large is None else large.rest()
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Pass received bytes to the protocol, or only their number if they belong to a large body."""
+        """Pass received bytes to the protocol. For a large body, pass only the number of bytes."""
         if self._protocol.large is None:
             self._protocol.data_received(bytes(_buffer[:nbytes]))
         else:
@@ -132,9 +134,9 @@ class LargeBody:
         Args:
             size: the length of the whole body in bytes.
             begin: the first bytes of the body, which were received together with the head.
-            quota: counts the bytes until the application takes the body or gives it up.
+            quota: counts the bytes until the application takes the body or gives the body up.
             allocate: returns the body's memory; None: the body is received but discarded.
-            before: number of bytes before the part that must be aligned.
+            before: number of bytes before the part of the body that must be aligned in memory.
         """
         self.filled = 0
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -147,11 +149,11 @@ class LargeBody:
         self.received(len(begin))
 
     def rest(self) -> memoryview:
-        """Return the memory for the rest of the body. If the body was given up, no code reads this memory."""
+        """Return the memory for the rest of the body. If the body was given up, this memory is never read."""
         return _discarded[: self._left] if self._memory is None else self._memory[self.filled :]
 
     def received(self, nbytes: Bytes) -> bool:
-        """Count ``nbytes`` more bytes, and return whether the body is whole now."""
+        """Count ``nbytes`` more bytes, and return whether the body is complete now."""
         self.filled += nbytes
         self._left -= nbytes
         if self._memory is not None:
@@ -164,7 +166,7 @@ class LargeBody:
         return not self._left
 
     async def take(self, patience: float, limit: float = inf) -> memoryview:
-        """Wait until the body is whole, and return it.
+        """Wait until the body is complete, and return it.
 
         ``patience`` is the limit in seconds for each MiB, and ``limit`` is the limit in seconds for the whole body.
 
@@ -186,9 +188,7 @@ class LargeBody:
             return memory
         finally:
             self.end(ClientGoneError())
-            del (
-                memory
-            )  # frees the memory: the future keeps its exception, and an exception keeps this frame's variables
+            del memory  # frees memory: the future keeps its exception, which keeps this frame's variables
 
     def end(self, error: Exception) -> None:
         """Give the body up. Bytes that still arrive are discarded, and `take` raises ``error``."""

@@ -1,7 +1,7 @@
 """Sends the head and the body of a reply in one write.
 
-Two writes would be two system calls and two packets, and would wake the client twice. The second write took 20 us of a
-request's 120 us.
+Two writes would take two system calls and two packets, and would wake the client twice. Of the 120 us that a request
+took, the second write took 20 us.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ It takes less time to copy such a reply than to write its parts separately.
 
 
 def keeps_alive(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether an HTTP/1.0 request asks for a persistent connection (RFC 9112, section 9.3)."""
+    """Return whether an HTTP/1.0 request requests a persistent connection (RFC 9112, section 9.3)."""
     options = [
         option.strip()
         for name, value in headers
@@ -34,7 +34,7 @@ async def respond(cycle: Any, reply: Reply) -> None:
     """Wait until the client has read earlier replies. Then write the reply to uvicorn's ``cycle`` and end the cycle."""
     if cycle.flow.write_paused and not cycle.disconnected:
         await cycle.flow.drain()
-    if not cycle.disconnected and not cycle.transport.is_closing():  # uvicorn updates only the newest cycle
+    if not cycle.disconnected and not cycle.transport.is_closing():  # uvicorn updates only its newest cycle
         write(cycle, reply)
 
 

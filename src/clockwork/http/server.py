@@ -27,7 +27,7 @@ log = logging.getLogger("clockwork.http")
 
 @asynccontextmanager
 async def serving_http(host: ControllerHost, address: Address, config: HttpConfig = DEFAULT) -> AsyncIterator[Address]:
-    """Serve HTTP until the context ends. The context's value is the address with its real port.
+    """Serve HTTP until the context ends. The context's value is the address with the port that the server has chosen.
 
     Raises:
         ServerError: the address is in use or not allowed.
@@ -72,7 +72,7 @@ def _settings(application: Application, make: Callable[..., Receiver], config: H
         lifespan="off",
         interface="asgi3",
         log_config=None,
-        log_level="critical",  # `Application` logs its own failures, and faults of clients are not logged
+        log_level="critical",  # `Application` logs failures of the server; faults of clients are not logged
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -1,9 +1,9 @@
-"""Refuses HTTP requests that the server cannot handle in time. A refusal is early and takes little processor time.
+"""Refuses HTTP requests that the server cannot handle in time, early and with little processor time.
 
-A request usually takes about 200 us, because it passes the parser, uvicorn, a task and the JSON decoder. Under overload
-the server refuses most requests, and cannot spend that time on each. `whole_request` therefore finds, without the
-parser, whether the bytes of one read are exactly one request (RFC 9112, section 6). If this is not certain, the parser
-reads the request, and the server may refuse it after its head.
+A request usually takes about 200 us, because it passes the parser, uvicorn, a task and the JSON decoder. Under
+overload, the server refuses most requests, and cannot spend this time on each of them. Therefore, `whole_request`
+determines without the parser whether the bytes of one read are exactly one request (RFC 9112, section 6). If this is
+not certain, the parser reads the request, and the server may refuse the request after its head.
 """
 
 import re
@@ -24,7 +24,7 @@ MAX_PATH: Final[Bytes] = 512
 """Longest path in the table that maps paths to models. There is a limit because clients choose the paths."""
 
 MAX_SEARCHED: Final[Bytes] = 1024
-"""Number of bytes at the beginning of a body in which the request's SLO is searched."""
+"""Number of bytes at the beginning of a body that are searched for the request's SLO."""
 
 NO_MODEL: Final[Key] = ("", "")
 """The key of requests that are not inference requests."""
@@ -46,7 +46,7 @@ def posted_path(data: bytes) -> bytes:
 
 
 def whole_request(data: bytes) -> bytes | None:
-    """Return the path if ``data`` is certainly one whole POST request, else None."""
+    """Return the path if ``data`` is certainly exactly one POST request, else None."""
     line = _LINE.match(data)
     end = data.find(b"\r\n\r\n")
     if line is None or end < 0:
@@ -63,8 +63,8 @@ def whole_request(data: bytes) -> bytes | None:
 def stated_slo(data: bytes, *, ignore_timeout: bool = False) -> Nanos | None:
     """Return the SLO that the first `MAX_SEARCHED` bytes of a request's JSON contain, or None.
 
-    The search does not parse the JSON. If an input has a parameter named ``timeout`` or ``slo_ms``, the search takes it
-    for the SLO. Under overload, the server may therefore refuse such a request too early.
+    The search does not parse the JSON. If a single input has a parameter named ``timeout`` or ``slo_ms``, the search
+    takes this parameter for the SLO. Under overload, the server may therefore refuse such a request by mistake.
     """
     begin = data.find(b"\r\n\r\n") + 4
     end = begin + MAX_SEARCHED
@@ -80,7 +80,7 @@ def stated_slo(data: bytes, *, ignore_timeout: bool = False) -> Nanos | None:
 
 
 def model_of(method: str, path: str) -> Key:
-    """Return the model and the version that an inference request names. For other requests, both are empty."""
+    """Return the model and the version that an inference request names. For requests of other kinds, both are empty."""
     found = _INFER.fullmatch(path) if method == "POST" else None
     return NO_MODEL if found is None else (found[1], found[2] or "")
 
@@ -105,7 +105,7 @@ def shed_reply(shed: Shed) -> Reply:
 class ShedReplies:
     """The encoded replies to shed requests.
 
-    If requests have the same wait and retry time in whole milliseconds, they get the same reply.
+    Requests whose wait and retry time are equal in whole milliseconds get the same encoded reply.
     """
 
     def __init__(self) -> None:
