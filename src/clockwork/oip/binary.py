@@ -23,14 +23,14 @@ from clockwork.units import MIB, Bytes, show_bytes
 _NULL: Final = b"null"
 
 DEFAULT_MAX_JSON: Final[Bytes] = 16 * MIB
-"""Default for the largest JSON of a request or response.
+"""Largest JSON of a request or response by default.
 
 The limit is low because the event loop reads and writes JSON.
 """
 
 
 class TensorParameters(Struct, frozen=True):
-    """The parameters that Clockwork reads for an input or output. All other parameters are ignored."""
+    """The parameters of an input or output that Clockwork uses. All other parameters are ignored."""
 
     binary_data_size: int | None = None
     binary_data: bool | None = None
@@ -44,8 +44,8 @@ _NO_PARAMETERS: Final = TensorParameters()
 class InputHead(Struct, frozen=True):
     """An input of a request. ``data`` is the JSON of its elements. ``data`` is empty if the input is binary.
 
-    In all types of this module, a member with the value ``null`` is treated as absent, because some clients send all
-    members.
+    In all types of this module, a member with the value ``null`` is treated as absent, because some clients send
+    ``null`` for members without a value.
     """
 
     name: str
@@ -56,7 +56,7 @@ class InputHead(Struct, frozen=True):
 
     @property
     def parameters(self) -> TensorParameters:
-        """The input's parameters, or the defaults if the request sets none."""
+        """The parameters of the input, with defaults in place of parameters that the request does not set."""
         return self.nullable_parameters or _NO_PARAMETERS
 
     @property
@@ -74,7 +74,7 @@ class OutputHead(Struct, frozen=True):
 
     @property
     def parameters(self) -> TensorParameters:
-        """The output's parameters, or the defaults if the request sets none."""
+        """The parameters of the output, with defaults in place of parameters that the request does not set."""
         return self.nullable_parameters or _NO_PARAMETERS
 
 
@@ -103,7 +103,8 @@ _decode: Final = msgspec.json.Decoder(InferHead).decode
 class ParsedInfer(Struct, frozen=True):
     """A request whose JSON has been read.
 
-    ``rest`` contains the bytes after the JSON. ``outline`` contains the lists that were cut out of the JSON.
+    ``rest`` contains the bytes after the JSON. ``outline`` contains the lists that were cut out of the JSON
+    (`clockwork.oip.outline`).
     """
 
     head: InferHead

@@ -4,9 +4,9 @@ A value is refused if its type is wrong, or if it is outside the range of its da
 754 defines. FP16 and BF16 have no JSON form (Open Inference Protocol v2, "Tensor Data Types"). NaN and infinities
 become null.
 
-Elements are read and written in slices. Each slice is one step of the work. A slice of text ends at a comma. The
-brackets of a slice are compared with the brackets that the shape requires. The numbers of a slice are decoded as one
-flat list.
+Elements are read and written in slices. Each slice is one step of the work, so that the event loop can do other work
+between two slices. A slice of text ends at a comma. The brackets of a slice are compared with the brackets that the
+shape requires. The numbers of a slice are decoded as one flat list.
 """
 
 import re
@@ -31,7 +31,7 @@ SLICE_ELEMENTS: Final = 4096
 """Number of elements that are formatted or compared in one step."""
 
 MAX_SHORT: Final[Bytes] = 4 * KIB
-"""Longest JSON of an input, in bytes, that is decoded in one step. One step is faster for short JSON."""
+"""Longest JSON of an input, in bytes, that is decoded in one step. For short JSON, one step is faster than slices."""
 
 MAX_TEXTS: Final[Bytes] = 256 * KIB
 """Longest JSON of a BYTES input, in bytes. There is a limit because such an input is decoded in one step."""
@@ -63,14 +63,14 @@ _LENGTH: Final = Struct("<I")
 _NO_JSON: Final = "has no JSON form"
 _BLANKS: Final = b" \t\r\n"
 _STRUCTURE: Final = bytes(code if code in b"[]," else ord("0") for code in range(256))
-"""Table for `bytes.translate`. The table keeps brackets and commas, and turns all other bytes into ``0``."""
+"""Table for `bytes.translate`. It keeps brackets and commas, and replaces all other bytes with ``0``."""
 
 _FLAT: Final = bytes.maketrans(b"[]", b"  ")
 _NESTED: Final = re.compile(rb"\s*\[\s*\[")
 
 
 class Text(NamedTuple):
-    """A part of a JSON text. The part consists of the bytes of ``whole`` from ``begin`` to ``end``."""
+    """A part of a JSON text: the bytes of ``whole`` from ``begin`` to ``end``."""
 
     whole: bytes | bytearray
     begin: int
@@ -117,7 +117,7 @@ def _add_numbers(
     name: str, shape: tuple[int, ...], text: Text, payload: bytearray, code: str, decode: Any
 ) -> Steps[None]:
     wanted = prod(shape)
-    if 2 * wanted - 1 > len(text):  # the JSON of an element has at least one character and a comma
+    if 2 * wanted - 1 > len(text):  # each element has at least one character and a comma
         raise _other_shape(name, shape)
     nested = _NESTED.match(text.whole, text.begin, min(text.end, text.begin + SLICE))
     brackets = _brackets(name, shape if nested else (wanted,), len(text))
@@ -298,7 +298,7 @@ def classified(spec: TensorSpec, data: memoryview, count: int, batched: bool) ->
 class _Largest:
     """The largest elements of a row, and their places.
 
-    The first of several equal elements counts as the largest. NaN is smaller than all numbers.
+    Of several equal elements, the first counts as the largest. NaN counts as smaller than all numbers.
     """
 
     def __init__(self, count: int) -> None:
@@ -308,7 +308,7 @@ class _Largest:
         self._seen = 0
 
     def add(self, values: tuple[Any, ...]) -> None:
-        """Compare the next elements of the row with the largest ones so far."""
+        """Compare the next elements of the row with the largest elements so far."""
         before, self._seen = self._seen, self._seen + len(values)
         numbers = [place for place, value in enumerate(values) if value == value]
         ranked = sorted(numbers, key=values.__getitem__, reverse=True)[: self._count]

@@ -48,8 +48,8 @@ _CODES: Final[Mapping[int, tuple[int, str]]] = {
 class Failure(Struct, frozen=True):
     """A failed request, as it is reported to the client.
 
-    A failure has an HTTP status, the name of a gRPC code, a message and Clockwork's status. A failure also has the
-    predicted completion and the retry time if they are known.
+    A failure has an HTTP status, the name of a gRPC code, a message and Clockwork's status. If they are known, a
+    failure also has the predicted completion and the retry time.
     """
 
     http: int
@@ -69,7 +69,7 @@ class Failure(Struct, frozen=True):
 
     @classmethod
     def from_response(cls, response: InferResponse) -> "Failure":
-        """Return the failure that reports the response to an unsuccessful inference."""
+        """Return the failure that reports an unsuccessful inference, from the controller's response."""
         return cls.from_status(response.status, response.message, response.predicted, response.retry_after)
 
     @classmethod
@@ -85,7 +85,7 @@ class Failure(Struct, frozen=True):
     def body(self) -> dict[str, Any]:
         """Return the content of an HTTP reply's JSON. Times are in milliseconds.
 
-        The JSON has the protocol's field ``error`` and additional fields of Clockwork.
+        The JSON has the protocol's field ``error``, and further fields that Clockwork defines.
         """
         content: dict[str, Any] = {
             "error": self.message,

@@ -1,4 +1,4 @@
-"""Metadata and statistics of the server and its models, as the Open Inference Protocol and Triton define them.
+"""Metadata and statistics of the server and its models, in the form that the Open Inference Protocol and Triton define.
 
 Every function returns dicts whose keys are the protocol's field names. The HTTP front end sends the dicts as JSON, and
 the gRPC front end converts them to messages. If Clockwork does not measure a count, its value is 0.
@@ -23,7 +23,7 @@ HTTP_EXTENSIONS: Final = ("binary_tensor_data",)
 def server_metadata(version: str, extensions: Iterable[str] = ()) -> dict[str, Any]:
     """Return the server's name, version and extensions.
 
-    ``extensions`` are the extensions that only the transport has.
+    ``extensions`` are additional extensions that only this transport has.
     """
     return {"name": "clockwork", "version": version, "extensions": [*EXTENSIONS, *extensions]}
 
@@ -46,9 +46,9 @@ def model_statistics(model: ModelStatus, epoch: Nanos) -> dict[str, Any]:
     """Return Triton's statistics of a model. The statistics include the requests of all protocols.
 
     A request that is answered in time counts as a success. All other requests count as failures. The number of
-    executions is the number of batches. A duration is a sum over all successful requests. In ``batch_stats``, a
-    duration is a sum over all batches. ``response_stats`` and ``memory_usage`` are empty. Triton also leaves both
-    fields empty for a model that sends one response per request, if the backend does not report its memory.
+    executions is the number of batches. Each duration is a sum over all successful requests; in ``batch_stats``, it is
+    a sum over all batches. ``response_stats`` and ``memory_usage`` are empty. Triton also leaves both fields empty if a
+    model sends one response per request and the backend does not report its memory.
 
     Args:
         model: the model and its counts.

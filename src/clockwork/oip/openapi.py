@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the HTTP front end. The document describes every path of `clockwork.oip.rest`.
+"""The OpenAPI 3.1 document of the HTTP front end. It describes every path that `clockwork.oip.rest` defines.
 
 The schemas of request bodies are generated from the types into which the bodies are decoded. The schemas of replies are
 written in this module. tests/http/test_openapi.py compares them with the replies of a live server.
@@ -61,7 +61,7 @@ _DESCRIPTION: Final = (
 
 
 def _guarded(paths: Json) -> Json:
-    """Add the errors about tokens (401 and 403) to all paths except the health checks."""
+    """Add the replies 401 and 403, which are about tokens, to all paths except the health checks."""
     for path, item in paths.items():
         for method, operation in item.items():
             if method != "parameters" and not path.startswith("/v2/health/"):

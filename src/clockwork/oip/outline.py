@@ -1,10 +1,10 @@
 """Cuts the long lists of numbers out of the JSON of an inference request. The rest is short and is called the outline.
 
-The outline is decoded in one step, and each list is decoded in several steps. The search skips strings. A list begins
-at a ``[`` and ends at the last ``]`` before a brace or a quote. Each list longer than `MIN_CUT` is replaced with a
-mark. The outline may have at most `MAX_OUTLINE` bytes. This module does not check the content of the lists, because
-their decoder checks it. A mark is a JSON object. A mark cannot be confused with the data of a tensor, which is never an
-object.
+The outline is decoded in one step, and each list is decoded in several steps. The search skips strings. For the search,
+a list begins at a ``[`` and ends at the last ``]`` before the next brace or quote. Each list that is longer than
+`MIN_CUT` is replaced with a mark. The outline may have at most `MAX_OUTLINE` bytes. This module does not check the
+content of the lists, because their decoder checks it. A mark is a JSON object, so it cannot be confused with the data
+of a tensor.
 """
 
 import re
@@ -65,7 +65,7 @@ class Outline:
         self._copied = end
 
     def check(self, end: int) -> None:
-        """Check whether the outline would be too long with the text up to ``end``.
+        """Check that the outline would not be too long if the text up to ``end`` was copied.
 
         Raises:
             InvalidRequestError: the outline would be too long.

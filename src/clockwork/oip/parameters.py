@@ -23,10 +23,10 @@ _SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
 def requested_slo(parameters: Mapping[str, Any], *, ignore_timeout: bool = False) -> Nanos | None:
     """Check all parameters, and return the SLO that the request sets.
 
-    Triton's ``timeout`` is in microseconds, and ``slo_ms`` is in milliseconds. If a request sets both, the smaller one
-    applies. A timeout of 0 sets no SLO, as in Triton. The result is None if the request sets no SLO. ``priority`` is
-    checked but has no effect, because the scheduler orders requests by their deadlines. If ``ignore_timeout`` is true,
-    only ``slo_ms`` sets an SLO.
+    Triton's ``timeout`` is in microseconds, and ``slo_ms`` is in milliseconds. If a request sets both, the shorter
+    duration applies. A timeout of 0 sets no SLO, as in Triton. The result is None if the request sets no SLO.
+    ``priority`` is checked but has no effect, because the scheduler orders requests by their deadlines. If
+    ``ignore_timeout`` is true, only ``slo_ms`` sets an SLO.
 
     Raises:
         InvalidRequestError: a parameter has a wrong value, or requests a sequence.
@@ -71,7 +71,10 @@ def _check_priority(priority: Any) -> None:
 
 
 def _duration(name: str, value: Any) -> float:
-    """Return the value of a duration: a number from 0 to `MAX_DURATION`. The client may send the number as a string."""
+    """Return the value of a parameter that is a duration: a number from 0 to `MAX_DURATION`.
+
+    The client may send the number as a string.
+    """
     if isinstance(value, str):
         try:
             value = float(value)

@@ -1,7 +1,7 @@
 """Encodes the body of the HTTP response to an inference request. The body is JSON followed by binary outputs.
 
-If all outputs are binary and have the order of the payload, the payload is sent unchanged. JSON is encoded in slices,
-and its size is limited.
+If all outputs are binary and are requested in the order of the payload, the payload is sent unchanged. JSON is encoded
+in slices, and its size is limited.
 """
 
 from math import prod
@@ -39,7 +39,7 @@ def response_body(
         max_json: largest size of the JSON, in bytes.
 
     Raises:
-        InvalidRequestError: an output cannot have the requested form, or its JSON is too large.
+        InvalidRequestError: an output cannot be sent in the requested form, or its JSON is too large.
     """
     wanted = {output.name: output for output in head.outputs}
     default = head.parameters.get("binary_data_output") is True
@@ -119,7 +119,7 @@ class _Json:
             self._pieces, self._joined = [], 0
 
     def check(self, spec: TensorSpec, more: Bytes) -> None:
-        """Check whether ``more`` bytes can be added to the text.
+        """Check that ``more`` bytes can be added to the text.
 
         Raises:
             InvalidRequestError: the text would exceed the limit.

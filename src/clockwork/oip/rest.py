@@ -33,11 +33,11 @@ MODEL: Final = {
 """
 
 REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
-"""Last parts of the paths of repository requests about a model. The values are the method and the operation."""
+"""Ends of the paths of repository requests about a model. The values are the method and the operation."""
 
 
 class MethodNotAllowedError(RequestFailedError):
-    """The server has the path, but not with the request's method (HTTP status 405)."""
+    """Raised if the server has the path, but not with the request's method (HTTP status 405)."""
 
     def __init__(self, method: str, allowed: str) -> None:
         """Create the exception. ``allowed`` is the value of the header Allow."""
@@ -47,7 +47,7 @@ class MethodNotAllowedError(RequestFailedError):
 
 
 class Route(Struct, frozen=True):
-    """The operation that a request line asks for, and its model and version if the path contains them."""
+    """The operation for a request line, and the model and version if the path contains them."""
 
     operation: str
     model: str = ""
@@ -72,10 +72,11 @@ class RepositoryHead(Struct, frozen=True):
 
 
 def route(method: str, path: str) -> Route:
-    """Return the operation of a request line.
+    """Return the operation for a request line.
 
     Raises:
-        RequestFailedError: the path is unknown (404) or only Triton's (501), or the method is not allowed (405).
+        RequestFailedError: the path is unknown (404), only Triton has the path (501), or the method is not allowed
+            (405).
     """
     whole = path.strip("/")
     version = ""

@@ -1,4 +1,4 @@
-"""Error messages for Triton's extensions that Clockwork lacks. Each message names an alternative.
+"""Error messages for extensions of Triton that Clockwork lacks. Each message names an alternative.
 
 A request that needs such an extension fails with the HTTP status 501 or the gRPC code UNIMPLEMENTED. Triton replies in
 the same way if it was built without the extension.
@@ -36,7 +36,7 @@ _SHARED_ACTIONS: Final = {
 
 
 def unsupported_path(parts: Sequence[str]) -> tuple[tuple[str, ...], str] | None:
-    """Return the HTTP methods of a path that only Triton has, and the error message.
+    """For a path that only Triton has, return its HTTP methods and the error message.
 
     Return None if Triton does not have the path. ``parts`` are the path's parts between slashes.
     """
