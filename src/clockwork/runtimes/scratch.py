@@ -103,7 +103,7 @@ def is_full(directory: Path) -> bool:
 
 
 def temporary() -> ScratchDirectory:
-    """Make a temporary directory in the first place that accepts it, and remove directories of killed processes there.
+    """Create a temporary directory in the first possible place. Remove this place's directories of killed processes.
 
     Raises:
         OSError: no place allows a temporary directory.
