@@ -1,8 +1,8 @@
 """The controller's view of workers, devices, models and pending requests.
 
-A `ClockworkState` contains `WorkerState` objects, which contain `GPUState` objects. A scheduler may read all of these.
-To make an action, a scheduler calls a method of `GPUState`. This method takes or frees pages when it makes the action.
-The controller applies the results of actions. So no scheduler can make the view of a device's memory wrong.
+A `ClockworkState` contains `WorkerState` objects, which contain `GPUState` objects. A scheduler may read all of these
+objects. To make an action, a scheduler calls a method of `GPUState`, which takes or frees pages at once. The controller
+updates the state with the results of actions. So a scheduler cannot make the view of a device's memory wrong.
 """
 
 from clockwork.state.fleet import ClockworkState, WorkerState

@@ -20,16 +20,16 @@ class WorkerState:
         actions: ActionQueue,
         holders: dict[str, dict[GPUState, None]] | None = None,
     ) -> None:
-        """Create the state of a worker from its report. ``holders`` is the `ClockworkState.holders` of the fleet.
+        """Create the state of a worker from the worker's report. ``holders`` is `ClockworkState.holders`.
 
         Raises:
             ValueError: the report contradicts itself.
         """
         self.id = worker_id
         self.page_size: Bytes = info.page_size
-        self.round_trip: Nanos = 0  #: time between sending the query for its state and getting the report
+        self.round_trip: Nanos = 0  #: time from sending GetWorkerState to receiving the report
         self.models: dict[str, ModelInfo] = {model.name: model for model in info.models}
-        self.lacks: dict[str, str] = {}  #: model that lacks its file on the worker -> the worker's message
+        self.lacks: dict[str, str] = {}  #: model whose file is missing on the worker -> the worker's error message
         for gpu in info.gpus:
             unknown = [name for name in gpu.models if name not in self.models]
             if unknown:
@@ -60,7 +60,7 @@ class WorkerState:
             gpu.silent = silent
 
     def measured(self, model: ModelState) -> bool:
-        """Return whether the model was measured on every kind of device of this worker that can hold it."""
+        """Return whether the model was measured on all kinds of this worker's devices, apart from too small devices."""
         return all(gpu.kind in model.profiles for gpu in self.gpus if gpu.can_hold(model.name))
 
     def leave(self) -> None:
@@ -82,17 +82,18 @@ class ClockworkState:
         """Start without workers and models."""
         self.workers: dict[str, WorkerState] = {}
         self.models: dict[str, ModelState] = {}
-        #: actions that the states of devices have made; the controller sends them after each call of the scheduler
+        #: actions that `GPUState` objects have queued; the controller sends them after each call of the scheduler
         self.actions = ActionQueue()
         #: model -> devices that have its weights, in the order in which they got them; includes devices of workers that
         #: are not ready yet, but no models that are on no device
         self.holders: dict[str, dict[GPUState, None]] = {}
-        #: share of the server's own time that is in use, from 0 to 1, and time of this measurement (-1: none yet)
+        #: share of the server's processor time that is in use, from 0 to 1, and the time of this measurement (-1: none
+        #: yet)
         self.load: tuple[float, Nanos] = (0.0, -1)
         self._departed = Predictions()  #: predictions of devices whose workers were lost
 
     def depart(self, worker_id: str) -> None:
-        """Remove a worker that was lost, and keep the counts of its devices' predictions.
+        """Remove a worker that was lost, but keep the errors of its devices' predictions.
 
         Raises:
             KeyError: there is no such worker.
@@ -101,13 +102,13 @@ class ClockworkState:
             self._departed.merge(gpu.predictions)
 
     def each_predictions(self) -> Iterator[Predictions]:
-        """Iterate over the predictions of each present device, and of all lost devices together."""
+        """Iterate over the prediction errors of each connected device, and of all lost devices together."""
         yield self._departed
         for gpu in self.gpus():
             yield gpu.predictions
 
     def predictions(self) -> Predictions:
-        """Return the sum of the predictions of all devices, including lost ones."""
+        """Return the prediction errors of all devices together, including lost devices."""
         merged = Predictions()
         for predictions in self.each_predictions():
             merged.merge(predictions)
@@ -123,13 +124,13 @@ class ClockworkState:
         return (action for gpu in self.gpus() for action in gpu.outstanding.values())
 
     def answers(self) -> bool:
-        """Return whether a worker is ready and not silent."""
+        """Return whether any worker is ready and not silent."""
         return any(not worker.silent for worker in self.workers.values())
 
     def can_serve(self, model: str) -> bool:
         """Return whether any device can serve the model.
 
-        Such a device can hold the model, is not silent, and has a kind on which the model was measured.
+        Such a device is not silent, can hold the model, and is of a kind on which the model was measured.
         """
         found = self.models.get(model)
         if found is None:

@@ -34,13 +34,13 @@ _IMPOSSIBLE: Final = frozenset(
 
 
 MAX_GAP: Final[Nanos] = 2 * MILLISECOND
-"""Limit of the gap between two Infers that counts as overhead of the second Infer. A longer gap has other causes."""
+"""Longest gap between two Infers that is counted as overhead of the second Infer. Longer gaps have other causes."""
 
 MAX_EXECUTIONS: Final = 200
 """Limit up to which the executions of a model on a device are counted."""
 
 MAX_TRANSIT: Final[Nanos] = MILLISECOND // 2
-"""Time after which an action that was sent is assumed to have reached its worker."""
+"""Time after which a sent action is assumed to have reached its worker."""
 
 
 class GPUState:
@@ -60,9 +60,9 @@ class GPUState:
     ) -> None:
         """Create the state of a device from its worker's report.
 
-        All devices of the fleet share ``actions`` and ``holders``. Devices add their actions to ``actions``, and
-        register in ``holders`` the models that have weights on them. All devices of a worker share ``routes``, and
-        register the ids of their actions there.
+        All devices of the fleet share ``actions`` and ``holders``. A device adds its actions to ``actions``, and adds
+        itself to ``holders`` for each model whose weights are on the device. All devices of a worker share ``routes``,
+        which maps the id of an outstanding action to its device.
 
         Raises:
             ValueError: the weights on the device need more pages than it has.
@@ -72,8 +72,8 @@ class GPUState:
         self.kind = info.kind
         self.models = models
         self.cache = PageCache(info.total_pages)
-        self.silent = False  #: its worker is connected, but has sent nothing for a while
-        self.gone = False  #: its worker was lost
+        self.silent = False  #: whether the worker is connected, but has sent nothing for a while
+        self.gone = False  #: whether the worker was lost
         self.outstanding: dict[int, DeviceAction] = {}
         self.exec_end: Nanos = 0  #: end of the last Infer whose result is known
         self.loads: dict[str, Timing] = {}  #: model -> timing of the last load of its weights
@@ -117,7 +117,7 @@ class GPUState:
         expected: Nanos = 0,
         start: Nanos = 0,
     ) -> LoadWeights:
-        """Make a LoadWeights action, which takes its pages at once. The controller sends it.
+        """Make and queue a LoadWeights action. The action takes its pages at once.
 
         ``expected`` is the estimated duration, or 0 if it is unknown. ``start`` is the predicted start. If ``start`` is
         0, the action is predicted to start when earlier actions have ended.
@@ -140,7 +140,7 @@ class GPUState:
         return action
 
     def evict_weights(self, model: str, earliest: Nanos = 0) -> EvictWeights:
-        """Make an EvictWeights action, which frees its pages at once. The controller sends it.
+        """Make and queue an EvictWeights action. The action frees its pages at once.
 
         Raises:
             ValueError: the weights are not loaded, an outstanding action needs them, or the worker was lost.
@@ -162,10 +162,10 @@ class GPUState:
         expected: Nanos = 0,
         start: Nanos = 0,
     ) -> Infer:
-        """Make an Infer action, which executes the requests as one batch. The controller sends it.
+        """Make and queue an Infer action, which executes the requests as one batch.
 
         The controller answers the requests when the action succeeds. If the model is not batched, its requests are
-        executed one after the other. `load_weights` explains ``expected`` and ``start``.
+        executed one after the other. For ``expected`` and ``start``, see `load_weights`.
 
         Raises:
             ValueError: the weights are neither loaded nor being loaded, a request has ended or is for another model,
@@ -185,7 +185,7 @@ class GPUState:
         expected: Nanos = 0,
         start: Nanos = 0,
     ) -> Infer:
-        """Make an Infer action like `infer`, for inputs that belong to no pending requests. Measurements use it.
+        """Make and queue an Infer action for inputs that belong to no pending requests. Start-up measurements use this.
 
         Raises:
             ValueError: the weights are neither loaded nor being loaded, or the worker was lost.
@@ -220,7 +220,7 @@ class GPUState:
         return self._executing.begin_of(action_id) or self._loading.begin_of(action_id)
 
     def compare(self, action: DeviceAction, result: Result, model: ModelState | None) -> None:
-        """Count the errors of an action's predictions for the device.
+        """Count the prediction errors of an action for the device.
 
         If the model is served, also count these errors for the model.
         """
@@ -239,9 +239,9 @@ class GPUState:
             compare(predicted, timing, self.predictions.of(kind), model.predictions.of(kind))
 
     def occupied(self, sent: Nanos, timing: Timing) -> Nanos:
-        """Return how long an Infer occupied the device.
+        """Return the time for which an Infer occupied the device.
 
-        The result is the Infer's duration plus the gap before the Infer.
+        This is the Infer's duration plus the gap between the previous Infer and this one.
         """
         before, self.exec_end = self.exec_end, timing.end
         gap = timing.begin - before
@@ -255,7 +255,7 @@ class GPUState:
             self._drop_weights(model)
 
     def leave(self) -> None:
-        """Record that the worker was lost. The device leaves `holders` and makes no more actions."""
+        """Record that the worker was lost. The device is removed from `holders`, and makes no more actions."""
         self.gone = True
         for model in self._residency:
             self._unlist(model)
@@ -265,8 +265,8 @@ class GPUState:
 
         The controller calls this before the scheduler's `result`.
 
-        Return False if the result contradicts the state. In this case, the worker and the controller have different
-        views of the weights cache.
+        Return False if the result contradicts the state. In this case, the worker and the controller disagree about the
+        weights cache.
         """
         del self.outstanding[action.id]
         del self._routes[action.id]
@@ -278,7 +278,7 @@ class GPUState:
                 del self._infers[action.model]
             if isinstance(result, InferResult):
                 self._executed[action.model] = min(MAX_EXECUTIONS, self._executed.get(action.model, 0) + 1)
-            # An Infer may have been sent behind a load that was late or failed. The failure of such an Infer is no
+            # An Infer may have been sent after a load that was late or failed. If such an Infer fails, this is no
             # contradiction.
             surprising = self._residency.get(action.model) is Residency.WARM
             return not (isinstance(result, ErrorResult) and surprising and result.status in _ABSENT)
@@ -292,7 +292,7 @@ class GPUState:
         return True
 
     def info(self) -> GPUInfo:
-        """Return the description of the device that its worker would report."""
+        """Return a description of the device, in the form in which a worker reports it."""
         warm = tuple(model for model in self.cache if self._residency[model] is Residency.WARM)
         return GPUInfo(self.gpu_id, self.kind, self.cache.total, warm)
 
@@ -343,7 +343,7 @@ class GPUState:
 
 
 class QueuedAction:
-    """An action that the state of a device has made and that the controller has not sent yet."""
+    """An action that a `GPUState` has made and that the controller has not sent yet."""
 
     __slots__ = ("action", "gpu", "start")
 
@@ -359,7 +359,7 @@ class QueuedAction:
 
 
 class ActionQueue:
-    """The actions that the states of devices have made and that the controller has not sent yet, in order.
+    """The actions that `GPUState` objects have made and that the controller has not sent yet, in order.
 
     A controller has one queue. The queue also numbers the actions that need no device, such as LoadModelFromDisk.
     """
@@ -375,11 +375,11 @@ class ActionQueue:
         return self._last_id
 
     def add(self, queued: QueuedAction) -> None:
-        """Put an action at the end."""
+        """Add an action at the end of the queue."""
         self._queued.append(queued)
 
     def take(self) -> list[QueuedAction]:
-        """Return all actions in the order in which they were made. The queue is then empty."""
+        """Remove and return all actions, in the order in which they were made."""
         taken = self._queued
         if taken:
             self._queued = []

@@ -12,7 +12,7 @@ from clockwork.state.prediction import OF_A_MODEL, Predictions
 from clockwork.units import Nanos
 
 MAX_RECENT: Final = 1000
-"""Limit of the durations in service that are stored for each batch size and for LoadWeights."""
+"""Limit of the durations that are stored while serving, for each batch size and for LoadWeights."""
 
 
 class ModelState:
@@ -38,13 +38,13 @@ class ModelState:
         """Create a model without measurements."""
         self.info = info
         self.name = info.name
-        #: the name in clients' requests; ``name`` is NAME/VERSION if several versions of a model are loaded
+        #: the name in clients' requests; ``name`` may be NAME/VERSION if several versions of a model are loaded
         self.served_as = info.name.partition("/")[0]
         self.version = info.version  #: the version under which clients know the model
 
-        #: names of the inputs with a default; a request that has one of them shares no batch
+        #: names of the inputs with a default; a request that sends one of them is executed alone
         self.optional = frozenset([tensor.name for tensor in info.inputs if tensor.optional])
-        #: whether the inputs of requests may differ in more than their first dimension
+        #: whether the shapes of requests' inputs may differ in more than the first dimension
         self.flexible = bool(self.optional) or any(
             -1 in tensor.shape[1 if info.batchable else 0 :] for tensor in info.inputs
         )
@@ -56,15 +56,15 @@ class ModelState:
         self._recent: dict[tuple[str, int], deque[Nanos]] = {}
 
     def is_alone(self, share: InferInput) -> bool:
-        """Return whether a request has an optional input. Such a request is executed alone.
+        """Return whether a request sends an optional input. Such a request is executed alone.
 
-        The other requests of a batch may have different values for this input, and the trial of batches used the
-        default.
+        The reasons are that requests of a batch may send different values for this input, and that the trial of batches
+        used the default.
         """
         return bool(self.optional) and any(tensor.name in self.optional for tensor in share.tensors)
 
     def took(self, kind: str, batch_size: int, duration: Nanos) -> None:
-        """Store the duration of an Infer in service. A ``batch_size`` of 0 means a LoadWeights."""
+        """Store the duration of an Infer that was executed while serving. A ``batch_size`` of 0 means a LoadWeights."""
         recent = self._recent.get((kind, batch_size))
         if recent is None:
             recent = self._recent[kind, batch_size] = deque(maxlen=MAX_RECENT)
@@ -82,13 +82,13 @@ class ModelState:
         self.profiles[kind] = replace(profile, infer=measured, input_shapes=shapes, unmeasured="")
 
     def recent_loads(self, kind: str) -> tuple[Nanos, ...]:
-        """Return the last durations of LoadWeights in service on a kind of device, in order."""
+        """Return the last durations of LoadWeights actions while serving, on a kind of device, in order."""
         return tuple(self._recent.get((kind, 0), ()))
 
     def recent(self, kind: str) -> ModelProfile:
-        """Return the profile.
+        """Return the profile, with recent measurements.
 
-        Durations measured in service replace the profile's times if there are at least `MIN_SAMPLES`.
+        If at least `MIN_SAMPLES` durations were measured while serving, they replace the profile's times.
 
         Raises:
             KeyError: the model was not measured on this kind of device.
@@ -110,14 +110,14 @@ class ModelState:
 
     @property
     def max_batch_size(self) -> int:
-        """Limit of the rows of an Infer with several requests. If the limit is 1, each request has its own Infer."""
+        """Largest number of rows of an Infer with several requests. If it is 1, each request has its own Infer."""
         return 1 if self.unbatched else self.max_rows
 
     @property
     def max_rows(self) -> int:
-        """Limit of the rows of one request.
+        """Largest number of rows of one request.
 
-        The limit is the largest batch size that was measured on every kind of device.
+        This is the largest batch size that was measured on every kind of device.
         """
         if not self.info.batchable or not self.profiles:
             return 1

@@ -1,8 +1,8 @@
 """Predicts when actions start and end, and counts the errors of these predictions.
 
-Theory of operation. A prediction is made when an action is sent. The scheduler may state the predicted start.
-Otherwise, the predicted start is the end of the actions that were sent before in the same lane. If the duration of an
-action is unknown, there are no predictions for the actions behind it. The error is counted when the result arrives.
+Theory of operation. A prediction is made when an action is sent. The scheduler may predict the start. If it does not,
+the predicted start is the end of the earlier actions in the same lane. If the duration of an action is unknown, there
+are no predictions for later actions in the lane until the action ends. The error is counted when the result arrives.
 *Over* means that the prediction was later or longer than the actual value, and *under* means the opposite. Errors are
 counted in histograms, so that memory does not grow. A histogram of a device's errors has buckets that are one per cent
 wide. A histogram of a model's errors has buckets that are ten per cent wide, because there are many models.
@@ -18,7 +18,7 @@ from clockwork.units import Nanos
 
 OF_A_DEVICE: Final = 1
 OF_A_MODEL: Final = 10
-"""Width in per cent of the histograms' buckets for a device and for a model."""
+"""`OF_A_DEVICE` and `OF_A_MODEL` are the widths of the histograms' buckets in per cent."""
 
 
 class StartPredictor:
@@ -52,7 +52,7 @@ class StartPredictor:
             self._unknown += 1
 
     def ended(self, action_id: int, end: Nanos | None) -> tuple[Nanos, Nanos] | None:
-        """Record that an action has ended at ``end``, or failed (None). Return its predicted start and duration.
+        """Record that an action has ended at ``end``, or has failed (None). Return its predicted start and duration.
 
         A value that was not predicted is 0. If the action was never sent, return None.
         """
@@ -82,7 +82,7 @@ class StartPredictor:
 
 
 class Errors:
-    """Errors of the predictions of one quantity."""
+    """The prediction errors of one quantity, such as the duration."""
 
     __slots__ = ("over", "right", "under")
 
@@ -125,7 +125,7 @@ class ActionErrors:
         self.duration = Errors(width)
         self.completion = Errors(width)
         self.failed = 0
-        self.ratios = 0.0  #: sum over all durations of expected / actual
+        self.ratios = 0.0  #: sum of the ratios of expected to actual durations
 
     def merge(self, other: "ActionErrors") -> None:
         """Add the counts of another object."""

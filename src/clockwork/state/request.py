@@ -9,13 +9,14 @@ class PendingRequest:
     """An inference request that the controller has accepted but not answered yet.
 
     ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is the request's share of an Infer
-    action. ``payload`` is an opaque handle of the elements of its tensors. ``batch_size`` is its number of rows in a
-    batch. ``cold_start`` means that no device had the weights when the request arrived. ``nbytes`` is the size of its
-    inputs, whether they are sent or generated. ``losses`` counts the workers that were lost while they had the request.
+    action. ``payload`` is an opaque handle of the elements of its tensors. ``batch_size`` is the number of rows that
+    the request adds to a batch. ``cold_start`` means that no device had the weights when the request arrived.
+    ``nbytes`` is the size of its inputs, whether they are sent or generated. ``losses`` is the number of workers that
+    were lost while they held the request.
 
-    A scheduler sets ``promised`` and ``reason``. ``promised`` is the time by which it has promised the answer, or None
-    if there is no promise. ``reason`` is why the promise is broken. ``reason`` is empty if the promise is not broken or
-    the reason is unknown.
+    A scheduler sets ``promised`` and ``reason``. ``promised`` is the time by which the scheduler has promised the
+    answer, or None without a promise. ``reason`` explains why the promise is broken. ``reason`` is empty if the promise
+    is not broken or the reason is unknown.
 
     The controller sets ``over`` when the request has been answered or cancelled. Nothing more has to be done for the
     request then.

@@ -1,7 +1,8 @@
 """Defines the states of a model's weights on one device, and the events that change the state.
 
 `RESIDENCY` is the complete table. If a state has no entry for an event, the event is a defect of the scheduler or of
-the worker, and `GPUState` raises `ValueError`. A model is COLD if it was never loaded or its worker was lost.
+the worker, and `GPUState` raises `ValueError`. A model's weights are COLD if they were never loaded, or if the worker
+was lost.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ class Residency(Enum):
 class ResidencyEvent(Enum):
     """An event that concerns a model's weights on one device.
 
-    The values are the texts of the diagram in ARCHITECTURE.md.
+    The values label the diagram in ARCHITECTURE.md.
     """
 
     REPORTED = "its worker reports the weights when it connects"
@@ -39,10 +40,10 @@ RESIDENCY: Final[Mapping[tuple[Residency, ResidencyEvent], Residency]] = {
     (_R.COLD, _E.REPORTED): _R.WARM,
     (_R.COLD, _E.LOAD): _R.LOADING,  # takes the pages at once, before the worker confirms
     (_R.LOADING, _E.LOADED): _R.WARM,
-    (_R.LOADING, _E.LOAD_FAILED): _R.COLD,  # frees the pages; Infers that were sent behind the load will fail
-    (_R.LOADING, _E.INFER): _R.LOADING,  # the worker executes the Infer when the load has ended
+    (_R.LOADING, _E.LOAD_FAILED): _R.COLD,  # frees the pages; Infers that were sent after the load will fail
+    (_R.LOADING, _E.INFER): _R.LOADING,  # the worker executes the Infer after the load
     (_R.LOADING, _E.UNLOAD): _R.COLD,
-    (_R.WARM, _E.INFER): _R.WARM,  # the weights cannot be evicted before the result
+    (_R.WARM, _E.INFER): _R.WARM,  # the weights cannot be evicted before the Infer has ended
     (_R.WARM, _E.EVICT): _R.COLD,  # frees the pages at once, because the worker executes loads and evictions in order
     (_R.WARM, _E.UNLOAD): _R.COLD,
 }

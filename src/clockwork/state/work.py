@@ -6,7 +6,7 @@ from clockwork.units import Nanos
 
 
 class Work:
-    """Counts of one device's actions. `DeviceCounts` explains the fields."""
+    """Counts of one device's actions. For the fields, see `DeviceCounts`."""
 
     __slots__ = ("batches", "evictions", "exec_ns", "failed", "load_ns", "loads")
 
