@@ -1,1 +1,4 @@
-"""Starts each timed action in its time window, executes it, and answers it exactly once. The package is pure."""
+"""The worker: starts each action within the action's time window, and reports exactly one result.
+
+The package is pure.
+"""

@@ -1,17 +1,18 @@
 """Passes actions to the worker's lanes, and starts each action when it is due (`clockwork.machine.Machine`).
 
-The core answers every action exactly once, whatever happens. The core has no clock, no thread and no policy.
+The core answers every action exactly once, whatever happens. The core has no clock and no thread, and makes no
+scheduling decisions.
 
 Theory of operation. Each device has a LOAD and an EXEC lane, and the worker has one HOST lane. An event only changes
-tables (`apply`). Only `poll` of a lane starts a task on that lane. A host with a single loop, such as the simulator,
-uses the three methods of a Machine. Here, ``handle`` calls ``apply`` and then ``poll`` for all lanes, and ``wake``
-calls ``poll`` for all lanes. Another host may have a thread per lane. Such a thread calls ``apply`` and its own lane's
-``poll`` under one lock, so that no thread has to pass a task to another thread. Then ``next_wakeup_of`` shows which
+tables (`apply`). A task starts only when `poll` is called for its lane. A host with a single loop, such as the
+simulator, uses the three methods of a Machine: ``handle`` calls ``apply`` and then ``poll`` for all lanes, and ``wake``
+calls ``poll`` for all lanes. A host may also have one thread per lane. Each thread calls ``apply``, and ``poll`` for
+its own lane, under one lock. So no thread has to pass a task to a different thread. ``next_wakeup_of`` then shows which
 other lanes need a ``poll``.
 
-An Infer may be due while a LoadWeights of its model is running or waiting. Then the Infer waits as well, up to its own
-``latest``, and later actions may pass it. GetWorkerState is usually answered at once. While a task of a lost controller
-still runs, the answer waits for the end of the task, because the state is not known earlier.
+An Infer may be due while a LoadWeights of its model is running or waiting. Then the Infer waits as well, at most until
+its own ``latest``, and later actions may start first. GetWorkerState is usually answered at once. But if a task of a
+lost controller still runs, the answer waits for the end of the task, because the state is not known earlier.
 """
 
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class WorkerCore:
     """The lanes, models and weights of a worker."""
 
     def __init__(self, page_size: Bytes, gpus: Sequence[tuple[str, Pages]]) -> None:
-        """``gpus`` contains, for each device, its kind (see `GPUInfo`) and the number of pages of its weights cache.
+        """``gpus`` has a pair for each device: its kind (see `GPUInfo`), and the size of its weights cache in pages.
 
         Raises:
             ValueError: the page size is not positive, or there is no device.
@@ -74,7 +75,7 @@ class WorkerCore:
 
     @property
     def lanes(self) -> tuple[tuple[int | None, LaneKind], ...]:
-        """All lanes as (device, kind). The HOST lane's device is None."""
+        """All lanes as pairs of device and kind. For the HOST lane, the device is None."""
         return tuple(self._lanes)
 
     # ------------------------------------------------------------------------------------------------------- Machine
@@ -84,7 +85,7 @@ class WorkerCore:
         return [*self.apply(event), *self.wake(now)]
 
     def wake(self, now: Nanos) -> list[Command]:
-        """Start every task that can start. Answer every action that is late."""
+        """Start every task that can start, and answer every action that is late."""
         return [command for gpu, kind in self._lanes for command in self.poll(now, gpu, kind)]
 
     def next_wakeup(self) -> Nanos | None:
@@ -136,7 +137,7 @@ class WorkerCore:
         return expiry if start is None else start if expiry is None else min(start, expiry)
 
     def expire(self, now: Nanos) -> list[SendResult]:
-        """Answer the late actions of all lanes, even those that wait behind a running task. Start no task."""
+        """Answer the late actions of all lanes, even actions that wait behind a running task. Start no task."""
         return [result for (gpu, _), lane in self._lanes.items() for result in self._expire(now, gpu, lane)]
 
     def next_expiry(self) -> Nanos | None:
@@ -212,7 +213,7 @@ class WorkerCore:
         return []
 
     def _lanes_for(self, action: Action, payloads: tuple[object, ...]) -> list[Lane]:
-        """Return the lanes that an action goes to.
+        """Return the lanes in which an action must wait.
 
         Raises:
             ActionRefusedError: there is no such device, the action is invalid, or a lane is full.
@@ -249,7 +250,7 @@ class WorkerCore:
     def _leave(self) -> list[ResultCommand]:
         self._leaving = True
         waiting: dict[int, Action] = {action.id: action for action in self._state_queries}
-        for lane in self._lanes.values():  # a ClearCache waits in several lanes, but is answered once
+        for lane in self._lanes.values():  # a ClearCache is in several lanes, but is answered once
             waiting |= {entry.action.id: entry.action for entry in lane.waiting()}
             lane.clear()
         self._state_queries.clear()
@@ -279,10 +280,10 @@ class WorkerCore:
         return any(lane.running is not None and lane.running.orphaned for lane in self._lanes.values())
 
     def _blocked(self, gpu: int | None, action: Action) -> bool:
-        """Return whether an action that is due has to wait for the end of a task in another lane."""
+        """Return whether an action that is due must wait for the end of a task in a different lane."""
         if gpu is None:
             return False
-        if isinstance(action, ClearCache):  # waits while weights are in use, or while an UnloadModel closes them
+        if isinstance(action, ClearCache):  # waits while weights are in use or are being closed
             return bool(self._memories[gpu].models_in(WeightsState.IN_USE, WeightsState.EVICTING))
         if not isinstance(action, Infer):
             return False
@@ -290,7 +291,7 @@ class WorkerCore:
         if state in (WeightsState.WARM, WeightsState.IN_USE):
             return load.will_evict(
                 action.model, action.earliest
-            )  # the Infer needs the weights that are loaded after the eviction
+            )  # the Infer is for the weights that are loaded after the eviction
         return state is WeightsState.LOADING or load.will_load(action.model)
 
     def _expire(self, now: Nanos, gpu: int | None, lane: Lane) -> list[SendResult]:

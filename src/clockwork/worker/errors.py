@@ -1,7 +1,7 @@
 """Defines the refusal of an action, and makes the result of an action that failed.
 
-A refusal never leaves the core as an exception, because `clockwork.worker.core` converts it to the action's
-`ErrorResult`. Code that refuses an action changes no state.
+`clockwork.worker.core` catches each refusal and converts it to the action's `ErrorResult`. Code that refuses an action
+must not have changed any state.
 """
 
 from clockwork.messages.actions import Action
@@ -10,7 +10,7 @@ from clockwork.messages.status import Status
 
 
 class ActionRefusedError(Exception):
-    """An action cannot be executed now. ``status`` is the status of the action's `ErrorResult`."""
+    """Raised if an action cannot be executed now. ``status`` is the status of the action's `ErrorResult`."""
 
     def __init__(self, status: Status, message: str) -> None:
         """``message`` states what was wrong and which limit applies."""

@@ -1,7 +1,7 @@
 """The events that a worker's core handles, and the commands that it returns to its host.
 
-For the core, payloads, models in host memory and models on a device are opaque handles (``object``). The host makes
-these handles when it executes a task. The core stores the handles and passes them to later tasks, so only the core has
+For the core, payloads, models in host memory and models on a device are opaque handles (``object``). The host creates
+these handles when it executes a task. The core stores the handles and passes them to later tasks, so the host needs no
 tables of models.
 """
 
@@ -20,7 +20,7 @@ from clockwork.units import Bytes, Nanos
 class LaneKind(StrEnum):
     """The kinds of lanes. The worker has one HOST lane (``gpu`` is None).
 
-    Each device has one lane of each other kind.
+    Each device has a LOAD lane and an EXEC lane.
     """
 
     HOST = "host"  #: LoadModelFromDisk, UnloadModel
@@ -33,7 +33,7 @@ class StartTask(Struct, frozen=True):
 
     ``handles`` contains the objects that the action uses. An Infer or EvictWeights uses a `LoadedModel`, and a
     LoadWeights uses a `HostModel`. ClearCache and UnloadModel close every `LoadedModel` in the list. For
-    LoadModelFromDisk, the list is empty. ``payloads`` contains one payload per input of an Infer, or None for a
+    LoadModelFromDisk, the list is empty. ``payloads`` contains one payload for each request of an Infer, or None for a
     generated input.
     """
 
@@ -53,7 +53,7 @@ class SendResult(Struct, frozen=True):
 class SendOutputs(Struct, frozen=True):
     """Split the outputs of an Infer by request and send them as its result.
 
-    This command is not a task. `SendOutputs` does not occupy the lane, so the next Infer need not wait.
+    This command is not a task and does not occupy the lane, so the next Infer need not wait.
     """
 
     action: Infer
@@ -69,7 +69,7 @@ Command: TypeAlias = StartTask | ResultCommand
 
 
 class ModelRead(Struct, frozen=True):
-    """LoadModelFromDisk has succeeded.
+    """Outcome of a LoadModelFromDisk that has succeeded.
 
     ``handle`` is the `HostModel`, which all copies of the model share. The other fields describe the model.
     """
@@ -88,17 +88,17 @@ class ModelRead(Struct, frozen=True):
 
 
 class WeightsLoaded(Struct, frozen=True):
-    """LoadWeights has succeeded. ``handle`` is the `LoadedModel` on the device."""
+    """Outcome of a LoadWeights that has succeeded. ``handle`` is the `LoadedModel` on the device."""
 
     handle: object
 
 
 class Released(Struct, frozen=True):
-    """The handles of an EvictWeights, ClearCache or UnloadModel are closed."""
+    """Outcome of an EvictWeights, ClearCache or UnloadModel: the host has closed the handles."""
 
 
 class Executed(Struct, frozen=True):
-    """Infer has succeeded. ``outputs`` is an object of the host that contains the outputs of the whole batch."""
+    """Outcome of an Infer that has succeeded. ``outputs`` is a handle of the outputs of the whole batch."""
 
     outputs: object
     copy_input: Timing
@@ -106,7 +106,7 @@ class Executed(Struct, frozen=True):
 
 
 class TaskFailed(Struct, frozen=True):
-    """The task has failed. ``message`` is an error message for people."""
+    """Outcome of a task that has failed. ``message`` is an error message for people."""
 
     status: Status
     message: str
@@ -116,7 +116,7 @@ Outcome: TypeAlias = ModelRead | WeightsLoaded | Released | Executed | TaskFaile
 
 
 class ActionReceived(Struct, frozen=True):
-    """The controller has sent an action. ``payloads`` contains one handle per input of an Infer."""
+    """The controller has sent an action. ``payloads`` contains one handle for each request of an Infer."""
 
     action: Action
     payloads: tuple[object, ...] = ()

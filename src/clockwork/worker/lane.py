@@ -5,8 +5,9 @@ An action starts neither before ``earliest`` nor after ``latest``. A lane runs o
 even while another action runs, and does not delay other actions.
 
 Theory of operation. An action that is due may have to wait for a task of another lane, such as the load of its weights.
-Such an action is blocked. The core passes a function ``blocked`` that tests this. In a lane with *overtaking*, later
-actions pass a blocked action. In other lanes, later actions wait behind a blocked action.
+Such an action is *blocked*. The core passes a function ``blocked`` that returns whether an action is blocked. In a lane
+with *overtaking*, later actions may start before a blocked action. In lanes without overtaking, later actions wait
+until the blocked action has started.
 """
 
 from bisect import bisect_left, insort
@@ -21,15 +22,15 @@ from clockwork.messages.actions import Action, EvictWeights, LoadWeights
 from clockwork.units import FOREVER, Nanos
 
 MAX_QUEUED: Final = 10_000
-"""Limit of the actions that wait in a lane. A controller schedules milliseconds ahead, and thus sends far fewer
-actions.
+"""Limit of the actions that wait in a lane. Normally far fewer actions wait, because a controller plans only
+milliseconds ahead.
 """
 
 
 class Entry(Struct, eq=False):
     """An action in a lane, with its window and payloads.
 
-    ``orphaned`` means that the controller that sent the action is lost, so nobody needs the result.
+    ``orphaned`` means that the controller that sent the action is lost, so the result is not needed.
     """
 
     action: Action
@@ -43,7 +44,7 @@ class Lane:
     """The waiting actions and the running action of a lane."""
 
     def __init__(self, overtaking: bool) -> None:
-        """``overtaking`` means that an action that is due may pass a blocked action."""
+        """``overtaking`` means that an action that is due may start before a blocked action."""
         self.running: Entry | None = None
         self._overtaking = overtaking
         self._arrivals = 0
@@ -88,7 +89,7 @@ class Lane:
     def take_due(self, now: Nanos, blocked: Callable[[Entry], bool]) -> Entry | None:
         """Remove and return the next action that may start now.
 
-        Return None if there is none or an action is running.
+        Return None if no action may start now, for example because an action is running.
         """
         if self.running is not None:
             return None
@@ -116,7 +117,7 @@ class Lane:
         return model in self._loads
 
     def will_evict(self, model: str, moment: Nanos) -> bool:
-        """Return whether an EvictWeights of the model waits and is due by ``moment``."""
+        """Return whether an EvictWeights of the model waits that is due by ``moment``."""
         if model not in self._evictions:
             return False
         actions = (entry.action for entry in self._entries.values() if entry.earliest <= moment)

@@ -1,9 +1,9 @@
 """Keeps the state of each model's weights on a device, and counts the pages of the weights cache.
 
-Theory of operation. The table `TRANSITIONS` defines how events change the state of a model's weights. If this table
-lacks an event, the event is refused with the status in `REFUSAL_STATUSES`. An event in neither table is a bug of the
-host. Pages are taken when a load begins, and are freed when the weights have left the device. So no page belongs to two
-models. Weights in use are never evicted.
+Theory of operation. The table `TRANSITIONS` defines how events change the state of a model's weights. If this table has
+no entry for a state and an event, the event is refused with the status in `REFUSAL_STATUSES`. If that table has no
+entry either, the event is a bug of the host. Pages are taken when a load begins, and are freed when the weights are no
+longer on the device. So no page belongs to two models. Weights in use are never evicted.
 """
 
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ class DeviceMemory:
     """The weights cache of one device."""
 
     def __init__(self, gpu: int, total_pages: Pages) -> None:
-        """``gpu`` is the device's number. The number appears in messages."""
+        """``gpu`` is the device's number, which error messages contain."""
         self.cache = PageCache(total_pages)
         self._gpu = gpu
         self._states: dict[str, WeightsState] = {}  #: COLD models are left out
@@ -82,7 +82,7 @@ class DeviceMemory:
         return self._states.get(model, WeightsState.COLD)
 
     def models_in(self, *states: WeightsState) -> tuple[str, ...]:
-        """Return the models in one of these states, least recently used first."""
+        """Return the models whose weights are in one of these states, least recently used first."""
         return tuple(model for model in self.cache if self._states[model] in states)
 
     def handle_of(self, model: str) -> object:

@@ -1,19 +1,20 @@
 """Starts and finishes the tasks of actions, and updates the worker's tables at both moments.
 
-This module uses the tables of models and memory. Time, queues and connections are handled elsewhere. ``start`` either
-changes the tables and returns the task, or refuses the action and changes nothing. ``finish`` is called once for each
-task.
+This module uses only the tables of models and memory. It knows nothing about time, queues and connections. ``start``
+either changes the tables and returns the task, or refuses the action and changes nothing. ``finish`` is called once for
+each task.
 
 Theory of operation.
 
 - An UnloadModel names several models. If the weights of one of these models are in use, being loaded or being evicted,
   the whole action is refused with WEIGHTS_IN_USE. A controller therefore first waits for the results of its other
-  actions. When the task starts, the names become unknown. So no lane uses weights that the task closes.
+  actions. When the task starts, the models are removed from the tables. So no lane can use weights that the task
+  closes.
 - A ClearCache is one task on each device. From the arrival of the ClearCache until the end of this task, the device
   refuses every Infer with WEIGHTS_NOT_PRESENT. So the task waits for at most one Infer. Then the task closes all
   weights at once.
-- Weights count as evicted even if closing them failed. The handle of such weights is dropped, and the result is an
-  error.
+- If closing weights fails, the weights still count as evicted. Their handle is dropped, and the result of the action is
+  an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ class Tasks:
         """``memories`` contains one entry per device, in the order of device numbers."""
         self.models = HostModels(page_size, max(memory.cache.total for memory in memories))
         self._memories = memories
-        #: waiting actions, with the devices that still have to be cleared
+        #: ClearCache actions that wait, with the devices that are not cleared yet
         self._clears: list[tuple[ClearCache, list[int]]] = []
         self._clear_failures: dict[int, TaskFailed] = {}  #: by action id
 
@@ -71,12 +72,12 @@ class Tasks:
         self._clears.append((action, list(range(len(self._memories)))))
 
     def forget_clears(self, running: Mapping[int, Action]) -> None:
-        """Forget the ClearCache actions that wait. ``running`` contains the action that runs on each device."""
+        """Forget the ClearCache actions that wait. ``running`` contains the actions that are running on devices."""
         kept = [(action, [gpu for gpu in left if running.get(gpu) is action]) for action, left in self._clears]
         self._clears = [(action, left) for action, left in kept if left]
 
     def upcoming(self, gpu: int, action: Action, payloads: tuple[object, ...]) -> StartTask | None:
-        """Return the task of an Infer that has not started, or None if the Infer would be refused now."""
+        """Return the task that an Infer would start now, or None if the Infer would be refused now."""
         memory = self._memories[gpu]
         if not isinstance(action, Infer) or action.model not in self.models or self._clearing(gpu):
             return None
