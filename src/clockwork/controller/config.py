@@ -51,10 +51,11 @@ class ProfilingConfig(Struct, frozen=True):
     with the time ``unmeasured_cap``, until the first request has been executed.
 
     The other fields apply to models that are loaded while serving (`clockwork.controller.live_measuring`). Such a model
-    is ready after ``ready_samples`` measurements with one row. While the server is busy, measurements take at most
-    ``live_share`` of a device's time. Each measurement has the SLO ``live_slo``. A refused measurement is tried again
-    after ``live_retry``. If no execution time of a model is known, ``max_first_exec`` is reserved for its first
-    execution.
+    is ready after ``ready_samples`` measurements with one row. Until no client has sent a request for ``live_quiet``,
+    measurements take at most ``live_share`` of a device's time. During that time, a large model is ready when its
+    executions took ``ready_budget``, and the executions of each batch size take about ``live_budget`` at most. Each
+    measurement has the SLO ``live_slo``. A refused measurement is tried again after ``live_retry``. If no execution
+    time of a model is known, ``max_first_exec`` is reserved for its first execution.
     """
 
     max_batch_size: int = 16
@@ -68,6 +69,9 @@ class ProfilingConfig(Struct, frozen=True):
     unmeasured_cap: Nanos = 50 * MILLISECOND
     ready_samples: int = 3
     live_share: float = 0.05
+    live_quiet: Nanos = 5 * SECOND
+    ready_budget: Nanos = 50 * MILLISECOND
+    live_budget: Nanos = 250 * MILLISECOND
     live_slo: Nanos = 10 * SECOND
     live_retry: Nanos = 100 * MILLISECOND
     max_first_exec: Nanos = 1 * SECOND

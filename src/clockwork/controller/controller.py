@@ -180,7 +180,7 @@ class ControllerWithStartupPhase:
         if startup.serving_since is not None:
             moments = [self._fleet.queries.next_timeout(), self._serving.next_wakeup(), self._draining.next_wakeup()]
             if not self._draining.begun:
-                moments.append(self._serving.own.measuring.next_wakeup())
+                moments.append(self._serving.own.next_wakeup())
         elif self._draining.begun:  # start-up has been abandoned
             return None
         else:

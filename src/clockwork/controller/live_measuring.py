@@ -7,12 +7,20 @@ batch size. For the bound of the first batch size, there are two sources: the wo
 it read the model, or the model's times on another kind of device. If both are missing, the bound is ``max_first_exec``.
 
 A measurement has a distant deadline, so a scheduler that plans by deadlines executes it when a device is free. At most
-one measurement is under way in the whole fleet. If the server is idle, a measurement begins at once. Otherwise, the
-measurement begins after a pause, so that measurements take at most ``live_share`` of a device's time.
+one measurement is under way in the whole fleet. If the server is *quiet*, a measurement begins at once. A server is
+quiet if no request is pending and no client has sent a request for ``live_quiet``. Otherwise, the measurement begins
+after a pause, so that measurements take at most ``live_share`` of a device's time. A device that happens to be idle
+between two requests is no reason to begin earlier. Measurements would then take all of the time between requests, and
+requests that arrive during a long measurement are refused.
 
 A model is ready when ``ready_samples`` executions of one row are measured. Larger batch sizes are measured afterwards.
 If a batch size fails, no larger ones are measured. If the batch size 1 fails ``attempts`` times, the model cannot be
 served.
+
+While the server is not quiet, large models are measured with fewer executions, because each execution delays requests.
+If the executions of one row took ``ready_budget`` together, including the warm-ups, the last one counts as a sample,
+and the model is ready. If the executions of a batch size took ``live_budget`` together, the next batch size follows. A
+profile with fewer than ``min_samples`` samples is not stored, so the next start of the server measures the model again.
 
 The first executions of one row may be slow, for example because a device allocates memory for them. The profile
 contains these durations separately (`ModelProfile.first`), because every other device will also be slow at first.
@@ -90,6 +98,7 @@ class _Job:
         self.samples: list[Nanos] = []
         self.warmups: list[Nanos] = []  #: durations of the warm-up executions of this batch size
         self.first: tuple[Nanos, ...] = ()  #: the slow first executions of one row
+        self.short = False  #: whether a measured batch size has fewer samples than usual
         self.failures = 0
         self.tries = 0
         self.ready = False
@@ -99,6 +108,11 @@ class _Job:
     def bound(self) -> Nanos:
         """The bound of the batch size that is being measured."""
         return self.model.profiles[self.kind].infer_estimate(self.size)
+
+    @property
+    def spent(self) -> Nanos:
+        """The time of all executions of the batch size that is being measured."""
+        return sum(self.warmups) + sum(self.samples)
 
     def note_first(self) -> None:
         """Find the slow first executions. Other devices will be as slow at first."""
@@ -116,7 +130,9 @@ class LiveMeasuring:
         self._known = known
         self._jobs: deque[_Job] = deque()
         self._ready: set[ModelState] = set()  #: models that still have jobs, but are ready on one kind of device
-        self._not_before: Nanos = 0  #: earliest start of the next measurement while the server is busy
+        self._not_before: Nanos = 0  #: earliest start of the next measurement, unless the server is quiet
+        self._quiet_at: Nanos = 0  #: time when the server becomes quiet if no other request arrives
+        self._wakeup: Nanos = 0  #: time when the last call of `begin` would have returned a measurement
         self.request: PendingRequest | None = None  #: the measurement that is under way
         self._under_way: _Job | None = None  #: the job of this measurement
         self.progress: list[Progress] = []  #: progress that the owner of this object has not taken yet
@@ -132,8 +148,12 @@ class LiveMeasuring:
         return bool(self._jobs) or self.request is not None
 
     def next_wakeup(self) -> Nanos | None:
-        """Return the earliest time at which a measurement may begin while the server is busy."""
-        return self._not_before if self.due else None
+        """Return when to call `begin` next, if no event happens before."""
+        return self._wakeup if self.due else None
+
+    def note_request(self, now: Nanos) -> None:
+        """Record that a client has sent a request at ``now``."""
+        self._quiet_at = now + self._config.live_quiet
 
     def add(self, model: ModelState, kinds: Iterable[str]) -> None:
         """Measure a model that has no profile. The model is ready after its measurement on the first kind of device.
@@ -160,8 +180,13 @@ class LiveMeasuring:
     # --- a measurement -----------------------------------------------------------------------------------------------
 
     def begin(self, now: Nanos, request_id: int, *, idle: bool) -> PendingRequest | None:
-        """Return the next measurement, or None if no measurement may begin yet."""
-        if not self.due or (not idle and now < self._not_before):
+        """Return the next measurement, or None if no measurement may begin yet.
+
+        ``idle`` means that no request is pending and no device executes anything.
+        """
+        quiet = idle and now >= self._quiet_at
+        if not self.due or (now < self._not_before and not quiet):
+            self._wakeup = self._not_before if now >= self._quiet_at else min(self._not_before, self._quiet_at)
             return None
         # a model that is not ready goes before the larger batch sizes of other models
         job = self._under_way = next((job for job in self._jobs if not job.ready), self._jobs[0])
@@ -196,23 +221,27 @@ class LiveMeasuring:
             return self._failed(job, text, refused=not output.failed)
         if len(action.inputs) > 1:
             return self._not_counted(job, "other requests shared its batches")
-        duration = result.exec.duration
-        if len(job.warmups) < self._config.warmups:
+        duration, config, busy = result.exec.duration, self._config, now < self._quiet_at
+        spent = job.spent + duration
+        if len(job.warmups) < config.warmups and not (busy and spent >= config.ready_budget):
             job.warmups.append(duration)
             self._tighten(job, duration)
             return []
-        if job.size > 1 and duration > self._config.max_exec:
-            return self._finish(job, too_long(job.size, duration, self._config.max_exec))
+        if job.size > 1 and duration > config.max_exec:
+            return self._finish(job, too_long(job.size, duration, config.max_exec))
         job.samples.append(duration)
         if job.size == 1:
             job.note_first()
         self._tighten(job, max(job.samples))
-        enough = min(self._config.ready_samples, self._config.min_samples)
-        if job.size == 1 and not job.ready and len(job.samples) >= enough:
+        enough = min(config.ready_samples, config.min_samples)
+        if job.size == 1 and not job.ready and (len(job.samples) >= enough or (busy and spent >= config.ready_budget)):
             self._note_ready(job)
-        if len(job.samples) < self._config.min_samples:
-            return []
-        return self._next_size(job)
+        if len(job.samples) >= config.min_samples:
+            return self._next_size(job)
+        if busy and spent >= config.live_budget:
+            job.short = True
+            return self._next_size(job)
+        return []
 
     def answered(self, now: Nanos, status: int, message: str) -> list[ControllerCommand]:
         """Handle a measurement that was refused, failed or late, or that no device executed."""
@@ -357,7 +386,7 @@ class LiveMeasuring:
         key = ProfileKey(model.info.digest, model.info.runtime, job.kind)
         self._known[key] = profile
         report = report_measured(model.served_as, job.kind, profile, " while serving", {"version": model.version})
-        return [SaveProfile(key, profile), report]
+        return [report] if job.short else [SaveProfile(key, profile), report]
 
     def _update(self, job: _Job, infer: dict[int, Measurement], *, announce: bool = True, stopped: str = "") -> None:
         model = job.model

@@ -1,17 +1,20 @@
 """Makes the controller's own requests, which are checks of batches and measurements of models.
 
-The controller's own requests have no client. The scheduler treats them like any other request. At most one check and
-one measurement are pending.
+The controller's own requests have no client. The scheduler treats them like any other request. There are three kinds:
+checks of batches, measurements of new models, and measurements of models whose estimates may be too long. At most one
+request of each kind is pending.
 """
 
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import ControllerCommand
 from clockwork.controller.live_measuring import LiveMeasuring
 from clockwork.controller.pending import NO_CLIENT, Pending
+from clockwork.controller.remeasuring import Remeasuring
 from clockwork.controller.tally import Tally
 from clockwork.controller.verifying import BatchChecks
 from clockwork.messages.actions import DeviceAction, Infer
 from clockwork.messages.profile import ModelProfile, ProfileKey
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.results import InferResult
 from clockwork.messages.status import Status
 from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest
@@ -32,27 +35,38 @@ class OwnRequests:
         """``profiles`` were measured earlier. ``pending`` contains the requests of clients and of the controller."""
         self._state = state
         self._pending = pending
+        self._tally = tally
         self.checks = BatchChecks(state, tally, config.verifying)
         self.measuring = LiveMeasuring(state, config.profiling, profiles)
+        self.remeasuring = Remeasuring(state, config.profiling)
 
     def __len__(self) -> int:
         """Return the number of the controller's own requests that are pending."""
-        return (self.checks.request is not None) + (self.measuring.request is not None)
+        return sum(request is not None for request in self._requests())
+
+    def _requests(self) -> tuple[PendingRequest | None, ...]:
+        return self.checks.request, self.measuring.request, self.remeasuring.request
 
     @property
     def due(self) -> bool:
         """Whether a check or a measurement waits for its turn."""
-        return self.checks.due or self.measuring.due
+        return self.checks.due or self.measuring.due or self.remeasuring.due
+
+    def next_wakeup(self) -> Nanos | None:
+        """Return when to call `next` again, if no event happens before."""
+        moments = (self.measuring.next_wakeup(), self.remeasuring.next_wakeup())
+        return min([moment for moment in moments if moment is not None], default=None)
 
     def needs(self, model: ModelState) -> bool:
         """Return whether a check or measurement of this model is under way."""
-        measured = self.measuring.request
-        return self.checks.needs(model) or (measured is not None and measured.model is model)
+        measured = (self.measuring.request, self.remeasuring.request)
+        return self.checks.needs(model) or any(request is not None and request.model is model for request in measured)
 
     def forget(self, model: ModelState) -> None:
         """Forget a model that was removed. None of the controller's own requests for the model may be pending."""
         self.checks.forget(model)
         self.measuring.remove(model)
+        self.remeasuring.forget(model)
 
     def is_alone(self, action: DeviceAction) -> bool:
         """Return whether an action executes only one request, and this request is the controller's own."""
@@ -67,7 +81,7 @@ class OwnRequests:
         Otherwise, return a check if the server is idle, or else None.
         """
         idle = not self._pending and next(self._state.outstanding(), None) is None
-        request = self.measuring.begin(now, request_id, idle=idle)
+        request = self.measuring.begin(now, request_id, idle=idle) or self.remeasuring.begin(now, request_id, idle=idle)
         if request is None and idle and self.checks.due:
             request = self.checks.begin(now, request_id)
         return request
@@ -94,17 +108,30 @@ class OwnRequests:
         """Handle the outputs of one of the controller's own requests. The request is no longer pending."""
         if request is self.checks.request:
             return self.checks.executed(action, result.outputs[place], payload)
+        if request is self.remeasuring.request:
+            self.remeasuring.ended(now, result.exec.duration)
+            return []
         return self.measuring.executed(now, action, result, result.outputs[place], gpu.kind)
 
     def answered(self, now: Nanos, request: PendingRequest, status: Status, message: str) -> list[ControllerCommand]:
         """Handle the refusal or failure of one of the controller's own requests. The request is no longer pending."""
         if request is self.checks.request:
             return self.checks.answered(status, message)
+        if request is self.remeasuring.request:
+            self.remeasuring.ended(now, None)
+            return []
         return self.measuring.answered(now, status, message)
+
+    def client_answered(self, now: Nanos, request: PendingRequest, status: Status, reason: RefusalReason) -> None:
+        """Note the response to a client's request. ``reason`` is why it was refused."""
+        if status == Status.SUCCESS:
+            self.remeasuring.succeeded(request)
+        elif reason is RefusalReason.DEVICE_TOO_SLOW:
+            self.remeasuring.refused(now, request, self._tally.of(request.model.name).last_success)
 
     def check_invariants(self) -> None:
         """Assert the invariants. Tests and checkers call this method."""
         self.checks.check_invariants()
-        for own in (self.checks.request, self.measuring.request):
+        for own in self._requests():
             assert own is None or self._pending.get(own.id) is own
         assert sum(request.client_id == NO_CLIENT for request in self._pending) == len(self)

@@ -129,6 +129,7 @@ class Serving:
             return [self.refuse(now, client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
             return [request]
+        self.own.measuring.note_request(now)
         commands = [] if self.own.checks.request is None else self._withdraw_check(now)
         self._pending.add(request)
         self.tally.of(request.model.name).pending += 1
@@ -464,6 +465,7 @@ class Serving:
         if request.client_id == NO_CLIENT:
             return self.own.answered(request.arrival + timing.total, request, status, message)
         promise = self.tally.of(request.model.name).finished(request, status, timing.total, reason)
+        self.own.client_answered(request.arrival + timing.total, request, status, reason)
         self.throttle.verdict(request, status, timing, retry_after)
         if request.promised is not None and predicted is None:
             predicted = request.promised - request.arrival

@@ -1,0 +1,82 @@
+"""Measurements while the server serves take little of a device's time."""
+
+from itertools import pairwise
+
+import pytest
+
+from builders import infer_request
+from clockwork.controller.config import ControlMode, LoadSpec, ProfilingConfig
+from clockwork.messages.actions import Infer
+from clockwork.messages.commands import SendAction
+from clockwork.messages.requests import InferResponse, LoadModelRequest, LoadModelResponse, ModelVersion
+from clockwork.messages.status import Status
+from clockwork.scheduling.registry import make_scheduler
+from clockwork.units import Nanos, ms, seconds
+from cluster import Cluster, quick_config
+from fake_worker import FakeWorker, File
+
+PROFILING = ProfilingConfig(max_batch_size=2, max_samples=10)
+
+FILES = {"a": File(), "small": File(infer=ms(6)), "large": File(infer=ms(80))}
+
+
+def loading(path: str, request_every: Nanos, until: Nanos) -> tuple[Cluster, list[InferResponse]]:
+    """Load a model while requests for "a" arrive; return the cluster and the responses."""
+    config = quick_config(models=(LoadSpec("a"),), control=ControlMode.EXPLICIT, profiling=PROFILING)
+    cluster = Cluster(make_scheduler("clockwork"), config)
+    cluster.connect(FakeWorker("w", FILES))
+    cluster.run_until(seconds(2))
+    cluster.ask(infer_request(10))
+    cluster.ask(LoadModelRequest(1, path, "b", versions=(ModelVersion("1", path),)))
+    number, end = 11, cluster.now + until
+    while cluster.now < end:
+        cluster.run_until(cluster.now + request_every)
+        cluster.ask(infer_request(number, slo=ms(30)))
+        number += 1
+    cluster.run_until(cluster.now + seconds(1))
+    answers = [cluster.answer(i) for i in range(10, number)]
+    return cluster, [answer for answer in answers if isinstance(answer, InferResponse)]
+
+
+def executions(cluster: Cluster) -> list[Nanos]:
+    """Return when the measurements of the loaded model were sent."""
+    return [
+        at
+        for at, command in cluster.said
+        if isinstance(command, SendAction) and isinstance(command.action, Infer) and command.action.model == "b"
+    ]
+
+
+@pytest.mark.parametrize(("path", "duration"), [("small", ms(6)), ("large", ms(80))])
+def test_measurements_take_5_percent_of_a_device_that_is_idle_between_requests(path: str, duration: Nanos) -> None:
+    cluster, _ = loading(path, ms(20), seconds(3))
+    times = executions(cluster)
+    assert len(times) > 1
+    for first, second in pairwise(times):
+        assert second - first >= 20 * duration - ms(2)
+
+
+def test_a_large_model_is_ready_after_one_execution_while_clients_send_requests() -> None:
+    cluster, responses = loading("large", ms(20), ms(500))
+    answer = cluster.answer(1)
+    assert isinstance(answer, LoadModelResponse)
+    assert answer.status == Status.SUCCESS
+    assert len(executions(cluster)) == 1
+    refused = [response for response in responses if response.status != Status.SUCCESS]
+    assert len(refused) <= ms(80) // ms(20) + 1
+    assert not any(response.admitted for response in refused)
+
+
+def test_a_profile_with_few_samples_is_not_stored() -> None:
+    cluster, _ = loading("large", ms(20), seconds(12))
+    assert len(executions(cluster)) < 10
+    assert [command.key.digest for command in cluster.saved()] == ["sha-a"]
+    assert cluster.state.models["b"].profiles["gpu"].infer[1].p99 == ms(80)
+
+
+def test_measurements_follow_each_other_after_the_last_request() -> None:
+    cluster, _ = loading("large", ms(20), ms(100))
+    cluster.run_until(cluster.now + seconds(8))
+    times = executions(cluster)
+    gaps = [second - first for first, second in pairwise(times)]
+    assert min(gaps) < ms(100)
