@@ -1,7 +1,8 @@
-"""Describes the files of a model without reading them, so that a change is noticed.
+"""Describes the files of a model without reading their content, so that changes are noticed.
 
 Hidden files and `IGNORED` directories do not count. Links are followed, because the content of a Kubernetes volume
-changes when a link changes. A directory that lies outside of the model is not entered unless the link policy allows it.
+changes when a link changes. If a link points to a directory outside of the model, the directory is not read unless the
+link policy allows the link.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ MAX_FILES: Final = 10_000
 """Limit of the files and directories of one model."""
 
 MAX_DEPTH: Final = 8
-"""Limit of the levels of directories of one model."""
+"""Largest depth of the directories of one model."""
 
 
 class Contents(Struct, frozen=True):
@@ -31,11 +32,11 @@ class Contents(Struct, frozen=True):
 
     - ``fingerprint``: a digest of the names, sizes, modification times and inodes of the files
     - ``inode``: device and inode of the model's directory, or of its file
-    - ``newest``: time of the latest change within the directory, in nanoseconds since 1970. Inner files count by their
-      change time, which no program can set; the directory itself counts by its modification time, because renaming it
-      sets its change time
-    - ``versions``: the fingerprint of each version's directory; empty if no directory is named with a number
-    - ``misnamed``: directories that are named with a number that has leading zeros or too many digits
+    - ``newest``: time of the latest change within the directory, in nanoseconds since 1970. For files inside the
+      directory, this is the change time (ctime), which programs cannot set. For the directory itself, this is the
+      modification time, because a rename of the directory changes its ctime
+    - ``versions``: the fingerprint of each version's directory; empty if no directory has a number as its name
+    - ``misnamed``: directories whose name is a number with leading zeros or with too many digits
     """
 
     fingerprint: str
@@ -86,7 +87,7 @@ class _Walk:
         for entry in entries:
             part = hashlib.blake2b(digest_size=16)
             if named and entry.name not in named and entry.is_dir():
-                continue  # Triton's directories "warmup" and "configs", for example
+                continue  # not a version; for example Triton's directories "warmup" and "configs"
             self._add(part, entry, "", 1)
             digest.update(part.digest())
             if entry.name in named:
@@ -94,11 +95,11 @@ class _Walk:
         return Contents(digest.hexdigest(), inode, self._newest, versions, tuple(sorted(directories - named)))
 
     def _add(self, digest: "hashlib.blake2b", entry: "os.DirEntry[str]", prefix: str, depth: int) -> None:
-        """Add a file, or a directory with all that it contains, to a digest."""
+        """Add a file, or a directory with everything that it contains, to a digest."""
         name = prefix + entry.name
         try:
             found = entry.stat()
-        except FileNotFoundError:  # a link whose target is missing, or a file that was just removed
+        except FileNotFoundError:  # the target of a link is missing, or the file was just removed
             digest.update(_line(name, None))
             return
         self._newest = max(self._newest, found.st_ctime_ns, found.st_mtime_ns)

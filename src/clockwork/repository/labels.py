@@ -1,7 +1,7 @@
-"""Names that an operator gives to versions, such as ``stable`` and ``canary``. Pure.
+"""Labels: names that an operator gives to versions, such as ``stable`` and ``canary``. This module is pure.
 
-A label stands for a version wherever a version may be given. A label begins with a letter, so that it cannot be
-mistaken for a version.
+A request may contain a label in place of a version. A label begins with a letter, so that it cannot be confused with a
+version.
 """
 
 import re
@@ -16,7 +16,7 @@ from clockwork.messages.faults import MAX_LISTED, quoted
 from clockwork.repository.policy import MAX_VERSION
 
 MAX_MODELS: Final = 20_000
-"""Limit of the models that have labels."""
+"""Largest number of models that have labels."""
 
 _LABEL: Final = re.compile(r"(.+):([^:=]*)=([^:=]*)", re.DOTALL)
 

@@ -1,8 +1,8 @@
-"""Turns a path from a request into a file that may be read.
+"""Finds the file for a path from a request, and checks that the file may be read.
 
-A worker reads models below one directory, which is its model root, and reads nothing else. A model repository is
-such a root. Messages repeat the path from the request, and never reveal where the root is or what lies outside it.
-Users who may write below the root are trusted not to change a path between the check and the reading.
+A worker reads models only inside one directory, its model root. Paths in a model repository are resolved in the same
+way. Error messages repeat the path from the request, and never reveal where the root is or which files are outside it.
+Users with write access to the root are trusted not to change a path between the check and the reading.
 """
 
 from pathlib import Path, PurePosixPath
@@ -12,17 +12,17 @@ from clockwork.errors import InvalidModelError
 from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
 
 MAX_PATH: Final = 4096
-"""Longest path in characters; the limit of Linux."""
+"""Longest path in characters. Linux has the same limit."""
 
 
 def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS, kind: str = "the worker's model root") -> Path:
     """Return the absolute path of an existing file or directory below ``root``.
 
-    A symbolic link is followed if it stays below the root or ``links`` allows it; the path keeps the link's own name.
-    ``kind`` is the name of the root in messages.
+    A symbolic link is followed if its target is below the root, or if ``links`` allows the link. The result contains
+    the link's name, not its target. ``kind`` is the name of the root in messages.
 
     Raises:
-        InvalidModelError: the path is empty, absolute, too long, leads out of the root, or does not exist.
+        InvalidModelError: the path is empty, absolute, too long, outside of the root, or does not exist.
     """
     shown = repr(path if len(path) <= 200 else path[:200] + "...")
     if not path or "\0" in path or len(path) > MAX_PATH:

@@ -8,8 +8,8 @@ A model NAME is a directory of the repository:
 
 A file ``NAME.onnx`` or ``NAME.pt2`` in the repository is a model too.
 
-A fault of one model never hides other models, because the model's description contains the fault. Only an unreadable or
-too large repository is an error.
+If a model has a fault, its description contains the fault, so that the other models can still be used. Only a
+repository that is unreadable or too large is an error.
 """
 
 import os
@@ -32,13 +32,13 @@ from clockwork.runtimes.text_format import Fields
 from clockwork.steps import Steps, at_once
 
 KIND: Final = "the model repository"
-"""Name of the root of the paths in messages."""
+"""How error messages call the root of the paths."""
 
 SUFFIXES: Final = (".onnx", PROGRAM)
 """File name suffixes of models."""
 
 MAX_ENTRIES: Final = 20_000
-"""Limit of the files and directories directly in a repository."""
+"""Largest number of files and directories at the top level of a repository."""
 
 
 class RepositoryModel(Struct, frozen=True):
@@ -46,13 +46,13 @@ class RepositoryModel(Struct, frozen=True):
 
     - ``path``: absolute path of its directory or file
     - ``versions``: absolute path by version, for the versions that have a model file
-    - ``incomplete``: why other versions cannot be served, by version
-    - ``policy``: which versions are wanted
-    - ``config``: all fields of the configuration; None if the model has none
+    - ``incomplete``: by version, why the remaining versions cannot be served
+    - ``policy``: the rule that chooses the versions to serve
+    - ``config``: all fields of the configuration; None if the model has no configuration
     - ``max_batch_size``: from the configuration; None if it is not set
     - ``contents``: the files, for comparison with earlier contents; None if they could not be read
-    - ``warnings``: facts that an operator should know, although the model can be loaded
-    - ``problems``: why the model cannot be loaded; empty if it can
+    - ``warnings``: faults that do not prevent the model from being loaded
+    - ``problems``: the reasons why the model cannot be loaded; empty if it can be loaded
     """
 
     name: str
@@ -71,7 +71,7 @@ def find_model(root: Path, name: str, links: LinkPolicy = NO_LINKS, config: Fiel
     """Return a model of the repository in ``root``; a ``config`` replaces the model's config.pbtxt.
 
     Raises:
-        InvalidRequestError: the name is not a model's name.
+        InvalidRequestError: the name cannot be the name of a model.
         InvalidModelError: the repository has no such model.
     """
     load_spec(name, name, 1, 1)  # checks the name
@@ -93,7 +93,7 @@ def list_models(root: Path, links: LinkPolicy = NO_LINKS) -> list[RepositoryMode
 
 
 def list_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[list[RepositoryModel]]:
-    """Do the work of `list_models` in steps of one model each."""
+    """Return the same as `list_models`. Each step reads one model."""
     models = []
     home = root.resolve()
     for name, entries in entries_by_name(home).items():
@@ -103,9 +103,11 @@ def list_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[list[Reposi
 
 
 def scan_in_steps(root: Path, links: LinkPolicy = NO_LINKS) -> Steps[dict[str, Contents | str]]:
-    """Return each model's contents, or why they cannot be read, by name. Each step reads one model.
+    """Return, by model name, the contents of each model, or the reason why they cannot be read.
 
-    Polls use this function, which does a small part of the work of `list_in_steps`.
+    Each step reads one model.
+
+    Polls use this function, because it takes much less time than `list_in_steps`.
 
     Raises:
         InvalidRequestError: the repository cannot be read, or has more than `MAX_ENTRIES` entries.
@@ -174,8 +176,8 @@ def _model_name(entry: "os.DirEntry[str]") -> str:
 def _is_directory(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return True  # `_described` gives the reason
+    except OSError:  # the entry is a link that points to itself
+        return True  # `_described` will report the reason
 
 
 def _described(home: Path, name: str, entries: list[str], links: LinkPolicy, config: Fields | None) -> RepositoryModel:
@@ -190,12 +192,12 @@ def _described(home: Path, name: str, entries: list[str], links: LinkPolicy, con
 
 
 def _located(home: Path, name: str, entries: list[str], links: LinkPolicy) -> Path:
-    """Check the name and the path of a model, and return the path. ``home`` is the resolved repository."""
+    """Check the name and the path of a model, and return the path. ``home`` is the resolved path of the repository."""
     load_spec(name, name, 1, 1)  # checks the name
     if len(entries) > 1:
         raise InvalidModelError(f"model {name!r} exists as {' and as '.join(entries)}: remove or rename one")
     path = home / entries[0]
-    return resolve(home, entries[0], links, KIND) if path.is_symlink() else path  # resolving is slow
+    return resolve(home, entries[0], links, KIND) if path.is_symlink() else path  # resolving every path would be slow
 
 
 def _unreadable(name: str, error: OSError) -> str:
@@ -235,7 +237,7 @@ class _Reader:
         return read_config(file, self._name)
 
     def _versions(self, contents: Contents) -> tuple[dict[int, Path], dict[int, str]]:
-        """Return the paths of the complete versions, and the reasons why the others are incomplete."""
+        """Return the paths of the complete versions, and the reasons why the remaining versions are incomplete."""
         versions: dict[int, Path] = {}
         incomplete: dict[int, str] = {}
         for version in sorted(contents.versions):
@@ -258,10 +260,11 @@ class _Reader:
         return {int(version_of(self._path, file)): self._path}, {}
 
     def _check(self, path: Path) -> Path:
-        """Return the model file that a path means.
+        """Return the model file for a path.
 
         Raises:
-            InvalidModelError: there is no such file, or it is ambiguous, outside of the directory or empty.
+            InvalidModelError: the file does not exist, is outside of the directory or is empty, or the choice is
+                ambiguous.
         """
         if path.is_dir() and not _holds_model(path):
             raise InvalidModelError(

@@ -27,17 +27,19 @@ CONFIG: Final = "config"
 """Name of the parameter with the configuration."""
 
 PREFIX: Final = "file:"
-"""Prefix of the names of parameters with files; the rest of the name is the file's path in the model's directory."""
+"""Prefix of the names of parameters that contain files. The rest of the name is the file's path in the model's
+directory.
+"""
 
 MAX_NAME: Final = 255
 """Limit on the length of a file's name in bytes, as on Linux."""
 
 MAX_LEVELS: Final = 4
-"""Limit on the parts of a file's path."""
+"""Largest number of parts of a file's path."""
 
 PIECE: Final = 64 * 1024
-"""Characters of base64 that are decoded in one step, which takes 0.2 ms. Other threads run between steps.
-The number is a multiple of four, so each piece can be decoded alone.
+"""Number of characters of base64 that are decoded in one step. A step takes 0.2 ms, and other threads can run between
+two steps. The number is a multiple of four, so that each piece can be decoded separately.
 """
 
 _ESCAPE: Final = 6
@@ -119,10 +121,10 @@ def _check_length(length: int) -> None:
 
 
 def write_override(override: LoadOverride, name: str, place: Path) -> ScratchDirectory:
-    """Write the files as ``NAME/...`` into a new temporary directory in ``place``, which is then a model repository.
+    """Write the files as ``NAME/...`` into a new temporary directory in ``place``. The directory is a model repository.
 
-    The repository has a config.pbtxt with the only field that runtimes use. The caller removes the directory when the
-    model is unloaded.
+    The repository contains a config.pbtxt with ``max_batch_size``, the only field that runtimes use. The caller must
+    remove the directory when the model is unloaded.
 
     Raises:
         InvalidRequestError: max_batch_size in the configuration is wrong.

@@ -1,4 +1,4 @@
-"""Triton's version policies, which choose the versions of a model that are served. Pure.
+"""Triton's version policies, which choose the versions of a model that are served. This module is pure.
 
 A configuration sets ``version_policy { latest { num_versions: 2 } }``, ``{ all { } }`` or
 ``{ specific { versions: [1, 3] } }``. Without a policy, the highest version is served.
@@ -16,10 +16,10 @@ from clockwork.runtimes.text_format import Fields, Value
 KEY: Final = "version_policy"
 
 MAX_VERSION: Final = 10**18 - 1
-"""Largest version; 18 digits fit into the 64 bits that Triton uses."""
+"""Largest number of a version. 18 digits fit into the 64 bits that Triton uses."""
 
 MAX_SPECIFIC: Final = 1000
-"""Limit of the versions that a policy names."""
+"""Largest number of versions that a policy names."""
 
 
 class Latest(Struct, frozen=True):
@@ -69,7 +69,7 @@ def policy_of(fields: Fields) -> VersionPolicy:
 
 
 def parse_policies(texts: Iterable[str]) -> dict[str, VersionPolicy]:
-    """Parse values of the form ``NAME=POLICY`` by name: ``latest``, ``latest:2``, ``all`` or ``specific:1,3``.
+    """Parse values of the form ``NAME=POLICY``. A policy is ``latest``, ``latest:2``, ``all`` or ``specific:1,3``.
 
     Raises:
         InvalidRequestError: a value does not have this form, or a name is repeated.
@@ -147,7 +147,7 @@ def _specific(choice: Fields) -> tuple[int, ...]:
 
 
 def _whole(value: Value) -> int | None:
-    """Return a version or a count as a number, or None for other values. JSON may contain the number as a string."""
+    """Return a value as a non-negative number, or None if it is not one. JSON may contain the number as a string."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MAX_VERSION)):
         value = int(value)
     return value if type(value) is int and 0 <= value <= MAX_VERSION else None

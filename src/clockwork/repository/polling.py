@@ -1,14 +1,15 @@
-"""Decides from the polls of a repository which models to load, reload and unload. Pure.
+"""Decides from the polls of a repository which models to load, reload and unload. This module is pure.
 
-Theory of operation. Each poll reports what it saw of every model's directory. A directory may be half-written, so the
-poller acts on it only when one of these holds:
+Theory of operation. Each poll reports the state of every model's directory. A directory may be half-written, so the
+poller acts on a directory only in one of these cases:
 
-- it is unchanged since a poll that ended at least one interval before this poll began
-- it appeared by a rename: the previous poll saw no directory or another inode, and nothing in the directory has changed
-  for an interval. Programs that copy a directory change something in it all the time; a rename changes nothing in it
+- the directory has not changed since a poll that ended at least one interval before this poll began
+- the directory appeared by a rename: the previous poll saw no directory or a different inode, and nothing in the
+  directory has changed for an interval. A rename changes nothing inside a directory, while a program that copies a
+  directory keeps changing something inside
 
-A directory that is missing for an interval is unloaded. During the interval, an operator can move the old directory
-away and move a new directory to its place. A directory that cannot be read changes nothing.
+A directory that is missing for an interval is unloaded. So an operator has this much time to replace a directory by
+moving the old one away and a new one to its place. If a directory cannot be read, its model stays as it is.
 
 At most one action of a model is outstanding. A load that failed is repeated only when the directory has changed.
 """
@@ -22,10 +23,10 @@ from clockwork.units import Nanos
 
 
 class Seen(Struct, frozen=True):
-    """What a poll saw of a model's directory; see `clockwork.repository.contents.Contents`.
+    """The state of a model's directory in a poll; see `clockwork.repository.contents.Contents`.
 
-    ``age`` is the time from the latest change within the directory to the beginning of the poll, by the file system's
-    clock. ``age`` is negative if the change is later or that clock is ahead.
+    ``age`` is the time from the latest change within the directory to the beginning of the poll, according to the file
+    system's clock. ``age`` is negative if the change happened during the poll, or if the file system's clock is ahead.
     """
 
     fingerprint: str
@@ -34,7 +35,10 @@ class Seen(Struct, frozen=True):
 
 
 class PollActions(Struct, frozen=True):
-    """The models to load, reload and unload, in the order of their names. The caller reports the end of each action."""
+    """The models to load, reload and unload, in the order of their names.
+
+    The caller must report the end of each action.
+    """
 
     load: tuple[str, ...] = ()
     reload: tuple[str, ...] = ()
@@ -50,8 +54,8 @@ class _Action(Enum):
 class _Model(Struct):
     """The known facts about one model.
 
-    ``since``: time from which the directory counts as unchanged; the poller acts on it an interval later. ``acted_on``:
-    fingerprint of the latest load or reload, which may have failed.
+    ``since`` is the time from which the directory counts as unchanged. The poller acts on the directory an interval
+    later. ``acted_on`` is the fingerprint of the directory at the latest load or reload, which may have failed.
     """
 
     seen: Seen
@@ -71,11 +75,11 @@ class Poller:
         self._models: dict[str, _Model] = {}
 
     def poll(self, began: Nanos, ended: Nanos, seen: Mapping[str, Seen | None]) -> PollActions:
-        """Return what to do after a poll.
+        """Return the actions that follow from a poll.
 
         Args:
-            began: when the poll began. If the poll began less than an interval after the end of the previous poll, it
-                finds changes but confirms none.
+            began: when the poll began. If this is less than an interval after the end of the previous poll, the poll
+                finds changes but cannot confirm that a directory stayed unchanged.
             ended: when the poll ended.
             seen: all models in the repository; None for a model whose directory could not be read.
         """
@@ -91,7 +95,7 @@ class Poller:
         return PollActions(*(tuple(chosen[action]) for action in _Action))
 
     def finished(self, name: str, succeeded: bool) -> None:
-        """Note the end of a model's action. After a failed reload the model is served as before.
+        """Record the end of a model's action. After a failed reload, the model is served as before.
 
         Raises:
             ValueError: no action of the model is outstanding.
@@ -104,7 +108,9 @@ class Poller:
         model.outstanding = None
 
     def postponed(self, name: str) -> None:
-        """Note that an action was not begun, because the directory had changed again. The action may be chosen again.
+        """Record that an action was not begun, because the directory had changed again.
+
+        A later poll may choose it again.
 
         Raises:
             ValueError: no action of the model is outstanding.
@@ -138,7 +144,7 @@ class Poller:
         model.seen, model.present = seen, True
 
     def _since(self, began: Nanos, ended: Nanos, seen: Seen, before: Seen | None) -> Nanos:
-        """Return the time from which a directory that has changed counts as unchanged again."""
+        """Return the time from which a changed directory counts as unchanged again."""
         renamed = (before is None or seen.inode != before.inode) and seen.age >= self._interval
         return began - self._interval if renamed else ended
 
