@@ -1,4 +1,4 @@
-"""Defines the changes of a scenario, which load, replace, unload or promote models while clients send requests."""
+"""Defines the changes of a scenario. Changes load, replace, unload or promote models while clients send requests."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -13,14 +13,14 @@ MAX_CHANGES: Final = 100_000
 """Limit of the changes of one scenario."""
 
 MAX_FIRST_EXECUTIONS: Final = 1000
-"""Limit of the number of slow first executions."""
+"""Largest number of slow first executions."""
 
 
 class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A change of models, which is made once or repeatedly.
+    """A change of models that is made once or repeatedly.
 
     The change is made ``at_s`` seconds after the workload's start, and then every ``every_s`` seconds until ``stop_s``.
-    ``models`` selects models as in a workload. Each repetition changes the next of these models. ``kind`` is one of
+    ``models`` selects models as in a workload. Each repetition changes the next selected model. ``kind`` is one of
     these:
 
     - "load": loads one more version, and keeps the versions that are served
@@ -30,11 +30,11 @@ class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     - "promote": makes the next ready version the default
 
     The other fields are about loads. Reading the file takes ``read_ms`` on each worker. The times of the new version
-    are the model's times multiplied by ``factor``. When the worker reads the file, it executes one row, which takes
-    ``trial_factor`` times the model's time. A factor of 0 means that the worker executes nothing then. The first
+    are the model's times multiplied by ``factor``. When the worker reads the file, it executes one row as a trial,
+    which takes ``trial_factor`` times the model's time. A factor of 0 means that there is no trial. The first
     ``first_count`` executions on each device take ``first_factor`` times as long as the later ones. If ``measured`` is
-    true, the controller knows the version's times already. If ``same`` is true, the file has the content of the version
-    that was loaded last. ``fails`` is the number of workers on which the load fails.
+    true, the controller already knows the version's times. If ``same`` is true, the file has the same content as the
+    version that was loaded last. ``fails`` is the number of workers on which the load fails.
     """
 
     kind: Literal["load", "replace", "reload", "unload", "promote"]
@@ -60,7 +60,7 @@ class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class TimedChange(Struct, frozen=True):
     """A change of one model.
 
-    ``at`` counts from the workload's start. ``number`` is the number of the repetition.
+    ``at`` is the time since the workload's start. ``number`` is the number of the repetition.
     """
 
     at: Nanos

@@ -28,31 +28,34 @@ from clockwork.units import Nanos, as_ms, ms
 from clockwork.workload.outcomes import Outcome
 
 OPERATOR: Final = 2
-"""Client that makes the changes."""
+"""Id of the client that makes the changes."""
 
 MAX_REASONS: Final = 20
-"""Limit of different reasons of failed changes that are stored."""
+"""Largest number of different reasons of failed changes that are stored."""
 
 
 class _Sent:
-    """A change that was requested. ``alone`` means that no other change of the model was under way at any time."""
+    """A change that was requested.
+
+    ``alone`` means that, during this change, no other change of the model was under way.
+    """
 
     def __init__(self, change: TimedChange, began: Nanos, number: str, alone: bool) -> None:
         self.change = change
         self.began = began
-        self.number = number  #: version that is loaded or promoted
+        self.number = number  #: the version that the change loads or promotes
         self.alone = alone
         self.fails = False  #: whether the request cannot succeed
 
 
 class _Model:
-    """The versions of a model as the operator knows them."""
+    """A model's versions, as far as the operator knows them."""
 
     def __init__(self, original: PacedModel) -> None:
         self.original = original
-        self.last = original  #: file that was loaded last
-        self.broken = False  #: whether workers cannot read this file
-        self.number = 1  #: version that was loaded last
+        self.last = original  #: the file that was loaded last
+        self.broken = False  #: whether the workers fail to read this file
+        self.number = 1  #: the version that was loaded last
         self.files = 1
         self.ready = ["1"]
         self.promoted = ""
@@ -71,7 +74,8 @@ class Changes:
     ) -> None:
         """``original`` returns the file of a model at the start.
 
-        ``explained`` returns whether a fault explains the failure of a change that began at a given time.
+        ``explained`` is called with the time at which a change began. It returns whether a fault explains that the
+        change failed.
         """
         self._cluster = cluster
         self._changes = changes
@@ -83,7 +87,7 @@ class Changes:
         self._of_model: dict[str, int] = {}  #: number of changes under way
         self._last_id = 0
         self._last_end: Nanos = -1
-        self._ready = Histogram()  #: time until a loaded version is ready
+        self._ready = Histogram()  #: times until loaded versions were ready
         self._counts: dict[str, int] = dict.fromkeys(("count", "succeeded", "failed"), 0)
         self._meanwhile = dict.fromkeys(("requests", "refused", "late", "admitted_missed", "failed"), 0)
         self._reasons: dict[str, int] = {}
@@ -99,7 +103,7 @@ class Changes:
             self._cluster.loop.at(start + change.at, self._begin, change)
 
     def may_be_missing(self, model: str) -> bool:
-        """Return whether a change unloads all versions of a model."""
+        """Return whether the model may be missing at times, because a change unloads all of its versions."""
         return model in self._removed
 
     # --- requests ----------------------------------------------------------------------------------------------------
@@ -134,7 +138,7 @@ class Changes:
         self._cluster.feed(ClientRequest(OPERATOR, request, arrival=self._cluster.loop.now))
 
     def _new_file(self, change: TimedChange, model: _Model, number: str) -> PacedModel:
-        """Add the file of a new version for the workers to load."""
+        """Add the file of a new version, so that the workers can load it."""
         model.files += 1
         spec, original = change.spec, model.original
         profile = scaled(original.profile, spec.factor)
@@ -191,7 +195,7 @@ class Changes:
             self._cluster.watcher.violation(f"{what} failed, but nothing in the scenario explains it: {message}")
 
     def _note(self, model: _Model, sent: _Sent) -> None:
-        """Record which versions are ready after a change that succeeded."""
+        """After a change that succeeded, record which versions are ready."""
         kind, number = sent.change.spec.kind, sent.number
         if kind == "promote":
             model.promoted = number
@@ -213,7 +217,7 @@ class Changes:
             self._meanwhile[outcome.name] += 1
 
     def check_answered(self) -> None:
-        """Check that no change is left without a response."""
+        """Check that every change has got its response."""
         for sent in list(self._sent.values())[:10]:
             what = f"{sent.change.spec.kind} of {sent.change.model} at {sent.began}"
             self._cluster.watcher.violation(f"{what} was never answered")

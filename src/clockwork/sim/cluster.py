@@ -1,8 +1,8 @@
 """Simulates a whole cluster in virtual time, with the production controller and workers, links and faults.
 
-The cluster only delivers messages and lets time pass. Each part behaves like its live host
-(`clockwork.host.controller`, `clockwork.host.worker`). This includes the clocks: pings on a link measure the worker's
-clock, and the controller's side translates the worker's times.
+The cluster only delivers messages and advances the time. Each part behaves like its live host
+(`clockwork.host.controller`, `clockwork.host.worker`). This includes the clocks: pings on a link measure the offset of
+the worker's clock, and the controller's side converts the worker's times.
 """
 
 from collections.abc import Callable
@@ -56,15 +56,15 @@ MAX_STARTUP: Final[Nanos] = 600 * SECOND
 UNLIMITED: Final = ControllerConfig(
     max_pending=1_000_000, max_pending_bytes=1 << 60, max_client_pending=1_000_000, max_client_bytes=1 << 60
 )
-"""A configuration with such high limits that no scenario reaches them."""
+"""A configuration whose limits are so high that no scenario reaches them."""
 
 
 class SimulationError(Exception):
-    """The cluster could not be simulated, because start-up failed."""
+    """Raised if the cluster cannot be simulated, because start-up failed."""
 
 
 class _Worker:
-    """A worker in the cluster, with its process, its links, and the controller's estimate of its clock."""
+    """A worker in the cluster, with its process, its links, and the controller's estimate of its clock offset."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -99,9 +99,9 @@ class Cluster:
     ) -> None:
         """``models`` contains each model file with its number of copies.
 
-        ``skews`` contains clock offset and drift by worker number.
+        ``skews`` contains the clock offset and the clock drift by worker number.
 
-        ``costs`` is the time that the controller's work takes. None means that the work takes no time.
+        ``costs`` are the times that the controller's work takes. None means that the work takes no time.
         """
         self.loop = loop
         self.watcher = watcher
@@ -188,7 +188,7 @@ class Cluster:
     def add_file(self, model: PacedModel, broken: frozenset[str], rng: Random | None) -> None:
         """Add a model file that workers can load. The workers in ``broken`` cannot read the file.
 
-        With a random generator, the controller knows the times of the model already.
+        If ``rng`` is given, the controller already knows the model's times.
         """
         self._files.add(model, broken)
         if rng is not None:
@@ -234,7 +234,7 @@ class Cluster:
                 action = shift_action(command.action, self._offset(worker))
                 payloads = command.payloads
                 if isinstance(action, Infer) and not payloads:
-                    payloads = (None,) * len(action.inputs)  # in PROFILING, the worker generates the inputs
+                    payloads = (None,) * len(action.inputs)  # in PROFILING, inputs are generated and have no payloads
                 worker.down.send(ActionReceived(action, payloads))
         elif isinstance(command, DropWorker):
             self.watcher.violation(f"worker {command.worker_id} was dropped: {command.reason}")
@@ -282,7 +282,10 @@ class Cluster:
         return self._timed.busy
 
     def infer_time(self, path: str) -> Nanos:
-        """Return the profiled p99 of one row of a model. An ``slo_factor`` multiplies this time."""
+        """Return the time of one row of a model from its profile (p99).
+
+        An ``slo_factor`` is a multiple of this time.
+        """
         return self._known[path].infer_estimate(1)
 
     # --- status  -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Runs a controller on the simulated loop. The controller's work may take time.
 
-This module corresponds to the live host's `MachineRunner`. The module makes one decision: which waiting event is
-handled next after the controller was busy.
+This module corresponds to the live host's `MachineRunner`. The module also decides which waiting event is handled next
+after the controller was busy.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Costs(Struct, frozen=True):
 class TimedController:
     """Passes events to the controller one at a time, and wakes it.
 
-    After an event, the controller is busy for a while.
+    After each event, the controller is busy for the time that the event costs.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class TimedController:
         while self._loop.now >= self._busy_until:
             due = self._controller.next_wakeup()
             if due is not None and due <= self._loop.now:
-                return  # the timer is armed for this moment
+                return  # the timer will fire at that moment
             event = self._inbox.take()
             if event is None:
                 return

@@ -8,9 +8,9 @@ from clockwork.sim.scenario import FaultSpec
 from clockwork.units import SECOND, Nanos, ms, seconds
 
 AFTERMATH: Final[Nanos] = 2 * SECOND
-"""A fault explains the broken promises of requests that arrive before the end of the fault plus this time.
+"""A fault also explains broken promises of requests that arrive during this time after the end of the fault.
 
-Estimates need this time to adapt to the devices again.
+The scheduler's estimates need this time to adapt to the devices again.
 """
 
 DRIFT_STEPS: Final = 20
@@ -33,7 +33,7 @@ def explains(faults: Sequence[FaultSpec], arrival: Nanos, answered: Nanos) -> bo
 
 
 def arrange(cluster: Cluster, faults: Sequence[FaultSpec], start: Nanos) -> None:
-    """Schedule the faults on the loop. The load begins at ``start``."""
+    """Schedule the faults on the loop. The workload begins at ``start``."""
     for fault in faults:
         begin, end = start + seconds(fault.at_s), start + seconds(fault.at_s + fault.for_s)
         if fault.kind == "slow-device":

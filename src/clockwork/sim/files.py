@@ -1,6 +1,6 @@
 """The model files of simulated workers.
 
-Scenarios add files while clients send requests, and some workers cannot read these files.
+A scenario may add files while clients send requests. Some workers may be unable to read a file.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,10 +28,10 @@ class ModelFiles:
 
 
 class WorkerFiles(Mapping[str, PacedModel]):
-    """The files that one worker can read. The files follow the changes of `ModelFiles`."""
+    """The files that one worker can read. This object always reflects the current state of `ModelFiles`."""
 
     def __init__(self, worker: str, models: Mapping[str, PacedModel], broken: Mapping[str, frozenset[str]]) -> None:
-        """``broken`` has the workers that cannot read a file, by path."""
+        """``broken`` contains, by path, the workers that cannot read the file."""
         self._worker = worker
         self._models = models
         self._broken = broken

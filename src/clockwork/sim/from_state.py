@@ -1,8 +1,8 @@
 """Makes a scenario from the output of ``clockwork status --json`` for a live system.
 
 The scenario has the models, times and devices of the live system, and its recent load with SLOs. Durations are drawn
-from the measurements in service if there are enough of them. Otherwise, durations are drawn from the profile. If a
-model was measured on several kinds of devices, the first kind is used for all devices.
+from the measurements while serving, if there are enough. Otherwise, durations are drawn from the profile. If a model
+was measured on several kinds of devices, the first kind is used for all devices.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,8 @@ def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scen
     model with their SLOs.
 
     Raises:
-        InvalidRequestError: `models_of` raises it, or the server has received no requests and no scenario was given.
+        InvalidRequestError: the state has no usable models (see `models_of`), or the server has received no requests
+            and no scenario was given.
     """
     models = models_of(state)
     try:
@@ -62,7 +63,7 @@ def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scen
 def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
     """Return a stream for each model and SLO.
 
-    The rate is the recent demand. For files without recent demand, the rate is the mean rate since the start.
+    The rate is the recent demand. If the file contains no recent demand, the rate is the mean rate since the start.
     """
     streams = [stream for model in state["models"] for stream in _recent_streams(model)]
     streams = streams or [stream for model in state["models"] for stream in _mean_stream(model, state)]
@@ -73,7 +74,7 @@ def _streams(state: dict[str, Any]) -> tuple[StreamSpec, ...]:
 
 def _recent_streams(model: dict[str, Any]) -> Iterator[StreamSpec]:
     demand = {whole(entry["slo"]) if entry["slo"] else 0: _rate(entry["rate"]) for entry in model.get("demand", ())}
-    # Some requests were refused before their SLO was read. Such requests count under the most frequent SLO.
+    # If requests were refused before their SLO was read, they count under the most frequent SLO.
     unread = demand.pop(0, 0.0)
     if unread:
         usual = max(demand, key=lambda slo: demand[slo]) if demand else model.get("default_slo") or DEFAULT_SLO
@@ -102,7 +103,7 @@ def _rate(value: Any) -> float:
 
 
 def _usual_slo_ms(streams: tuple[StreamSpec, ...]) -> float:
-    """Return the SLO that most requests have."""
+    """Return the most frequent SLO of the requests."""
     rates: dict[float, float] = {}
     for stream in streams:
         slo = stream.slo_ms or DEFAULT_SLO / MILLISECOND

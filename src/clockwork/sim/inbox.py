@@ -1,9 +1,9 @@
 """Queues events while a simulated controller is busy, ordered by their kind.
 
-Theory of operation. A controller whose work takes time handles one event at a time. Events of workers are handled
-first, because they cost little and free devices. Cancelled requests and disconnected clients are next. All other
-requests follow in order of arrival. An event takes effect when it is handled. Then the controller is busy for the cost
-of the event.
+Theory of operation. A controller whose work takes time handles one event at a time. Events of workers come first,
+because they cost little time and make devices available. Cancelled requests and disconnected clients are next. All
+other requests follow in order of arrival. An event takes effect at the start of its handling. Then the controller is
+busy for the time that the event costs.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from clockwork.controller.events import ClientLost, ClientRequest, Event, Worker
 from clockwork.messages.requests import CancelRequest, InferRequest
 
 MAX_WAITING: Final = 1_000_000
-"""Limit of waiting events. Beyond this limit, a scenario shows only overload."""
+"""Limit of waiting events. A scenario that exceeds this limit shows only overload."""
 
 
 class Inbox(Protocol):
@@ -29,11 +29,11 @@ class Inbox(Protocol):
 
 
 class InboxFullError(Exception):
-    """More than `MAX_WAITING` events would have to wait."""
+    """Raised if more than `MAX_WAITING` events would have to wait."""
 
 
 class ByKind:
-    """An `Inbox` that orders events by kind. Events of one kind leave in the order of their arrival."""
+    """An `Inbox` that orders events by kind. Events of one kind are taken in the order of their arrival."""
 
     def __init__(self) -> None:
         """Create an empty inbox."""

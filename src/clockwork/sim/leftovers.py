@@ -1,4 +1,4 @@
-"""Finds the remains of unloaded models in the whole memory of a controller and its scheduler."""
+"""Finds references to unloaded models in the memory of a controller and its scheduler."""
 
 import gc
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Final
 
 _SKIPPED: Final = (type, ModuleType, FunctionType, BuiltinFunctionType)
-"""Types of objects that refer to modules, and so to all other objects."""
+"""Types of objects that are not searched, because they refer to modules and so to all objects."""
 
 
 def leftovers(root: object, keys: frozenset[str], ignored: Sequence[object] = ()) -> list[str]:
-    """Return each of the ``keys`` that is reachable from ``root``, with the types of the objects on the way there.
+    """Return each of the ``keys`` that is reachable from ``root``, with the types of the objects on the path to it.
 
     Objects in ``ignored`` may contain the keys.
     """

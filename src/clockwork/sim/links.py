@@ -1,7 +1,7 @@
 """Simulates links. Messages arrive in order after a delay with jitter.
 
-A link is one direction of a TCP connection. While the connection lives, a lost message is sent again, so loss only
-delays this message and the messages behind it. When the connection ends, messages in flight are lost.
+A link is one direction of a TCP connection. While the connection exists, a lost message is sent again, so a loss only
+delays this message and later messages. When the connection ends, messages in flight are lost.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from clockwork.units import MILLISECOND, Nanos
 
 
 class LinkModel(Struct, frozen=True):
-    """Each message takes ``delay`` and up to ``jitter`` more.
+    """The delays of a link. Each message takes ``delay``, plus up to ``jitter``.
 
-    A share ``loss`` of the messages also takes ``resend``.
+    The share ``loss`` of the messages takes ``resend`` in addition.
     """
 
     delay: Nanos = MILLISECOND // 10
@@ -53,7 +53,7 @@ class Link:
         self._loop.at(arrival, self._arrive, (self._generation, message))
 
     def stall(self, until: Nanos) -> None:
-        """Hold messages back until ``until``. Messages in flight still arrive."""
+        """Deliver no message that is sent from now on before ``until``. Messages in flight still arrive."""
         self._stalled_until = until
 
     def cut(self) -> None:

@@ -10,11 +10,11 @@ from typing import Any, Final
 from clockwork.units import Nanos
 
 MAX_EVENTS: Final = 2_000_000
-"""Limit of events at one moment. More events indicate an endless cycle."""
+"""Largest number of events at one moment. More events indicate an endless cycle."""
 
 
 class StandstillError(Exception):
-    """Events happen, but time does not advance."""
+    """Raised if events happen but time does not advance."""
 
 
 class Loop:

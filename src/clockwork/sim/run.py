@@ -32,14 +32,14 @@ from clockwork.workload.spec import make_workload
 SETTLE: Final[Nanos] = 2 * SECOND
 """Time between the end of start-up and the start of the workload.
 
-In this time, the scheduler loads the weights that fit.
+During this time, the scheduler loads as many weights as fit.
 """
 
 DRAIN: Final[Nanos] = 60 * SECOND
 """Limit of the time after the workload's end. All requests must be answered within this time."""
 
 DRAIN_OF_CHANGES: Final[Nanos] = 600 * SECOND
-"""The same limit if models are changed, because changes of one model wait for each other."""
+"""The same limit for scenarios with changes. It is longer, because changes of one model wait for each other."""
 
 CLIENT: Final = 1
 
@@ -47,7 +47,7 @@ Record = Callable[[dict[str, Any]], None]
 
 
 class Simulation:
-    """A simulated cluster with clients. Call `run` once."""
+    """A simulated cluster with clients. `run` may be called once."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Simulation:
         self._noisy = scenario.noise.kind != "none" or scenario.network.jitter_ms > 0 or scenario.network.loss > 0
         self._noisy |= scenario.controller != ControllerSpec()
         self._waiting: dict[int, tuple[WorkloadRequest, Nanos]] = {}
-        self.histories: list[object] = []  #: objects that may contain the names of unloaded models
+        self.histories: list[object] = []  #: objects that are allowed to contain the names of unloaded models
         self._last_id = 0
         self._start: Nanos = 0
         self._armed: Nanos | None = None
@@ -153,7 +153,7 @@ class Simulation:
                 self._progress(step / 100)
 
     def finish(self) -> None:
-        """Run until all requests and changes are over and no message is in flight. Then check the final state."""
+        """Run until all requests and changes have ended and no message is in flight. Then check the final state."""
         end = self.loop.now + (DRAIN_OF_CHANGES if self.scenario.changes else DRAIN)
         while (self._waiting or self.changes.pending or self.cluster.controller.changing) and self.loop.now < end:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
@@ -254,7 +254,7 @@ class Simulation:
         return explains(self.scenario.faults, arrival - self._start, self.loop.now - self._start)
 
     def _check(self) -> None:
-        """Check that no request is lost and that the controller's view of the cluster is right."""
+        """Check that no request is lost, and that the controller's view of the cluster matches the workers."""
         for request_id in list(self._waiting)[:10]:
             self.watcher.violation(f"request {request_id} was never answered")
         self.changes.check_answered()
@@ -276,7 +276,7 @@ class Simulation:
         self.watcher.check_rest(truth, self.cluster.ask_status())
 
     def _check_unloaded(self) -> None:
-        """Check that nothing is left of unloaded models, and that workers have exactly the present models."""
+        """Check that nothing refers to unloaded models any more, and that workers have exactly the served models."""
         controller = self.cluster.controller
         served = set(controller.models())
         gone = frozenset(self.watcher.loaded.keys() - served - set(self.scenario.model_names()))
@@ -321,7 +321,7 @@ class Simulation:
 
 
 def workload_rng(seed: int) -> Random:
-    """Return the random generator of the workload. The generator is the same in the simulator and for a live server."""
+    """Return the random generator of the workload. A load test of a live server uses the same generator."""
     return Random(f"workload {seed}")
 
 
@@ -337,10 +337,10 @@ def scheduler_of(scenario: Scenario) -> Scheduler:
 
 
 def _checked(scheduler: Scheduler, scenario: Scenario) -> Scheduler:
-    """Check that a scheduler follows the changes of a scenario, and return it.
+    """Check that a scheduler supports the changes of a scenario, and return the scheduler.
 
     Raises:
-        InvalidRequestError: the scheduler does not follow changes.
+        InvalidRequestError: the scheduler does not support changes of models.
     """
     if scenario.changes and not changes_models(scheduler):
         raise InvalidRequestError(

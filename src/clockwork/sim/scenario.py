@@ -77,9 +77,9 @@ class DevicesSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One model file, or ``kinds`` model files.
+    """One model file, or several similar model files (``kinds`` is their number).
 
-    The times of the files differ by factors from ``spread[0]`` to ``spread[1]``.
+    The times of each file are multiplied by a factor between ``spread[0]`` and ``spread[1]``.
     """
 
     name: str
@@ -107,10 +107,10 @@ class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Time that the controller's work takes, in milliseconds. Events that arrive during this time wait.
+    """Times that the controller's work takes, in milliseconds. Events that arrive during such a time wait.
 
-    A request costs ``cost_per_request_ms`` if the scheduler decides about it, and ``cost_per_refusal_ms`` if it is
-    refused as soon as it is handled. A worker's result costs ``cost_per_result_ms``. Sending an Infer costs
+    A request costs ``cost_per_request_ms`` if the scheduler decides about it, and ``cost_per_refusal_ms`` if the
+    controller refuses it early. A worker's result costs ``cost_per_result_ms``. Sending an Infer costs
     ``cost_per_action_ms``.
     """
 
@@ -159,7 +159,7 @@ class SweepSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ComparedSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Goodput of another system at the values of the sweep. Plots show this goodput beside the simulated goodput."""
+    """Goodput of a different system at the values of the sweep. Plots show it beside the simulated goodput."""
 
     name: str
     goodput_rps: tuple[float, ...]
@@ -238,7 +238,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 COUNTS: Final = ("window", "choices", "evictions_considered", "loads_outstanding")
-"""Constants of the scheduler that are numbers of things and not durations."""
+"""Constants of the scheduler that are counts, not durations."""
 
 
 def _constant(name: str, value: object, known: object, duration: bool) -> object:
@@ -398,7 +398,7 @@ def _check_faults(scenario: Scenario) -> None:
 
 
 def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:
-    """Return (load, scenario without a sweep) for each combination of the sweep's values."""
+    """Return one pair for each combination of the sweep's values: the load, and a scenario without a sweep."""
     runs: list[tuple[float, Scenario]] = []
     sweep = scenario.sweep
     for load, slo_ms in product(sweep.load or (1.0,), sweep.slo_ms or (scenario.slo_ms,)):

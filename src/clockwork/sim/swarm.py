@@ -1,6 +1,6 @@
-"""Simulates random scenarios with faults, to find defects for which nobody has written a test.
+"""Simulates random scenarios with faults, to find defects that no test covers.
 
-The seed determines each scenario completely. Scenarios stay within the limits of the system. So any violation is a
+The seed determines each scenario completely. A scenario never exceeds the limits of the system. So any violation is a
 defect of Clockwork or of the checkers.
 """
 
@@ -34,26 +34,26 @@ CLOSED_SHARE: Final = 0.15
 """Share of streams that are closed loops."""
 
 COSTLY_SHARE: Final = 0.2
-"""Share of seeds whose controller takes time for its work.
+"""Share of seeds with a controller that needs time for its work.
 
-Broken promises of these seeds are not violations, because admission ignores the controller's time.
+In these seeds, broken promises are not violations, because admission does not consider the controller's time.
 """
 
 QUIET_SHARE: Final = 0.6
-"""Among the seeds with changes, share of those without noise and costs, and without faults other than lost workers."""
+"""Share of the seeds with changes that have no noise, no costs, and no faults except lost workers."""
 
 MEASURED_SHARE: Final = 0.25
-"""Share of the changes whose versions have known times."""
+"""Share of the changes that load a version with known times."""
 
 SAME_SHARE: Final = 0.1
 """Share of the changes that load the same content again."""
 
 RESERVE: Final = 0.8
-"""Load that a controller must be able to handle, as a share of its capacity with one request in each batch."""
+"""Load that a controller must be able to handle, as a share of its capacity with batches of one request."""
 
 OVERLOAD: Final = 3.0
-"""Request rate at which goodput must not collapse, as a multiple of the controller's capacity without the cost of
-batches.
+"""Request rate at which goodput must not collapse, as a multiple of the controller's capacity. Here, the capacity
+ignores the cost of batches.
 """
 
 MIN_KEPT: Final = 0.5
@@ -109,9 +109,9 @@ def draw(seed: int) -> Scenario:
 
 
 def draw_changes(seed: int) -> Scenario:
-    """Return the scenario of `draw` with changes of its models, and in half of the seeds without other disturbances.
+    """Return the scenario of `draw` with changes of its models. Many of these scenarios have no other disturbances.
 
-    Without noise, faults and costs, a change that breaks a promise is found.
+    Only without noise, faults and costs can a change that breaks a promise be noticed.
     """
     rng = Random(f"changes {seed}")
     scenario = draw(seed)
@@ -133,7 +133,7 @@ def draw_changes(seed: int) -> Scenario:
 
 
 def draw_overload(seed: int) -> Scenario:
-    """Return a scenario with idle devices and a busy controller, at the loads `RESERVE` and `OVERLOAD`."""
+    """Return a scenario in which the controller is the bottleneck, with the loads `RESERVE` and `OVERLOAD`."""
     rng = Random(f"overload {seed}")
     request = rng.choice((0.05, 0.1, 0.3))
     costs = ControllerSpec(request, request * rng.choice((0.1, 0.2)), request * rng.choice((0.5, 1.0)), 2 * request)
@@ -184,7 +184,8 @@ def run(seed: int, record: Record | None = None) -> Simulation:
 def _controller(seed: int) -> ControllerSpec:
     """Return costs of the controller in one seed of five.
 
-    The costs are drawn from a separate random generator, so the rest of a seed's scenario does not depend on them.
+    The costs are drawn from a separate random generator, so that the rest of a seed's scenario is the same with and
+    without costs.
     """
     rng = Random(f"costs {seed}")
     if rng.random() >= COSTLY_SHARE:
@@ -194,7 +195,7 @@ def _controller(seed: int) -> ControllerSpec:
 
 
 def _within(fault: FaultSpec, duration: float) -> FaultSpec:
-    """Return a copy of the fault that begins and ends while the workload runs."""
+    """Return a copy of the fault, moved so that it begins and ends while the workload runs."""
     at = min(fault.at_s, duration / 2)
     return replace(fault, at_s=at, for_s=min(fault.for_s, duration - at))
 

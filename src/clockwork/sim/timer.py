@@ -7,11 +7,11 @@ from clockwork.sim.loop import Loop
 from clockwork.units import Nanos
 
 MAX_WAKEUPS: Final = 10_000
-"""Limit of wake-ups at one moment. With more wake-ups, time would stand still."""
+"""Limit of wake-ups at one moment. More wake-ups mean that time stands still."""
 
 
 class EndlessWakeupsError(Exception):
-    """A machine requests wake-ups at the present moment again and again."""
+    """Raised if a machine requests wake-ups at the present moment again and again."""
 
 
 class Timer:
@@ -37,7 +37,7 @@ class Timer:
 
     def _fire(self, moment: Any) -> None:
         if moment != self._armed:
-            return  # the timer has since been armed for an earlier moment
+            return  # meanwhile, the timer was set to an earlier moment
         self._armed = None
         due = self._next()
         if due is not None and due <= self._loop.now:

@@ -23,10 +23,10 @@ from clockwork.units import FOREVER, Nanos
 from clockwork.worker.events import StartTask
 
 MAX_VIOLATIONS: Final = 100
-"""Limit of violations whose text is stored. Further violations are only counted."""
+"""Largest number of violations whose text is stored. Further violations are only counted."""
 
 MAX_REPORTS: Final = 100
-"""Limit of warnings whose text is stored."""
+"""Largest number of warnings whose text is stored."""
 
 
 class Watcher:
@@ -48,7 +48,7 @@ class Watcher:
         self.reports: list[str] = []
         self.violation_count = 0
         self.actions: dict[str, int] = {}
-        self.loaded: dict[str, str] = {}  #: path of each model that a worker was to load, by the name on workers
+        self.loaded: dict[str, str] = {}  #: path of each model that a worker was told to load, by the name on workers
         self._every = every
         self._left = every
         self._expected = expected
@@ -85,7 +85,7 @@ class Watcher:
                     self.violation(f"an invariant of the controller does not hold: {error!r}")
 
     def started(self, worker: str, task: StartTask, local: Nanos) -> None:
-        """Check that a worker started an action inside its window, by its own clock."""
+        """Check that a worker started an action inside the action's window, according to the worker's clock."""
         action = task.action
         if isinstance(action, Infer | LoadWeights | EvictWeights) and not action.earliest <= local <= action.latest:
             self.violation(
@@ -104,7 +104,7 @@ class Watcher:
             self._sent[send.action.id] = (now, send, predicted_start)
 
     def ended(self, now: Nanos, worker: str, result: Result) -> None:
-        """Record the action whose result has arrived. Times are times of the controller's clock."""
+        """Record an action whose result has arrived. All times are times of the controller's clock."""
         known = self._sent.pop(result.id, None)
         if known is not None and self._record is not None:
             self._record(_action_record(now, *known, result))

@@ -18,7 +18,7 @@ from clockwork.worker.events import ActionReceived, Event, ResultCommand, SendOu
 
 
 class SimWorker:
-    """A worker process. If a worker is restarted, a new object represents it."""
+    """A worker process. After a restart, the worker is represented by a new object."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class SimWorker:
     ) -> None:
         """The keys of ``models`` are paths. ``durations`` has an entry for each device.
 
-        ``send`` gets results. ``started`` is called for each task with the time of the worker's clock.
+        ``send`` is called with each result. ``started`` is called for each task, with the time on the worker's clock.
         """
         self.name = name
         self.core = WorkerCore(page_size, [(kind, pages)] * len(durations))
@@ -54,7 +54,7 @@ class SimWorker:
         return now + self._offset + int(now * self._drift) if self._drift else now + self._offset
 
     def receive(self, action_received: ActionReceived) -> None:
-        """Pass an action to the worker when it arrives."""
+        """Pass an action to the worker. The link calls this method when the action arrives."""
         if self.alive:
             self.feed(action_received)
 
