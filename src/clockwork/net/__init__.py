@@ -1,4 +1,4 @@
 """Connections over asyncio: framing, greeting, heartbeats and back-pressure.
 
-The package does not depend on messages.
+The package does not know the messages that connections carry.
 """

@@ -2,8 +2,8 @@
 
 Since version 1.46, libuv accepts one connection of a listening socket in each turn of the loop. Under load a turn takes
 milliseconds, so libuv would accept only a few hundred connections per second. The kernel's queue of new connections
-would overflow, and clients would retry after 1 s, 3 s and 7 s. Each listening socket therefore has several descriptors.
-libuv accepts one connection from each descriptor in a turn.
+would overflow, and clients would retry after 1 s, 3 s and 7 s. Therefore, each listening socket has several
+descriptors, because libuv accepts one connection from each descriptor in each turn.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from clockwork.net.address import ANY_HOST, Address
 DESCRIPTORS: Final = 32
 """Number of descriptors of each listening socket.
 
-This number equals the number of connections that are accepted in one turn. If only one connection arrives, each of the
-other descriptors costs a microsecond.
+So many connections are accepted in one turn. If only one connection arrives, each of the remaining descriptors costs a
+microsecond.
 """
 
 

@@ -1,11 +1,11 @@
 """Determines when the bytes that are being read reached this machine.
 
-When an event loop reads bytes, they may already have waited for some time. If the SLO of a request counted from the
-read, its client would wait longer than its SLO. This module therefore returns the earliest time at which the bytes may
-have arrived.
+When an event loop reads bytes, the bytes may already have waited for some time. If the SLO of a request counted from
+the moment of reading, the client would wait longer than its SLO. This module therefore returns the earliest time at
+which the bytes may have arrived.
 
 The event loop alternates between a *poll*, which reports every socket with unread bytes, and work. If the previous poll
-did not report the bytes, they arrived after it. There are two cases:
+did not report the bytes, they arrived after that poll. There are two cases:
 
 - The thread slept in the current poll. The first bytes woke the thread, but it may have waited for a processor core.
   The arrival time is the time at which the thread ran again, minus this wait. Linux reports the wait in
@@ -18,10 +18,11 @@ its last bytes. (``tcpi_last_data_recv`` in TCP_INFO has this time in millisecon
 or less.)
 
 - The process was stopped, for example by SIGSTOP, in a frozen virtual machine, or in a container that used up its
-  quota. A stopped process looks like a sleeping one, so the bytes may be older than they seem.
-- The loop slept in one turn and then worked for a long time, and read nothing in between. The bytes may be older in
-  this case, too.
-- The last turn was long, and the client sends one request at a time. The bytes may be much younger than the last poll.
+  quota. A stopped process looks like a sleeping process, so the bytes may be older than they seem.
+- In one turn, the loop slept and read nothing. After that turn, it worked for a long time. Here too, the bytes may be
+  older than they seem.
+- The last turn was long, and the client sends one request at a time. In this case, the bytes may have arrived long
+  after the last poll.
 """
 
 import asyncio
@@ -35,10 +36,10 @@ from clockwork.clock import Clock, MonotonicClock, thread_time
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 SLEPT: Final[Nanos] = 20 * MICROSECOND
-"""Shortest time that counts as a sleep of the thread. A thread sleeps when it neither runs nor waits for a core."""
+"""Shortest time that counts as a sleep of the thread. A thread sleeps while it neither runs nor waits for a core."""
 
 DOUBTFUL: Final[Nanos] = 12 * MILLISECOND
-"""Time without a read, or length of a turn, above which the kernel is asked when bytes arrived."""
+"""If nothing was read for longer than this time, or if a turn took longer, the kernel is asked when bytes arrived."""
 
 TICK: Final[Nanos] = 4 * MILLISECOND
 """Largest error of the time that the kernel reports, if its clock has 250 ticks per second."""
@@ -70,7 +71,7 @@ class Arrivals:
         self._open = False
         self.turn = 0  #: number of turns in which something was read
         self._slept: Nanos = 0  #: time slept since the last turn in which something was read
-        self._doubtful = False  #: whether the kernel is asked, because the loop slept and may have worked after that
+        self._doubtful = False  #: whether to ask the kernel, because the loop slept and may then have worked
         self.reading_took: Nanos = 0  #: time that the loop spent on reading in the last turn
         self._schedstat = _open_schedstat()
         self._tcp_info = ctypes.create_string_buffer(_LAST_RECEIVED + _U32.size)
@@ -119,10 +120,10 @@ class Arrivals:
         return self._since
 
     def follows(self, turn: int) -> bool:
-        """Return whether the bytes that are read now may be bytes that were left unread in ``turn``.
+        """Return whether the bytes that are read now may have been left unread in ``turn``.
 
-        The loop's next poll reports such bytes at once, so the thread does not sleep before it reads them. This method
-        must be called after `earliest_arrival`.
+        The poll after ``turn`` reports such bytes at once, so the thread does not sleep before it reads them. Call this
+        method after `earliest_arrival`.
         """
         return self.turn - turn <= 1 and self._slept <= SLEPT
 
@@ -138,7 +139,7 @@ class Arrivals:
         self._polled, self._cpu, self._queued = now, cpu, queued
 
     def _end(self) -> None:
-        """End the turn of the loop. The loop calls this method when it has read all bytes that the poll reported."""
+        """End the turn. The loop calls this method after it has read all bytes that the poll reported."""
         self._open = False
         self.reading_took = self._clock.now() - self._polled
 
@@ -148,7 +149,7 @@ class Arrivals:
         if connection is None:
             return 0
         info, self._length.value = self._tcp_info, len(self._tcp_info)
-        # The method getsockopt() of uvloop's sockets is not used: it duplicates the descriptor, which is slow.
+        # The method getsockopt() of uvloop's sockets is not used, because it duplicates the descriptor, which is slow.
         length = ctypes.byref(self._length)
         if _getsockopt(connection.fileno(), socket.IPPROTO_TCP, socket.TCP_INFO, info, length):
             return 0  # the socket is closed or is not a TCP socket

@@ -22,8 +22,8 @@ class LinkConfig(Struct, frozen=True):
       open. If ``silent_after`` is 0, silence is never reported.
     - ``measure_clock``: whether to estimate the offset of the peer's clock. Only the controller estimates the offset.
     - ``max_frame_bytes``: longest frame in either direction. The listening side's limit applies to both sides.
-    - ``max_outgoing_bytes``: number of bytes that may wait for a peer that does not read. If more bytes are sent after
-      that, the peer is disconnected.
+    - ``max_outgoing_bytes``: number of bytes that may wait for a peer that does not read. If a message is sent while
+      more bytes wait, the peer is disconnected.
     - ``high_water_bytes``: number of bytes that may wait before the connection is no longer ``writable``. The limit is
       enough for one or two frames with tensors.
     - ``linger``: time in which the peer must receive the Goodbye and close its side of the connection.

@@ -8,8 +8,8 @@ A connection has these states:
   these bytes before it closes the socket. Otherwise TCP would send a reset, and the peer would not receive the Goodbye.
 - CLOSED: the connection has ended.
 
-A peer can cause the end of its own connection, and has no other effect on this module. ``on_closed`` is called exactly
-once for each connection that has an owner. The owner gets an accepted connection in ``on_ready``, and a dialled one by
+Whatever a peer sends, the worst effect is the end of its own connection. ``on_closed`` is called exactly once for each
+connection that has an owner. An accepted connection has an owner after ``on_ready``, and a dialled connection after
 `hand_over`. ``on_closed`` gets the reason as text. The callback is called from the event loop, never from within `send`
 or `close`. Callbacks must not block. If a callback raises `ProtocolError`, the peer is disconnected.
 """
@@ -73,10 +73,10 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Functions that a connection calls.
+    """The functions that a connection calls.
 
-    - ``on_made``, ``on_hello``: only called for accepted connections. The functions return the reason why the
-      peer is refused, or an empty text.
+    - ``on_made``, ``on_hello``: called only for accepted connections. The functions return the reason why the peer is
+      refused, or an empty text.
     - ``on_ready``: called when the greeting has ended, before the first ``on_message``.
     - ``on_writable``: called whenever `Connection.writable` changes.
     - ``on_silent``: called with True when nothing was received for ``LinkConfig.silent_after``, and with False when
@@ -95,7 +95,7 @@ class Callbacks:
 class Connection(asyncio.BufferedProtocol):
     """A TCP connection. `clockwork.net.server` and `clockwork.net.dial` create connections."""
 
-    _transport: asyncio.Transport  # `connection_made` sets these attributes before the connection is used
+    _transport: asyncio.Transport  # `connection_made` sets the next attributes before the connection is used
     _write_queue: WriteQueue
     _write_timeout: WriteTimeout
 
@@ -131,12 +131,12 @@ class Connection(asyncio.BufferedProtocol):
         self._reader = FrameReader(expect_preamble=hello is None, max_frame_bytes=MAX_GREETING_FRAME_BYTES)
         self._frames = FrameQueue(self._handle, self._set_reading)
         self._offered = 0  # length of the buffer into which asyncio receives
-        self._paused = self._resting = False  # whether the host, or the frame queue, has paused reading
+        self._paused = self._resting = False  # whether reading was paused by the host, or by the frame queue
         self._max_frame_bytes = config.max_frame_bytes
         self._handed_over = False
         self._held: list[tuple[Any, Received]] | None = []  # messages that wait for `hand_over`; None after that call
         self._reason = ""
-        self._timer: asyncio.TimerHandle | None = None  # limits the time of the greeting, and later the time of closing
+        self._timer: asyncio.TimerHandle | None = None  # time limit for the greeting, and later for closing
         self._heartbeat = Heartbeat(
             interval=config.heartbeat_interval,
             timeout=config.heartbeat_timeout,
@@ -280,12 +280,12 @@ class Connection(asyncio.BufferedProtocol):
             _log.warning("%s closed the connection in the middle of a frame: %s are missing", self.peer, missing)
 
     def pause_writing(self) -> None:
-        """Handle the event that more than ``high_water_bytes`` wait to be sent."""
+        """Called by asyncio when more than ``high_water_bytes`` wait to be sent."""
         self._write_timeout.begin()
         self._set_writable(False)
 
     def resume_writing(self) -> None:
-        """Handle the event that few bytes wait to be sent."""
+        """Called by asyncio when only few bytes wait to be sent."""
         self._write_timeout.end()
         self._set_writable(True)
 
@@ -303,7 +303,7 @@ class Connection(asyncio.BufferedProtocol):
         _log.log(logging.INFO if self.established else logging.DEBUG, "%s disconnected: %s", self.peer, self._reason)
         if not self.ready.done():
             self.ready.set_exception(ConnectionLostError(self._reason))
-            self.ready.exception()  # prevents a log line about an exception that the accepting side never retrieves
+            self.ready.exception()  # prevents a log line about an exception that was never retrieved
         if not self.closed.done():
             self.closed.set_result(self._reason)
         if self._handed_over:
@@ -390,7 +390,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.max_frame_bytes, self._reader.allocate = self._max_frame_bytes, self._config.allocate
         self._arm(None)
         _log.info("%s is connected", self.peer)
-        if not self.ready.done():  # the dialling side cancels this future when it gives up
+        if not self.ready.done():  # if the dialling side has given up, the future is already cancelled
             self.ready.set_result(None)
         self._heartbeat.start()
         self._callbacks.on_ready(self)

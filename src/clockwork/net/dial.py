@@ -1,4 +1,4 @@
-"""Connects to a controller: once, or again and again whenever the connection ends."""
+"""Connects to a controller: either once, or again whenever the connection ends."""
 
 import asyncio
 import random
@@ -38,10 +38,10 @@ async def dial(
     clock: Clock | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Connection:
-    """Connect to a peer, and exchange greetings with it. ``timeout`` limits both together, in seconds.
+    """Connect to a peer, and exchange greetings with it. ``timeout`` is the time limit for both together, in seconds.
 
-    ``on_message`` is not called before the caller has the connection. ``on_closed`` is called once if this function
-    returned a connection. If this function raised an exception, ``on_closed`` is never called.
+    ``on_message`` is not called before this function has returned the connection. ``on_closed`` is called once if this
+    function returned a connection. If this function raised an exception, ``on_closed`` is never called.
 
     Raises:
         ConnectionLostError: the peer cannot be reached or refused the greeting.
@@ -83,10 +83,10 @@ async def keep_dialled(
     """Connect, and connect again whenever an attempt fails or the connection ends.
 
     Run until this coroutine is cancelled. The wait doubles after each failed attempt. The wait is partly random, so
-    that many workers do not connect at the same time. The wait becomes short again after a connection that lasted
-    longer than `MAX_BACKOFF`. A worker whose connection is always closed soon therefore does not connect too often.
-    ``on_failure`` receives the reason of a failed attempt. The connection's ``on_closed`` receives the reason why
-    a connection ended.
+    that many workers do not connect at the same time. The wait becomes short again only after a connection that lasted
+    longer than `MAX_BACKOFF`. So a worker whose connections are always closed soon does not connect too often.
+    ``on_failure`` receives the reason of a failed attempt. The connection's ``on_closed`` receives the reason why a
+    connection ended.
     """
     loop = asyncio.get_running_loop()
     wait = MIN_BACKOFF

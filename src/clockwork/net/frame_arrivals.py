@@ -1,8 +1,9 @@
 """Determines when each frame of one connection arrived.
 
-A frame arrives when its first byte arrives. The time of a slow upload therefore counts towards the request's SLO. A
-read may leave bytes in the kernel. These bytes are as old as the bytes that were read, if the next turn of the loop
-reads them. If the loop sleeps first, or its poll does not report the socket, then the read left no bytes.
+A frame counts as arrived when its first byte arrives. So the time of a slow upload counts towards the request's SLO. A
+read may leave bytes in the kernel. If the next turn of the loop reads these bytes, they count as old as the bytes of
+the earlier read. If the loop sleeps before the next read, or if the next poll does not report the socket, the earlier
+read left no bytes.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ class FrameArrivals:
         """Start to measure a connection that was accepted in the current turn of the loop."""
         self._arrivals = arrivals
         self._last: Nanos = arrivals.earliest_arrival()  #: when the bytes of the last read arrived
-        self._unread = True  #: whether bytes that arrived before the last poll may still be in the kernel
+        self._unread = True  #: whether older bytes may still be in the kernel
         self._turn = arrivals.turn  #: turn of the loop in which the last read happened
         self._began: Nanos | None = None  #: when the first byte of the incomplete frame arrived
         self._first: Frame | None = None  #: a complete frame whose first byte was read in an earlier read
@@ -38,7 +39,10 @@ class FrameArrivals:
         self._last, self._turn, self._unread = arrived, self._arrivals.turn, filled
 
     def parsed(self, frames: list[Frame], *, begun: bool) -> None:
-        """Record the frames that the last read completed. ``begun`` is true if another frame is still incomplete."""
+        """Record the frames that the last read completed.
+
+        ``begun`` is true if a further frame has begun but is incomplete.
+        """
         if frames:
             self._first = None
             if self._began is not None:

@@ -1,9 +1,9 @@
 """Divides the event loop's time fairly among connections.
 
 One read of a connection can return thousands of small frames. While the event loop handles these frames, it serves no
-other connection. At most `MAX_TURN_MESSAGES` messages or `MAX_TURN_BYTES` bytes of one connection are therefore handled
-in one turn. The other frames wait in a `FrameQueue`, before they are decoded. The connection is not read again until
-they are handled, so that only the frames of one read can wait.
+other connection. Therefore, at most `MAX_TURN_MESSAGES` messages or `MAX_TURN_BYTES` bytes of one connection are
+handled in one turn. The remaining frames wait in a `FrameQueue`, and are decoded later. Until they are handled, the
+connection is not read again, so only the frames of one read can wait.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from clockwork.units import MIB, Bytes
 from clockwork.wire.frame import Frame
 
 MAX_TURN_MESSAGES: Final = 64
-"""Largest number of messages that are handled in one turn for one connection. The messages take some milliseconds."""
+"""Largest number of messages that are handled in one turn for one connection. So many messages take some milliseconds.
+"""
 
 MAX_TURN_BYTES: Final[Bytes] = 4 * MIB
 """Largest number of bytes that are handled in one turn for one connection.
@@ -48,7 +49,7 @@ class FrameQueue:
         return len(self._waiting)
 
     def take(self, frames: list[Frame], *, more: bool) -> None:
-        """Handle as many new frames as the limits for this turn allow, and queue the others.
+        """Handle as many new frames as the limits for this turn allow, and queue the remaining frames.
 
         ``more`` is true if the read filled its buffer, so that the loop may read the connection again in this turn.
         """
@@ -85,7 +86,7 @@ class FrameQueue:
         if not self._waiting:
             return
         self._due = True
-        self._loop.call_soon(self._next_turn)  # scheduled before the work, because a callback may raise an exception
+        self._loop.call_soon(self._next_turn)  # scheduled before the work, in case a callback raises an exception
         self._work()
         if not self._waiting:
             self._set_reading(True)

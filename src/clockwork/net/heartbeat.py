@@ -1,8 +1,9 @@
 """Checks that the peer of a connection is alive, and estimates the offset of its clock.
 
 A peer is alive if it sends any byte, so a busy connection needs no Pings. If this side's event loop stops for a while,
-that time does not count as silence of the peer. Each check counts as one interval, even if it is late. All bytes that
-have arrived are read before a connection is ended. Silence is reported long before the silence ends the connection.
+that time does not count as silence of the peer. Each check counts as one interval, even if the check is late. Before a
+connection is ended, all bytes that have arrived are read. Silence is reported long before the connection is ended
+because of it.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from clockwork.units import Nanos, as_seconds, show_duration
 from clockwork.wire.clock_offset import ClockOffset
 
 FIRST_SAMPLES: Final = 8
-"""Number of Pings that are sent without a pause when a connection opens.
+"""Number of Pings that are sent one directly after the other when a connection opens.
 
 These Pings make the estimate of the clock offset accurate before the first action is sent.
 """
@@ -23,8 +24,8 @@ These Pings make the estimate of the clock offset accurate before the first acti
 LAST_READS: Final = 2
 """Number of turns of the event loop between the time-out and the end of the connection.
 
-An event loop runs its timers before it reads, and may run a callback in the turn in which the callback is scheduled. A
-read is only certain to happen before the second turn.
+An event loop runs its timers before it reads, and may run a callback in the same turn in which the callback was
+scheduled. So only after a second turn is it certain that all sockets were read.
 """
 
 
@@ -64,7 +65,7 @@ class Heartbeat:
         self.heard = False
         """Whether bytes were received since the last check. The connection sets this attribute."""
         self.suspended = False
-        """Whether this side has paused reading, so that silence has no meaning. The connection sets this attribute."""
+        """Whether this side has paused reading. Silence then means nothing. The connection sets this attribute."""
         self.silent = False
         """Whether nothing was received for ``silent_after``. The attribute is updated every ``interval``."""
         self._interval = interval
@@ -111,7 +112,7 @@ class Heartbeat:
         silent = not (self.heard or self.suspended)
         self.heard = False
         if silent:
-            self._heard_at += max(0, now - self._due)  # a late check means that this side had stopped
+            self._heard_at += max(0, now - self._due)  # a late check means that this side was stopped for a while
             if now - self._heard_at >= self._timeout:
                 self._judge(LAST_READS)
                 return
@@ -120,7 +121,7 @@ class Heartbeat:
         self._go_on(now, silent)
 
     def _judge(self, reads: int) -> None:
-        """End the connection, unless bytes arrive within the next ``reads`` reads."""
+        """End the connection, unless bytes arrive in the next ``reads`` turns of the event loop."""
         self._verdict = None
         if self.heard or self.suspended:
             now = self._clock.now()

@@ -46,7 +46,7 @@ class Server:
         return self.address.port
 
     def __len__(self) -> int:
-        """Return the number of connections. Connections whose greeting has not ended count too."""
+        """Return the number of connections, including connections whose greeting has not ended."""
         return len(self._connections)
 
     async def start(

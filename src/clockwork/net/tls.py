@@ -1,7 +1,8 @@
-"""Reads the settings of TLS from PEM files. A wrong file results in an error message of one line.
+"""Reads TLS settings from PEM files. A wrong file leads to an error message of one line.
 
-Connections use TLS 1.2 or newer. If a server has a certificate authority, every peer must have a certificate. A client
-verifies the server's name. Each file is read only once, so that it cannot change between the check and the use.
+Connections use TLS 1.2 or newer. If a server has a certificate authority for its clients, every client must have a
+certificate. A client verifies the server's name. Each file is read only once, so that it cannot change between the
+check and the use.
 """
 
 import ssl
@@ -17,7 +18,7 @@ class ServerTls(Struct, frozen=True):
     """The TLS settings of a port: a certificate with its chain, and the certificate's key.
 
     ``client_ca`` contains the certificates of the authorities that may sign the certificates of clients. If
-    ``client_ca`` is empty, clients need no certificate. ``context`` combines all settings.
+    ``client_ca`` is empty, clients need no certificate. ``context`` is the resulting SSL context.
     """
 
     context: ssl.SSLContext
@@ -87,7 +88,7 @@ def _identify(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 
 def _no_password() -> str:
-    """Return an empty password. A server cannot ask for a password, because it may start without a person present."""
+    """Return an empty password, so that OpenSSL does not ask for one. A server may start without a person present."""
     return ""
 
 

@@ -1,6 +1,6 @@
 """Collects the frames of one turn of the event loop, and writes them in one system call.
 
-Buffers are sent in the order in which they are queued. At most ``max_bytes`` bytes and one more frame can wait.
+Buffers are sent in the order in which they are queued. At most ``max_bytes`` bytes and one additional frame can wait.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import Final
 from clockwork.units import KIB, Bytes, show_bytes
 
 FLUSH_BYTES: Final[Bytes] = 64 * KIB
-"""Number of queued bytes at which the buffers are written at once. A longer wait for more bytes would save no time."""
+"""If this many bytes are queued, they are written at once, because collecting more bytes would save no time."""
 
 
 class WriteQueue:
@@ -21,8 +21,8 @@ class WriteQueue:
     def __init__(self, transport: asyncio.Transport, max_bytes: Bytes, on_overflow: Callable[[str], None]) -> None:
         """Create an empty queue.
 
-        If more than ``max_bytes`` already wait when another frame is queued, ``on_overflow`` is called with the reason.
-        The size of the new frame does not count, so a frame may be longer than ``max_bytes``.
+        If more than ``max_bytes`` bytes already wait when a frame is queued, ``on_overflow`` is called with the reason.
+        The new frame itself does not count, so a frame may be longer than ``max_bytes``.
         """
         self._transport = transport
         self._max_bytes = max_bytes

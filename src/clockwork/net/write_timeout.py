@@ -1,8 +1,8 @@
 """Detects a peer that does not read.
 
 The bytes that wait for such a peer take memory, and its connection counts towards the limit. A peer may be slow, but it
-must read `MIN_PROGRESS` within each time-out. A time-out consists of `CHECKS` checks, and a late check counts as one
-check. If this process stops for a while, the peer therefore does not lose that time.
+must read `MIN_PROGRESS` bytes within each time-out. A time-out consists of `CHECKS` checks, and a late check counts as
+only one check. So if this process stops for a while, the peer does not lose that time.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class WriteTimeout:
     def begin(self) -> None:
         """Start checking the peer's progress.
 
-        The caller does this when the write buffer is full, or when the transport is closing.
+        Call this method when the write buffer is full, or when the transport is closing.
         """
         if self._timer is None:
             self._watch()
@@ -47,7 +47,7 @@ class WriteTimeout:
     def end(self) -> None:
         """Stop checking the peer's progress.
 
-        The caller does this when the buffer has drained, or when the connection has ended.
+        Call this method when the buffer has drained, or when the connection has ended.
         """
         if self._timer is not None:
             self._timer.cancel()
