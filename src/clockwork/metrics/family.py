@@ -14,7 +14,7 @@ from prometheus_client.samples import Sample
 from clockwork.units import SECOND, Nanos
 
 Values: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
-"""The samples of a metric. Each sample is a pair: the values of its labels, and the sample's own value."""
+"""The samples of a metric. Each sample is a pair of the values of its labels and its number."""
 
 PIECE: Final = 50
 """Approximate number of samples that are rendered in one step. Such a step takes a quarter of a millisecond."""
@@ -26,9 +26,8 @@ END: Final = b"# EOF\n"
 class Kind(Enum):
     """The type of a metric.
 
-    ``TRITON`` is a counter whose name lacks the suffix ``_total``, like the names of Triton's counters. OpenMetrics
-    does not allow such counters. The type of such counters is therefore ``unknown`` in OpenMetrics. Prometheus treats
-    both types alike.
+    ``TRITON`` is a counter whose name does not end in ``_total``, like the names of Triton's counters. OpenMetrics does
+    not allow such counters, so their type in OpenMetrics is ``unknown``. Prometheus treats both types in the same way.
     """
 
     COUNTER = "counter"
@@ -50,7 +49,7 @@ class Family(Struct, frozen=True):
 
 
 class Distribution(Struct, frozen=True):
-    """A histogram of durations: the number up to each bound, the number of all durations, and their sum."""
+    """A histogram of durations: the counts of durations up to each bound, the total count, and the sum."""
 
     cumulative: Sequence[int]
     count: int
@@ -68,7 +67,7 @@ class _One(Collector):
 class Piece(NamedTuple):
     """A part of a metric: some of its samples.
 
-    The text of a metric's first piece begins with the lines HELP and TYPE.
+    The text of the first piece of a metric begins with the lines HELP and TYPE.
     """
 
     family: Family

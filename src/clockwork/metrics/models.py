@@ -1,7 +1,7 @@
-"""The metrics of each model. Some of these metrics are Triton's, and the others are only Clockwork's.
+"""The metrics of each model. Some of these metrics also exist in Triton, and the rest only in Clockwork.
 
-Triton's metrics have the names in the chapter "Metrics" of Triton's user guide. The durations of Triton's metrics are
-in microseconds. The durations of the other metrics are in seconds.
+Triton's metrics have the same names as in the chapter "Metrics" of Triton's user guide. Durations in Triton's metrics
+are in microseconds. Durations in Clockwork's own metrics are in seconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +22,8 @@ BY_VERSION: Final = ("model", "version")
 REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 """Triton's reasons for failures.
 
-The reasons are, in this order: a deadline or a limit, a cancellation, a failed execution, and all other reasons. Most
-failures with another reason are wrong requests.
+In this order, the reasons mean: a deadline or a limit, a cancellation, a failed execution, and everything else. Most
+failures with the reason OTHER are wrong requests.
 """
 
 _WRONG_REQUEST: Final = frozenset(
@@ -32,9 +32,9 @@ _WRONG_REQUEST: Final = frozenset(
 )
 _NOT_SERVING: Final = frozenset(status.name for status in (Status.INITIALIZING, Status.SHUTTING_DOWN))
 _ALWAYS: Final[Mapping[str, int]] = {status.name: 0 for status in (Status.SUCCESS, Status.TIMEOUT, *REFUSAL_STATUSES)}
-"""Statuses that the metrics contain even while their count is 0.
+"""Statuses that the metrics contain even if their count is 0.
 
-Prometheus' function rate() does not see the increase with which a time series begins.
+Otherwise, Prometheus' function rate() would not count the first request of a time series that appears with it.
 """
 
 LATENCY: Final = Family(
@@ -96,7 +96,7 @@ def _outcomes(row: Row) -> Values:
 def _refusals(row: Row) -> Values:
     """Return the number of refusals for each reason.
 
-    If the model has received requests, the result also contains the reasons whose count is 0 (`_ALWAYS` explains this).
+    If the model has received requests, the result also contains reasons with a count of 0; see `_ALWAYS`.
     """
     if not row.counts.answers and not row.counts.pending:
         return []

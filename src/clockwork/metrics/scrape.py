@@ -1,8 +1,8 @@
 """Renders the metrics in steps on the controller's event loop.
 
 `clockwork.stepping` runs the steps, and pauses after each burst of steps, because metrics are not urgent. All counts of
-one model are read at the same time. The counts of different models may be read at different times. Clients that scrape
-at the same time get the same result, in one of the two formats.
+one model are read at one moment, but the counts of different models may be read at different moments. Clients that
+scrape at the same time share one rendering for each of the two formats.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from clockwork.steps import Steps
 from clockwork.units import KIB, Bytes
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-"""Content type of Prometheus' text format. A client gets this format unless it prefers OpenMetrics."""
+"""Content type of Prometheus' text format, which is used unless the client prefers OpenMetrics."""
 
 OPEN_METRICS_CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 """Content type of OpenMetrics."""
@@ -82,7 +82,7 @@ class Metrics:
 
 
 def prefers_open_metrics(accept: str) -> bool:
-    """Return whether the header Accept prefers OpenMetrics, or has no preference (RFC 9110, section 12.5.1)."""
+    """Return whether the header Accept rates OpenMetrics at least as high as plain text (RFC 9110, section 12.5.1)."""
     open_metrics = plain = 0.0
     for part in accept.lower().split(","):
         kind, *parameters = (word.strip() for word in part.split(";"))

@@ -19,7 +19,9 @@ ERROR_BOUNDS: Final[tuple[Nanos, ...]] = (
     *(step * MILLISECOND // 10 for step in (10, 25, 50, 100, 250, 500)),
     *(step * MILLISECOND for step in (100, 250, 500, 1000)),
 )
-"""Upper bounds of the buckets of prediction errors. The errors themselves are stored with a precision of 1 %."""
+"""Upper bounds of the metrics' buckets of prediction errors. The server itself stores the errors with a precision of 1
+%.
+"""
 
 PREDICTED: Final = ("action", "of", "error")
 
