@@ -1,7 +1,7 @@
 """All checks of a machine, in the order in which their findings are shown.
 
-This module does no I/O. Each check returns one finding, even if facts are unknown. The cost in a finding contains no
-number, or a number that is based on a measurement. The fix in a finding is an action that an operator can take.
+This module does no I/O. Each check returns exactly one finding, even if facts are unknown. If the cost in a finding
+contains a number, the number comes from a measurement. The fix in a finding is an action that an operator can take.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ CHECKS: Final[tuple[Callable[[Environment], Finding], ...]] = (
     resource_checks.locked_memory,
     resource_checks.open_files,
 )
-"""Checks for every kind of worker. These checks also matter for GPUs, because a CPU thread controls each GPU."""
+"""Checks for every kind of worker. They also matter for GPUs, because a CPU thread controls each GPU."""
 
 GPU_CHECKS: Final[tuple[Callable[[Environment, NvidiaGpus], Finding], ...]] = (
     gpu_checks.driver,

@@ -26,12 +26,12 @@ class CoreFrequency(Struct, frozen=True):
 
 
 class Quota(Struct, frozen=True):
-    """The smallest limit on CPU time that the control groups of this process set.
+    """The lowest limit on CPU time that a control group of this process sets.
 
     - ``cores``: the allowed CPU time divided by the wall time; None: no limit
     - ``period``: time after which the process gets new CPU time
     - ``periods``: number of periods in which the group had work, since it was created
-    - ``throttled``: number of these periods in which the group was stopped because it had used up its CPU time
+    - ``throttled``: number of these periods in which the group was stopped, because its CPU time was used up
     - ``waited``: total time for which the group was stopped
     """
 
@@ -54,7 +54,7 @@ class Swap(Struct, frozen=True):
 class HugePages(Struct, frozen=True):
     """The kernel's settings for transparent huge pages.
 
-    ``defrag`` controls how the kernel makes room for huge pages.
+    ``defrag`` is the kernel's setting for how memory is moved to make room for huge pages.
     """
 
     enabled: str | None = None
@@ -62,7 +62,7 @@ class HugePages(Struct, frozen=True):
 
 
 class Limit(Struct, frozen=True):
-    """A resource limit of the process. None means unlimited."""
+    """A resource limit of the process. None means that there is no limit."""
 
     soft: int | None
     hard: int | None
@@ -96,7 +96,7 @@ class Host(Struct, frozen=True, kw_only=True):
 
 
 class CoreTicks(Struct, frozen=True):
-    """How a core spent its time since the machine started. The unit is a tick of the kernel."""
+    """The time that a core spent in each state since the machine started, in ticks of the kernel."""
 
     busy: int
     idle: int
@@ -128,7 +128,7 @@ class Share(Struct, frozen=True):
 
 
 class Lateness(Struct, frozen=True):
-    """How late one kind of timed wait ended."""
+    """The lateness of one kind of timed wait."""
 
     kind: str
     count: int
@@ -141,7 +141,7 @@ class Interruptions(Struct, frozen=True):
     """Interruptions of a thread that read the clock in a loop.
 
     - ``core``: the core on which the thread ran; None if the thread could not be confined to one core
-    - ``watched``: how long the thread ran
+    - ``watched``: time for which the thread ran
     - ``looks``: number of readings of the clock
     - ``count``: number of interruptions, which are gaps longer than `GAP` between two readings
     - ``longest``: length of the longest interruption
@@ -162,7 +162,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     - ``others``: share of each allowed core's time that other processes used while this process slept
     - ``stolen``: share of each core's time that the host of a virtual machine gave to other machines during
       ``duration``
-    - ``throttled``, ``swapped``: by how much these counters grew during ``duration``
+    - ``throttled``, ``swapped``: increase of these counters during ``duration``
     """
 
     duration: Nanos
@@ -177,8 +177,8 @@ class Measured(Struct, frozen=True, kw_only=True):
 class Environment(Struct, frozen=True, kw_only=True):
     """All facts that the checks use.
 
-    ``devices`` contains, for each device of the worker, the cores to which its EXEC threads would be pinned. There are
-    no cores if the worker would not pin its threads. ``gpus`` is None if the worker has CPU devices.
+    ``devices`` contains, for each device of the worker, the cores to which its EXEC threads would be pinned. If the
+    worker would not pin its threads, a device has no cores. ``gpus`` is None if the worker has CPU devices.
     """
 
     devices: tuple[tuple[int, ...], ...]

@@ -14,7 +14,7 @@ class Level(StrEnum):
     """The severity of a finding, from the lowest to the highest.
 
     - OK: the operator need not do anything.
-    - NOTE: the finding is harmless alone, or the fact is unknown.
+    - NOTE: the finding is harmless by itself, or the fact is unknown.
     - WARNING: some inferences will take longer than estimated.
     - BAD: admitted requests will miss their deadlines, or a worker cannot start.
     """
@@ -31,7 +31,7 @@ class Level(StrEnum):
 
 
 class Finding(Struct, frozen=True):
-    """The result of one check: the finding itself, its cost for inferences, and a fix."""
+    """The result of one check: what was found, its cost for inferences, and a fix."""
 
     name: str
     level: Level
@@ -41,7 +41,7 @@ class Finding(Struct, frozen=True):
 
 
 def unknown(name: str, reason: str = "") -> Finding:
-    """Return the finding of a check if the machine hides the fact."""
+    """Return the finding of a check whose fact the machine hides."""
     return Finding(name, Level.NOTE, UNKNOWN, reason or "cannot be checked")
 
 

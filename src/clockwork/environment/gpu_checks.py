@@ -1,7 +1,7 @@
 """Checks of GPUs: of the driver, of the number and kind of GPUs, and of settings that change their speed.
 
-This module does no I/O. If only `nvidia-smi` can change a setting, the fix is its command. Clockwork never runs this
-command itself.
+This module does no I/O. If a setting can be changed with `nvidia-smi`, the fix is this command. Clockwork never runs
+the command itself.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ def driver(environment: Environment, found: NvidiaGpus) -> Finding:
 
 
 def gpus(environment: Environment, found: NvidiaGpus) -> Finding:
-    """Check that there are as many GPUs of one kind as the worker has devices."""
+    """Check that there are enough GPUs of one kind for all devices of the worker."""
     name, needed = "gpus", len(environment.devices)
     if not found.gpus:
         return Finding(name, Level.BAD, found.missing, NO_WORKER, "see gpu driver, and CUDA_VISIBLE_DEVICES")
@@ -94,7 +94,8 @@ def _show(gpu: Gpu) -> str:
 def _each(values: Iterable[str | None]) -> str:
     """Return the values of all GPUs as text.
 
-    The text is ``on`` if all values are equal, and ``0: on; 1: off`` otherwise. The text is empty if no value is known.
+    If all values are equal, the text is, for example, ``on``. If they differ, it is, for example, ``0: on; 1: off``. If
+    no value is known, it is empty.
     """
     shown = [value or UNKNOWN for value in values]
     if all(value == UNKNOWN for value in shown):

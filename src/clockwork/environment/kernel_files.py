@@ -1,7 +1,7 @@
 """Reads facts about a machine from files of the Linux kernel.
 
-All paths are below ``root``, which is ``/`` except in tests. If a file is missing, unreadable or malformed, its facts
-are unknown. No function of this module raises an exception.
+All paths are relative to ``root``, which is ``/`` except in tests. If a file is missing, unreadable or malformed, its
+facts are unknown. No function of this module raises an exception.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from clockwork.host.cache_size import available_bytes
 from clockwork.units import KIB, MICROSECOND
 
 MAX_FILE_BYTES: Final = 1 << 20
-"""Largest number of bytes that are read from a file. ``/proc/stat`` is the largest file if there are many cores."""
+"""Largest number of bytes that are read from a file. With many cores, ``/proc/stat`` is the largest of the files."""
 
 MAX_CORE: Final = 1 << 16
-"""Smallest number of a core that is too large. A list with such a number is malformed. Linux allows 8192 cores."""
+"""Numbers of cores must be below this limit. A list with a larger number is malformed. Linux allows 8192 cores."""
 
 MAX_DIGITS: Final = 18
-"""Largest number of digits in a number. A number of 18 digits fits into 63 bits."""
+"""Largest number of digits of a number. Any number with 18 digits fits into 63 bits."""
 
 MAX_WORD: Final = 40
 """Largest number of characters in a name. The rest of a longer name is dropped."""
@@ -105,7 +105,10 @@ def _frequencies(cpu: Path, allowed: tuple[int, ...]) -> Iterator[CoreFrequency]
 
 
 def _boost(cpu: Path) -> bool | None:
-    """Read whether boost is on. The file of Intel's driver has the opposite meaning: it contains 1 if boost is off."""
+    """Return whether boost is on, or None.
+
+    Intel's driver has a file with the opposite meaning: 1 means that boost is off.
+    """
     off, on = _number(cpu / "intel_pstate/no_turbo"), _number(cpu / "cpufreq/boost")
     if off is not None:
         return off == 0
@@ -145,7 +148,7 @@ def _ticks(stat: Path) -> Iterator[tuple[int, CoreTicks]]:
 
 
 def read_quota(root: Path) -> Quota | None:
-    """Return the smallest limit of the process's control groups and their ancestors, or None if there are no groups."""
+    """Return the lowest limit of the process's control groups and their ancestors, or None if there are no groups."""
     found = [quota for where in _groups(root) if (quota := _quota(where)) is not None]
     if not found:
         return None
@@ -156,8 +159,8 @@ def read_quota(root: Path) -> Quota | None:
 def _groups(root: Path) -> Iterator[Path]:
     """Yield the directories of this process's control groups.
 
-    The groups are groups of version 2 (``0::/path``), or of the controller ``cpu`` of version 1. Inside a container,
-    the path may not exist. If the path does not exist, the mounted directory itself is the container's group.
+    These are the groups of cgroup version 2 (``0::/path``), or the groups of the controller ``cpu`` of version 1.
+    Inside a container, the path may not exist. Then the mounted directory itself is the container's group.
     """
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
@@ -247,7 +250,7 @@ def _words(path: Path) -> tuple[str, ...]:
 
 
 def _chosen(path: Path) -> str | None:
-    """Return the chosen word of a setting, for example ``madvise`` of ``always [madvise] never``."""
+    """Return the selected word of a setting, for example ``madvise`` for the content ``always [madvise] never``."""
     _, _, rest = (_text(path) or "").partition("[")
     word, closed, _ = rest.partition("]")
     return word if closed and word.isprintable() and 0 < len(word) <= MAX_WORD else None

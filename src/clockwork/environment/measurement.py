@@ -1,10 +1,10 @@
 """Measures how late timers are, how often a thread is interrupted, and how much CPU time other processes use.
 
-The measurement has two halves. In the first half, this process sleeps for a millisecond again and again. These waits
-show how late timers are. The first half also shows the load of other processes, because this process itself hardly
-runs. In the second half, this process reads the clock in a loop on each core that a device would use, one core after
-the other. The loop may be delayed by another process, an interrupt, the kernel, or the host of a virtual machine. The
-same cause would delay an inference by the same time.
+The measurement has two halves. In the first half, this process repeatedly sleeps for a millisecond. This shows how late
+timers are. It also shows the load of other processes, because this process itself hardly runs. In the second half, this
+process reads the clock in a loop on each core that a device would use, one core after the other. A different process,
+an interrupt, the kernel, or the host of a virtual machine may interrupt the loop. An inference would be delayed by the
+same interruptions.
 """
 
 import os
@@ -28,7 +28,7 @@ NAP: Final[Nanos] = MILLISECOND
 """Length of each wait in the measurement of timers."""
 
 MAX_NAPS: Final = 1000
-"""Largest number of waits of each kind. More waits would not make the result more precise."""
+"""Largest number of waits of each kind. More waits would hardly make the result more precise."""
 
 Wait: TypeAlias = Callable[[float], object]
 """A function that waits for a number of seconds."""
@@ -74,7 +74,7 @@ def measure(devices: Sequence[Sequence[int]], duration: Nanos, root: Path, clock
 def others(before: Counters, after: Counters, own: dict[int, float]) -> tuple[Share, ...]:
     """Return the share of each core's time that other processes used.
 
-    ``own`` contains the ticks that this process used, by core. The result lacks cores whose counters did not change.
+    ``own`` contains the ticks that this process used, by core. Cores whose counters did not change are left out.
     """
     return tuple(
         Share(core, min(1.0, max(0.0, (now.busy - then.busy - own.get(core, 0)) / (now.total - then.total))))
@@ -86,7 +86,7 @@ def others(before: Counters, after: Counters, own: dict[int, float]) -> tuple[Sh
 def stolen(before: Counters, after: Counters) -> tuple[Share, ...]:
     """Return the share of each core's time that the host of a virtual machine gave to other machines.
 
-    The result lacks cores whose counters did not change.
+    Cores whose counters did not change are left out.
     """
     return tuple(
         Share(core, min(1.0, max(0.0, (now.stolen - then.stolen) / (now.total - then.total))))
@@ -146,7 +146,7 @@ WAITS: Final[tuple[tuple[str, Wait], ...]] = (
 
 @contextmanager
 def _kept_on(cores: Sequence[int]) -> Iterator[bool]:
-    """Confine the calling thread to these cores until the context ends. The context's value is False if this failed."""
+    """Confine the calling thread to these cores until the context ends. If this fails, the context's value is False."""
     with ExitStack() as stack:
         kept = bool(cores)
         try:

@@ -1,4 +1,4 @@
-"""Checks of processors: of the number of cores, of other users of the cores, and of the cores' frequencies.
+"""Checks of processors: the number of cores, other programs that use the cores, and the frequencies of the cores.
 
 This module does no I/O.
 """
@@ -11,7 +11,7 @@ from clockwork.host.affinity import show_cores
 from clockwork.units import show_duration
 
 STEADY_GOVERNORS: Final = frozenset({"performance", "userspace"})
-"""Governors that choose a frequency independent of the load."""
+"""Governors whose frequency does not depend on the load."""
 
 HIDDEN: Final = "cannot be checked: in a virtual machine the host decides"
 
@@ -138,7 +138,7 @@ def cpu_quota(environment: Environment) -> Finding:
 
 
 def cpu_governor(environment: Environment) -> Finding:
-    """Check that a core runs as fast after an idle time as it does under load."""
+    """Check that, after an idle time, a core runs as fast as under load."""
     name = "cpu governor"
     known = [core for core in environment.host.frequencies if core.core in environment.device_cores and core.governor]
     if not known:

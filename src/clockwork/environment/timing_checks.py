@@ -1,6 +1,6 @@
 """Checks of the measured facts: interruptions, other processes, stolen CPU time, timers and the clock.
 
-This module does no I/O. Thresholds that do not follow from other code are a choice, and are constants with names.
+This module does no I/O. Thresholds that are not derived from other code are arbitrary choices, and are named constants.
 """
 
 from typing import Final
@@ -11,31 +11,36 @@ from clockwork.host.lanes import WATCH
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos, show_duration
 
 LOST_WARNING: Final = 0.01
-"""Lost share of the time that results in a warning. Estimates are a p99, so one inference in 100 may be slow."""
+"""If at least this share of the time is lost, the result is a warning. Estimates are a p99, so one inference in 100 may
+be slow.
+"""
 
 LOST_BAD: Final = 0.10
-"""Lost share of the time that results in the level BAD. The device then has only nine tenths of its speed."""
+"""If at least this share of the time is lost, the level is BAD. The device then has at most nine tenths of its speed.
+"""
 
 LOST_NOTE: Final = 0.001
-"""Lost share of the time that results in a note."""
+"""If at least this share of the time is lost, the result is a note."""
 
 LONGEST_WARNING: Final[Nanos] = 5 * MILLISECOND
-"""Length of an interruption that results in a warning. A short inference takes about this long."""
+"""If an interruption is at least this long, the result is a warning. A short inference takes about this long."""
 
 OTHERS_NOTE: Final = 0.03
-"""Share of a core's time in other processes that results in a note.
+"""If other processes use at least this share of a core's time, the result is a note.
 
-The kernel counts in ticks of 10 ms, so a smaller share is uncertain.
+The kernel counts in ticks of 10 ms, so smaller shares are uncertain.
 """
 
 OTHERS_WARNING: Final = 0.10
-"""Share of a core's time in other processes that results in a warning."""
+"""If other processes use at least this share of a core's time, the result is a warning."""
 
 EXAMPLE: Final[Nanos] = 10 * MILLISECOND
-"""Length of the inference that the texts about costs use as an example."""
+"""Length of the example inference in the texts about costs."""
 
 SLOW_READING: Final[Nanos] = MICROSECOND
-"""Time above which a reading of the clock is slow. In Python, a reading without a system call takes about 0.1 us."""
+"""If a reading of the clock takes longer, it counts as slow. In Python, a reading without a system call takes about 0.1
+us.
+"""
 
 COARSE_CLOCKS: Final = frozenset({"jiffies", "refined-jiffies"})
 """Clock sources with a resolution of only 1 to 10 ms."""
@@ -62,7 +67,10 @@ TSC_FIX: Final = (
 
 
 def interruptions(environment: Environment) -> Finding:
-    """Check how often and how long a thread was interrupted, for any cause. No other check is as reliable."""
+    """Check how often and for how long a thread was interrupted, whatever the cause.
+
+    This is the most reliable check.
+    """
     name, seen = "interruptions", environment.measured.interruptions
     watched, looks = sum(core.watched for core in seen), sum(core.looks for core in seen)
     if not watched or not looks:
