@@ -1,4 +1,4 @@
-"""The part that the HTTP and gRPC front ends share. This package serves requests of the Open Inference Protocol.
+"""The code that the HTTP and gRPC front ends share. This package serves requests of the Open Inference Protocol.
 
 A transport (HTTP or gRPC) decodes bytes and calls the methods of `FrontEnd`. The transport then encodes the results and
 errors. `FrontEnd` uses a `LocalClient` to send requests to the controller, which runs in the same process.

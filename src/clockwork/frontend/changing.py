@@ -2,17 +2,16 @@
 
 A load has these parameters:
 
-- ``config`` and ``file:PATH``: Triton's. Both parameters need a model repository, and `clockwork.repository.overrides`
-  reads them.
-- ``path``: Clockwork's. The path of the model below the workers' model roots.
-- ``keep``: Clockwork's. The model's other versions stay in service.
-- ``wait``: Clockwork's. If ``wait`` is false, the response comes at once, and the index shows the progress.
+- ``config`` and ``file:PATH`` (Triton): both need a model repository. `clockwork.repository.overrides` reads them.
+- ``path`` (Clockwork): the path of the model, relative to the workers' model roots.
+- ``keep`` (Clockwork): whether the model's other versions continue to be served.
+- ``wait`` (Clockwork): if it is false, the response is sent at once, and the repository index shows the progress.
 
 An unload has these parameters:
 
-- ``unload_dependents``: Triton's. The parameter has no effect, because no model depends on another one.
-- ``version``: Clockwork's. Only this version is unloaded.
-- ``wait``: Clockwork's, as above.
+- ``unload_dependents`` (Triton): this has no effect, because models do not depend on each other.
+- ``version`` (Clockwork): the only version to unload.
+- ``wait`` (Clockwork): as for a load.
 """
 
 from collections.abc import Mapping
@@ -51,7 +50,7 @@ def load_parameters(parameters: Mapping[str, Any]) -> LoadParameters:
     """Check and return the parameters of a load.
 
     Raises:
-        RequestFailedError: a parameter is unknown or has a wrong type, or two parameters exclude each other.
+        RequestFailedError: a parameter is unknown or has a wrong type, or two parameters cannot be combined.
     """
     override = {name: value for name, value in parameters.items() if name == CONFIG or name.startswith(PREFIX)}
     own = {name: value for name, value in parameters.items() if name not in override}

@@ -18,7 +18,7 @@ from clockwork.oip.failures import Failure, RequestFailedError
 def failure_of_error(error: Exception, log: logging.Logger) -> Failure:
     """Return the failure for an exception.
 
-    An unexpected exception is logged. The failure does not contain the text of such an exception.
+    An unexpected exception is logged, and the failure does not contain its text.
     """
     match error:
         case RequestFailedError():

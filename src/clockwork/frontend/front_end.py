@@ -1,4 +1,4 @@
-"""`FrontEnd`, which serves requests that a transport (HTTP or gRPC) has decoded."""
+"""Defines `FrontEnd`, which serves requests that a transport (HTTP or gRPC) has decoded."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -99,7 +99,7 @@ class FrontEnd:
     def server_metadata(self, extensions: Sequence[str] = ()) -> dict[str, Any]:
         """Return the server's name, version and extensions.
 
-        ``extensions`` are the extensions that only the transport has.
+        ``extensions`` are additional extensions that only this transport has.
         """
         return server_metadata(__version__, extensions)
 
@@ -113,7 +113,7 @@ class FrontEnd:
         return self._host.is_ready(name, version)
 
     def check_version(self, name: str, version: str) -> None:
-        """Check the version in a request. An empty version and an unknown model are not checked.
+        """Check that the version in a request exists. An empty version or an unknown model is not an error here.
 
         Raises:
             RequestFailedError: the model has no such version.
@@ -140,8 +140,7 @@ class FrontEnd:
     async def model(self, name: str, version: str = "") -> ModelSummary:
         """Return the summary of a served version. ``version`` is a number or a label; empty for the default version.
 
-        During start-up, the call waits until start-up ends. The call waits at most as long as a ListModelsRequest
-        waits.
+        During start-up, the call waits until start-up ends, but no longer than a ListModelsRequest waits.
         """
         if not self.is_serving():
             response, _ = await self._ask(ListModelsRequest(self.client.next_id()), ListModelsResponse)
@@ -199,8 +198,9 @@ class FrontEnd:
 
         Args:
             name: the model's name.
-            parameters: the request's parameters. `clockwork.frontend.changing` describes them.
-            default_name: the model's name if ``name`` is its path; empty: the file's name.
+            parameters: the request's parameters, which `clockwork.frontend.changing` describes.
+            default_name: the model's name if ``name`` is a path. If it is empty, the name is derived from the file's
+                name.
         """
         wanted = load_parameters(parameters)
         versions: tuple[ModelVersion, ...] = ()
@@ -250,7 +250,7 @@ class FrontEnd:
             request: the request, with an id from ``client``.
             payload: the bytes of the inputs.
             arrival: when the request arrived. The request's SLO counts from its arrival.
-            parameters: returns the request's parameters. The function is called if the request misses its deadline.
+            parameters: returns the request's parameters. It is called only if the request misses its deadline.
         """
         response, outputs = await client.ask(request, payload, arrival)
         if isinstance(response, InferResponse):
@@ -266,15 +266,15 @@ class FrontEnd:
     async def classify(
         self, response: InferResponse, payload: Any, classes: Mapping[str, int], batched: bool
     ) -> tuple[InferResponse, Any]:
-        """Return a successful response and its payload, with classes in place of outputs.
+        """Return a successful response and its payload, with classes in place of the elements of outputs.
 
-        `clockwork.oip` defines this extension of Triton. ``classes`` is the number of classes for each output.
-        ``batched`` means that the first dimension of the outputs is the batch dimension.
+        This is Triton's classification extension. ``classes`` is the number of classes for each output. ``batched``
+        means that the first dimension of the outputs is the batch dimension.
         """
         return await self.stepper.run(with_classes(response, payload, classes, batched))
 
     def _with_slo(self, failure: Failure, request: InferRequest, parameters: Mapping[str, Any]) -> Failure:
-        """Return the failure with the request's SLO, and the source of the SLO, added to its message."""
+        """Return the failure. Its message also contains the request's SLO and the source of the SLO."""
         slo = request.slo
         if slo is None:
             slo, source = self.reception.default_slo(request.model), "the default SLO of the model"

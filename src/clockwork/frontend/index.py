@@ -15,7 +15,7 @@ LOADING: Final = VersionState.LOADING.value
 
 
 NOT_LOADED: Final = "not loaded"
-"""Reason of the state of a model that is in a model repository only."""
+"""Reason that the index gives for a model that is in a model repository but was never loaded."""
 
 
 class Entry(NamedTuple):
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 
 def index_of(server: Description, known: Iterable[RepositoryModel] = (), *, serving: bool) -> Iterator[Entry]:
-    """Yield all versions by name and number. The state of a version is its state when the iterator reaches the version.
+    """Yield all versions by name and number. The state of each version is read when the iterator reaches the version.
 
     ``known`` are the models of the server's repositories, loaded or not. ``serving`` means that start-up is over and
     the server is not shutting down.

@@ -1,4 +1,4 @@
-"""Encodes long lists in steps, so that the event loop is never blocked for long. A list has an entry for each model."""
+"""Encodes lists with an entry for each model in steps, so that the event loop is never blocked for long."""
 
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -17,7 +17,8 @@ PART: Final[Bytes] = 64 * KIB
 class ListFormat(NamedTuple):
     """How a transport encodes a list.
 
-    ``encode`` encodes some of the entries. The other fields are bytes that begin, separate and end the list.
+    ``encode`` encodes several entries at once. The remaining fields are the bytes that begin, separate and end the
+    list.
     """
 
     encode: Callable[[list[Any]], bytes]
@@ -27,7 +28,7 @@ class ListFormat(NamedTuple):
 
 
 def encoded_list(entries: Iterable[Any], form: ListFormat) -> Steps[list[bytes]]:
-    """Return the encoded list in parts. ``entries`` may be a generator, so that few entries exist at a time."""
+    """Return the encoded list in parts. ``entries`` may be a generator, so that only a few entries exist at a time."""
     parts: list[bytes] = []
     text = bytearray(form.before)
     between = b""

@@ -1,8 +1,8 @@
 """Delays responses to clients that guess tokens, and logs their attempts.
 
 A response to a request with an unknown token is delayed. The delay grows with the number of responses that are already
-being delayed. One HTTP connection can therefore try about 10 tokens per second. One gRPC connection with many calls can
-try about 100 tokens per second.
+being delayed. So an HTTP connection can try about 10 tokens per second, and a gRPC connection with many calls about 100
+tokens per second.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class TokenBrake:
         self._last_line = float("-inf")
 
     async def delay(self) -> None:
-        """Wait for the delay that a request with an unknown token gets, and count the request for the log."""
+        """Wait before the response to a request with an unknown token, and count the request for the log."""
         self._unlogged += 1
         now = asyncio.get_running_loop().time()
         if now - self._last_line >= LOG_EVERY:
