@@ -1,11 +1,10 @@
 """Actions, which the controller sends to a worker. Most actions have a time window.
 
-Every action has an ``id``, and its result has the same ``id``. Times are in nanoseconds on the clock of the machine
-that has the message. The connection converts times from one machine's clock to the other's. An action does not start
-before ``earliest``. If an action cannot start by ``latest``, the worker refuses it with
-`Status.COULD_NOT_START_IN_TIME`, so that it delays no other action. ``gpu`` is the number of a device, as in the paper.
-The device may also be a set of CPU cores. ``expected_duration`` is the controller's estimate, which the worker only
-records.
+Every action has an ``id``, and its result has the same ``id``. Times are in nanoseconds. On the controller's host, they
+are times of the controller's clock; on the worker's host, they are times of the worker's clock. The controller's host
+converts them. An action does not start before ``earliest``. If an action cannot start by ``latest``, the worker refuses
+it with `Status.COULD_NOT_START_IN_TIME`, so that it delays no other action. ``gpu`` is the number of a device, which
+may also be a set of CPU cores. ``expected_duration`` is the controller's estimate, which the worker only records.
 """
 
 from typing import TypeAlias
@@ -20,8 +19,8 @@ class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
     """Read a model's file into host memory, as ``no_of_copies`` models.
 
     The path is relative to the worker's model root. The copies are independent models. Copies share only the content of
-    the file. `model_names` returns the names of the copies. ``isolated`` means that the worker continues to serve, and
-    should prepare the model in a separate process.
+    the file. `model_names` returns the names of the copies. ``isolated`` means that the worker serves requests during
+    the load, and should prepare the model in a separate process.
     """
 
     id: int
@@ -64,10 +63,10 @@ class EvictWeights(Struct, frozen=True, array_like=True, tag=4):
 class InferInput(Struct, frozen=True, array_like=True):
     """The part of an Infer action that belongs to one request.
 
-    ``batch_size`` is the number of the request's rows. ``outputs`` names the requested outputs; it is empty if all are
-    requested. If ``generated`` is true, there is no payload, and the worker uses zeros as inputs. Profiling and some
-    load tests do this. ``arena_offset`` is the offset of the payload in the memory that the worker shares with the
-    controller. The offset is -1 if the payload is sent with the action.
+    ``batch_size`` is the number of the request's rows. ``outputs`` names the requested outputs; it is empty if all
+    outputs are requested. If ``generated`` is true, there is no payload, and the worker generates the inputs. Profiling
+    and some load tests use this. ``arena_offset`` is the offset of the payload in the memory that the worker shares
+    with the controller. The offset is -1 if the payload is sent with the action.
     """
 
     request_id: int
@@ -105,7 +104,10 @@ class Infer(Struct, frozen=True, array_like=True, tag=5):
 
 
 class ClearCache(Struct, frozen=True, array_like=True, tag=6):
-    """Evict all weights from all devices of the worker. Weights in use are evicted later, when their use ends."""
+    """Evict all weights from all devices of the worker.
+
+    If weights are in use, the worker first waits until their use ends.
+    """
 
     id: int
 

@@ -20,15 +20,15 @@ class SendAction(Struct, frozen=True):
 
 
 NO_RETRY: Final[Nanos] = -1
-"""Value of ``Answer.retry_after`` for a request that would be refused at any time. The client gets no retry time."""
+"""Value of ``Answer.retry_after`` for a request that would always be refused. The client gets no retry time."""
 
 
 class Answer(Struct, frozen=True):
-    """A scheduler's answer to a pending request. Requests whose Infer action succeeds need no such answer.
+    """A scheduler's answer to a pending request. If the request's Infer action succeeds, the scheduler gives no answer.
 
     ``predicted`` is the predicted completion in nanoseconds after the request's arrival. ``retry_after`` is the time
     from now after which the client should try again. ``retry_after`` is None if this time is unknown, and `NO_RETRY` if
-    a retry would not help. ``reason`` is counted if ``status`` means a refusal.
+    a retry would not help. ``reason`` is only used if ``status`` means a refusal. Refusals are counted by reason.
     """
 
     request_id: int

@@ -1,7 +1,8 @@
 """Counts of requests and of the work that devices have done. The server's status and the metrics contain these counts.
 
-All counts are zero when the controller starts. Counts never decrease, except counts of a current state. The garbage
-collector does not track these structs (``gc=False``), because there are many of them and they form no cycles.
+All counts are zero when the controller starts. Counts never decrease, except counts of the present state, such as
+pending requests. The garbage collector does not track these structs (``gc=False``), because there are many of them and
+they form no cycles.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from clockwork.units import MILLISECOND, SECOND, Nanos
 REFUSAL_STATUSES: Final = (Status.SKIPPED_BY_CONTROLLER, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
 """Statuses of requests that are refused before their deadline.
 
-A refused request would miss its deadline, or the server is full.
+Such a request would miss its deadline, or the server is full.
 """
 
 LATENCY_BOUNDS: Final[tuple[Nanos, ...]] = (
@@ -55,17 +56,16 @@ class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
     - ``answers``: number of requests for each status, by the status's name. CANCELLED counts requests that the client
       cancelled, and requests whose client disconnected.
     - ``pending``: number of pending requests
-    - ``rows``, ``batches``: numbers of executed rows and batches. Batches count whatever the outcomes of their requests
-      are.
+    - ``rows``, ``batches``: numbers of executed rows and batches. A batch counts even if its requests fail.
     - ``succeeded_ns``: time from arrival to response, for requests in time
     - ``failed_ns``: time from arrival to response, for all other requests
     - ``queue_ns``: time from arrival to the start of the batch, for requests in time
-    - ``input_ns``, ``exec_ns``, ``output_ns``: time of each step of a batch, added once for each of its requests in
-      time
+    - ``input_ns``, ``exec_ns``, ``output_ns``: time of each step of a batch, added once for each request of the batch
+      that is answered in time
     - ``latencies``: number of requests in time for each bucket of `LATENCY_BOUNDS`
     - ``kept_promises``: number of requests in time that were admitted with a predicted completion
     - ``late_ns``: time from deadline to response, for late requests
-    - ``loads``, ``load_ns``: number of loads of the model's weights, and the time that they took
+    - ``loads``, ``load_ns``: number of loads of the model's weights, and the total time of these loads
     - ``evictions``: number of evictions of the model's weights
     - ``by_batch_size``: counts of the executed batches for each batch size
     - ``last_success``: time on the controller's clock at which the last request in time was answered; 0 if there was no
@@ -123,7 +123,7 @@ class RecentCounts(Struct, frozen=True, array_like=True, gc=False):
 
 
 class ModelDemand(Struct, frozen=True, array_like=True, gc=False):
-    """The rate of recent requests for a model with one SLO. Refused requests count too.
+    """The rate of recent requests for one model with one SLO, including refused requests.
 
     ``slo`` is in nanoseconds, and ``rate`` is in requests per second. An SLO of 0 means that it is unknown, because the
     server refused the requests before it read their SLO.
@@ -173,8 +173,8 @@ def failed(answers: Mapping[str, int]) -> int:
 def known_name(status: int) -> str:
     """Return the name of a status, such as ``TIMEOUT``, or ERROR if the number is not a status.
 
-    A scheduler may answer with any number. The number of different names must stay small, because each name is the
-    value of a metric's label.
+    A scheduler may answer with any number, but each name becomes the value of a metric's label. So the number of
+    different names must be limited.
     """
     try:
         return Status(status).name

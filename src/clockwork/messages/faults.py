@@ -1,4 +1,4 @@
-"""Error messages that several modules use. Each fault has the same text in all modules."""
+"""Error messages that several modules use, so that each fault has the same text in all modules."""
 
 from collections.abc import Iterable
 from heapq import nsmallest
@@ -28,7 +28,10 @@ def unknown_version(name: str, version: str, ready: Iterable[str]) -> str:
 
 
 def no_ready_version(name: str, states: Iterable[str]) -> str:
-    """Return the error message for a model without a ready version; ``states`` contains the reason for each version."""
+    """Return the error message for a model without a ready version.
+
+    ``states`` contains the state of each version as text.
+    """
     return f"model {quoted(name)} has no ready version: {', '.join(list(states)[-MAX_LISTED:])}"
 
 

@@ -1,4 +1,4 @@
-"""Messages about a connection: greetings, heartbeats, which also compare clocks, and the message at the end."""
+"""Messages about the connection itself: greetings, heartbeats (which also compare clocks), and the final message."""
 
 from typing import Final, TypeAlias
 
@@ -7,7 +7,7 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 PROTOCOL_VERSION: Final = 1
-"""Version of the protocol. The version is increased when a message changes so that an older peer would misread it."""
+"""Version of the protocol. It is increased when an older peer would misread a changed message."""
 
 ROLE_WORKER: Final = "worker"
 ROLE_CLIENT: Final = "client"
@@ -16,8 +16,8 @@ ROLE_CLIENT: Final = "client"
 class Hello(Struct, frozen=True, array_like=True, tag=1000):
     """The first message, which the connecting peer sends. ``name`` identifies a worker when it connects again.
 
-    ``token`` is the bearer token, or empty. `repr` omits the token. ``arena`` is the name of the memory that a worker
-    shares with its controller. ``arena`` is empty if the worker shares no memory.
+    ``token`` is the bearer token, or an empty text. The token does not appear in the struct's `repr`. ``arena`` is the
+    name of the memory that a worker shares with its controller. ``arena`` is empty if the worker shares no memory.
     """
 
     role: str

@@ -12,8 +12,8 @@ class ErrorSummary(Struct, frozen=True, array_like=True):
     """The errors of predictions in nanoseconds. No value is negative.
 
     ``over`` is the number of predictions that were later or longer than the actual time. ``under`` is the number of
-    predictions that were sooner or shorter. All other predictions in ``count`` were exact. Percentiles and maxima are
-    separate for both directions. Percentiles are rounded up to the end of a histogram's bucket.
+    predictions that were earlier or shorter. All remaining predictions in ``count`` were exact. Both directions have
+    their own percentiles and maxima. Percentiles are rounded up to the end of a histogram's bucket.
     """
 
     count: int = 0
@@ -31,8 +31,9 @@ class PredictionSummary(Struct, frozen=True, array_like=True):
     """The errors of the predicted starts, durations and completions of one kind of action.
 
     ``within`` is the number of actions that took at most their expected duration. ``failed`` is the number of actions
-    that failed. No other field includes failed actions. Actions without an expected duration are included in ``start``
-    only. ``expected_over_actual`` is the sum of the expected durations divided by the sum of the actual durations.
+    that failed. All fields except ``failed`` ignore failed actions. Actions without an expected duration are included
+    only in ``start``. ``expected_over_actual`` is the sum of the expected durations divided by the sum of the actual
+    durations.
     """
 
     start: ErrorSummary

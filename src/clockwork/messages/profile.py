@@ -11,11 +11,11 @@ from clockwork.units import Nanos
 MIN_SAMPLES: Final = 10
 """Smallest number of measurements for an estimate. The original Clockwork uses the same number.
 
-(Its artifact for OSDI'20 has an estimate window of 10.) The p99 of 10 measurements is their maximum.
+(The artifact of the OSDI'20 paper has an estimate window of 10.) The p99 of 10 measurements is their maximum.
 """
 
 MAX_SLOWDOWN_PER_ROW: Final = 0.03
-"""Share by which the time per row may be longer in a larger batch.
+"""A larger batch is used only if its time per row exceeds the best time per row by at most this share.
 
 A small increase is acceptable, because fewer and larger actions save work in the controller and the worker.
 """
@@ -26,7 +26,7 @@ SLOW_START: Final = 1.25
 
 
 class ProfileKey(Struct, frozen=True, array_like=True):
-    """The key of a profile: all properties that a measured time depends on. Models with equal keys share a profile.
+    """The key of a profile: the properties on which measured times depend. Models with equal keys share a profile.
 
     ``digest`` identifies the model's content. ``runtime`` is the name and version of the runtime. ``device_kind`` is
     the hardware and the number of threads, as in `GPUInfo.kind`.
@@ -46,7 +46,7 @@ class Measurement(Struct, frozen=True, array_like=True):
     samples: tuple[Nanos, ...]
 
     def percentile(self, percent: float) -> Nanos:
-        """Return the smallest sample that at least ``percent`` % of the samples do not exceed (nearest rank)."""
+        """Return the smallest sample that is at least as large as ``percent`` % of the samples (nearest rank)."""
         ranked = sorted(self.samples)
         return ranked[max(0, ceil(len(ranked) * percent / 100) - 1)]
 
@@ -67,14 +67,14 @@ class Measurement(Struct, frozen=True, array_like=True):
 class ModelProfile(Struct, frozen=True, array_like=True):
     """The measured times of one model on one kind of device: of LoadWeights, and of Infer for each batch size.
 
-    - ``max_batch_size``: the largest batch size that the operator requested. ``infer`` may lack some sizes up to this
-      size.
-    - ``stopped``: the reason why these sizes are missing. The text is empty if no size is missing, or if the
-      model does not support batches.
-    - ``input_shapes``: the measured shapes, without the batch dimension. The shapes matter for models with free
-      dimensions.
-    - ``unbatched``: the reason why requests are no longer batched: a check has found different outputs. The
-      text is empty if requests are batched.
+    - ``max_batch_size``: the largest batch size that the operator requested. Some smaller sizes may be missing in
+      ``infer``.
+    - ``stopped``: the reason why sizes are missing. It is empty if no size is missing, or if the model does not support
+      batches.
+    - ``input_shapes``: the shapes with which the model was measured, without the batch dimension. They matter for
+      models with free dimensions.
+    - ``unbatched``: the reason why requests are no longer batched, after a check has found different outputs. It is
+      empty if requests are batched.
     - ``unmeasured``: the reason why the times of ``infer`` are assumptions. The text is empty if the times were
       measured.
     - ``first``: durations of the first executions of one row, if they took longer than the later ones. ``infer`` does
@@ -102,7 +102,7 @@ class ModelProfile(Struct, frozen=True, array_like=True):
 
     @property
     def worthwhile_batch_size(self) -> int:
-        """The largest batch size that is worth its time.
+        """The largest batch size that does not take noticeably longer per row than smaller batch sizes.
 
         The time per row of this batch size exceeds the best time per row of the smaller batch sizes by at most
         `MAX_SLOWDOWN_PER_ROW`. On a GPU this is usually the largest measured batch size. On a CPU core batches save no

@@ -16,7 +16,7 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import SECOND, Bytes, Nanos
 
 DEFAULT_RETRY: Final[Nanos] = 1 * SECOND
-"""Retry time of a refusal whose cause may last for an unknown time.
+"""Retry time of a refusal if nobody knows how long its cause will last.
 
 For example, no worker is connected, or the server is starting up.
 """
@@ -29,7 +29,7 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
     - ``slo_factor``: the SLO as a multiple of the model's estimate at batch size 1 on the fastest kind of device. If
       both are set, the shorter SLO applies. If neither is set, the server's default applies.
     - ``outputs``: names of the requested outputs; empty for all outputs
-    - ``generated``: the request has no payload, and the worker uses zeros as inputs
+    - ``generated``: the request has no payload, and the worker generates the inputs
     - ``version``: number or label of a version; empty for the model's default version
     """
 
@@ -67,9 +67,10 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
     - ``message``: the reason if ``status`` is not SUCCESS
     - ``predicted``: the predicted completion in nanoseconds after the request's arrival, or None if it is unknown
     - ``retry_after``: the retry time in nanoseconds from now, or None if it is unknown
-    - ``admitted``: whether the server had promised a response by ``predicted``. If ``status`` is not SUCCESS, the
-      promise is broken. ``admitted`` is false if the request was wrong, or if the operator ended the server.
-    - ``version``: number of the version that was chosen for the request; empty if it was refused before this choice
+    - ``admitted``: whether the server had promised a response by ``predicted``. If ``status`` is not SUCCESS, this
+      promise is broken. ``admitted`` is false if the client was at fault, or if the operator ended the server.
+    - ``version``: number of the version that was chosen for the request; empty if the request was refused before this
+      choice
     """
 
     id: int
@@ -107,7 +108,7 @@ class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
 
     - ``versions``: the versions to load. If the list is empty, ``path`` is the only version. If ``path`` is empty too,
       the model is loaded again from where it was loaded last.
-    - ``keep``: whether other versions of the model stay in service. If not, this load replaces the other versions.
+    - ``keep``: whether the model's other versions continue to be served. If not, this load replaces them.
     - ``wait``: whether the response is sent when the versions are ready. If not, the response is sent at once.
     """
 
@@ -180,7 +181,7 @@ class ListModelsRequest(Struct, frozen=True, array_like=True, tag=21):
 class ModelSummary(Struct, frozen=True, array_like=True):
     """The description of a served version of a model for clients.
 
-    - ``default``: whether this version serves requests without a version
+    - ``default``: whether this version serves requests that name no version
     - ``labels``: names that requests may use in place of ``version``
     """
 
@@ -231,7 +232,10 @@ class StatusRequest(Struct, frozen=True, array_like=True, tag=25):
 
 
 class Progress(Struct, frozen=True, array_like=True):
-    """The progress of a stage: ``done`` of ``total`` models, and the remaining time, or None if it is unknown."""
+    """The progress of a stage: ``done`` of ``total`` models are finished.
+
+    ``remaining`` is None if the time is unknown.
+    """
 
     done: int = 0
     total: int = 0
@@ -241,8 +245,8 @@ class Progress(Struct, frozen=True, array_like=True):
 class GPUStatus(Struct, frozen=True, array_like=True):
     """The state of a device: the models that have weights on it, and the number of its outstanding actions.
 
-    ``predictions`` has the keys ``load`` and ``infer``, for the actions that the device has executed in service. A key
-    is missing if there were no such actions.
+    ``predictions`` has the keys ``load`` and ``infer``, for the actions that the device has executed while serving. If
+    there were no such actions, the key is missing.
     """
 
     gpu: GPUInfo
@@ -276,13 +280,14 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     - ``failed``: number of requests with any other error
     - ``broken_promises``: number of late, refused and failed requests that had been admitted with a predicted
       completion
-    - ``recent``: profiles of the durations that were measured recently in service, for kinds of device where they
-      differ
-    - ``predictions``: summaries of the model's ``load`` and ``infer`` actions on all devices, if there were any
-    - ``counts``: the same requests by status, and their times. Only ``counts`` includes cancelled requests.
+    - ``recent``: profiles of durations that were measured recently while serving, for kinds of device where these
+      differ from the stored profile
+    - ``predictions``: summaries of the prediction errors of the model's ``load`` and ``infer`` actions on all devices,
+      if there were any
+    - ``counts``: numbers and times of all requests by status. Only ``counts`` includes cancelled requests.
     - ``ready``: whether a connected device can execute the model, and the device's worker is not silent
     - ``unbatched``: the reason why requests are no longer batched; empty if they are batched
-    - ``default_slo``: the SLO of requests that set none; 0 if it is unknown
+    - ``default_slo``: the SLO of requests that set no SLO; 0 if it is unknown
     - ``demand``: the recent requests per second for each SLO
     - ``default``, ``labels``: as in `ModelSummary`
     - ``last_10_s``, ``last_5_min``: the requests that were answered recently. The other counts begin with the
@@ -329,7 +334,8 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     - ``models``: the versions that are READY
     - ``versions``: all other versions, and the versions whose last load failed
     - ``serving_ns``: time since serving began
-    - ``predictions``: summaries of the ``load`` and ``infer`` actions of all devices, including disconnected devices
+    - ``predictions``: summaries of the prediction errors of all ``load`` and ``infer`` actions, including the actions
+      of lost devices
     - ``without_model``: number of requests that were answered before their model was known, by the status's name
     - ``ready``: whether the server is serving and at least one worker is not silent
     """

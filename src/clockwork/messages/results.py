@@ -15,9 +15,10 @@ DEFAULT_VERSION: Final = "1"
 
 
 class Timing(Struct, frozen=True, array_like=True):
-    """The begin and the end of a step, and the time for which the device worked on the step.
+    """The start and the end of a step, and the time for which the device worked on the step.
 
-    All three are in nanoseconds. If the device works asynchronously, ``duration`` may be less than ``end - begin``.
+    All three values are in nanoseconds. If the device works asynchronously, ``duration`` may be less than ``end -
+    begin``.
     """
 
     begin: Nanos
@@ -36,7 +37,7 @@ class DeviceTime(Struct, frozen=True, array_like=True):
 
 
 class TrialRun(Struct, frozen=True, array_like=True):
-    """The execution of one row on the worker's CPU, when the worker read the model.
+    """The trial execution of one row on the worker's CPU, when the worker read the model.
 
     ``duration`` is in nanoseconds. ``elements`` is the number of elements of the inputs.
     """
@@ -50,8 +51,8 @@ class ExampleInputs(Struct, frozen=True, array_like=True):
 
     - ``shapes``: the shape of each required input, in order, with one row if the model has a batch dimension
     - ``source``: a text for people about the source of the inputs
-    - ``unmeasured``: the reason why the model accepts none of the inputs and cannot be measured; else empty
-    - ``refused``: inputs that were tried before and refused, with the model's reasons
+    - ``unmeasured``: the reason why the model cannot be measured, because it accepts none of the inputs; else empty
+    - ``refused``: inputs that the model refused before, with the reasons
     """
 
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -72,7 +73,7 @@ class ModelInfo(Struct, frozen=True, array_like=True):
     - ``max_batch``: the largest batch size that the model's own configuration permits; 0 if it has no limit
     - ``version``: name of the directory that contains the model's file, if this is a number, or `DEFAULT_VERSION`
     - ``example``: the inputs with which the model is measured; None if the controller chooses their shapes
-    - ``trial``: an execution on the CPU, which bounds the time on a device; None if there was no execution
+    - ``trial``: the trial execution on the CPU, which gives a bound of the time on a device; None if there was no trial
     """
 
     name: str
@@ -128,7 +129,7 @@ class ErrorResult(Struct, frozen=True, array_like=True, tag=64):
 
 
 class LoadModelFromDiskResult(Struct, frozen=True, array_like=True, tag=65):
-    """The result of a successful LoadModelFromDisk. ``models`` has the order of the numbers in the models' names."""
+    """The result of a successful LoadModelFromDisk. ``models`` is in the order of the numbers in the models' names."""
 
     id: int
     models: tuple[ModelInfo, ...]
@@ -158,9 +159,8 @@ class EvictWeightsResult(Struct, frozen=True, array_like=True, tag=68):
 class InferOutput(Struct, frozen=True, array_like=True):
     """The part of a batch's outputs that belongs to one request. The payload follows the message.
 
-    If there is an error for this request only, ``refusal`` is the reason and there are no tensors. If ``failed`` is
-    false, the model does not accept the request's inputs. If ``failed`` is true, the runtime could not execute the
-    request.
+    If only this request of the batch failed, ``refusal`` is the reason and there are no tensors. Then ``failed`` is
+    true if the runtime could not execute the request, and false if the model does not accept the request's inputs.
     """
 
     request_id: int
@@ -173,7 +173,7 @@ class InferResult(Struct, frozen=True, array_like=True, tag=69):
     """The result of a successful Infer. ``outputs`` are in the order of the action's inputs.
 
     ``exec`` is the time for which the lane was busy. Estimates are computed from ``exec``. ``device`` is the time for
-    which the device was busy, measured with the device's own clock. ``device`` is None if the device has no clock.
+    which the device was busy, measured with the device's own clock, or None if the device has no clock.
     """
 
     id: int

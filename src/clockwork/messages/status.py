@@ -1,4 +1,4 @@
-"""Status codes. The codes are the numbers of the original system, so that logs of both systems can be compared.
+"""Status codes. They have the same numbers as in the original system, so that logs of both systems can be compared.
 
 =======  ==================================================================
 0        success
@@ -13,7 +13,7 @@
 70-78    copying inputs     80-84  execution      90-92  copying outputs
 =======  ==================================================================
 
-The original system lacks the numbers 9, 42, 43, 46 and 47.
+The numbers 9, 42, 43, 46 and 47 do not exist in the original system.
 """
 
 from enum import IntEnum

@@ -1,7 +1,7 @@
-"""Names, types and shapes of tensors, as in the Open Inference Protocol v2. The elements of tensors are not included.
+"""Names, types and shapes of tensors, as in the Open Inference Protocol v2, without the elements.
 
 The elements of a message's tensors are its *payload*, which is a sequence of bytes. The controller and the worker's
-core pass the payload on as an opaque handle. Only runtimes and clients read payloads. In the payload, the tensors have
+core pass payloads on as opaque handles. Only runtimes and clients read the elements. In the payload, the tensors have
 the order of their specs, and their elements are little-endian and in row-major order. Each ``BYTES`` element is a
 4-byte little-endian length, followed by the element's bytes. (This format is defined by the Open Inference Protocol v2,
 "Tensor Data Types", and by Triton's binary tensor data extension.)
@@ -17,12 +17,10 @@ from clockwork.errors import InvalidRequestError
 from clockwork.units import Bytes
 
 MAX_RANK: Final = 16
-"""Largest number of dimensions of a tensor. No known model needs more dimensions. The limit bounds the work that a peer
-causes.
-"""
+"""Largest number of dimensions of a tensor. No known model needs more. This limits the work that a peer can cause."""
 
 MAX_TENSORS: Final = 256
-"""Largest number of inputs of a request, and of its outputs. The limit bounds the work that a peer causes."""
+"""Largest number of inputs of a request, and of outputs. This limits the work that a peer can cause."""
 
 
 MAX_NAME: Final = 1000
@@ -63,7 +61,7 @@ ELEMENT_BYTES: Final[dict[str, int]] = {
     Datatype.FP32: 4,
     Datatype.FP64: 8,
 }
-"""Size of one element in bytes. ``BYTES`` elements have no fixed size, so the type is missing."""
+"""Size of one element in bytes. ``BYTES`` is missing, because its elements have no fixed size."""
 
 
 class TensorInfo(Struct, frozen=True, array_like=True):
@@ -117,7 +115,7 @@ def unknown_datatype(name: str, datatype: str) -> InvalidRequestError:
 
 
 def check_name(of: str, name: str) -> None:
-    """Check the length of a name that a peer has sent. ``of`` is the kind of the named object, for the error message.
+    """Check the length of a name that a peer has sent. ``of`` is the kind of the object, for the error message.
 
     Raises:
         InvalidRequestError: the name is longer than `MAX_NAME`.
