@@ -18,15 +18,15 @@ class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
     - "normal": a normal distribution around the median with a standard deviation of ``share`` times the median; no
       duration is less than half of the median
     - "lognormal": a lognormal distribution with the same ``share``, which has a longer tail
-    - "measured": the profile's samples in the order of their measurement, again and again. Slow minutes of a host are
-      thus reproduced. Random draws would not reproduce slow minutes.
+    - "measured": the profile's samples in the order of their measurement, repeated from the start. So slow minutes of a
+      host are reproduced, which random draws would not do.
     """
 
     kind: Literal["none", "normal", "lognormal", "measured"] = "none"
     share: float = 0.0
 
     def draw(self, rng: Random, measurement: Measurement) -> Nanos:
-        """Draw a duration. `DurationModel` implements the kind "measured"."""
+        """Draw a duration. The kind "measured" is implemented in `DurationModel`."""
         if self.kind == "none":
             return measurement.median if len(measurement.samples) > 1 else measurement.samples[0]
         base = measurement.median if len(measurement.samples) > 1 else measurement.samples[0]
@@ -54,7 +54,7 @@ class DurationModel:
     def infer(self, profile: ModelProfile, rows: int) -> Nanos:
         """Return the duration of an Infer with ``rows`` rows.
 
-        The next larger batch size in the profile decides the duration.
+        The duration is that of the next larger batch size in the profile.
         """
         size = next((size for size in profile.infer if size >= rows), 0)
         if not size:

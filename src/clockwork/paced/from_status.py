@@ -1,7 +1,7 @@
 """Builds paced models from the output of ``clockwork status --json``, with the measured times of a live system.
 
-Durations that were measured in service are used if there are enough of them. Otherwise, the profile's durations are
-used. If a model was measured on several kinds of devices, the first kind in alphabetical order is used.
+If enough durations were measured while serving, these durations are used. Otherwise, the profile's durations are used.
+If a model was measured on several kinds of devices, the first kind in alphabetical order is used.
 """
 
 from math import prod
@@ -18,7 +18,9 @@ DAMAGED: Final = (AttributeError, KeyError, TypeError, ValueError, IndexError, S
 PAGE = 16 << 20
 
 MAX_DIM: Final = 1 << 28
-"""Limit of a dimension, and of the elements in one row of a tensor. With this limit, a row of FP32 is at most 1 GiB."""
+"""Largest size of a dimension, and largest number of elements in one row of a tensor. So a row of FP32 has at most 1
+GiB.
+"""
 
 
 def models_of(state: dict[str, Any]) -> list[tuple[PacedModel, int]]:

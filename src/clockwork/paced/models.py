@@ -1,9 +1,10 @@
 """Defines paced models, and contains the profiles that Clockwork provides.
 
-The profiles describe the ResNet-50 that the original Clockwork was evaluated with. The original's source code contains
-two sets of measured times. ``resnet50-v100`` has the times that ``check_model`` measures after warm-up (OSDI'20
-artifact). ``resnet50-v100-startup`` has the times that a worker measures when it starts. The model's input has 602,112
-bytes and its output has 4,000 bytes. The model's weights have 102,160,300 bytes, which are 7 pages of 16 MiB.
+The profiles describe the ResNet-50 with which the original Clockwork was evaluated. The original's source code contains
+two sets of measured times. ``resnet50-v100`` contains the times that the original's program ``check_model`` measured
+after warm-up (OSDI'20 artifact). ``resnet50-v100-startup`` contains the times that the original's worker measured when
+it started. The model's input has 602,112 bytes and its output has 4,000 bytes. The model's weights have 102,160,300
+bytes, which are 7 pages of 16 MiB.
 """
 
 from collections.abc import Mapping
@@ -46,11 +47,11 @@ RESNET50_BYTES: Final[Bytes] = 102_160_300
 
 
 class PacedModel(Struct, frozen=True):
-    """A model that paced devices execute, as if it was read from a file.
+    """A model for paced devices, which load it as if it was read from a file.
 
     - ``read``: time that the worker needs to read the file
-    - ``trial``: duration of the execution on the host when the worker reads the file; 0 if there is none
-    - ``first``: factors of the first executions on each device, which take longer than later ones
+    - ``trial``: duration of the trial execution when the worker reads the file; 0 if there is no trial
+    - ``first``: factors by which the first executions on each device take longer than later executions
     """
 
     path: str
@@ -80,7 +81,7 @@ def scaled(profile: ModelProfile, factor: float) -> ModelProfile:
 
 
 def measured(profile: ModelProfile, noise: NoiseModel, rng: Random) -> ModelProfile:
-    """Return the profile that a measurement of the model would give if its durations vary by ``noise``."""
+    """Return the profile that a measurement would give if the durations of ``profile`` varied by ``noise``."""
     if noise.kind in ("none", "measured"):
         return profile
 

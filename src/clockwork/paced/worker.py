@@ -1,8 +1,9 @@
-"""A worker with paced devices. The worker is a `clockwork.machine.Machine` around the production `WorkerCore`.
+"""A worker with paced devices: a `clockwork.machine.Machine` that contains the production `WorkerCore`.
 
 Theory of operation. A live host has a thread for each lane. This worker has a heap of moments instead. A moment is the
-end of a task, or the start or expiry of an action. If the host calls late, all steps that were due are done in order.
-Each step uses the moment at which it was due, so devices behave as if the call was in time. Only the results are late.
+end of a task, or the start or expiry of an action. If the host calls `wake` late, all steps that were due are done in
+order. Each step uses the moment at which it was due, so devices behave as if the call had been in time. Only the
+results are sent late.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,13 +37,13 @@ VERSION = "paced"
 """Name of the runtime in the profiles of these workers."""
 
 EVICT_TIME: Nanos = 0
-"""Pages are unmapped within microseconds, so an eviction takes no device time here."""
+"""Duration of an eviction. It is 0, because a real worker unmaps pages within microseconds."""
 
 _Key: TypeAlias = tuple[int | None, LaneKind]
 
 
 class PacedWorker:
-    """A worker process. If a worker is restarted, a new object represents it."""
+    """A worker process. After a restart, the worker is represented by a new object."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class PacedWorker:
             tuple[Nanos, int, _Key, TaskFinished | None]
         ] = []  #: a heap of moments; each is the end of a task, or a poll of a lane (None)
 
-        #: when each lane is polled next; earlier entries of a lane in the heap are void
+        #: when each lane is polled next; all other entries of the lane in the heap are void
         self._armed: dict[_Key, Nanos] = {}
         self._pushed = 0
         self._executed: dict[tuple[int, str], int] = {}  #: number by device and path, if first executions are slow
@@ -105,7 +106,7 @@ class PacedWorker:
         return sum(self.busy) + len(running) * now - sum(running)
 
     def next_wakeup(self) -> Nanos | None:
-        """Return when to call `wake`. This moment may be in the past."""
+        """Return when to call `wake`, which may be in the past."""
         moments = self._moments
         while moments and moments[0][3] is None and self._armed.get(moments[0][2]) != moments[0][0]:
             heappop(moments)
@@ -114,7 +115,7 @@ class PacedWorker:
     def _poll_concerned(self, now: Nanos, gpu: int | None, answers: list[ResultCommand]) -> None:
         """Poll the lanes that an event of ``gpu`` can affect.
 
-        These are the lanes of this device, or all lanes if ``gpu`` is None (the HOST lane).
+        These are the lanes of this device. If ``gpu`` is None (the HOST lane), these are all lanes.
         """
         if gpu is not None and 0 <= gpu < len(self._of_gpu):
             for key in self._of_gpu[gpu]:
@@ -202,7 +203,7 @@ def _gpu_of(event: Event) -> int | None:
 
 
 def _elements(model: PacedModel) -> int:
-    """Return the number of elements in one row of the inputs, if free dimensions are 1."""
+    """Return the number of elements in one row of the inputs, with 1 for free dimensions."""
     return sum(prod(max(1, dim) for dim in tensor.shape) for tensor in model.inputs)
 
 
