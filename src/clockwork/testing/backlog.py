@@ -1,7 +1,7 @@
-"""Runs a controller's SERVING stage with any number of pending requests, to measure the cost of an event.
+"""Runs a controller in the stage SERVING with any number of pending requests, to measure the cost of an event.
 
-Devices return results only when `Backlog.result` is called, so requests stay pending. Each method causes one kind of
-event and does all of the controller's work for it.
+Devices return results only when `Backlog.result` is called, so requests stay pending. Each method creates one kind of
+event, and lets the controller do all of its work for this event.
 """
 
 from typing import Final
@@ -40,7 +40,7 @@ _TIMES: Final = {1: ms(1), 2: ms(1.5), 4: ms(2.5), 8: ms(4.5)}
 
 
 MANY: Final = 10_000_000
-"""A limit of requests that is larger than any test needs."""
+"""A limit on requests that is larger than any test needs."""
 
 
 class Backlog:
@@ -72,7 +72,10 @@ class Backlog:
         self._carry_out(self._serving.start(self.now))
 
     def request(self, count: int = 1, slo: Nanos = HOUR, apart: Nanos = 0) -> None:
-        """Let ``count`` requests arrive at once. Each SLO is longer by ``apart`` than the SLO before it."""
+        """Let ``count`` requests arrive at once.
+
+        The SLO of each request is longer by ``apart`` than the previous SLO.
+        """
         for number in range(count):
             self._last_id += 1
             name = self._names[self._last_id % len(self._names)]
@@ -82,7 +85,7 @@ class Backlog:
         self.wait(STEP)
 
     def wait(self, duration: Nanos) -> None:
-        """Let time pass. Wake the controller whenever it is due."""
+        """Let time pass, and wake the controller whenever a wake-up is due."""
         until = self.now + duration
         while (moment := self._serving.next_wakeup()) is not None and moment <= until:
             self.now = max(self.now, moment)

@@ -1,7 +1,7 @@
 """Simulates realistic clients, which send different shapes and SLOs, cancel requests, disconnect and evict weights.
 
 The invariants of the controller and of the workers are checked after every event. At the end, all requests must be
-answered, and the controller's view of each device's memory must be right.
+answered, and the controller's view of each device's memory must match the device.
 """
 
 from random import Random
@@ -47,7 +47,7 @@ NAMES: Final = ("free-1", "free-2", "free-3", "whole-1", "whole-2", "plain")
 
 
 class Clients:
-    """Clients of two workers with two devices each. The devices have memory for about half of the models.
+    """Clients, and two workers with two devices each. The devices have memory for about half of the models.
 
     Use this object once.
     """
@@ -72,7 +72,7 @@ class Clients:
         self._gone: dict[int, None] = {}
 
     def run(self) -> "Clients":
-        """Run the start-up and all requests until nothing is running any more. Return this object."""
+        """Run start-up and send all requests. Continue until nothing is running any more, and return this object."""
         self.cluster.start()
         self._run_until(self.loop.now + SETTLE)
         begin = self.loop.now

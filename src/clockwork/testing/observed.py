@@ -1,7 +1,7 @@
 """Wraps a scheduler, records its answers and actions, and checks them against the rules.
 
-The wrapper forwards all calls and results unchanged, with one exception: it stops waking a scheduler that lets no time
-pass. Otherwise, the tests would never end.
+The wrapper forwards all calls and results unchanged, with one exception: if a scheduler always requests a wake-up at
+the present time, the wrapper stops waking it. Otherwise, the tests would never end.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_WAKES_AT_ONCE: Final = 1000
-"""Limit of wakes at one time. If a scheduler requests more wakes than this, it lets no time pass."""
+"""Limit of wake-ups at one time. A scheduler that requests more wake-ups lets no time pass."""
 
 MAX_WAKES: Final = 20_000
-"""Limit of wakes in a run of a few seconds. A scheduler should not request more wakes."""
+"""Limit of wake-ups in a run of a few seconds. No scheduler should request more."""
 
 MAX_PROBLEMS: Final = 100
 """Largest number of problems that are recorded."""
 
 
 class Observed(Scheduler):
-    """A scheduler that wraps another scheduler. ``problems`` are texts.
+    """A scheduler that wraps the scheduler under test. ``problems`` contains the broken rules as texts.
 
     ``decisions`` contains each answer and action with its time.
     """
@@ -41,7 +41,7 @@ class Observed(Scheduler):
         self._restless = False
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
-        """Start the scheduler and record its decisions. All methods below record decisions as well."""
+        """Call the scheduler's `start` and record its decisions."""
         super().start(now, state)
         return self._record(now, self.scheduler.start(now, state))
 

@@ -7,9 +7,9 @@
 
 The scheduler runs in virtual time inside the production controller, with production workers. The scheduler must follow
 the rules of `clockwork.scheduling.base` and some invariants of ARCHITECTURE.md. A scheduler raises no errors and makes
-no invalid actions (I7, I8). Every request is answered exactly once (I1). No success is late (I2). When nothing is
-running, the controller's view of every device's memory is right (I6). The scheduler must also be deterministic, let
-time pass, and serve a single request on idle devices.
+no invalid actions (I7, I8). Every request is answered exactly once (I1). No request succeeds after its deadline (I2).
+When nothing is running, the controller's view of every device's memory matches the device (I6). The scheduler must also
+be deterministic, let time pass, and serve a single request on idle devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ CHECK_EVERY: Final = 5
 """
 
 MAX_EVENTS_PER_REQUEST: Final = 2000
-"""Limit of events per request. A scheduler exceeds the limit if it wants to be woken too often."""
+"""Limit of events per request. A scheduler that requests too many wake-ups exceeds this limit."""
 
 _FAST: Final = {"1": 1.0, "2": 1.5, "4": 2.5, "8": 4.5}
 _ONE: Final = ModelSpec("one", 1, "", 3.0, _FAST, weights_bytes=1 << 24)
