@@ -1,12 +1,13 @@
 """Estimates the offset between two clocks, and converts the times in messages from one clock to the other.
 
 This side sends a Ping at time ``a`` of its clock. The peer receives the Ping at ``b`` and answers at ``c``, on the
-peer's clock. The Pong arrives at ``d`` on this side's clock. The peer's clock is then ahead by
-``((b - a) + (c - d)) / 2``. The error is at most half of the time that both messages travelled, which is
-``((d - a) - (c - b)) / 2`` (RFC 5905, section 8).
+peer's clock. The Pong arrives at ``d`` on this side's clock. The peer's clock is then ahead by ``((b - a) + (c - d)) /
+2``. The error is at most half of the time for which both messages travelled: ``((d - a) - (c - b)) / 2`` (RFC 5905,
+section 8).
 
-The estimate is the recent sample with the smallest possible error now. A fast round trip is more accurate than the
-average of slow ones. The error of a sample grows with the drift of the clocks, until a newer sample is more accurate.
+Of the recent samples, the sample whose largest possible error is smallest is the estimate. One fast round trip is more
+accurate than the average of slow round trips. Because clocks drift, the largest possible error of a sample grows with
+its age, so a newer sample replaces it at some point.
 
 This module reads no clock. An offset is always the peer's clock minus this side's clock.
 """
@@ -82,7 +83,8 @@ class ClockOffset:
             return
         offset = ((received - ping_sent) + (pong_sent - now)) // 2
         self._samples.append(_Sample(now, offset, (on_the_way + 1) // 2))
-        # The errors of all samples grow at the same rate, so the best sample changes only when one is added or dropped.
+        # The errors of all samples grow at the same rate, so the best sample changes only when a sample is added or
+        # dropped.
         self._best = min(self._samples, key=lambda sample: sample.error_at(now, self._drift_ppm))
         self.offset_ns = self._best.offset
 
@@ -90,7 +92,8 @@ class ClockOffset:
 def shift_action(action: Action, by: Nanos) -> Action:
     """Convert the time window of an action to the worker's clock. The controller does this before it sends the action.
 
-    ``by`` is the offset of the worker's clock. The values 0 and FOREVER, which mean an open end, are not changed.
+    ``by`` is the offset of the worker's clock. The values 0 and FOREVER mean that a side of the window is open. They
+    are not changed.
     """
     if by == 0 or not isinstance(action, LoadModelFromDisk | LoadWeights | EvictWeights | Infer):
         return action
@@ -117,7 +120,7 @@ def shift_result(result: Result, by: Nanos) -> Result:
 
 
 def shift_moment(moment: Nanos, by: Nanos) -> Nanos:
-    """Return ``moment`` on the other clock. The values 0 (always past) and FOREVER (never reached) are not changed."""
+    """Convert ``moment`` to the other clock. The values 0 (always past) and FOREVER (never reached) are not changed."""
     if moment == 0 or moment == FOREVER:
         return moment
     return min(max(moment + by, 1), FOREVER - 1)

@@ -1,7 +1,7 @@
 """Encodes and decodes the messages of the native protocol, and splits the payload of a batch.
 
-A message is the header of a frame. Bytes from a peer are decoded to a message that is valid in that direction. All
-other bytes raise `ProtocolError`. The types in `clockwork.messages` define the format.
+A message is the header of a frame. Each direction of a connection has its own types of messages. If bytes from a peer
+are no valid message for that direction, `ProtocolError` is raised. The types in `clockwork.messages` define the format.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ decode_result: Final[Decode[Result | LinkMessage]] = _decoder("a result", Result
 
 
 def input_sizes(action: Infer) -> list[Bytes]:
-    """Return how many bytes of the action's payload belong to each input.
+    """Return, for each input, the number of bytes in the action's payload.
 
     The number is 0 for an input that the worker generates, and for an input in shared memory.
     """
@@ -63,7 +63,7 @@ def input_sizes(action: Infer) -> list[Bytes]:
 
 
 def output_sizes(result: InferResult) -> list[Bytes]:
-    """Return how many bytes of the result's payload belong to each output."""
+    """Return, for each output, the number of bytes in the result's payload."""
     return [sum(tensor.nbytes for tensor in output.tensors) for output in result.outputs]
 
 

@@ -8,14 +8,14 @@
 Numbers are little-endian. ``n`` is the number of bytes after the two lengths. The header is one encoded message
 (`clockwork.wire.codec`). The payload contains the bytes of the message's tensors.
 
-This module does no I/O. Each length from a peer is compared with a limit before it is used. The bytes of a large
-payload are received into their final place. Only the bytes that arrive in the same read as the frame's lengths are
+This module does no I/O. Each length from a peer is compared with a limit before it is used. A large payload is received
+directly into its final place in memory. Only those of its bytes that arrive in the same read as the frame's lengths are
 copied.
 
-`FrameReader` has the interface of `asyncio.BufferedProtocol`: it returns a buffer, and then gets the number of bytes
-that were received into the buffer. Small frames are copied out of this buffer. A long frame gets separate memory, and
-the rest of the frame is received into this memory. The payload then begins at a multiple of 64 bytes. Vector
-instructions need this alignment. numpy and the runtimes can use such a payload without a copy.
+`FrameReader` has the interface of `asyncio.BufferedProtocol`: it returns a buffer, and is then called with the number
+of bytes that were received into the buffer. Small frames are copied out of this buffer. A long frame gets separate
+memory, into which the rest of the frame is received. In this memory, the payload begins at a multiple of 64 bytes,
+because vector instructions need this alignment. So numpy and the runtimes can use the payload without a copy.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -44,10 +44,10 @@ Allocate: TypeAlias = Callable[[Bytes], NDArray[Any]]
 MAGIC: Final = b"CLKW"
 
 MAX_FRAME_BYTES: Final[Bytes] = 64 * MIB
-"""Default limit of a frame's length. The limit is enough for a batch of 100 images of 602,112 bytes."""
+"""Default limit of a frame's length. This is enough for a batch of 100 images of 602,112 bytes."""
 
 FRAME_BYTES_CEILING: Final[Bytes] = (1 << 32) - 1
-"""Highest limit on the length of frames that can be set, because the lengths have 32 bits."""
+"""Highest value that the limit on frames can have, because the lengths have 32 bits."""
 
 MAX_HEADER_BYTES: Final[Bytes] = 16 * MIB
 """Longest header. The specs of 256 tensors with long names take 30 KiB, and the state of 50,000 models takes 10 MiB."""
@@ -66,7 +66,7 @@ _LENGTHS: Final = Struct("<II")
 _LENGTHS_SIZE: Final = _LENGTHS.size
 _ALIGNMENT: Final = 64
 
-#: The first bytes of other protocols, and the hint that the error message gives for each.
+#: The first bytes of other protocols, with a hint for the error message.
 _OTHER_PROTOCOLS: Final = (
     ((b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"PRI "), "is this an HTTP client?"),
     ((b"\x16\x03",), "is this a TLS client? TLS is not enabled on this port"),
@@ -77,8 +77,8 @@ _OTHER_PROTOCOLS: Final = (
 def uninitialised(nbytes: Bytes) -> NDArray[Any]:
     """Allocate memory without writing to it.
 
-    The operating system provides memory only when it is written. If a peer announces a long frame and never sends it,
-    the frame therefore takes no memory.
+    The operating system provides memory only when a program writes to it. So if a peer announces a long frame and never
+    sends it, the frame takes no memory.
     """
     return np.empty(nbytes, np.uint8)
 
@@ -137,9 +137,8 @@ class FrameReader:
     """Divides received bytes into frames.
 
     ``max_frame_bytes`` is the limit on a frame, and ``allocate`` allocates the memory of long frames. Both attributes
-    may be changed between two reads, because a peer that has not greeted yet gets a lower limit. After a
-    `ProtocolError` the reader must not be used any more. Frames that arrived in the same read as the wrong bytes are
-    lost.
+    may be changed between two reads, because the limit is lower during the greeting. After a `ProtocolError`, the
+    reader must not be used any more. Frames that arrived in the same read as the wrong bytes are lost.
     """
 
     __slots__ = (
@@ -153,7 +152,7 @@ class FrameReader:
         self._wants_preamble = expect_preamble
         self._frames_read = False
         self._buffer = memoryview(bytearray(SMALL_BUFFER))
-        self._filled = 0  # number of bytes at the start of _buffer that are not parsed yet (less than one frame)
+        self._filled = 0  # number of unparsed bytes at the start of _buffer (less than one frame)
         self._offered = 0
         self._own: memoryview | None = None  # memory of a long frame that is being received
         self._own_header = self._own_filled = 0
@@ -165,7 +164,7 @@ class FrameReader:
 
     @property
     def waiting_for(self) -> str:
-        """A description of the bytes that an incomplete frame lacks.
+        """A description of the missing bytes of an incomplete frame.
 
         The description is empty if no frame is incomplete.
         """
@@ -220,7 +219,10 @@ class FrameReader:
         return frames
 
     def _keep(self, start: int, end: int, *, grow: bool) -> None:
-        """Move the incomplete frame to the front of the buffer. The buffer grows if small frames have filled it."""
+        """Move the incomplete frame to the start of the buffer.
+
+        If small frames have filled the buffer, enlarge the buffer.
+        """
         old = self._buffer
         if grow and len(old) < LARGE_BUFFER and self._own is None:
             self._buffer = memoryview(bytearray(LARGE_BUFFER))
