@@ -1,7 +1,7 @@
 """Arrival processes, which determine the times at which an open loop sends its requests.
 
-A process is a function. The argument of a process is the time of one request, and the result is the time of the next
-request. Both times are in nanoseconds after the start of the stream.
+A process is a function that gets the time of one request and returns the time of the next request. Both times are in
+nanoseconds after the start of the stream.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,10 @@ def poisson(rate: float, rng: Random) -> Process:
 
 
 def fixed(rate: float) -> Process:
-    """Return evenly spaced arrivals. Rounding errors do not add up, because the n-th request arrives at n / rate."""
+    """Return a process with evenly spaced arrivals.
+
+    Rounding errors do not add up, because request n arrives at n / rate.
+    """
     count = 0
 
     def following(now: Nanos) -> Nanos:
@@ -32,7 +35,7 @@ def fixed(rate: float) -> Process:
 
 
 def gamma(rate: float, cv: float, rng: Random) -> Process:
-    """Return arrivals whose gaps follow a gamma distribution with the coefficient of variation ``cv``.
+    """Return a process whose gaps follow a gamma distribution with the coefficient of variation ``cv``.
 
     With a ``cv`` above 1, arrivals come in bursts.
     """
@@ -42,11 +45,11 @@ def gamma(rate: float, cv: float, rng: Random) -> Process:
 
 
 def on_off(rate: float, on: Nanos, off: Nanos, rng: Random) -> Process:
-    """Return a Poisson process that is active for ``on``, pauses for ``off``, and so on."""
+    """Return a Poisson process that alternates: it is active for ``on``, and then pauses for ``off``."""
     arrive, period = poisson(rate, rng), on + off
 
     def following(now: Nanos) -> Nanos:
-        # Without the pauses, the arrivals are a Poisson process. The last line of this function inserts the pauses.
+        # First, the arrivals are drawn as if there were no pauses. The last line of this function inserts the pauses.
         at = arrive(now // period * on + min(now % period, on))
         return at // on * period + at % on
 
@@ -56,8 +59,8 @@ def on_off(rate: float, on: Nanos, off: Nanos, rng: Random) -> Process:
 def ramp(rate: float, rate_end: float, length: Nanos, rng: Random) -> Process:
     """Return a Poisson process whose rate changes linearly from ``rate`` to ``rate_end`` over ``length``.
 
-    The arrivals are drawn by thinning. Arrivals after ``length`` are not thinned, because thinning near rate 0 would
-    not end.
+    The arrivals are drawn by thinning. After ``length``, the rate is constant and arrivals are not thinned, because
+    thinning near rate 0 would not end.
     """
     most = max(rate, rate_end)
     arrive = poisson(most, rng)
@@ -75,12 +78,12 @@ def steps(rate: float, factor: float, step: Nanos, length: Nanos, rng: Random) -
     """Return a Poisson process whose rate is multiplied by ``factor`` after every ``step`` until ``length``."""
 
     def following(now: Nanos) -> Nanos:
-        # The process has no memory. So the draw can start again at the end of each step, with the next rate.
+        # A Poisson process has no memory. So the draw can start again at the end of each step, with the next rate.
         while now < length:
             number = now // step
             end = (number + 1) * step
             per_nano = rate * factor**number / SECOND
-            gap = rng.expovariate(per_nano) if per_nano > 0 else inf  # a falling rate may become 0 by underflow
+            gap = rng.expovariate(per_nano) if per_nano > 0 else inf  # a decreasing rate may underflow to 0
             if gap < end - now and (at := now + int(gap) + 1) < end:
                 return at
             now = end

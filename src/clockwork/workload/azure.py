@@ -3,11 +3,12 @@
 The data set (Shahrad et al., *Serverless in the Wild*, ATC 2020) contains one CSV file per day. The columns are
 HashOwner, HashApp, HashFunction, Trigger, and the invocations in each of the day's 1440 minutes. The replay follows
 OSDI'20 (artifact of section 6.5). Functions are sorted by their invocations per day. The requests of function i use
-model ``i * models // functions``. Each minute's count is replayed as a Poisson process at that rate.
+model ``i * models // functions``. Each minute is replayed as a Poisson process whose mean number of requests is the
+minute's count.
 
-`synthetic_trace` makes lines in this format for machines without the data set. The lines resemble the published data. A
-few functions cause most invocations, and the total depends on the time of day. Some functions are bursty, and some are
-timers. Results of a synthetic trace must be reported as synthetic.
+`synthetic_trace` generates lines in this format, for machines without the data set. The lines resemble the published
+data: a few functions cause most invocations, and the total depends on the time of day. Some functions are bursty, and
+some are timers. Results of a synthetic trace must be reported as synthetic.
 """
 
 from bisect import bisect_left
@@ -27,7 +28,7 @@ MAX_FUNCTIONS: Final = 200_000
 
 
 def parse_trace(lines: Iterable[str]) -> list[list[int]]:
-    """Return the counts per minute of each function. The busiest function is the first.
+    """Return the counts per minute of each function, with the busiest function first.
 
     Raises:
         InvalidRequestError: a line does not have this format.
@@ -97,7 +98,10 @@ def _daytime(minute: int) -> float:
 
 
 def _timer(mean: float, minutes: int, rng: Random) -> list[int]:
-    """Return the counts of a timer, which has invocations in one minute of each period. ``mean`` is per minute."""
+    """Return the counts of a timer, which has invocations in one minute of each period.
+
+    ``mean`` is the mean per minute.
+    """
     period = rng.choice((1, 1, 5, 10, 15, 30, 60))
     first = rng.randrange(period)
     at_once = mean * period
@@ -107,7 +111,7 @@ def _timer(mean: float, minutes: int, rng: Random) -> list[int]:
 def _bursty(mean: float, day: Sequence[float], rng: Random) -> list[int]:
     """Return the counts of a bursty function.
 
-    Such a function has some minutes at several times the mean, and then a longer pause.
+    Such a function has several times its mean count for some minutes, and then pauses for longer.
     """
     duty, counts, on, left = 0.25, [], rng.random() < 0.25, rng.randint(1, 20)
     for level in day:
@@ -141,7 +145,7 @@ def _count(mean: float, rng: Random) -> int:
 class TraceStream:
     """Replays counts per minute.
 
-    Each minute is a Poisson process, whose rate is that minute's total over all models.
+    Each minute is a Poisson process whose rate is the minute's total of all models.
     """
 
     __slots__ = (
@@ -184,7 +188,7 @@ class TraceStream:
         self._stop = min(stop, start + minutes * MINUTE)
         self._counts, self._load_factor, self._first_minute = counts, load_factor, first_minute
         self._sums: list[float] = []
-        self._end: Nanos = 0  #: end of the minute to which `_sums` belongs
+        self._end: Nanos = 0  #: end of the minute for which `_sums` was computed
         self._next: Nanos | None = None
         self._advance(0)
 

@@ -47,7 +47,7 @@ def _matching(pattern: str, models: Sequence[str]) -> list[str]:
 
 
 def uniform(models: Sequence[str], rng: Random) -> Mix:
-    """Return a mix that chooses all models equally often."""
+    """Return a mix that chooses each model with the same probability."""
     count, draw = len(models), rng.random
     return lambda: models[int(draw() * count)]
 

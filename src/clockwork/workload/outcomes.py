@@ -1,12 +1,13 @@
 """Counts the outcomes of requests, in the same way for a simulation and for a live load test.
 
 Some definitions are from the OSDI'20 artifact. *goodput* counts requests that succeed within their SLO, which the
-controller measures from arrival to response. *latency* is the client's time from the intended send time to the
-response, so there is no coordinated omission. A *cold start* is a request that arrived when no device had its model's
-weights.
+controller measures from arrival to response. *latency* is the time from the intended send time to the response at the
+client, so that there is no coordinated omission. A *cold start* is a request that arrived when no device had its
+model's weights.
 
-Other definitions are our own. A *refused* request got a refusal before its deadline. An *admitted_missed* request was
-admitted and did not succeed in time. *verdict* is the time from the arrival of a refused request to its refusal.
+Other definitions are Clockwork's own. A *refused* request got a refusal before its deadline. An *admitted_missed*
+request was admitted and did not succeed in time. *verdict* is the time from the arrival of a refused request to its
+refusal.
 
 Memory does not grow with the number of requests, because latencies are stored in a `clockwork.histogram`.
 """
@@ -21,14 +22,14 @@ from clockwork.messages.status import status_name
 from clockwork.units import SECOND, Nanos
 
 MAX_REASONS: Final = 20
-"""Limit of different reasons of broken promises that are counted. Further reasons are dropped."""
+"""Largest number of different reasons of broken promises that are counted. Further reasons are dropped."""
 
 
 class Outcome(Struct, frozen=True):
     """Outcome of one request. ``intended`` and ``answered`` are times in nanoseconds after the workload's start.
 
-    ``total`` is the time from arrival at the controller to its response. ``predicted`` is the time from arrival to
-    predicted completion.
+    ``total`` is the time from the arrival at the controller to the controller's response. ``predicted`` is the time
+    from the arrival to the predicted completion.
     """
 
     intended: Nanos
@@ -101,7 +102,7 @@ class Counts:
         self.verdict = Histogram()  #: time from the arrival of a refused request to its refusal
         self.reasons: dict[str, int] = {}  #: counts of broken promises by reason
 
-        #: reasons of requests that were not in time, counted until the first request is in time
+        #: counts of requests that were not in time, by reason; counted only until a request is in time
         self.setbacks: dict[str, int] = {}
         self.failure = ""  #: error message of the first failed request
 
@@ -151,7 +152,7 @@ class Counts:
 
 
 class Outcomes:
-    """Outcomes of a workload's requests, in total, by stream, by SLO, and over time."""
+    """The outcomes of a workload's requests: in total, by stream, by SLO, and over time."""
 
     def __init__(self, *, warmup: Nanos, duration: Nanos, bucket: Nanos) -> None:
         """Requests that are intended before ``warmup`` appear only in the time series.
@@ -207,5 +208,5 @@ def _count_reason(reasons: dict[str, int], message: str) -> None:
 
 
 def _without_numbers(message: str) -> str:
-    """Replace the digits in a reason, so that reasons that differ only in numbers count as one reason."""
+    """Replace the digits in a reason, so that reasons that differ only in their numbers count as one reason."""
     return "".join("#" if letter.isdigit() else letter for letter in message)[:200]

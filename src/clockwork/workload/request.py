@@ -7,15 +7,15 @@ from msgspec import Struct
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
 MIN_RETRY: Final[Nanos] = 1 * MILLISECOND
-"""Shortest wait of a client after a failed request. This wait prevents floods of retries."""
+"""Shortest wait of a client after a failed request, which prevents a flood of retries."""
 
 
 class WorkloadRequest(Struct, frozen=True):
     """A request that a workload sends.
 
     ``stream`` is the number of the stream within the workload. ``client`` is the number of a closed loop's client
-    within the stream. ``intended`` is the send time in nanoseconds after the workload's start. Latency counts from this
-    time, even if the request is sent later.
+    within the stream. ``intended`` is the send time in nanoseconds after the workload's start. The latency counts from
+    this time, even if the request is sent later.
     """
 
     stream: int
@@ -28,14 +28,14 @@ class WorkloadRequest(Struct, frozen=True):
 
 
 BACK_OFF: Final[Nanos] = 0
-"""Value for a failure without a retry time. The client itself then chooses how long it waits (`back_off`)."""
+"""Result of `comes_back` for a failure without a retry time. The client then uses `back_off` to choose its wait."""
 
 FIRST_BACK_OFF: Final[Nanos] = 10 * MILLISECOND
 MAX_BACK_OFF: Final[Nanos] = 1 * SECOND
 
 
 def comes_back(status: int, retry_after: Nanos | None) -> Nanos | None:
-    """Return how long a client waits after this response before it retries, or None after a success.
+    """Return how long a client waits after a failure before it retries, or None after a success.
 
     `BACK_OFF` means that the client must choose the time itself.
     """
@@ -47,8 +47,8 @@ def comes_back(status: int, retry_after: Nanos | None) -> Nanos | None:
 def back_off(failures: int, draw: float) -> Nanos:
     """Return how long a client without a retry time waits after ``failures`` failures in a row.
 
-    The wait doubles with each failure, up to a second. ``draw`` is a random number from 0 to 1. ``draw`` spreads the
-    waits over the upper half of this time, so that clients do not all retry at the same moment.
+    The wait doubles with each failure, up to a second. ``draw`` is a random number from 0 to 1. It spreads the waits
+    over the upper half of the time, so that clients do not all retry at the same moment.
     """
     longest = min(MAX_BACK_OFF, FIRST_BACK_OFF << min(failures - 1, 10))
     return round(longest * (1 + draw) / 2)

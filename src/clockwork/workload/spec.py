@@ -49,11 +49,12 @@ MAX_TIME: Final = 31 * 24 * 3600.0
 MAX_STEPS: Final = 1_000_000
 
 FUNCTIONS_PER_MODEL: Final = 5
-"""Default number of functions per model in a synthetic trace. In the paper's trace, each model had 4 to 5 functions."""
+"""Number of functions per model in a synthetic trace by default. In the paper's trace, each model had 4 to 5 functions.
+"""
 
 
 class LadderSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """An SLO that grows step by step, between two times or between two multiples of the batch-1 time."""
+    """An SLO that grows step by step. The bounds are two times, or two multiples of the time of one row."""
 
     step_s: float
     factor: float = 1.5
@@ -127,7 +128,7 @@ def with_slo_scaled(spec: StreamSpec, factor: float) -> StreamSpec:
 
 
 def has_slo_factor(spec: StreamSpec) -> bool:
-    """Return whether the SLOs of a stream depend on the times of its models."""
+    """Return whether the SLOs of a stream are multiples of its models' times."""
     stairs = spec.slo_ladder
     return spec.slo_factor is not None or (stairs is not None and stairs.start_factor > 0)
 
@@ -233,7 +234,7 @@ def _functions(spec: StreamSpec, models: int, rng: Random, traces: Mapping[str, 
 
 
 def check_finite(value: object, where: str) -> None:
-    """Refuse ``nan`` and ``inf``, which TOML allows. ``nan`` would pass most checks of ranges.
+    """Check that a value contains no ``nan`` or ``inf``, which TOML allows. ``nan`` would pass most checks of ranges.
 
     Raises:
         InvalidRequestError: ``value`` (a number, struct, dict, list or tuple) is or contains ``nan`` or ``inf``.

@@ -12,14 +12,14 @@ from clockwork.workload.mix import Mix
 from clockwork.workload.request import BACK_OFF, WorkloadRequest, back_off
 
 Slo = Callable[[Nanos], tuple[Nanos | None, float | None] | None]
-"""Function that maps a time after the stream's start to the SLO of a request.
+"""A function from a time after the stream's start to the SLO of a request at that time.
 
-The SLO is a time or a factor. None ends the stream.
+The result is a pair of a time and a factor, of which one is None. If the result itself is None, the stream ends.
 """
 
 
 class Stream(Protocol):
-    """A source of requests."""
+    """A source of requests, in order of time."""
 
     def next_send(self) -> Nanos | None:
         """Return the time of the next request. Return None if the stream has ended or waits for a response."""
@@ -30,7 +30,7 @@ class Stream(Protocol):
         ...
 
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
-        """Record the response to a request. `comes_back` returns ``retry_after``."""
+        """Record the response to a request. ``retry_after`` is the result of `comes_back`."""
         ...
 
 
@@ -72,8 +72,8 @@ class OpenLoop:
 class ClosedLoop:
     """Clients that wait for a response before they send again.
 
-    After a failure, a client waits until the retry time. Without a retry time, the client itself chooses how long it
-    waits.
+    After a failure, a client waits until the retry time. If there is no retry time, the client's wait is given by
+    `back_off`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ClosedLoop:
         batch_size: int,
         rng: Random,
     ) -> None:
-        """Create ``concurrency`` clients for each model. The first requests of clients are spread over ``stagger``."""
+        """Create ``concurrency`` clients for each model. The clients' first requests are spread over ``stagger``."""
         self._number, self._think, self._slo = number, think, slo
         self._start, self._stop, self._batch_size = start, stop, batch_size
         self._models = [model for model in models for _ in range(concurrency)]
@@ -121,7 +121,8 @@ class ClosedLoop:
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
         """Schedule the client's next request.
 
-        The request follows after the client's pause, its retry time or its back-off.
+        The request is due after the client's pause (after a success), or after its retry time or back-off (after a
+        failure).
         """
         if retry_after == BACK_OFF:
             failures = self._failures[request.client] = self._failures.get(request.client, 0) + 1
@@ -133,7 +134,7 @@ class ClosedLoop:
 
 
 class GrowingMix:
-    """A set of active models that grows by one model every ``step``.
+    """Chooses from a set of active models, which grows by one model every ``step``.
 
     OSDI'20 describes such a workload in section 6.2.
     """
@@ -149,7 +150,7 @@ class GrowingMix:
 
 
 class GrowingLoop(OpenLoop):
-    """An open loop over a `GrowingMix`."""
+    """An open loop whose models come from a `GrowingMix`."""
 
     __slots__ = ("_growing",)
 
@@ -169,11 +170,12 @@ class GrowingLoop(OpenLoop):
 
 
 def ladder(first: float, factor: float, step: Nanos, most: float, *, relative: bool) -> Slo:
-    """Return an SLO that is multiplied by ``factor`` every ``step`` until it exceeds ``most`` (OSDI'20, section 6.3).
+    """Return an SLO that is multiplied by ``factor`` every ``step``, up to ``most`` (OSDI'20, section 6.3).
 
-    ``first`` and ``most`` are in nanoseconds. If ``relative`` is true, they are multiples of the model's batch-1 time.
+    ``first`` and ``most`` are in nanoseconds. If ``relative`` is true, they are multiples of the model's time for one
+    row.
     """
-    last = log(most / first, factor) + 1  # this limit prevents an overflow of the power below
+    last = log(most / first, factor) + 1  # with this limit, the power below cannot overflow
 
     def slo(at: Nanos) -> tuple[Nanos | None, float | None] | None:
         number = at // step

@@ -9,10 +9,10 @@ from clockwork.workload.streams import ClosedLoop, Stream
 
 
 class Workload:
-    """Several streams that act as one stream."""
+    """Combines several streams into one stream."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        """If several requests are due at the same time, the request of the earlier stream in the list is the first."""
+        """If several requests are due at the same time, the stream that is first in the list goes first."""
         self._streams = list(streams)
         self._heap = [(at, i) for i, stream in enumerate(self._streams) if (at := stream.next_send()) is not None]
         heapify(self._heap)
@@ -40,7 +40,7 @@ class Workload:
     def done(self) -> bool:
         """Return whether no request will follow.
 
-        In this case, nothing is due, and no client of a closed loop waits for a response.
+        Then no request is due later, and no client of a closed loop waits for a response.
         """
         return self.next_send() is None and not any(
             isinstance(stream, ClosedLoop) and stream.waiting for stream in self._streams
