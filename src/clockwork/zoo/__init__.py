@@ -1,7 +1,7 @@
 """Builds classic image networks for demonstrations, tests and benchmarks, without downloads.
 
-`names` lists the networks, and `build` builds one of them. The graphs are test data of the package onnx. The weights
-are random numbers from a seed. The networks are as fast as trained networks, but their outputs are meaningless.
+`names` lists the networks, and `build` builds one of them. The graphs come from the test data of the package onnx. The
+weights are random numbers. The networks are as fast as trained networks, but their outputs are meaningless.
 """
 
 from clockwork.zoo.file import build, names

@@ -1,8 +1,8 @@
 """Builds nine image networks from the years 2012 to 2017. The package onnx contains their graphs.
 
-This module changes a graph of onnx's test data into a model that can be served. In the test data, the graph itself
+This module converts a graph of onnx's test data to a model that can be served. In the test data, the graph itself
 computes most weights (ConstantOfShape), and weights are listed as inputs. The batch size is fixed at 1, and the graph
-still contains Dropout nodes from training. `clockwork.zoo.weights` makes the weights.
+still contains Dropout nodes from training. `clockwork.zoo.weights` generates new weights.
 """
 
 import importlib.util
@@ -81,7 +81,7 @@ def _graph_file(name: str) -> Path:
 
 
 def _remove_dropout(graph: Any) -> None:
-    """Remove Dropout nodes. Dropout has no effect on inference."""
+    """Remove Dropout nodes, which have no effect on inference."""
     replacements: dict[str, str] = {}
     kept = []
     for node in graph.node:  # nodes are in topological order, so the inputs of a node come from earlier nodes

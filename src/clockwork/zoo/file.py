@@ -1,8 +1,8 @@
 """Builds a model of the zoo as a file.
 
-The same name, seed and `FORMAT` always give the same bytes. A model file is written as a whole or not at all. A model
+The same name, seed and `FORMAT` always result in the same bytes. A model file is written completely or not at all. A
 file that is up to date is not written again. To check this, only the last bytes of the file are read, because they
-contain its name, seed and format.
+contain the file's name, seed and format.
 """
 
 import os
@@ -18,7 +18,7 @@ from clockwork.units import Bytes
 from clockwork.zoo import classics, mlp
 
 FORMAT: Final = 1
-"""Version of the networks. The version is increased when the same name and seed give a different model."""
+"""Version of the networks. It is increased when a change makes the same name and seed result in a different model."""
 
 IR_VERSION: Final = 8
 """Version of the ONNX format. Since version 4, weights need not be inputs of the graph."""
@@ -58,9 +58,10 @@ def build(name: str, directory: Path, seed: int = 0) -> Path:
 
 
 def _stamp(name: str, seed: int) -> bytes:
-    """Return a serialised model with metadata only.
+    """Return a serialised model that contains only metadata.
 
-    A serialised model to which these bytes are appended gets this metadata, because Protocol Buffers merge messages.
+    If these bytes are appended to a serialised model, the model gets this metadata, because Protocol Buffers merge
+    concatenated messages.
     """
     model: Any = onnx.ModelProto()
     for key, value in (("format", str(FORMAT)), ("name", name), ("seed", str(seed))):
@@ -84,7 +85,7 @@ def _write(file: Path, *parts: bytes) -> Bytes:
     try:
         with os.fdopen(handle, "wb") as target:
             written = sum(target.write(part) for part in parts)
-        Path(temporary).chmod(0o644)  # because mkstemp makes files that only their owner can read
+        Path(temporary).chmod(0o644)  # mkstemp creates files that only their owner can read
         Path(temporary).replace(file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

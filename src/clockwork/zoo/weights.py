@@ -2,12 +2,12 @@
 
 With these weights, outputs are finite, not saturated, and depend on the input.
 
-The distribution of a tensor depends on its purpose. The purpose follows from the node that uses the tensor.
+The distribution of a weight tensor depends on the node that uses the tensor.
 
 The method of He et al. (2015, "Delving Deep into Rectifiers") preserves the second moment of a rectified signal from
-layer to layer. The mean of this signal is positive and the same for all inputs. After fifty layers, the mean dominates,
-so all inputs give the same output. This module therefore centres the weights of each filter, which cancels the mean.
-The module scales the weights by the variance of a rectified normal variable, which is 1/2 - 1/(2 pi).
+layer to layer. But the mean of this signal is positive and the same for all inputs. After fifty layers, the mean
+dominates, so that all inputs have the same output. Therefore this module centres the weights of each filter, which
+cancels the mean. The module scales the weights by the variance of a rectified normal variable, which is 1/2 - 1/(2 pi).
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,9 @@ RECTIFIED_VARIANCE: Final = 1 / 2 - 1 / (2 * pi)
 """Variance of max(0, x), where x is a standard normal variable."""
 
 SHORTCUT: Final = 0.5
-"""Scale of the branches that are added. With 1, each of sixteen residual blocks would double the variance."""
+"""Scale of the residual branches that are added. With a scale of 1, each of sixteen residual blocks would double the
+variance.
+"""
 
 LOGIT_GAIN: Final[Mapping[str, float]] = {
     "alexnet": 2.0,
@@ -34,8 +36,8 @@ LOGIT_GAIN: Final[Mapping[str, float]] = {
 }
 """Scale of the last layer by network.
 
-The numbers were found by measurement. These scales give the most likely class a probability between a few hundredths
-and a few tenths. Without such scales, pooling over the whole image would average out most of the signal.
+The numbers were found by measurement. With these scales, the probability of the most likely class is between a few
+hundredths and a few tenths. Without such scales, pooling over the whole image would average out most of the signal.
 """
 
 
