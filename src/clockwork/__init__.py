@@ -9,8 +9,8 @@ The names in ``__all__`` are the API for clients::
 
 The API for authors of schedulers is in `clockwork.scheduling`.
 
-Python runs this file before it imports any module of the package. Therefore this file imports no large modules. This
-file imports a public name when the name is first used.
+Python runs this file before it imports any module of the package. So this file imports no large modules at once. It
+imports the module of a public name when the name is first used.
 """
 
 from importlib import import_module
@@ -80,7 +80,7 @@ _MODULES: Final = {
     "TensorInfo": "messages.tensors",
     "dtype_of": "arrays",
 }
-"""The module of each public name, relative to ``clockwork``. The exceptions are all in ``errors``."""
+"""The module of each public name, relative to ``clockwork``. All exceptions are in ``errors``."""
 
 
 def __getattr__(name: str) -> Any:

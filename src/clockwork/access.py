@@ -1,7 +1,7 @@
-"""Checks bearer tokens (RFC 6750), and the rights that they give. All front ends use this module.
+"""Checks bearer tokens (RFC 6750) and the rights that they give. All front ends use this module.
 
-Only the digests of tokens are kept, and no message contains a token. If the operator configures no token, all requests
-are permitted. Otherwise every request needs a token, except requests that are harmless, such as health checks.
+Only the digests of tokens are kept, and no message contains a token. If the operator configures no tokens, all requests
+are permitted. If there are tokens, every request needs a token, except harmless requests such as health checks.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from clockwork.messages.requests import EvictRequest, LoadModelRequest, PromoteR
 from clockwork.messages.status import Status
 
 MIN_TOKEN_CHARACTERS: Final = 16
-"""Length of the shortest token that is accepted. A token of 16 random characters of base64 has 96 random bits."""
+"""Length of the shortest accepted token, in characters. 16 random characters of base64 contain 96 random bits."""
 
 MAX_TOKEN_CHARACTERS: Final = 4096
 """Length of the longest token that is accepted. Longer tokens are refused before their digest is computed."""
@@ -29,7 +29,7 @@ class Right(IntEnum):
 
     - NONE: only harmless requests.
     - INFER: send inference requests, and read all information.
-    - ADMIN: also loading and evicting models.
+    - ADMIN: also load, unload and evict models.
     """
 
     NONE = 0
@@ -72,7 +72,7 @@ class Tokens:
         return bool(self._known)
 
     def knows(self, token: str) -> bool:
-        """Return whether the set contains the token. The time of the comparison does not depend on the tokens."""
+        """Return whether the set contains the token. The comparison takes the same time for every token."""
         if not token or len(token) > MAX_TOKEN_CHARACTERS:
             return False
         digest = _digest(token)
@@ -92,7 +92,7 @@ class Access:
         self._admin = admin or Tokens()
         self.open: Final = not (
             self._inference or self._admin
-        )  #: whether all requests are permitted, because there are no tokens
+        )  #: whether all requests are permitted because there are no tokens
 
     def right_of(self, token: str) -> Right:
         """Return the right that a token gives. ``token`` is empty if the client sent no token.
@@ -124,7 +124,7 @@ class Access:
 
 
 def permission_error(right: Right, needed: Right) -> NotPermittedError:
-    """Return the error for a client that has only the right ``right`` but needs ``needed``."""
+    """Return the error for a client whose right is only ``right`` and whose request needs ``needed``."""
     if right is Right.NONE:
         return _error(Status.NOT_AUTHENTICATED, "a bearer token is needed, but none was sent")
     kind = needed.name.lower()

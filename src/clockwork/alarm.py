@@ -1,9 +1,9 @@
-"""A precise timer for event loops. The timer uses Linux's timerfd.
+"""A precise timer for event loops, based on Linux's timerfd.
 
 The timers of uvloop have a resolution of one millisecond, and the precision of asyncio's timers depends on the length
-of one wait. The scheduler's plans need a precision of 0.1 ms. The following was measured 2,000 times on a virtual
-machine with Linux 6.18, with delays of 0.1 to 3 ms. `Alarm` is late by 0.03 ms at the median and by 0.08 ms at p99.
-uvloop's ``loop.call_later`` is late by 0.6 ms at the median and by 1.1 ms at p99.
+of one wait. The scheduler's plans need a precision of 0.1 ms. In 2,000 measurements on a virtual machine with Linux
+6.18, with delays of 0.1 to 3 ms, `Alarm` was late by 0.03 ms (median) and 0.08 ms (p99). uvloop's ``loop.call_later``
+was late by 0.6 ms (median) and 1.1 ms (p99).
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from clockwork.units import SECOND, Nanos
 
 _CLOCK_MONOTONIC: Final = 1
 _NONBLOCK_CLOEXEC: Final = os.O_NONBLOCK | os.O_CLOEXEC
-# PyDLL keeps the interpreter's lock. The calls take less time than it would take to release and acquire the lock.
+# PyDLL keeps the interpreter's lock, because releasing and acquiring the lock would take longer than the calls.
 _LIBC: Final = ctypes.PyDLL(None, use_errno=True)
 
 
 class _Times(ctypes.Structure):
-    """The C type ``struct itimerspec``. The struct consists of the interval and the time until the first expiry."""
+    """The C type ``struct itimerspec``, with the interval and the time until the first expiry."""
 
     _fields_ = tuple((name, ctypes.c_long) for name in ("every_s", "every_ns", "first_s", "first_ns"))
 
@@ -44,7 +44,7 @@ class Alarm:
         loop.add_reader(self._fd, self._due)
 
     def set(self, delay: Nanos) -> None:
-        """Set the timer, and replace an earlier setting.
+        """Set the timer. An earlier setting is replaced.
 
         The function is called after ``delay``, or at once if ``delay`` is not positive.
         """

@@ -1,9 +1,9 @@
 """Converts numpy arrays to payloads, and payloads to numpy arrays.
 
 An array is not copied if it already has the format of a payload, which is little-endian and row-major. An array that is
-created from a payload is a read-only view of the payload. ``BYTES`` elements are always copied, because they are Python
-objects in an array. Such elements are ``bytes`` in arrays that are created from payloads. A user's array may contain
-``bytes`` and ``str``; a ``str`` is sent as UTF-8.
+created from a payload is a read-only view of the payload. ``BYTES`` elements are always copied, because in an array
+they are Python objects. In arrays that are created from payloads, they are of type ``bytes``. In a user's array, they
+may be ``bytes`` or ``str``; a ``str`` is sent as UTF-8.
 """
 
 from functools import cache
@@ -22,7 +22,8 @@ Array: TypeAlias = NDArray[Any]
 """The type of an array of any supported dtype."""
 
 Buffer: TypeAlias = Any
-"""The type of an object with the buffer protocol. The buffer must have one dimension, and elements of one byte."""
+"""The type of an object that supports the buffer protocol. The buffer must have one dimension and elements of one byte.
+"""
 
 _LENGTH: Final = Struct("<I")
 
@@ -121,7 +122,7 @@ def from_payload(spec: TensorSpec, buffer: Buffer, offset: int = 0) -> Array:
         ) from None
     array.flags.writeable = False
     if spec.datatype == "BOOL" and array.view(np.uint8).max() > 1:
-        # The behaviour of kernels is undefined for bytes other than 0 and 1.
+        # For booleans with bytes other than 0 and 1, the behaviour of kernels is undefined.
         raise InvalidRequestError(f"tensor {spec.describe()} has bytes other than 0 and 1")
     return array
 
@@ -192,17 +193,17 @@ def _decode_bytes(spec: TensorSpec, view: memoryview) -> Array:
 
 
 FLOAT_TOLERANCE: Final = 0.01
-"""Largest accepted difference between two computations of the same floats, as a share of the largest float.
+"""Largest accepted difference between two computations of the same output, as a share of the largest element.
 
-Kernels for different batch sizes add numbers in a different order, which changes the last bits of the result. The
-difference is less than 1e-5 in most deep networks in FP32. The difference is up to 0.004 for unusual inputs, such as
-random bytes for the model magika. The difference occurs even in a batch of identical rows.
+Kernels for different batch sizes add numbers in a different order, which changes the last bits of the result. In most
+deep networks in FP32, the difference is less than 1e-5. For unusual inputs, such as random bytes for the model magika,
+the difference is up to 0.004, even in a batch of identical rows.
 """
 
 FLOAT_BITS: Final = 8
 """Largest accepted difference for short floats.
 
-The unit is the distance between 1 and the next larger number of the type.
+The unit is the distance between 1 and the next larger number of the float type.
 """
 
 

@@ -1,7 +1,7 @@
 """An allocator of consecutive blocks.
 
-The allocator uses the first gap that is large enough, beginning at the lowest block. Recently used blocks are therefore
-used again soon. The allocator only handles the numbers of blocks. The callers map block numbers to memory.
+The allocator uses the first gap that is large enough, beginning at the lowest block. So recently used blocks are soon
+used again. The allocator handles only the numbers of blocks. Its callers map these numbers to memory.
 """
 
 from bisect import bisect_left, insort
@@ -14,8 +14,8 @@ class BlockAllocator:
         """Create an allocator of ``count`` blocks, all of which are free."""
         self._free: list[tuple[int, int]] = (
             [(0, count)] if count else []
-        )  #: begin and end of each gap, in ascending order
-        self._allocated: dict[int, int] = {}  #: table from the begin of each allocation to the allocation's end
+        )  #: start and end of each gap, in ascending order
+        self._allocated: dict[int, int] = {}  #: start of each allocation -> end of the allocation
 
     @property
     def allocated(self) -> int:

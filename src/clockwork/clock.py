@@ -1,7 +1,7 @@
 """The only module that reads the system's clocks.
 
-A machine (`clockwork.machine`) gets the time as an argument. Only the host of a machine has a clock. To compare the
-times of two clocks, the offset between them must be known (`clockwork.wire.clock_offset`).
+A machine (`clockwork.machine`) gets the time as an argument. Only the host of a machine has a clock. Times of two
+clocks can be compared only with the offset between the clocks (`clockwork.wire.clock_offset`).
 """
 
 import time
@@ -63,7 +63,8 @@ def with_time(clock: Clock, method: Callable[Concatenate[Nanos, P], T]) -> Calla
 class OffsetClock:
     """A wrong clock for tests.
 
-    The wrong clock is ahead of ``clock`` by ``offset_ns``, and gains ``drift_ppm`` from its creation on.
+    The wrong clock is ahead of ``clock`` by ``offset_ns``. From its creation on, it also runs too fast by
+    ``drift_ppm``.
     """
 
     __slots__ = ("_clock", "_drift_ppm", "_offset_ns", "_start")

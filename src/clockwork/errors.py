@@ -32,23 +32,23 @@ class ClockworkError(Exception):
 
 
 class InvalidRequestError(ClockworkError):
-    """The request is wrong. A retry would fail again."""
+    """Raised if the request is wrong. A retry would fail again."""
 
 
 class UnknownModelError(InvalidRequestError):
-    """The server does not serve a model with this name."""
+    """Raised if the server does not serve a model with this name."""
 
 
 class InvalidModelError(InvalidRequestError):
-    """The model file is missing, broken, of an unsupported kind, too big, or outside the model root."""
+    """Raised if the model file is missing, broken, of an unsupported kind, too big, or outside the model root."""
 
 
 class NotPermittedError(ClockworkError):
-    """The server needs a token, but the token is missing, unknown or does not give the right."""
+    """Raised if the server needs a token, but the token is missing, unknown or does not give the right."""
 
 
 class DeadlineError(ClockworkError):
-    """The deadline passed, or the request would miss it."""
+    """Raised if the deadline has passed, or if the request would miss it."""
 
     predicted: float | None = None
     """The predicted completion in seconds after the request's arrival, or None if it is unknown."""
@@ -58,28 +58,28 @@ class DeadlineError(ClockworkError):
 
 
 class RequestTimeoutError(DeadlineError):
-    """The deadline passed before the request had a response."""
+    """Raised if the deadline passed before the request had a response."""
 
 
 class RequestRefusedError(DeadlineError):
-    """The request was refused before its deadline, because it would be late or the server is full."""
+    """Raised if the request was refused before its deadline, because it would be late or the server is full."""
 
 
 class InitializingError(ClockworkError):
-    """The server is still starting up."""
+    """Raised if the server is still starting up."""
 
 
 class ServerError(ClockworkError):
-    """The server failed to process a correct request."""
+    """Raised if the server failed to process a correct request."""
 
 
 class DeviceLostError(ServerError):
-    """A device no longer works, so its worker must end."""
+    """Raised if a device no longer works, so that its worker must end."""
 
 
 class ConnectionLostError(ClockworkError):
-    """The connection could not be made, or ended before the response."""
+    """Raised if the connection could not be made, or ended before the response."""
 
 
 class ProtocolError(ClockworkError):
-    """The peer sent bytes that are not a frame or a known message, or a message of a different protocol version."""
+    """Raised if the peer sends bytes that are no frame or known message, or a different protocol version."""

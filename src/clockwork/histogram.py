@@ -1,8 +1,8 @@
 """Histograms of durations.
 
 The first bucket ends at a microsecond, and the end of each further bucket is one per cent larger. The memory of a
-histogram does not depend on the number of durations. There are 1,389 buckets of eight bytes from a microsecond to a
-second.
+histogram does not depend on the number of durations. From a microsecond to a second, there are 1,389 buckets of eight
+bytes each.
 """
 
 from array import array
@@ -18,15 +18,15 @@ _STEP: Final = log(1.01)
 class Histogram:
     """A histogram of durations.
 
-    ``width`` buckets are merged into one bucket. With a width of 1 the error is 1 per cent. With a width of 10 the
-    error is 10 per cent.
+    Each bucket of this histogram combines ``width`` of the buckets that the module describes. With a width of 1, the
+    error is 1 per cent; with a width of 10, it is 10 per cent.
     """
 
     __slots__ = ("buckets", "longest", "total", "width")
 
     def __init__(self, width: int = 1) -> None:
         """Create an empty histogram."""
-        self.buckets = array("Q")  #: number of durations in each bucket, up to the last bucket that is not empty
+        self.buckets = array("Q")  #: number of durations in each bucket, up to the last non-empty bucket
         self.width = width
         self.longest: Nanos = 0
         self.total: Nanos = 0  #: sum of all durations
@@ -60,7 +60,7 @@ class Histogram:
     def up_to(self, bounds: Sequence[Nanos]) -> list[int]:
         """Return the number of durations up to each bound. ``bounds`` must be in ascending order.
 
-        The numbers are only as exact as the buckets.
+        The numbers are exact only if the bounds are the ends of buckets.
         """
         counts, seen, first = [], 0, 0
         for bound in bounds:
@@ -99,7 +99,7 @@ class Histogram:
 
 
 def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
-    """Add a duration to two histograms, faster than two calls of ``add``. This function runs for every action."""
+    """Add a duration to two histograms. This is faster than two calls of ``add``, and happens for every action."""
     bucket = _bucket(value)
     here, there = bucket // one.width, bucket // other.width
     try:

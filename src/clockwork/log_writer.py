@@ -1,14 +1,14 @@
 """Writes stdout and stderr from a thread, so that a blocked log cannot block the server.
 
 The standard streams may be pipes. The buffer of a pipe has 64 KiB. When the pipe is full, a write blocks until the
-reader reads, and the event loop, lane or signal handler that wrote is blocked too. After `install`, ``sys.stdout`` and
-``sys.stderr`` only put text into a queue with a limit, and a daemon thread writes the text. While the queue is full,
-text is dropped and counted. The thread reports the count as soon as it can write again. All text that Python code
-prints takes this path: logs, warnings, tracebacks and progress bars.
+reader reads. Meanwhile, the event loop, lane or signal handler that wrote is blocked too. After `install`,
+``sys.stdout`` and ``sys.stderr`` only put text into a queue with a limit, and a daemon thread writes the text. While
+the queue is full, text is dropped and counted. The thread reports the count as soon as it can write again. This applies
+to all text that Python code prints: logs, warnings, tracebacks and progress bars.
 
 C code writes directly to the file descriptor. If the descriptor is a pipe or a terminal, it is replaced with a
-descriptor that does not block, so that C code loses text that does not fit. A socket cannot be opened again, so it is
-not replaced.
+descriptor that does not block. Text of C code that does not fit is then lost. A socket cannot be opened a second time,
+so it is not replaced.
 """
 
 import atexit
@@ -30,9 +30,9 @@ MAX_WAITING: Final = 4 * MIB
 """Largest number of characters that may wait. Each piece of text counts as its length plus `PIECE_COST`."""
 
 PIECE_COST: Final = 100
-"""Additional characters that each piece of text counts for.
+"""Number of characters that is added to the length of each piece of text.
 
-The additional characters represent the memory of a string object.
+This number stands for the memory of a string object.
 """
 
 FINISH_SECONDS: Final = 1.0
@@ -61,7 +61,7 @@ class LogWriter:
         # A SimpleQueue is used because `__del__` may put text into it.
         self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._lock = threading.RLock()
-        self._put = 0  # number of characters that were put into the queue; the number taken out is counted separately
+        self._put = 0  # number of characters that were ever put into the queue
         self._taken = 0
         self._reported = 0  # number of dropped pieces that were reported
         threading.Thread(target=self._run, name="clockwork-log", daemon=True).start()
@@ -77,7 +77,7 @@ class LogWriter:
         self._queue.put(text)
 
     def finish(self, seconds: float) -> bool:
-        """Wait for at most ``seconds`` until the queued text is written, and return whether it is written."""
+        """Wait for at most ``seconds`` until the queued text is written. Return whether all of the text is written."""
         written = threading.Event()
         self._queue.put(written)
         return written.wait(seconds)
@@ -144,7 +144,7 @@ class QueuedStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Queue the complete lines of the text. The last line waits if it is incomplete."""
+        """Queue the complete lines of the text. If the last line is incomplete, the stream keeps it for later."""
         with self._lock:
             whole, newline, self._begun = (self._begun + text).rpartition("\n")
         if newline:
@@ -208,11 +208,11 @@ def fill_standard_streams() -> None:
 
 
 def _apart(fd: int) -> int:
-    """Return a separate descriptor for the writer. Make ``fd`` non-blocking, for C code that uses it."""
+    """Return a separate descriptor for the writer, and make ``fd`` non-blocking, because C code uses ``fd``."""
     own = os.dup(fd)
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and os.isatty(fd)):
-        with suppress(OSError):  # some files cannot be opened again, such as a terminal of another user
+        with suppress(OSError):  # some files cannot be opened again, such as a different user's terminal
             again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
             os.dup2(again, fd)
             os.close(again)

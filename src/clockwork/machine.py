@@ -1,10 +1,10 @@
 """The interface between machines, which make decisions, and their hosts, which carry out the decisions.
 
-A *machine* uses no clock, I/O, thread or global randomness. If a machine gets the same times and events again, it
-returns the same commands. The host of a machine has three duties:
+A *machine* uses no clock, I/O, thread or global randomness. For the same times and events, a machine always returns the
+same commands. The host of a machine has three duties:
 
 1. pass events to the machine: ``commands = machine.handle(now, event)``
-2. wake the machine when ``next_wakeup()`` is reached, and not before: ``commands = machine.wake(now)``
+2. wake the machine when the time ``next_wakeup()`` is reached, and not before: ``commands = machine.wake(now)``
 3. carry out the commands in order, and then call ``next_wakeup()`` again
 
 ``now`` must never decrease. The live server (with asyncio) and the simulator (with a heap of events) are both hosts. A

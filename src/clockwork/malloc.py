@@ -1,7 +1,7 @@
 """Measures the memory that programs have allocated from the C library, and returns free memory to the system.
 
-The numbers are allocated bytes. Memory counts even if the program never writes to it. Only glibc has these numbers
-(``mallinfo2``, since glibc 2.33). With other C libraries, the functions return 0.
+The numbers are allocated bytes, including memory to which the program never writes. Only glibc has these numbers
+(``mallinfo2``, since glibc 2.33). With a different C library, the functions return 0.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from clockwork.units import KIB, MIB, Bytes
 T = TypeVar("T")
 
 ROUNDS: Final = 3
-"""Number of measurements. The result is their median, because other threads may change one of the measurements."""
+"""Number of measurements. The result is their median, because other threads may distort a single measurement."""
 
 GRANULE: Final[Bytes] = 64 * KIB
 """Results are rounded up to a multiple of this size.
@@ -27,7 +27,7 @@ MIN_RETURNED_BYTES: Final[Bytes] = 8 * MIB
 """Size in bytes of the smallest block that is returned to the system when it is freed."""
 
 MAX_FREE_TOP_BYTES: Final[Bytes] = MIN_RETURNED_BYTES
-"""Largest free memory in bytes that the allocator keeps at the end of a heap."""
+"""Largest number of free bytes that the allocator keeps at the end of a heap."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -55,8 +55,8 @@ _mallinfo2: Final = _function()
 def return_large_blocks() -> None:
     """Make the allocator return large blocks to the system when they are freed. A second call does nothing.
 
-    By default, glibc raises its limits when a program frees large blocks. glibc would then keep the memory of evicted
-    weights of up to 32 MiB.
+    By default, glibc raises its limits when a program frees large blocks. After that, glibc would keep the memory of
+    evicted weights, if they have at most 32 MiB.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -96,7 +96,7 @@ def measure_allocation(make: Callable[[], T]) -> tuple[T, Bytes]:
     """Return an object that ``make`` created, and the number of bytes that such an object takes.
 
     ``make`` is called several times, but only one of its objects exists at a time. The number is rounded up to a
-    multiple of `GRANULE`, so that another measurement probably has the same result.
+    multiple of `GRANULE`, so that repeated measurements usually have the same result.
     """
     created: T | None = None
     found: list[Bytes] = []

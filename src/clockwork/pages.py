@@ -1,7 +1,7 @@
 """Counts the pages of a device's weights cache.
 
-Each page in use belongs to a model. The models are kept in the order of their last use. The worker and the controller's
-view of the worker use the same class. This module does not access the content of the pages.
+Each page in use belongs to a model. The models are kept in the order of their last use. The worker uses this class, and
+the controller's view of the worker uses it too. The module only counts pages, and does not access their content.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from clockwork.units import Pages
 
 
 class PageCache:
-    """The page counts of a cache with ``total`` pages.
+    """Counts the pages of a cache with ``total`` pages.
 
-    ``used`` is the sum of all owners' pages, and at most ``total``.
+    ``used`` is the number of pages that all owners have together. It is at most ``total``.
     """
 
     def __init__(self, total: Pages) -> None:
@@ -87,7 +87,7 @@ class PageCache:
 
 
 def pages_for(size: int, page_size: int) -> Pages:
-    """Return the number of pages that ``size`` bytes take.
+    """Return the number of pages that are needed for ``size`` bytes.
 
     The result is at least 1, so that every loaded model has a page.
     """

@@ -45,7 +45,7 @@ def _label(detail: dict[str, Any]) -> str:
 
 
 def _times(detail: dict[str, Any], count: int) -> list[float]:
-    """Return the times in seconds at which the steps of a time series begin."""
+    """Return the start times, in seconds, of the steps of a time series."""
     return [step * detail["bucket_s"] for step in range(count)]
 
 
@@ -94,7 +94,7 @@ def _cold_starts(directory: Path, name: str, details: list[dict[str, Any]]) -> P
 def _sweep(directory: Path, results: dict[str, Any]) -> Path:
     """Draw the goodput for each SLO or load of a sweep.
 
-    The plot also shows the ideal, and the numbers of other systems if they are known.
+    The plot also shows the ideal goodput, and the goodput of compared systems if it is known.
     """
     rows = [row for row in results["rows"] if row["stream"] == "all"]
     by_slo = len({row["slo_ms"] for row in rows}) > 1
@@ -137,7 +137,10 @@ def _has_errors(detail: dict[str, Any]) -> bool:
 
 
 def _errors(axes: Any, detail: dict[str, Any], kind: str, quantity: str) -> None:
-    """Draw the prediction errors of one run in one colour. The line of over-predictions is dashed."""
+    """Draw the prediction errors of one run in one colour.
+
+    The line for predictions that were too late or too long is dashed.
+    """
     curves = detail.get("prediction", {}).get("cdf", {}).get(kind, {}).get(quantity, {})
     color = None
     for side, style in (("over", "--"), ("under", "-")):
@@ -159,7 +162,7 @@ def _distribution(axes: Any, steps: list[tuple[float, float]] | None, **style: A
 
 
 def _tick_each(axes: Any, values: list[float]) -> None:
-    """Label these values, and no others, on a logarithmic axis."""
+    """Label exactly these values on a logarithmic axis."""
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.xaxis.set_minor_locator(NullLocator())
 

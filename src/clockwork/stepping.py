@@ -1,9 +1,9 @@
 """Runs long work on an event loop in short steps, so that other work never waits for long.
 
-A separate thread would not help, because the work (decoding and formatting) holds the interpreter's lock. The loop
-therefore does the work itself, in bursts of at most `MAX_BURST`. The loop polls its sockets between two bursts. All
-jobs of one `Stepper` take turns, so that only one burst runs in each turn of the loop. The first step of a job runs at
-once. A job of one step therefore never waits for a long job.
+A separate thread would not help, because the work (decoding and formatting) holds the interpreter's lock. So the event
+loop does the work itself, in bursts of at most `MAX_BURST`, and polls its sockets between two bursts. All jobs of one
+`Stepper` take turns, so that only one burst runs in each turn of the loop. The first step of a job runs at once, so a
+job that has only one step never waits for a long job.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from clockwork.steps import Steps
 from clockwork.units import MICROSECOND, Nanos
 
 MAX_BURST: Final[Nanos] = 300 * MICROSECOND
-"""Time after which a burst ends, so that other tasks can run. A step that has begun is finished first."""
+"""Time after which a burst ends, so that other tasks can run. The current step is finished first."""
 
 BACKGROUND_REST: Final = 0.001
 """Pause in seconds between two bursts of work that is not urgent."""
@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 
 class Stepper:
-    """Runs jobs in steps on one event loop. The jobs take turns with each other and with all other work."""
+    """Runs jobs in steps on one event loop.
+
+    The jobs take turns with each other, and with all other work of the loop.
+    """
 
     def __init__(self) -> None:
         """Create a stepper that has no jobs."""
@@ -58,9 +61,10 @@ class Stepper:
 
 
 class SharedResult(Generic[T]):
-    """A result that callers share if they call at the same time.
+    """Computes a result once for all callers that wait at the same time.
 
-    A caller gets a result whose computation began after the call. The result is deleted when no caller waits for it.
+    Each caller gets a result whose computation began after the call. The result is deleted when no caller waits for it
+    any more.
     """
 
     def __init__(self, compute: Callable[[], Awaitable[T]]) -> None:
