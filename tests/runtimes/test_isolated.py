@@ -81,3 +81,44 @@ def test_a_part_of_an_answer_is_not_used(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(isolated, "CHILD", killed)
     with pytest.raises(InvalidModelError, match="ended with signal SIGKILL"):
         runtime.load_model(file, isolated=True)
+
+
+def test_a_cached_model_needs_no_other_process_and_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    file = saved(dense(), tmp_path / "a.onnx")
+    OnnxRuntime(cache_dir=tmp_path / "cache").load_model(file, isolated=True)
+    runtime = OnnxRuntime(cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(subprocess, "Popen", never)
+    monkeypatch.setattr(runtime, "_read", never)
+    model = runtime.load_model(file, isolated=True)
+    monkeypatch.undo()
+    here = OnnxRuntime().load_model(file)
+    rows = np.arange(32, dtype="f4").reshape(1, 32)
+    np.testing.assert_array_equal(response(model, rows), response(here, rows))
+    assert model.info.digest == here.info.digest
+
+
+def test_a_damaged_cache_entry_is_prepared_again_in_another_process(tmp_path: Path) -> None:
+    file = saved(dense(), tmp_path / "a.onnx")
+    OnnxRuntime(cache_dir=tmp_path / "cache").load_model(file, isolated=True)
+    (entry,) = (tmp_path / "cache").glob("*.onnx-prepared")
+    content = bytearray(entry.read_bytes())
+    content[-1] ^= 1
+    entry.write_bytes(bytes(content))
+    OnnxRuntime(cache_dir=tmp_path / "cache").load_model(file, isolated=True)
+    assert entry.read_bytes() != bytes(content)
+
+
+def test_the_child_has_the_lowest_ordinary_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_priority = isolated.CHILD.partition("from ")[0]
+    reported = tmp_path / "priority"
+    file = saved(dense(), tmp_path / "a.onnx")
+    program = f"{set_priority}open({str(reported)!r}, 'w').write(str(os.getpriority(os.PRIO_PROCESS, 0)))"
+    monkeypatch.setattr(isolated, "CHILD", program)
+    with pytest.raises(InvalidModelError):
+        OnnxRuntime(cache_dir=tmp_path / "cache").load_model(file, isolated=True)
+    assert reported.read_text() == "19"

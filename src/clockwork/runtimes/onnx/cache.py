@@ -152,21 +152,29 @@ class PreparedCache:
             if nbytes is not None:
                 tidy(directory, nbytes)
 
-    def get(
-        self, digest: str, conditions: Sequence[str], make: Callable[[], tuple[PreparedModel, Verdict]]
-    ) -> tuple[PreparedModel, Verdict]:
-        """Return the entry of a model. If there is no entry, call ``make`` and store its result."""
+    def find(self, digest: str, conditions: Sequence[str]) -> tuple[PreparedModel, Verdict] | None:
+        """Return the entry of a model, or None if there is no usable entry."""
         if self.directory is None:
-            return make()
+            return None
         file = entry(self.directory, digest, *conditions)
         known = load(file)
         if known is not None:
             use(file)
+        return known
+
+    def get(
+        self, digest: str, conditions: Sequence[str], make: Callable[[], tuple[PreparedModel, Verdict]]
+    ) -> tuple[PreparedModel, Verdict]:
+        """Return the entry of a model. If there is no entry, call ``make`` and store its result."""
+        known = self.find(digest, conditions)
+        if known is not None:
             return known
         result = make()
-        save(file, *result)
-        if self.nbytes is not None:
-            tidy(self.directory, self.nbytes, file)
+        if self.directory is not None:
+            file = entry(self.directory, digest, *conditions)
+            save(file, *result)
+            if self.nbytes is not None:
+                tidy(self.directory, self.nbytes, file)
         return result
 
 

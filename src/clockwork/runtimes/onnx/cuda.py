@@ -100,7 +100,7 @@ class OnnxCudaRuntime(ModelRuntime[ModelFile, "OnnxCudaModel"]):
         conditions = (self.version, self.device_kind, str(policy))
         prepared, verdict = self._cache.get(file.digest, conditions, partial(self._optimise_and_try, file, policy))
         info = prepared_info(file, prepared, verdict, policy)
-        row = example_row(file, prepared, verdict, policy)
+        row = example_row(prepared, verdict, policy)
         return OnnxCudaModel(info, prepared, self._gpus, self._close_timing, row)
 
     def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:

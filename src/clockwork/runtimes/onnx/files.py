@@ -89,6 +89,19 @@ def read(path: Path, links: LinkPolicy = NO_LINKS) -> ModelFile:
     return ModelFile(path, digest.hexdigest(), model, rewritten, Path("/") if moved else path.parent)
 
 
+def digest_of_one_file(path: Path) -> str:
+    """Return the digest of a model without external data. Empty if the file cannot be read.
+
+    Other threads can use the interpreter while this function reads and computes. If the model has external data, the
+    result is no model's digest.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
 def _strip(model: Any) -> None:
     """Remove the elements of larger tensors, but keep their types and shapes."""
     functions = (tensor for function in model.functions for node in function.node for tensor in tensors_of_node(node))

@@ -21,7 +21,7 @@ from clockwork.runtimes.examples import Example, Search, find_example, remembere
 from clockwork.runtimes.hardware import device_kind, instruction_set
 from clockwork.runtimes.onnx.cache import PreparedCache, entry, load
 from clockwork.runtimes.onnx.closing import CloseTiming
-from clockwork.runtimes.onnx.files import ModelFile, find, read
+from clockwork.runtimes.onnx.files import ModelFile, digest_of_one_file, find, read
 from clockwork.runtimes.onnx.isolated import Preparation, prepare_in_child
 from clockwork.runtimes.onnx.known_sizes import known_sizes
 from clockwork.runtimes.onnx.model import OnnxModel
@@ -61,9 +61,8 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         share_one_arena()
         self._threads = threads_per_device
         self._cache = PreparedCache(cache_dir, cache_bytes)
-        #: a model that a separate process has prepared without a cache, with its digest; `load_model` takes the model
-        #: at once
-        self._from_child: tuple[tuple[str, BatchingPolicy], tuple[PreparedModel, Verdict]] | None = None
+        #: a prepared model that `_read_isolated` has read, with its digest and policy
+        self._at_hand: tuple[tuple[str, BatchingPolicy], tuple[PreparedModel, Verdict]] | None = None
         self._placeholder = Placeholder()
         self._close_timing = CloseTiming()
 
@@ -74,10 +73,24 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
     def _read(self, path: Path) -> ModelFile:
         return read(path, self.links)
 
+    def load_model(self, path: Path, name: str = "", *, isolated: bool = False) -> OnnxModel:
+        """Read and prepare a model, as `clockwork.runtimes.common.ModelRuntime` describes."""
+        try:
+            return super().load_model(path, name, isolated=isolated)
+        finally:
+            self._at_hand = None
+
     def _read_isolated(self, path: Path, policy: BatchingPolicy) -> ModelFile:
-        """Read and prepare a model in a separate process. Without a cache, that process uses a temporary cache."""
-        self._from_child = None
+        """Take the prepared model from the cache, or prepare the model in a separate process.
+
+        Without a cache, that process uses a temporary cache.
+        """
         if self._cache.directory is not None and self._cache.scratch is not None:
+            digest = digest_of_one_file(path)
+            known = self._cache.find(digest, self._conditions(policy))
+            if known is not None:
+                self._at_hand = (digest, policy), known
+                return ModelFile(path, digest)
             return self._prepare_in_child(path, policy, self._cache.directory, self._cache.nbytes)
         for place in scratch.places():
             try:
@@ -87,7 +100,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
             except OSError:
                 continue
             if prepared is not None:
-                self._from_child = (file.digest, policy), prepared
+                self._at_hand = (file.digest, policy), prepared
                 return file
         log.warning("%s is prepared in the process that serves, because there is no temporary space", path.name)
         return self._read(path)
@@ -106,7 +119,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return file
 
     def _prepared(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
-        known, self._from_child = self._from_child, None
+        known = self._at_hand
         if known is not None and known[0] == (file.digest, policy):
             return known[1]
         return self._cache.get(file.digest, self._conditions(policy), partial(self._optimise_and_try, file, policy))
@@ -124,7 +137,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
             placeholder=self._placeholder if verdict.in_place else None,
             packed=verdict.packed,
             close_timing=self._close_timing,
-            example=example_row(file, prepared, verdict, policy),
+            example=example_row(prepared, verdict, policy),
         )
 
     def _optimise_and_try(self, file: ModelFile, policy: BatchingPolicy) -> tuple[PreparedModel, Verdict]:
@@ -201,13 +214,11 @@ def search_for(file: ModelFile, policy: BatchingPolicy) -> Search:
     return policy.search(known_sizes(file.outline))
 
 
-def example_row(
-    file: ModelFile, prepared: PreparedModel, verdict: Verdict, policy: BatchingPolicy
-) -> Mapping[str, Array]:
-    """Return one row of elements for each generated input whose elements are not zeros."""
+def example_row(prepared: PreparedModel, verdict: Verdict, policy: BatchingPolicy) -> Mapping[str, Array]:
+    """Return the elements of generated inputs that are not zeros."""
     if verdict.example is None:
         return NO_ROW
-    return remembered(prepared.ports, search_for(file, policy), verdict.example, verdict.random_example).row
+    return remembered(prepared.ports, policy.search(), verdict.example, verdict.random_example).row
 
 
 def runner(ports: Signature, session: Any) -> Run:
