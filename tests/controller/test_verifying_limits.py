@@ -50,7 +50,7 @@ def test_at_most_the_limit_of_requests_wait_and_the_rest_are_counted() -> None:
     bench = Checks(VerifyingConfig(max_waiting=5))
     for length in range(1, 101):
         bench.batch(length)
-    assert len(bench.checks._waiting) == 5
+    assert len(bench.checks._samples.waiting) == 5
     assert bench.skipped() == 195
 
 
@@ -58,17 +58,17 @@ def test_at_most_the_limit_of_bytes_is_held() -> None:
     bench = Checks(VerifyingConfig(max_bytes=MIB, max_waiting=1000))
     for length in range(100 * KIB, 100 * KIB + 50):
         bench.batch(length)
-    assert bench.checks._bytes <= MIB
-    assert len(bench.checks._waiting) == MIB // (3 * 100 * KIB)  # one input and two outputs each
+    assert bench.checks._samples.nbytes <= MIB
+    assert len(bench.checks._samples.waiting) == MIB // (3 * 100 * KIB)  # one input and two outputs each
     assert bench.skipped() == 100 - 3
 
 
 def test_a_request_larger_than_the_limit_is_skipped_and_smaller_ones_are_not() -> None:
     bench = Checks(VerifyingConfig(max_bytes=MIB))
     bench.batch(2 * MIB)
-    assert (len(bench.checks._waiting), bench.skipped()) == (0, 2)
+    assert (len(bench.checks._samples.waiting), bench.skipped()) == (0, 2)
     bench.batch(KIB)
-    assert (len(bench.checks._waiting), bench.skipped()) == (2, 2)
+    assert (len(bench.checks._samples.waiting), bench.skipped()) == (2, 2)
 
 
 def test_the_first_batch_of_a_shape_is_checked_when_fewer_requests_wait() -> None:
@@ -76,18 +76,16 @@ def test_the_first_batch_of_a_shape_is_checked_when_fewer_requests_wait() -> Non
     bench.batch(1)
     bench.batch(2)
     assert bench.skipped() == 2
-    bench.checks._waiting.clear()
-    bench.checks._bytes = 0
+    bench.checks._samples.discard(lambda sample: True)
     bench.batch(2)
-    assert len(bench.checks._waiting) == 2
+    assert len(bench.checks._samples.waiting) == 2
 
 
 def test_the_table_of_shapes_does_not_grow_beyond_its_limit() -> None:
     bench = Checks(VerifyingConfig(0.0, max_uses=100, max_waiting=100_000, max_bytes=1000 * MIB))
     for length in range(1, 50_001):
         bench.batch(1 + length % 1000 + length // 1000 * 1000)
-        bench.checks._waiting.clear()
-        bench.checks._bytes = 0
+        bench.checks._samples.discard(lambda sample: True)
     assert len(bench.checks._uses) == 100
 
 
@@ -115,9 +113,9 @@ def test_the_bytes_of_a_check_count_until_it_is_over() -> None:
     bench.batch(KIB + 1)
     assert bench.skipped() == 3
     bench.checks.failed()
-    assert bench.checks._bytes == 0
+    assert bench.checks._samples.nbytes == 0
     bench.batch(KIB + 1)
-    assert len(bench.checks._waiting) == 1
+    assert len(bench.checks._samples.waiting) == 1
 
 
 def test_a_check_that_was_executed_in_a_batch_is_tried_again() -> None:
@@ -145,5 +143,5 @@ def test_a_check_repeats_the_request_with_an_id_of_its_own() -> None:
 
 
 def first_input(bench: Checks) -> InferInput:
-    assert bench.checks._sample is not None
-    return bench.checks._sample.input
+    assert bench.checks._samples.current is not None
+    return bench.checks._samples.current.input

@@ -15,15 +15,14 @@ right. The responses of the sampled batch have already been sent.
 One check is under way at a time. If too many samples wait, new samples are skipped and counted.
 """
 
-from collections import deque
 from typing import Final, TypeAlias
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from clockwork.controller.config import VerifyingConfig
 from clockwork.controller.events import CompareOutputs, ControllerCommand, OutputsCompared, Report, SaveProfile
 from clockwork.controller.pending import NO_CLIENT
+from clockwork.controller.samples import Sample, Samples, sample_bytes
 from clockwork.controller.tally import Tally
 from clockwork.messages.actions import Infer, InferInput
 from clockwork.messages.counts import AGREED, DIFFERED, SKIPPED
@@ -33,7 +32,7 @@ from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.shapes import ShapeKey, shape_key_of
 from clockwork.state import ClockworkState, ModelState, PendingRequest
-from clockwork.units import Bytes, Nanos
+from clockwork.units import Nanos
 
 MAX_DIFFERENCE: Final = 200
 """Limit of the text that describes a difference, in characters. Longer texts are cut."""
@@ -42,21 +41,11 @@ _BatchKind: TypeAlias = tuple[str, int, ShapeKey]
 """Digest of a model's content, number of rows of a batch, and input shape of its requests."""
 
 
-class Sample(Struct):
-    """A request that was executed in a batch of ``batch_size`` rows, with its outputs in the batch.
-
-    ``nbytes`` is the memory that the sample takes. This memory includes the inputs of the sample and the outputs of the
-    whole batch, because these are one buffer.
-    """
+class BatchSample(Sample, kw_only=True):
+    """A request of ``model`` that was executed in a batch of ``batch_size`` rows."""
 
     model: ModelState
-    input: InferInput
-    payload: object
-    outputs: tuple[TensorSpec, ...]
-    outputs_payload: object
     batch_size: int
-    nbytes: Bytes
-    attempts: int = 0
 
 
 class BatchChecks:
@@ -67,21 +56,22 @@ class BatchChecks:
         self._state = state
         self._tally = tally
         self._config = config
-        self._waiting: deque[Sample] = deque()
-        self._bytes: Bytes = 0  #: memory of the waiting samples and of the sample that is being checked
+        self._samples: Samples[BatchSample] = Samples(
+            0 if config is None else config.max_waiting, 0 if config is None else config.max_bytes
+        )
 
         #: kinds of batches that were sampled, in the order of their first batch
         self._uses: dict[_BatchKind, None] = {}
         self._batches: dict[str, int] = {}  #: number of batches by content
-        self._sample: Sample | None = None  #: the sample that is being checked
         self._compared = 0  #: id of the comparison that is under way
 
         #: the request that executes the sample, or None if no such request is under way
         self.request: PendingRequest | None = None
-        self.due = False  #: whether a sample waits and no check is under way
 
-    def _settle(self) -> None:
-        self.due = bool(self._waiting) and self._sample is None
+    @property
+    def due(self) -> bool:
+        """Whether a sample waits and no check is under way."""
+        return self._samples.due
 
     # --- samples -----------------------------------------------------------------------------------------------------
 
@@ -104,17 +94,15 @@ class BatchChecks:
         """Store the request at a place in a batch as a sample. ``output`` is the payload of its outputs."""
         assert self._config is not None
         model, share = request.model, request.input
-        outputs = sum(tensor.nbytes for out in result.outputs for tensor in out.tensors)
-        nbytes = share.payload_bytes + outputs
-        if not self._fits(nbytes):
+        nbytes = sample_bytes(share, result)
+        if not self._samples.fits(nbytes):
             self._skip_cold()
-        if share.generated or not self._fits(nbytes):
+        if share.generated or not self._samples.fits(nbytes):
             self._tally.of(model.name).checked(SKIPPED)
             return
         tensors = result.outputs[place].tensors
-        self._bytes += nbytes
-        self._waiting.append(
-            Sample(
+        self._samples.add(
+            BatchSample(
                 model=model,
                 input=share,
                 payload=request.payload,
@@ -127,20 +115,11 @@ class BatchChecks:
         self._uses[_batch_kind(model, action)] = None
         while len(self._uses) > self._config.max_uses:
             del self._uses[next(iter(self._uses))]
-        self._settle()
-
-    def _fits(self, nbytes: Bytes) -> bool:
-        config = self._config
-        assert config is not None
-        held = len(self._waiting) + (self._sample is not None)
-        return held < config.max_waiting and self._bytes + nbytes <= config.max_bytes
 
     def _skip_cold(self) -> None:
         """Skip the samples of models whose weights are on no device, because such samples might wait forever."""
-        for sample in list(self._waiting):
-            if sample.model.name not in self._state.holders:
-                self._waiting.remove(sample)
-                self._end(sample, SKIPPED)
+        for sample in self._samples.discard(lambda sample: sample.model.name not in self._state.holders):
+            self._count(sample, SKIPPED)
 
     def needs(self, model: ModelState) -> bool:
         """Return whether the request of a check is pending and is for this model."""
@@ -151,17 +130,13 @@ class BatchChecks:
 
         No request for the model is pending, but outputs may be compared.
         """
-        if self._sample is not None and self._sample.model is model:
-            self._bytes -= self._sample.nbytes
-            self._sample = None
-        for sample in [sample for sample in self._waiting if sample.model is model]:
-            self._waiting.remove(sample)
-            self._bytes -= sample.nbytes
+        if self._samples.current is not None and self._samples.current.model is model:
+            self._samples.end()
+        self._samples.discard(lambda sample: sample.model is model)
         digest = model.info.digest
         if all(other.info.digest != digest for other in self._state.models.values()):
             self._batches.pop(digest, None)
             self._uses = {use: None for use in self._uses if use[0] != digest}
-        self._settle()
 
     # --- a check -----------------------------------------------------------------------------------------------------
 
@@ -171,13 +146,11 @@ class BatchChecks:
         Call `executed`, `answered`, `failed` or `withdraw` when the request has ended.
         """
         assert self._config is not None
-        assert self._sample is None
-        sample = next((waiting for waiting in self._waiting if waiting.model.name in self._state.holders), None)
+        warm = (sample for sample in self._samples.waiting if sample.model.name in self._state.holders)
+        sample = next(warm, None)
         if sample is None:
             return None
-        self._waiting.remove(sample)
-        self._sample = sample
-        self._settle()
+        self._samples.take(sample)
         share = replace(sample.input, request_id=request_id)
         deadline = now + self._config.slo
         self.request = PendingRequest(
@@ -206,8 +179,8 @@ class BatchChecks:
             self.failed()
             return []
         assert self.request is not None
-        assert self._sample is not None
-        sample, self._compared, self.request = self._sample, self.request.id, None
+        assert self._samples.current is not None
+        sample, self._compared, self.request = self._samples.current, self.request.id, None
         return [
             CompareOutputs(
                 check_id=self._compared,
@@ -236,13 +209,13 @@ class BatchChecks:
         After the configured number of attempts, the check is given up.
         """
         assert self._config is not None
-        assert self._sample is not None
-        sample = self._sample
+        assert self._samples.current is not None
+        sample = self._samples.current
         sample.attempts += 1
         if sample.attempts < self._config.attempts:
             self.withdraw()
             return
-        self.request = self._sample = None
+        self.request = None
         self._end(sample, SKIPPED)
 
     def withdraw(self) -> None:
@@ -250,19 +223,16 @@ class BatchChecks:
 
         The caller withdraws a check if a client's request arrives before the check is sent to a device.
         """
-        assert self._sample is not None
-        self._waiting.appendleft(self._sample)
-        self.request = self._sample = None
-        self._settle()
+        self.request = None
+        self._samples.put_back()
 
     def compared(self, event: OutputsCompared) -> list[ControllerCommand]:
         """Handle the result of the host's comparison."""
-        sample = self._sample
+        sample = self._samples.current
         if sample is None and event.check_id == self._compared:
             return []  # the model was removed during the comparison
         if sample is None or self.request is not None or event.check_id != self._compared:
             return [Report("WARNING", f"the host compared outputs of no check under way: {event}")]
-        self._sample = None
         if event.error:
             self._end(sample, SKIPPED)
             text = f"a batch of {sample.model.served_as} could not be checked: {event.error}"
@@ -272,16 +242,15 @@ class BatchChecks:
             return []
         return self._stop_batching(sample, event.difference[:MAX_DIFFERENCE])
 
-    def _stop_batching(self, sample: Sample, difference: str) -> list[ControllerCommand]:
+    def _stop_batching(self, sample: BatchSample, difference: str) -> list[ControllerCommand]:
         """Stop batching requests for this content."""
         info, rows = sample.model.info, sample.batch_size
         reason = f"the outputs of a request differed between a batch of {rows} rows and the request alone: {difference}"
         models = [model for model in self._state.models.values() if model.info.digest == info.digest]
         for model in models:
             model.stop_batching(reason)
-        for waiting in [waiting for waiting in self._waiting if waiting.model.unbatched]:
-            self._waiting.remove(waiting)
-            self._end(waiting, SKIPPED)
+        for waiting in self._samples.discard(lambda waiting: bool(waiting.model.unbatched)):
+            self._count(waiting, SKIPPED)
         copies = f" and {len(models) - 1} copies" if len(models) > 1 else ""
         text = f"model {sample.model.served_as}{copies} is no longer batched: {reason}"
         fields: dict[str, str | int] = {
@@ -297,23 +266,19 @@ class BatchChecks:
         ]
         return [Report("ERROR", text, "batching_stopped", fields), *saved]
 
-    def _end(self, sample: Sample, outcome: str) -> None:
-        self._bytes -= sample.nbytes
-        self._settle()
+    def _end(self, sample: BatchSample, outcome: str) -> None:
+        """End the check of the current sample."""
+        self._samples.end()
+        self._count(sample, outcome)
+
+    def _count(self, sample: BatchSample, outcome: str) -> None:
         self._tally.of(sample.model.name).checked(outcome)
 
     def check_invariants(self) -> None:
         """Assert the invariants. Tests and checkers call this method."""
-        held = [*self._waiting, *([] if self._sample is None else [self._sample])]
-        assert self._bytes == sum(sample.nbytes for sample in held)
-        assert self.request is None or self._sample is not None
-        assert self.due == (bool(self._waiting) and self._sample is None)
-        if self._config is None:
-            assert not held
-            return
-        assert self._bytes <= self._config.max_bytes
-        assert len(held) <= self._config.max_waiting
-        assert len(self._uses) <= self._config.max_uses
+        self._samples.check_invariants()
+        assert self.request is None or self._samples.current is not None
+        assert self._config is None or len(self._uses) <= self._config.max_uses
 
 
 def _batch_kind(model: ModelState, action: Infer) -> _BatchKind:
