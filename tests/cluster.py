@@ -15,6 +15,7 @@ from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
     CompareOutputs,
+    CompareShadow,
     ControllerCommand,
     DropWorker,
     Event,
@@ -23,6 +24,7 @@ from clockwork.controller.events import (
     Report,
     Respond,
     SaveProfile,
+    ShadowCompared,
     StageEntered,
     WorkerConnected,
     WorkerLost,
@@ -111,6 +113,8 @@ class Cluster:
         self.answers: Counter[Asked] = Counter()
         #: returns the difference between outputs; None if they could not be compared
         self.differs: Callable[[CompareOutputs], str | None] = lambda command: ""
+        #: compares the outputs of a live request and of its copy
+        self.compares: Callable[[CompareShadow], ShadowCompared] = lambda command: ShadowCompared(command.check_id)
         self._inbox: deque[Event] = deque()
 
     # --- what happens ------------------------------------------------------------------------------------------------
@@ -252,6 +256,8 @@ class Cluster:
                     difference = self.differs(command)
                     if difference is not None:
                         self._inbox.append(OutputsCompared(check_id, difference))
+                case CompareShadow():
+                    self._inbox.append(self.compares(command))
                 case DropWorker(worker_id=worker_id, reason=reason):
                     if worker_id in self.workers:
                         self.workers.pop(worker_id).reset()

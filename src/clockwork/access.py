@@ -11,7 +11,13 @@ from enum import IntEnum
 from typing import Any, Final
 
 from clockwork.errors import InvalidRequestError, NotPermittedError
-from clockwork.messages.requests import EvictRequest, LoadModelRequest, PromoteRequest, UnloadModelRequest
+from clockwork.messages.requests import (
+    EvictRequest,
+    LoadModelRequest,
+    PromoteRequest,
+    ShadowRequest,
+    UnloadModelRequest,
+)
 from clockwork.messages.status import Status
 
 MIN_TOKEN_CHARACTERS: Final = 16
@@ -29,7 +35,7 @@ class Right(IntEnum):
 
     - NONE: only harmless requests.
     - INFER: send inference requests, and read all information.
-    - ADMIN: also load, unload and evict models.
+    - ADMIN: also load, unload and evict models, and change shadows.
     """
 
     NONE = 0
@@ -37,7 +43,7 @@ class Right(IntEnum):
     ADMIN = 2
 
 
-_ADMINISTRATIVE: Final = frozenset({LoadModelRequest, UnloadModelRequest, PromoteRequest, EvictRequest})
+_ADMINISTRATIVE: Final = frozenset({LoadModelRequest, UnloadModelRequest, PromoteRequest, ShadowRequest, EvictRequest})
 
 
 def needed_for(request: Any) -> Right:

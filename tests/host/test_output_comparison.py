@@ -78,7 +78,7 @@ def test_large_outputs_are_compared_in_a_thread(count: int, where: str, monkeypa
 
     async def test() -> None:
         array = np.zeros(count, np.float32)
-        done: asyncio.Future[tuple[OutputsCompared, int]] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[tuple[object, int]] = asyncio.get_running_loop().create_future()
         compare_outputs(
             command({"y": array}, {"y": array}), lambda result: done.set_result((result, threading.get_ident()))
         )

@@ -15,6 +15,7 @@ from clockwork.messages import actions, link, requests, results
 from clockwork.messages.counts import BatchCounts, DeviceCounts, ModelCounts
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.messages.shadows import OutputComparison, ShadowStatus
 from clockwork.messages.tensors import TensorInfo, TensorSpec, spec
 from clockwork.units import FOREVER
 from clockwork.wire.codec import (
@@ -69,6 +70,7 @@ REQUESTS = [
     requests.LoadModelRequest(3, "m.onnx", "m", 2, (requests.ModelVersion("2", "m/2"),), True, False),
     requests.UnloadModelRequest(7, "m", "2", False),
     requests.PromoteRequest(8, "m", "2", "stable"),
+    requests.ShadowRequest(9, "m", "2", 0.5),
     requests.ListModelsRequest(4),
     requests.EvictRequest(5, "m"),
     requests.StatusRequest(6),
@@ -97,12 +99,18 @@ STATUS = requests.ServerStatus(
     PREDICTED,
     {"UNKNOWN_MODEL": 3},
     True,
+    shadows=(
+        ShadowStatus(
+            "m", "2", 0.5, "running", "", 4, 3, 2, 1, "why", 1, {"shape": 1}, (OutputComparison("y", "FP32"),)
+        ),
+    ),
 )
 RESPONSES = [
     requests.InferResponse(1, 0, "", (X,), requests.RequestTiming(1, 2, 3, 4, True), 5, 6),
     requests.LoadModelResponse(2, 0, "", ("m-1", "m-2")),
     requests.UnloadModelResponse(7, 0, "", ("1", "2")),
     requests.PromoteResponse(8, 6, "why"),
+    requests.ShadowResponse(9, 6, "why"),
     requests.ListModelsResponse(3, 0, "", (requests.ModelSummary("m", (), (), True, 8, 10),)),
     requests.EvictResponse(4, 0, "", 1),
     requests.StatusResponse(5, STATUS),

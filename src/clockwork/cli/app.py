@@ -53,6 +53,7 @@ _add(remote.load, "Load a model, or replace its versions.", remote.LOAD_EXAMPLES
 _add(changing.unload, "Unload a model or a version.", changing.UNLOAD_EXAMPLES)
 _add(changing.reload, "Load a model again from its changed files.", changing.RELOAD_EXAMPLES)
 _add(changing.promote, "Make a version the default, or label it.", changing.PROMOTE_EXAMPLES)
+_add(changing.shadow, "Compare a version with live requests.", changing.SHADOW_EXAMPLES)
 _add(remote.ls, "List the served models.", remote.LS_EXAMPLES)
 _add(remote.infer, "Send one request to a model.", remote.INFER_EXAMPLES)
 _add(remote.status, "Show workers, devices, models and requests.", remote.STATUS_EXAMPLES)

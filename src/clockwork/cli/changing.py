@@ -1,4 +1,4 @@
-"""The commands that change the served models: ``clockwork unload``, ``reload`` and ``promote``."""
+"""The commands that change the served models: ``clockwork unload``, ``reload``, ``promote`` and ``shadow``."""
 
 from typing import Annotated, Final
 
@@ -16,6 +16,10 @@ RELOAD_EXAMPLES: Final = examples("clockwork reload resnet50")
 PROMOTE_EXAMPLES: Final = examples(
     "clockwork promote resnet50 2                     # requests without a version get version 2",
     "clockwork promote resnet50 3 --label canary      # requests for the version canary get version 3",
+)
+SHADOW_EXAMPLES: Final = examples(
+    "clockwork shadow resnet50=2:0.1      # version 2 executes copies of a tenth of the requests",
+    "clockwork shadow resnet50 --off",
 )
 
 
@@ -81,3 +85,40 @@ def promote(
 
     with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
         client.promote(name, version, label)
+
+
+def shadow(
+    chosen: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME=VERSION:SHARE",
+            help="Name of the model, the number of the version, and the share of the requests (0 to 1). With --off, "
+            "the name alone.",
+        ),
+    ],
+    off: Annotated[bool, typer.Option("--off", help="End the shadow of the model.")] = False,
+    address: ServerAddress = DEFAULT_LISTEN,
+    tls_ca: ClientTlsCa = None,
+    tls_cert: ClientTlsCert = None,
+    tls_key: ClientTlsKey = None,
+    token_file: ClientTokenFile = None,
+) -> None:
+    """Let a version execute copies of live requests in idle time, and compare its outputs with the live outputs.
+
+    The copies delay no promised request, and clients get only the live outputs. clockwork status shows the comparison.
+    """
+    from clockwork.client import Client
+    from clockwork.controller.shadow_specs import parse_shadow
+    from clockwork.errors import InvalidRequestError
+
+    name, version, share = chosen, "", 1.0
+    if off and "=" in chosen:
+        raise typer.BadParameter(f"--off takes only the name of the model; found {chosen!r}")
+    if not off:
+        try:
+            name, spec = parse_shadow(chosen)
+        except InvalidRequestError as error:
+            raise typer.BadParameter(str(error)) from None
+        version, share = spec.version, spec.share
+    with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
+        client.shadow(name, version, share)

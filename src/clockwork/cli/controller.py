@@ -49,6 +49,7 @@ from clockwork.cli.repository_options import (
     ModelControlMode,
     ModelLabels,
     ModelRepository,
+    ModelShadows,
     RepositoryPollSecs,
     VersionPolicies,
     repository_options,
@@ -132,6 +133,7 @@ def controller(
     repository_poll_secs: RepositoryPollSecs = 15.0,
     version_policy: VersionPolicies = None,
     label: ModelLabels = None,
+    shadow: ModelShadows = None,
     state_dir: StateDir = None,
     state_wait: StateWait = 30 * SECOND,
     strict: Strict = False,
@@ -180,7 +182,7 @@ def controller(
 
     policy = make_scheduler(scheduler)
     repository = repository_options(
-        model_control_mode, repository_poll_secs, model_repository, load_model, version_policy, label
+        model_control_mode, repository_poll_secs, model_repository, load_model, version_policy, label, shadow
     )
     repository.check(policy)
     root = repository.model_root([], None) if model_repository else Path()

@@ -9,7 +9,7 @@ import typer
 from msgspec import Struct
 
 from clockwork.cli.parsers import one_of
-from clockwork.controller.config import ControlMode, LoadSpec
+from clockwork.controller.config import ControlMode, LoadSpec, ShadowSpec
 
 if TYPE_CHECKING:
     from clockwork.cli.models import NamedModel
@@ -78,6 +78,16 @@ ModelLabels: TypeAlias = Annotated[
         help="Label of a version, which requests may give in place of the version. May be repeated.",
     ),
 ]
+ModelShadows: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shadow",
+        metavar="NAME=VERSION:SHARE",
+        show_default="none",
+        help="Version that executes copies of a share (0 to 1) of the model's requests in idle time, to compare the "
+        "outputs. May be repeated.",
+    ),
+]
 
 
 class RepositoryOptions(Struct, frozen=True):
@@ -89,6 +99,7 @@ class RepositoryOptions(Struct, frozen=True):
     poll_seconds: float = 15.0
     policies: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    shadows: tuple[str, ...] = ()
 
     @property
     def control(self) -> ControlMode:
@@ -142,6 +153,20 @@ class RepositoryOptions(Struct, frozen=True):
             raise typer.BadParameter(str(error), param_hint="--label") from None
         return {name: {label: str(number) for label, number in given.items()} for name, given in versions.items()}
 
+    def version_shadows(self) -> dict[str, ShadowSpec]:
+        """Return the shadows by the name of their model.
+
+        Raises:
+            typer.BadParameter: a shadow is wrong.
+        """
+        from clockwork.controller.shadow_specs import parse_shadows
+        from clockwork.errors import InvalidRequestError
+
+        try:
+            return parse_shadows(self.shadows)
+        except InvalidRequestError as error:
+            raise typer.BadParameter(str(error), param_hint="--shadow") from None
+
     def version_policies(self) -> "dict[str, VersionPolicy]":
         """Return the version policies by model name.
 
@@ -184,10 +209,12 @@ def repository_options(
     load_models: list[str] | None,
     policies: list[str] | None,
     labels: list[str] | None,
+    shadows: list[str] | None,
 ) -> RepositoryOptions:
     """Return the options of a command as one object."""
     given = (tuple(directories or ()), tuple(load_models or ()))
-    return RepositoryOptions(mode, *given, poll_seconds, tuple(policies or ()), tuple(labels or ()))
+    versions = (tuple(policies or ()), tuple(labels or ()), tuple(shadows or ()))
+    return RepositoryOptions(mode, *given, poll_seconds, *versions)
 
 
 class StartModels(Struct, frozen=True):

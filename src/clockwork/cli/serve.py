@@ -48,6 +48,7 @@ from clockwork.cli.repository_options import (
     ModelControlMode,
     ModelLabels,
     ModelRepository,
+    ModelShadows,
     RepositoryOptions,
     RepositoryPollSecs,
     StartModels,
@@ -167,6 +168,7 @@ def serve(
     repository_poll_secs: RepositoryPollSecs = 15.0,
     version_policy: VersionPolicies = None,
     label: ModelLabels = None,
+    shadow: ModelShadows = None,
     state_dir: StateDir = None,
     state_wait: StateWait = 30 * SECOND,
     allow_links_to: AllowLinksTo = None,
@@ -214,7 +216,7 @@ def serve(
     check_emulated(emulate, profile)
     policy = make_scheduler(scheduler)
     repository = repository_options(
-        model_control_mode, repository_poll_secs, model_repository, load_model, version_policy, label
+        model_control_mode, repository_poll_secs, model_repository, load_model, version_policy, label, shadow
     )
     repository.check(policy, emulated=bool(emulate))
     options = DeviceOptions(device, pinned_size, workspace_size, io_size)

@@ -27,7 +27,7 @@ StateDir: TypeAlias = Annotated[
         file_okay=False,
         metavar="DIR",
         show_default="none",
-        help="Directory that keeps the served models, versions and labels, so that a restart serves them again.",
+        help="Directory that keeps the served models, versions, labels and shadows, so that a restart restores them.",
     ),
 ]
 StateWait: TypeAlias = Annotated[
@@ -87,7 +87,7 @@ class StateOptions(Struct, frozen=True):
         from clockwork.host.state_store import Arguments, StateConfig
 
         labels, own_root = repository.version_labels(), str(root) if local and root.is_absolute() else ""
-        arguments = Arguments((*given, *start.specs), labels, own_root)
+        arguments = Arguments((*given, *start.specs), labels, own_root, repository.version_shadows())
         settings = {**repository.settings(start), **self._merged(arguments, root, repository)}
         models: tuple[LoadSpec, ...] = settings["models"]
         saved = DesiredModels() if self.state is None else self.state.desired
@@ -106,9 +106,15 @@ class StateOptions(Struct, frozen=True):
     def _merged(self, given: "Arguments", root: Path, repository: RepositoryOptions) -> dict[str, Any]:
         """Return the fields of `ControllerConfig` for the given models and the stored models."""
         from clockwork.controller.desired import merge, merge_labels
+        from clockwork.controller.shadow_specs import merge_shadows
 
         if self.directory is None or self.state is None:
-            return {"models": given.models, "labels": given.labels, "saves_models": self.directory is not None}
+            return {
+                "models": given.models,
+                "labels": given.labels,
+                "shadows": given.shadows,
+                "saves_models": self.directory is not None,
+            }
         before, saved = self.state.arguments, self.state.desired
         models_before, models_saved = before.models, saved.models
         if before.root and given.root:
@@ -122,6 +128,7 @@ class StateOptions(Struct, frozen=True):
             "models": merge(models_saved, given.models, models_before),
             "labels": merge_labels(saved.labels, given.labels, before.labels),
             "promoted": saved.promoted,
+            "shadows": merge_shadows(saved.shadows, given.shadows, before.shadows),
             "only_named": True,
             "worker_wait": self.wait,
             "saves_models": True,

@@ -20,6 +20,7 @@ from clockwork.controller.stage import Stage
 from clockwork.messages.counts import CHECK_OUTCOMES, RecentCounts
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
+from clockwork.messages.shadows import ShadowStatus
 from clockwork.units import as_seconds, show_bytes, show_duration
 
 LINES_PER_TABLE: Final = 5
@@ -59,6 +60,20 @@ MANY: Final = 100
 
 RECENT_FIELDS: Final = ("late", "refused", "failed", "broken_promises")
 RECENT_DROP: Final = ("failed", "broken promises", "late", "p50", "refused")
+SHADOW_COLUMNS: Final = (
+    "model",
+    ">share",
+    "state",
+    ">copied",
+    ">compared",
+    ">equal",
+    ">largest difference",
+    ">same argmax",
+    ">failed",
+    ">dropped",
+)
+SHADOW_DROP: Final = ("copied", "dropped", "failed", "share")
+FLOATS: Final = frozenset({"FP16", "FP32", "FP64", "BF16"})
 
 
 class _Group(Struct, frozen=True):
@@ -100,6 +115,7 @@ def describe_server(
             limit = max(MIN_ROWS, left // 3)  # the table of requests has two lines for each model
         yield from _model_tables(groups, limit)
     yield from _checks(server, height)
+    yield from _shadows(server, height)
     yield from _predictions(server, errors, by_model)
     limit = None if height is None else MAX_REASONS
     unbatched = [f"{model.info.name} is not batched: {model.unbatched}" for model in server.models if model.unbatched]
@@ -243,6 +259,44 @@ def _checks(server: ServerStatus, height: int | None) -> Iterator[Listing | str]
     rows = [(_label(model), *(model.counts.checks.get(outcome, 0) for outcome in CHECK_OUTCOMES)) for model in shown]
     yield table("Checks of batches", ("model", *(f">{outcome}" for outcome in CHECK_OUTCOMES)), rows)
     yield from _more(len(checked) - len(shown), "checked model")
+
+
+def _shadows(server: ServerStatus, height: int | None) -> Iterator[Listing | str]:
+    shown = server.shadows if height is None else limited(server.shadows, MIN_ROWS)
+    if not shown:
+        return
+    yield table("Shadows", SHADOW_COLUMNS, [_shadow_row(shadow) for shadow in shown], SHADOW_DROP)
+    yield from _more(len(server.shadows) - len(shown), "shadow")
+    limit = None if height is None else MAX_REASONS
+    reasons = [f"shadow {each.name}:{each.version} is {each.state}: {each.reason}" for each in shown if each.reason]
+    yield from _reasons(reasons, limit, "reason", "reasons")
+    mismatches = [
+        f"shadow {each.name}:{each.version} has mismatches: "
+        + ", ".join(f"{count:,} {kind}" for kind, count in each.mismatches.items())
+        for each in shown
+        if each.mismatches
+    ]
+    yield from _reasons(mismatches, limit, "shadow has mismatches", "shadows have mismatches")
+    failures = [f"shadow {each.name}:{each.version} failed: {each.last_failure}" for each in shown if each.failed]
+    yield from _reasons(failures, limit, "shadow failed", "shadows failed")
+
+
+def _shadow_row(shadow: ShadowStatus) -> tuple[object, ...]:
+    floats = [output for output in shadow.outputs if output.datatype in FLOATS]
+    rows = sum(output.rows for output in floats)
+    agreed = sum(output.rows_agreed for output in floats)
+    return (
+        f"{shadow.name}:{shadow.version}",
+        f"{shadow.share:g}",
+        shadow.state,
+        f"{shadow.copied:,}",
+        f"{shadow.compared:,}",
+        f"{shadow.equal:,}",
+        f"{max(output.max_difference for output in floats):.3g}" if floats else "",
+        f"{agreed / rows:.2%}" if rows else "",
+        f"{shadow.failed:,}",
+        f"{shadow.dropped:,}",
+    )
 
 
 def _predictions(server: ServerStatus, errors: bool, by_model: bool) -> Iterator[Listing | str]:

@@ -37,6 +37,8 @@ from clockwork.messages.requests import (
     Request,
     Response,
     ServerStatus,
+    ShadowRequest,
+    ShadowResponse,
     StatusRequest,
     StatusResponse,
     UnloadModelRequest,
@@ -296,6 +298,21 @@ class AsyncClient:
         response, _ = await self._call(PromoteRequest(self._id(), name, version, label), PromoteResponse)
         _check(response)
 
+    async def shadow(self, name: str, version: str = "", share: float = 1.0) -> None:
+        """Let a version execute copies of a share of the model's requests in idle time. Without a version, end this.
+
+        ``share`` is more than 0 and at most 1. The server compares the outputs of the copies with the outputs of the
+        live requests. `status` contains the comparison.
+
+        Raises:
+            UnknownModelError: the server does not know the model.
+            InvalidRequestError: the version is unknown or is the default version, the share is out of range, or the
+                model has no shadow that could end.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
+        """
+        response, _ = await self._call(ShadowRequest(self._id(), name, version, share), ShadowResponse)
+        _check(response)
+
     async def ls(self) -> list[ModelSummary]:
         """Return the served models, sorted by name. While the server starts, the call waits for up to 10 s by default.
 
@@ -440,7 +457,7 @@ class AsyncModel:
         return await self._client.evict(self.name, self.version)
 
 
-def _check(response: LoadModelResponse | UnloadModelResponse | PromoteResponse) -> None:
+def _check(response: LoadModelResponse | UnloadModelResponse | PromoteResponse | ShadowResponse) -> None:
     if response.status != Status.SUCCESS:
         raise error_for_status(response.status, response.message)
 

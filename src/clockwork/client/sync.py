@@ -127,6 +127,10 @@ class Client:
         """Make a version the default of its model. If ``label`` is not empty, give the version this label instead."""
         self._run(self._client.promote(name, version, label))
 
+    def shadow(self, name: str, version: str = "", share: float = 1.0) -> None:
+        """Begin or end a shadow; see `AsyncClient.shadow`."""
+        self._run(self._client.shadow(name, version, share))
+
     def ls(self) -> list[ModelSummary]:
         """Return the served models, sorted by name."""
         return self._run(self._client.ls())

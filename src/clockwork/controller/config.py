@@ -24,11 +24,18 @@ class LoadSpec(Struct, frozen=True):
     key: str = ""
 
 
+class ShadowSpec(Struct, frozen=True):
+    """A version that executes copies of a ``share`` of the live requests; ``share`` is more than 0 and at most 1."""
+
+    version: str
+    share: float
+
+
 class DesiredModels(Struct, frozen=True):
     """The models that a controller should serve after a restart, and the workers that it knows.
 
     - ``models``: the versions to load; each has a name and a key
-    - ``promoted``, ``labels``, ``slos``: the default versions, labels and SLOs by model name
+    - ``promoted``, ``labels``, ``slos``, ``shadows``: the default versions, labels, SLOs and shadows by model name
     - ``workers``: number of workers that were connected
     """
 
@@ -37,6 +44,7 @@ class DesiredModels(Struct, frozen=True):
     labels: dict[str, dict[str, str]] = {}
     slos: dict[str, Nanos] = {}
     workers: int = 0
+    shadows: dict[str, ShadowSpec] = {}
 
 
 class ProfilingConfig(Struct, frozen=True):
@@ -99,6 +107,21 @@ class VerifyingConfig(Struct, frozen=True):
     attempts: int = 3
 
 
+class ShadowingConfig(Struct, frozen=True):
+    """Configures how shadows execute copies of live requests (`clockwork.controller.shadowing`).
+
+    At most ``max_waiting`` copies wait for their execution. Their inputs and outputs together have at most
+    ``max_bytes``. A copy has the SLO ``slo`` and is tried ``attempts`` times. The time that the live requests of the
+    last ``window`` had to spare limits the execution time of a copy.
+    """
+
+    max_waiting: int = 64
+    max_bytes: Bytes = 32 * MIB
+    slo: Nanos = 60 * SECOND
+    attempts: int = 3
+    window: Nanos = 10 * SECOND
+
+
 class ControlMode(Enum):
     """Modes that decide when models are loaded. The terms are Triton's."""
 
@@ -118,6 +141,7 @@ class ControllerConfig(Struct, frozen=True):
     - ``only_named``: whether workers unload the models of an earlier controller that are not in ``models``
     - ``labels``: for each model name, a table that maps the model's labels to versions
     - ``promoted``: the default versions of models; by default the highest ready version
+    - ``shadows``: for each model name, the version that executes copies of the model's requests
     - ``worker_wait``: the longest time that QUERYING waits for ``workers`` after the first worker has connected; if it
       is None, there is no limit
     - ``saves_models``: whether `SaveModels` follows each change of the served models
@@ -130,6 +154,7 @@ class ControllerConfig(Struct, frozen=True):
     - ``max_slo``: the longest SLO that a request may set
     - ``loads_per_worker``: the largest number of outstanding model loads per worker
     - ``verifying``: how batches are checked; if it is None, batches are not checked
+    - ``shadowing``: how copies of live requests are executed
 
     The other fields are limits. Requests that exceed a limit are refused. ``max_copies`` is the limit of the copies of
     one load, and ``max_loads`` the limit of pending loads. ``max_pending`` and ``max_pending_bytes`` limit the pending
@@ -144,6 +169,7 @@ class ControllerConfig(Struct, frozen=True):
     only_named: bool = False
     labels: dict[str, dict[str, str]] = {}
     promoted: dict[str, str] = {}
+    shadows: dict[str, ShadowSpec] = {}
     worker_wait: Nanos | None = None
     saves_models: bool = False
     strict: bool = False
@@ -162,6 +188,7 @@ class ControllerConfig(Struct, frozen=True):
     max_loads: int = 10_000
     profiling: ProfilingConfig = ProfilingConfig()
     verifying: VerifyingConfig | None = VerifyingConfig()
+    shadowing: ShadowingConfig = ShadowingConfig()
 
 
 DEFAULT: Final = ControllerConfig()

@@ -22,6 +22,7 @@ from clockwork.controller.events import (
     RequestsShed,
     Respond,
     ServerLoad,
+    ShadowCompared,
     StageEntered,
     WorkerConnected,
     WorkerLost,
@@ -42,6 +43,7 @@ from clockwork.messages.requests import (
     LoadModelRequest,
     Progress,
     PromoteRequest,
+    ShadowRequest,
     StatusRequest,
     StatusResponse,
     UnloadModelRequest,
@@ -83,7 +85,9 @@ class ControllerWithStartupPhase:
         )
         self._fleet = self._startup.fleet
         self._changes = self._startup.changes
-        self._desired = DesiredSet(self._config, self._serving.catalog, self._fleet, self._startup.specs)
+        self._desired = DesiredSet(
+            self._config, self._serving.catalog, self._fleet, self._startup.specs, self._serving.own.shadows
+        )
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         self._summaries = Summaries(self._serving.catalog)
@@ -125,6 +129,8 @@ class ControllerWithStartupPhase:
         own = self._serving.own
         if self._startup.serving_since is not None and self._changes.busy:
             commands += self._changes.settle(now)
+        if self._startup.serving_since is not None and own.shadows.unsettled:
+            commands += own.shadows.settle()
         if self._draining.begun:
             return commands + self._draining.settle(now)
         if own.due:
@@ -152,8 +158,8 @@ class ControllerWithStartupPhase:
                 return self._serving.client_lost(now, event.client_id)
             case RequestsShed() | ServerLoad():
                 return self._serving.note(now, event)
-            case OutputsCompared():
-                return self._serving.own.checks.compared(event)
+            case OutputsCompared() | ShadowCompared():
+                return self._serving.own.compared(event)
             case Drain():
                 return [] if self._draining.begun else self._drain(now, event.limit)
 
@@ -278,7 +284,9 @@ class ControllerWithStartupPhase:
                 return self._change(now, client_id, request)
             case EvictRequest() if self._startup.serving_since is not None:
                 return self._serving.evict(now, client_id, request)
-            case EvictRequest():
+            case ShadowRequest() if self._startup.serving_since is not None:
+                return self._serving.own.shadows.change(client_id, request)
+            case EvictRequest() | ShadowRequest():
                 text = f"the server is starting up ({self.stage.value}); retry later"
                 return [refusal_response(client_id, request, Status.INITIALIZING, text)]
             case StatusRequest():
@@ -315,4 +323,5 @@ class ControllerWithStartupPhase:
             serving_ns=0 if since is None else now - since,
             now=now,
             default_slo=self._serving.admission.default_slo,
+            shadows=self._serving.own.shadows,
         )

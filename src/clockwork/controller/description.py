@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clockwork.controller.catalog import Catalog, Version, VersionState
+from clockwork.controller.shadowing import Shadows
 from clockwork.controller.stage import Stage
 from clockwork.controller.tally import Counts, Tally
 from clockwork.messages import counts
@@ -99,8 +100,8 @@ class Served(NamedTuple):
 class Description(Struct, frozen=True):
     """Describes a server. ``fleet`` contains the workers that have reported their state.
 
-    ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``catalog``, ``tally`` and
-    ``broken`` are the controller's own objects, which change over time. ``started`` means that serving has begun.
+    ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``catalog``, ``tally``, ``broken``
+    and ``shadows`` are the controller's own objects, which change over time. ``started`` means that serving has begun.
     ``default_slo`` returns the SLO of a model's requests that set no SLO. ``now`` is the time of the description.
     """
 
@@ -119,6 +120,7 @@ class Description(Struct, frozen=True):
     serving_ns: Nanos
     now: Nanos
     default_slo: Callable[[ModelState], Nanos]
+    shadows: Shadows
 
     def served(self) -> Iterator[Served]:
         """Yield the loads that serve requests, in order of name and version. Changes during the iteration are included.
@@ -220,6 +222,7 @@ class Description(Struct, frozen=True):
             without_model=self.tally.without_model(),
             ready=self.is_ready(),
             versions=tuple(self.other_versions()),
+            shadows=tuple(self.shadows.statuses()),
         )
 
 

@@ -13,6 +13,8 @@ from clockwork.controller.config import ControllerConfig, DesiredModels, LoadSpe
 from clockwork.controller.events import ControllerCommand, SaveModels
 from clockwork.controller.fleet import Fleet
 from clockwork.controller.naming import check_label, keyed_specs, load_spec, spec_names
+from clockwork.controller.shadow_specs import check_shadows
+from clockwork.controller.shadowing import Shadows
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import model_names
 from clockwork.state import ModelState
@@ -27,19 +29,24 @@ MAX_KEY: Final = 1000
 class DesiredSet:
     """The desired set of a controller that is in the stage SERVING."""
 
-    def __init__(self, config: ControllerConfig, catalog: Catalog, fleet: Fleet, named: Iterable[LoadSpec]) -> None:
+    def __init__(
+        self, config: ControllerConfig, catalog: Catalog, fleet: Fleet, named: Iterable[LoadSpec], shadows: Shadows
+    ) -> None:
         """``named`` are the models that the operator named, with their names and keys."""
         self._config = config
         self._catalog = catalog
         self._fleet = fleet
         self._named = tuple(named)
-        self._seen: tuple[int, int] | None = None  #: the catalog's served_revision and number of workers
+        self._shadows = shadows
+
+        #: the catalog's served_revision, number of workers, and revision of the shadows
+        self._seen: tuple[int, int, int] | None = None
         self._saved: DesiredModels | None = None
         self._specs: dict[ModelState, LoadSpec] = {}  #: entries of the served models, because most stay the same
 
     def changes(self) -> list[ControllerCommand]:
         """Return a `SaveModels` if the set has changed since the last call."""
-        seen = self._catalog.served_revision, len(self._fleet.workers)
+        seen = self._catalog.served_revision, len(self._fleet.workers), self._shadows.revision
         if seen == self._seen:
             return []
         self._seen = seen
@@ -56,6 +63,7 @@ class DesiredSet:
             labels=self._catalog.all_labels(),
             slos=self._config.model_slos,
             workers=len(self._fleet.workers),
+            shadows=self._shadows.desired(),
         )
 
     def _served(self) -> list[LoadSpec]:
@@ -138,6 +146,7 @@ def check_desired(desired: DesiredModels, max_copies: int) -> None:
         if not fits or len(spec.key) > MAX_KEY or len(spec.version) > MAX_KEY:
             raise InvalidRequestError(f"model {spec.name} has the invalid key {spec.key[:80]!r}")
     keyed_specs(desired.models, max_copies)
+    check_shadows(desired.shadows)
     for labels in desired.labels.values():
         for label in labels:
             check_label(label)

@@ -13,6 +13,7 @@ from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import Request, Response
 from clockwork.messages.results import Result
+from clockwork.messages.shadows import OutputComparison
 from clockwork.messages.tensors import TensorSpec
 from clockwork.units import Nanos
 
@@ -101,6 +102,20 @@ class OutputsCompared(Struct, frozen=True):
     error: str = ""
 
 
+class ShadowCompared(Struct, frozen=True):
+    """The host's answer to a `CompareShadow` command.
+
+    ``outputs`` contains the outputs that were compared. ``mismatches`` describes the first mismatch of each kind
+    (`clockwork.messages.shadows.MISMATCHES`). ``error`` states why the outputs could not be compared. ``error`` is
+    empty if they could be compared.
+    """
+
+    check_id: int
+    outputs: tuple[OutputComparison, ...] = ()
+    mismatches: dict[str, str] = {}
+    error: str = ""
+
+
 Event: TypeAlias = (
     WorkerConnected
     | WorkerLost
@@ -111,6 +126,7 @@ Event: TypeAlias = (
     | RequestsShed
     | ServerLoad
     | OutputsCompared
+    | ShadowCompared
     | Drain
 )
 
@@ -134,6 +150,19 @@ class CompareOutputs(Struct, frozen=True):
     in_batch_payload: object
     alone: tuple[TensorSpec, ...]
     alone_payload: object
+
+
+class CompareShadow(Struct, frozen=True):
+    """Compare the outputs of a ``live`` request with the outputs of its ``copy``, which another version executed.
+
+    The payload fields are handles. The host must answer with `ShadowCompared`.
+    """
+
+    check_id: int
+    live: tuple[TensorSpec, ...]
+    live_payload: object
+    copy: tuple[TensorSpec, ...]
+    copy_payload: object
 
 
 class SaveProfile(Struct, frozen=True):
@@ -193,6 +222,7 @@ ControllerCommand: TypeAlias = (
     SendAction
     | Respond
     | CompareOutputs
+    | CompareShadow
     | SaveProfile
     | SaveModels
     | DropWorker

@@ -1,15 +1,19 @@
-"""Makes the controller's own requests, which are checks of batches and measurements of models.
+"""Makes the controller's own requests: measurements of models, checks of batches, and copies for shadows.
 
-The controller's own requests have no client. The scheduler treats them like any other request. There are three kinds:
-checks of batches, measurements of new models, and measurements of models whose estimates may be too long. At most one
-request of each kind is pending.
+The controller's own requests have no client. The scheduler treats them like any other request. There are four kinds:
+checks of batches, copies of live requests for shadows, measurements of new models, and measurements of models whose
+estimates may be too long. At most one request of each kind is pending. Checks and copies are executed only while the
+server is idle, and never at the same time.
 """
 
+from clockwork.controller.admission import Admission
+from clockwork.controller.catalog import Catalog
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.events import ControllerCommand
+from clockwork.controller.events import ControllerCommand, OutputsCompared, ShadowCompared
 from clockwork.controller.live_measuring import LiveMeasuring
 from clockwork.controller.pending import NO_CLIENT, Pending
 from clockwork.controller.remeasuring import Remeasuring
+from clockwork.controller.shadowing import Shadows
 from clockwork.controller.tally import Tally
 from clockwork.controller.verifying import BatchChecks
 from clockwork.messages.actions import DeviceAction, Infer
@@ -31,6 +35,8 @@ class OwnRequests:
         config: ControllerConfig,
         profiles: dict[ProfileKey, ModelProfile],
         pending: Pending,
+        catalog: Catalog,
+        admission: Admission,
     ) -> None:
         """``profiles`` were measured earlier. ``pending`` contains the requests of clients and of the controller."""
         self._state = state
@@ -39,18 +45,19 @@ class OwnRequests:
         self.checks = BatchChecks(state, tally, config.verifying)
         self.measuring = LiveMeasuring(state, config.profiling, profiles)
         self.remeasuring = Remeasuring(state, config.profiling)
+        self.shadows = Shadows(state, catalog, admission, config)
 
     def __len__(self) -> int:
         """Return the number of the controller's own requests that are pending."""
         return sum(request is not None for request in self._requests())
 
     def _requests(self) -> tuple[PendingRequest | None, ...]:
-        return self.checks.request, self.measuring.request, self.remeasuring.request
+        return self.checks.request, self.shadows.request, self.measuring.request, self.remeasuring.request
 
     @property
     def due(self) -> bool:
-        """Whether a check or a measurement waits for its turn."""
-        return self.checks.due or self.measuring.due or self.remeasuring.due
+        """Whether a check, a copy or a measurement waits for its turn."""
+        return self.checks.due or self.shadows.due or self.measuring.due or self.remeasuring.due
 
     def next_wakeup(self) -> Nanos | None:
         """Return when to call `next` again, if no event happens before."""
@@ -58,9 +65,8 @@ class OwnRequests:
         return min([moment for moment in moments if moment is not None], default=None)
 
     def needs(self, model: ModelState) -> bool:
-        """Return whether a check or measurement of this model is under way."""
-        measured = (self.measuring.request, self.remeasuring.request)
-        return self.checks.needs(model) or any(request is not None and request.model is model for request in measured)
+        """Return whether a check, copy or measurement of this model is under way."""
+        return any(request is not None and request.model is model for request in self._requests())
 
     def forget(self, model: ModelState) -> None:
         """Forget a model that was removed. None of the controller's own requests for the model may be pending."""
@@ -78,22 +84,32 @@ class OwnRequests:
     def next(self, now: Nanos, request_id: int) -> PendingRequest | None:
         """Return the next measurement if it may begin now.
 
-        Otherwise, return a check if the server is idle, or else None.
+        Otherwise, return a check or a copy if the server is idle, or else None.
         """
         idle = not self._pending and next(self._state.outstanding(), None) is None
         request = self.measuring.begin(now, request_id, idle=idle) or self.remeasuring.begin(now, request_id, idle=idle)
         if request is None and idle and self.checks.due:
             request = self.checks.begin(now, request_id)
+        if request is None and idle and self.shadows.due:
+            request = self.shadows.begin(now, request_id)
         return request
 
-    def check_to_withdraw(self) -> PendingRequest | None:
-        """Return the check under way, if it was not sent to a device yet, so that a client's request can go first.
+    def make_way(self, now: Nanos, arrived: PendingRequest) -> PendingRequest | None:
+        """Withdraw the check or copy under way if it was not sent to a device yet. The request that arrived goes first.
 
-        Clients' requests have priority over this check.
+        The caller must cancel the request that is returned.
         """
-        check = self.checks.request
-        sent = check is not None and any(map(self.checks.is_alone, self._state.outstanding()))
-        return None if sent else check
+        self.measuring.note_request(now)
+        if self.shadows.running:
+            self.shadows.note(now, arrived)
+        request = self.checks.request or self.shadows.request
+        if request is None or any(_executes(action, request) for action in self._state.outstanding()):
+            return None
+        if request is self.checks.request:
+            self.checks.withdraw()
+        else:
+            self.shadows.withdraw()
+        return request
 
     def executed(
         self,
@@ -108,6 +124,8 @@ class OwnRequests:
         """Handle the outputs of one of the controller's own requests. The request is no longer pending."""
         if request is self.checks.request:
             return self.checks.executed(action, result.outputs[place], payload)
+        if request is self.shadows.request:
+            return self.shadows.executed(result.outputs[place], payload)
         if request is self.remeasuring.request:
             self.remeasuring.ended(now, result.exec.duration)
             return []
@@ -117,10 +135,16 @@ class OwnRequests:
         """Handle the refusal or failure of one of the controller's own requests. The request is no longer pending."""
         if request is self.checks.request:
             return self.checks.answered(status, message)
+        if request is self.shadows.request:
+            return self.shadows.answered(status, message)
         if request is self.remeasuring.request:
             self.remeasuring.ended(now, None)
             return []
         return self.measuring.answered(now, status, message)
+
+    def compared(self, event: OutputsCompared | ShadowCompared) -> list[ControllerCommand]:
+        """Handle the result of the host's comparison of outputs."""
+        return self.checks.compared(event) if isinstance(event, OutputsCompared) else self.shadows.compared(event)
 
     def client_answered(self, now: Nanos, request: PendingRequest, status: Status, reason: RefusalReason) -> None:
         """Note the response to a client's request. ``reason`` is why it was refused."""
@@ -132,6 +156,13 @@ class OwnRequests:
     def check_invariants(self) -> None:
         """Assert the invariants. Tests and checkers call this method."""
         self.checks.check_invariants()
+        self.shadows.check_invariants()
+        assert self.checks.request is None or self.shadows.request is None
         for own in self._requests():
             assert own is None or self._pending.get(own.id) is own
         assert sum(request.client_id == NO_CLIENT for request in self._pending) == len(self)
+
+
+def _executes(action: DeviceAction, request: PendingRequest) -> bool:
+    """Return whether an action executes a request."""
+    return isinstance(action, Infer) and any(share.request_id == request.id for share in action.inputs)

@@ -18,13 +18,23 @@ from clockwork.messages.requests import (
     PromoteRequest,
     PromoteResponse,
     RequestTiming,
+    ShadowRequest,
+    ShadowResponse,
     UnloadModelRequest,
     UnloadModelResponse,
 )
 from clockwork.messages.status import Status
 from clockwork.units import Nanos
 
-Refusable = InferRequest | ListModelsRequest | LoadModelRequest | UnloadModelRequest | PromoteRequest | EvictRequest
+Refusable = (
+    InferRequest
+    | ListModelsRequest
+    | LoadModelRequest
+    | UnloadModelRequest
+    | PromoteRequest
+    | ShadowRequest
+    | EvictRequest
+)
 """The types of requests that can be refused. All other types are answered in every stage, or need no response."""
 
 
@@ -84,5 +94,7 @@ def refusal_response(
             return Respond(client_id, UnloadModelResponse(request.id, int(status), text))
         case PromoteRequest():
             return Respond(client_id, PromoteResponse(request.id, int(status), text))
+        case ShadowRequest():
+            return Respond(client_id, ShadowResponse(request.id, int(status), text))
         case EvictRequest():
             return Respond(client_id, EvictResponse(request.id, int(status), text))

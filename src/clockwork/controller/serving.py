@@ -72,7 +72,7 @@ class Serving:
         self.tally = Tally()
         self.throttle = Throttle()
         known = {} if profiles is None else profiles
-        self.own = OwnRequests(state, self.tally, config, known, self._pending)
+        self.own = OwnRequests(state, self.tally, config, known, self._pending, self.catalog, self.admission)
 
     @property
     def pending(self) -> int:
@@ -129,8 +129,8 @@ class Serving:
             return [self.refuse(now, client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
             return [request]
-        self.own.measuring.note_request(now)
-        commands = [] if self.own.checks.request is None else self._withdraw_check(now)
+        withdrawn = self.own.make_way(now, request)
+        commands = [] if withdrawn is None else self._withdraw(now, withdrawn)
         self._pending.add(request)
         self.tally.of(request.model.name).pending += 1
         return commands + self._ask(now, (request,), self._scheduler.infer, request)
@@ -262,6 +262,8 @@ class Serving:
                 self.tally.of(request.model.name).delivered(now, timing, result)
                 if place in samples:
                     self.own.checks.keep(request, action, place, result, payload)
+                if self.own.shadows.running:
+                    commands += self.own.shadows.keep(request, result, place, payload)
                 commands += self._respond(request, Status.SUCCESS, "", output.tensors, timing, payload)
         return commands
 
@@ -300,14 +302,10 @@ class Serving:
         self._pending.add(request)
         return self._ask(now, (request,), self._scheduler.infer, request)
 
-    def _withdraw_check(self, now: Nanos) -> list[ControllerCommand]:
-        """Postpone a check that was not sent to a device yet, because a client's request has arrived."""
-        check = self.own.check_to_withdraw()
-        if check is None:
-            return []
-        self._forget(check)
-        self.own.checks.withdraw()
-        return self._ask(now, (), self._scheduler.cancel, check)
+    def _withdraw(self, now: Nanos, own: PendingRequest) -> list[ControllerCommand]:
+        """Cancel one of the controller's own requests that is postponed, because a client's request has arrived."""
+        self._forget(own)
+        return self._ask(now, (), self._scheduler.cancel, own)
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """Begin to use a worker that is ready."""
@@ -330,7 +328,7 @@ class Serving:
         """Answer the requests that may have caused the loss of a worker."""
         commands: list[ControllerCommand] = []
         for request in held:
-            if text := count_loss(request, worker.id):
+            if text := self.own.shadows.lost(request, worker.id) or count_loss(request, worker.id):
                 timing = RequestTiming(now - request.arrival, cold_start=request.cold_start)
                 commands.extend(self._respond(request, Status.ERROR, text, (), timing))
         return commands

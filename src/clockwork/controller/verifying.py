@@ -24,12 +24,11 @@ from clockwork.controller.events import CompareOutputs, ControllerCommand, Outpu
 from clockwork.controller.pending import NO_CLIENT
 from clockwork.controller.samples import Sample, Samples, sample_bytes
 from clockwork.controller.tally import Tally
-from clockwork.messages.actions import Infer, InferInput
+from clockwork.messages.actions import Infer
 from clockwork.messages.counts import AGREED, DIFFERED, SKIPPED
 from clockwork.messages.profile import ProfileKey
 from clockwork.messages.results import InferOutput, InferResult
 from clockwork.messages.status import Status
-from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.shapes import ShapeKey, shape_key_of
 from clockwork.state import ClockworkState, ModelState, PendingRequest
 from clockwork.units import Nanos

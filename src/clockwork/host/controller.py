@@ -25,6 +25,7 @@ from clockwork.controller.events import (
     ClientLost,
     ClientRequest,
     CompareOutputs,
+    CompareShadow,
     ControllerCommand,
     Drain,
     Drained,
@@ -437,10 +438,9 @@ class ControllerHost:
             case Respond():
                 self._respond(command)
             case SendAction():
-                connection = self._workers.get(command.worker_id)
-                if connection is not None:
+                if (connection := self._workers.get(command.worker_id)) is not None:
                     self._send_action(connection, command)
-            case CompareOutputs():
+            case CompareOutputs() | CompareShadow():
                 compare_outputs(command, self._runner.feed)
             case SaveProfile():
                 self._store.save(command.key, command.profile)
@@ -450,8 +450,7 @@ class ControllerHost:
                 log_command(log, command)
             case DropWorker():
                 log_command(log, command)
-                connection = self._workers.get(command.worker_id)
-                if connection is not None:
+                if (connection := self._workers.get(command.worker_id)) is not None:
                     connection.close(command.reason)
             case Drained():
                 self._drained.set()

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from clockwork.controller.config import DEFAULT, DesiredModels, LoadSpec
+from clockwork.controller.config import DEFAULT, DesiredModels, LoadSpec, ShadowSpec
 from clockwork.controller.desired import check_desired
 from clockwork.errors import InvalidRequestError
 from clockwork.host.log_events import event_fields
@@ -40,12 +40,14 @@ class Arguments(Struct, frozen=True):
 
     - ``models``: the models that the arguments name, including those of model repositories
     - ``labels``: the labels by model name
+    - ``shadows``: the shadows by model name
     - ``root``: the directory to which the models' paths are relative; empty if the workers choose their own roots
     """
 
     models: tuple[LoadSpec, ...] = ()
     labels: dict[str, dict[str, str]] = {}
     root: str = ""
+    shadows: dict[str, ShadowSpec] = {}
 
 
 class StateConfig(Struct, frozen=True):

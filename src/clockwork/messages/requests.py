@@ -12,6 +12,7 @@ from clockwork.messages.counts import DeviceCounts, ModelCounts, ModelDemand, Re
 from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import DEFAULT_VERSION, GPUInfo, ModelInfo
+from clockwork.messages.shadows import ShadowStatus
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import SECOND, Bytes, Nanos
 
@@ -166,6 +167,26 @@ class PromoteRequest(Struct, frozen=True, array_like=True, tag=30):
 
 class PromoteResponse(Struct, frozen=True, array_like=True, tag=31):
     """The response to PromoteRequest. ``message`` is the reason of a failure."""
+
+    id: int
+    status: int
+    message: str
+
+
+class ShadowRequest(Struct, frozen=True, array_like=True, tag=32):
+    """Request that a version executes copies of a ``share`` of the model's requests, which other versions answer.
+
+    ``version`` is a number or a label. An empty ``version`` ends the model's shadow.
+    """
+
+    id: int
+    name: str
+    version: str = ""
+    share: float = 0.0
+
+
+class ShadowResponse(Struct, frozen=True, array_like=True, tag=33):
+    """The response to ShadowRequest. ``message`` is the reason of a failure."""
 
     id: int
     status: int
@@ -338,6 +359,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
       of lost devices
     - ``without_model``: number of requests that were answered before their model was known, by the status's name
     - ``ready``: whether the server is serving and at least one worker is not silent
+    - ``shadows``: the versions that execute copies of live requests, by name
     """
 
     version: str
@@ -353,6 +375,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     without_model: dict[str, int] = {}
     ready: bool = False
     versions: tuple[VersionStatus, ...] = ()
+    shadows: tuple[ShadowStatus, ...] = ()
 
 
 class StatusResponse(Struct, frozen=True, array_like=True, tag=26):
@@ -376,6 +399,7 @@ Request: TypeAlias = (
     | LoadModelRequest
     | UnloadModelRequest
     | PromoteRequest
+    | ShadowRequest
     | ListModelsRequest
     | EvictRequest
     | StatusRequest
@@ -385,6 +409,7 @@ Response: TypeAlias = (
     | LoadModelResponse
     | UnloadModelResponse
     | PromoteResponse
+    | ShadowResponse
     | ListModelsResponse
     | EvictResponse
     | StatusResponse

@@ -12,7 +12,7 @@ from typing import Final
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from clockwork.controller.description import Description
-from clockwork.metrics import models, server
+from clockwork.metrics import models, server, shadows
 from clockwork.metrics.family import END, Piece
 from clockwork.stepping import BACKGROUND_REST, SharedResult, Stepper
 from clockwork.steps import Steps
@@ -68,6 +68,9 @@ class Metrics:
             errors.add(predictions)
             yield
         for piece in errors.pieces():
+            text.add(piece)
+            yield
+        for piece in shadows.pieces(description.shadows.statuses()):
             text.add(piece)
             yield
         rows = []

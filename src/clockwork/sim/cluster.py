@@ -16,12 +16,14 @@ from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.controller.controller import ControllerWithStartupPhase
 from clockwork.controller.events import (
     ClientRequest,
+    CompareShadow,
     ControllerCommand,
     DropWorker,
     Event,
     GiveUp,
     Report,
     Respond,
+    ShadowCompared,
     WorkerConnected,
     WorkerLost,
     WorkerResult,
@@ -242,6 +244,8 @@ class Cluster:
             self.loop.at(self.loop.now, lambda _: self.disconnect(number, command.reason))
         elif isinstance(command, Report):
             self.watcher.reported(command.level, command.text, command.event)
+        elif isinstance(command, CompareShadow):
+            self.loop.at(self.loop.now, lambda _: self.feed(ShadowCompared(command.check_id)))
         elif isinstance(command, GiveUp):
             raise SimulationError(command.reason)
 

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from clockwork.controller.config import ControlMode
+from clockwork.controller.config import ControllerConfig, ControlMode
 from clockwork.controller.events import Respond
+from clockwork.controller.shadow_specs import parse_shadows
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.status import Status
@@ -99,7 +100,7 @@ class Simulation:
             noise=scenario.noise,
             skews=skews(scenario.faults),
             costs=scenario.controller.costs(),
-            config=replace(UNLIMITED, control=ControlMode.EXPLICIT) if scenario.changes else UNLIMITED,
+            config=_config(scenario),
         )
         self._originals = {model.path.removesuffix(".onnx"): model for model, _ in models}
         timed = timed_changes(scenario.changes, scenario.model_names() if scenario.changes else (), self._duration)
@@ -348,6 +349,12 @@ def _checked(scheduler: Scheduler, scenario: Scenario) -> Scheduler:
             "and model_removed"
         )
     return scheduler
+
+
+def _config(scenario: Scenario) -> ControllerConfig:
+    """Return the configuration of the controller."""
+    control = ControlMode.EXPLICIT if scenario.changes else ControlMode.NONE
+    return replace(UNLIMITED, control=control, shadows=parse_shadows(scenario.shadows))
 
 
 def _inputs(model: PacedModel) -> tuple[TensorSpec, ...]:

@@ -7,6 +7,7 @@
     warmup_s = 2               # excluded from the results
     scheduler = "clockwork"
     slo_ms = 100               # SLO of streams that set none
+    shadows = ["resnet50-1=2:0.1"]   # NAME=VERSION:SHARE, as the option --shadow
 
     [devices]
     workers = 1
@@ -44,6 +45,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from clockwork.controller.shadow_specs import parse_shadows
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.profile import ModelProfile
 from clockwork.paced.durations import NoiseModel
@@ -184,6 +186,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     noise: NoiseModel = NoiseModel()
     faults: tuple[FaultSpec, ...] = ()
     changes: tuple[ChangeSpec, ...] = ()
+    shadows: tuple[str, ...] = ()
     sweep: SweepSpec = SweepSpec()
     compare: tuple[ComparedSpec, ...] = ()
     clockwork: dict[str, float | bool] = field(default_factory=dict)
@@ -291,6 +294,7 @@ def checked(scenario: Scenario, where: str = "the scenario") -> Scenario:
         _check_times(scenario)
         _check_faults(scenario)
         check_changes(scenario.changes, scenario.duration_s)
+        parse_shadows(scenario.shadows)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{where}: {error}") from None
     scenario.scheduler_config()

@@ -132,6 +132,26 @@ def draw_changes(seed: int) -> Scenario:
     return checked(replace(scenario, name=f"swarm-changes-{seed}", faults=faults, changes=changes))
 
 
+def draw_shadows(seed: int) -> Scenario:
+    """Return the scenario of `draw_changes` with a few loads of second versions, which are shadows."""
+    rng = Random(f"shadows {seed}")
+    scenario = draw_changes(seed)
+    models = scenario.model_names()
+    names = sorted({rng.choice(models) for _ in range(rng.randint(1, 3))})
+    load = ChangeSpec(
+        "load",
+        tuple(names),
+        every_s=0.01,
+        stop_s=0.01 * len(names),
+        read_ms=rng.choice((0.0, 50.0)),
+        factor=rng.choice((0.5, 1.0, 3.0)),
+        measured=rng.random() < MEASURED_SHARE,
+    )
+    shadows = tuple(f"{name}=2:{rng.choice((0.05, 0.5, 1.0, 1.0))}" for name in names)
+    changes = (load, *scenario.changes)
+    return checked(replace(scenario, name=f"swarm-shadows-{seed}", changes=changes, shadows=shadows))
+
+
 def draw_overload(seed: int) -> Scenario:
     """Return a scenario in which the controller is the bottleneck, with the loads `RESERVE` and `OVERLOAD`."""
     rng = Random(f"overload {seed}")
@@ -173,11 +193,11 @@ def run_overload(seed: int) -> list[str]:
 
 
 def run(seed: int, record: Record | None = None) -> Simulation:
-    """Simulate the scenario of a seed, with changes of its models in every second seed.
+    """Simulate the scenario of a seed, with changes of its models in every second seed, and shadows in every fourth.
 
     ``record`` gets a record of each request and action.
     """
-    scenario = draw(seed) if seed % 2 else draw_changes(seed)
+    scenario = draw(seed) if seed % 2 else draw_changes(seed) if seed % 4 else draw_shadows(seed)
     return Simulation(scenario, seed, check_every=CHECK_EVERY, record=record).run()
 
 

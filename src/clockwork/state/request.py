@@ -12,7 +12,8 @@ class PendingRequest:
     action. ``payload`` is an opaque handle of the elements of its tensors. ``batch_size`` is the number of rows that
     the request adds to a batch. ``cold_start`` means that no device had the weights when the request arrived.
     ``nbytes`` is the size of its inputs, whether they are sent or generated. ``losses`` is the number of workers that
-    were lost while they held the request.
+    were lost while they held the request. ``background`` means that the request
+    does not count as demand for its model.
 
     A scheduler sets ``promised`` and ``reason``. ``promised`` is the time by which the scheduler has promised the
     answer, or None without a promise. ``reason`` explains why the promise is broken. ``reason`` is empty if the promise
@@ -24,6 +25,7 @@ class PendingRequest:
 
     __slots__ = (
         "arrival",
+        "background",
         "batch_size",
         "client_id",
         "client_request_id",
@@ -51,6 +53,7 @@ class PendingRequest:
         arrival: Nanos,
         deadline: Nanos,
         cold_start: bool = False,
+        background: bool = False,
     ) -> None:
         """Create a request without a promise."""
         self.id = id
@@ -63,6 +66,7 @@ class PendingRequest:
         self.arrival = arrival
         self.deadline = deadline
         self.cold_start = cold_start
+        self.background = background
         self.promised: Nanos | None = None
         self.reason = ""
         self.nbytes: Bytes = sum([tensor.nbytes for tensor in input.tensors])

@@ -86,7 +86,8 @@ class ClockworkScheduler(Scheduler):
         Otherwise, decide about its whole group after the verdict delay.
         """
         model = request.model
-        self._demand.add(now, model.name)
+        if not request.background:
+            self._demand.add(now, model.name)
         self._delay.note_load(*self.state.load)
         group = (model.name, shape_key(request))
         if group not in self._groups:
