@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from client.live import run
+from clockwork.metrics import shadows
 from http_raw import row, served
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ def exposed() -> dict[str, set[str]]:
         for sample in family.samples:
             name = sample.name.removesuffix("_total") if sample.name.startswith("nv_") else sample.name
             found.setdefault(name, set()).update(sample.labels)
-    return found
+    return found | {family.name: set(family.labels) for family in shadows.FAMILIES}
 
 
 def panels() -> list[dict[str, Any]]:

@@ -35,6 +35,8 @@ ROWS: Final = Family(
     Kind.COUNTER,
     (*BY_OUTPUT, "agreed"),
 )
+FAMILIES: Final = (RUNS, COPIES, KINDS, DIFFERENCE, ROWS)
+"""The metrics of shadows. A server without shadows exposes no samples of them."""
 
 
 def pieces(shadows: Iterable[ShadowStatus]) -> Iterator[Piece]:
