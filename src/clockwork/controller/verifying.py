@@ -120,10 +120,6 @@ class BatchChecks:
         for sample in self._samples.discard(lambda sample: sample.model.name not in self._state.holders):
             self._count(sample, SKIPPED)
 
-    def needs(self, model: ModelState) -> bool:
-        """Return whether the request of a check is pending and is for this model."""
-        return self.request is not None and self.request.model is model
-
     def forget(self, model: ModelState) -> None:
         """Drop the samples of a model that was removed.
 
