@@ -30,6 +30,9 @@ class ClockworkError(Exception):
     status_name: str | None = None
     """The name of the status, such as ``TIMEOUT``. HTTP and gRPC responses also contain this name."""
 
+    request_id: str = ""
+    """The id under which the server has recorded the inference request; empty if there was none."""
+
 
 class InvalidRequestError(ClockworkError):
     """Raised if the request is wrong. A retry would fail again."""

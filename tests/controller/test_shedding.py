@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import infer_request
 from clockwork.controller.shedding import MAX_COST, MAX_WAITING, SEED_COST, Shedder
 from clockwork.messages.status import Status
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND
@@ -98,7 +99,7 @@ def test_a_withdrawn_request_no_longer_counts() -> None:
 def test_the_response_is_a_refusal_with_a_retry_time() -> None:
     shed = behind(201).refuses(NOW, NOW, SLO)
     assert shed is not None
-    response = shed.response(7)
+    response = shed.response(infer_request(7))
     assert (response.id, response.status) == (7, Status.CONTROLLER_COULD_NOT_START_IN_TIME)
     assert response.retry_after == 201 * SEED_COST
     waiting = "the server is overloaded: requests wait 40.2 ms before it handles them"

@@ -136,6 +136,9 @@ class Call:
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
 
 @pytest.mark.parametrize("arrived", [None, 42_000_000])
 def test_a_deadline_counts_from_the_time_when_the_call_was_taken(arrived: int | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import uvloop
 
+from builders import infer_request
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.shedding import SEED_COST
 from clockwork.controller.throttling import Throttle
@@ -205,7 +206,7 @@ def test_a_request_refused_early_has_no_retry_time_if_no_device_can_meet_its_slo
         assert hopeless is not None
         assert hopeless.retry_after is None
         assert hopeless.message == "no device can meet this SLO: the fastest needs 50 ms"
-        assert hopeless.response(7).retry_after is None
+        assert hopeless.response(infer_request(7)).retry_after is None
         for slo in (ms(51), None):
             other = fixture.reception.refuses("slow", fixture.clock.at - ms(500), slo)
             assert other is not None

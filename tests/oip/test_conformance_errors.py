@@ -112,7 +112,9 @@ async def check_http(address: Address, status: Status, report: Report) -> None:
         reply = await peer.ask("POST", "/v2/models/m/infer", row())
     assert reply.status == report.http
     assert reply.headers["retry-after"] == "2"  # whole seconds, rounded up
-    assert json.loads(reply.body) == {
+    body = json.loads(reply.body)
+    assert body.pop("id") == reply.headers["clockwork-request-id"]
+    assert body == {
         "error": text_of(status),
         "status": int(status),
         "status_name": status.name,
@@ -127,6 +129,7 @@ async def check_grpc(stub: Any, status: Status, report: Report) -> None:
     assert caught.value.code().name == report.grpc
     assert caught.value.details() == text_of(status)
     trailer = dict(caught.value.trailing_metadata())
+    assert trailer.pop("clockwork-request-id")
     assert {name: value for name, value in trailer.items() if name.startswith("clockwork-")} == {
         "clockwork-status": str(int(status)),
         "clockwork-status-name": status.name,

@@ -157,6 +157,7 @@ class AsyncClient:
         outputs: Sequence[str] = (),
         timeout: float | None = None,
         retries: int = 0,
+        request_id: str = "",
     ) -> InferenceResult:
         """Send a request to a model and return its outputs.
 
@@ -171,6 +172,7 @@ class AsyncClient:
             timeout: longest time to wait for the response, in seconds.
             retries: largest number of times that a refused request is sent again, each time at the retry time in the
                 response.
+            request_id: the id under which the server records the request; empty: the server chooses an id.
 
         Raises:
             InvalidRequestError: an input has a wrong name, type or shape, or ``slo`` is not positive.
@@ -198,12 +200,19 @@ class AsyncClient:
                     slo_factor=slo_factor,
                     outputs=tuple(outputs),
                     version=version,
+                    request_id=request_id,
                 )
                 response, payload = await self._call(request, InferResponse, buffers)
                 if response.status == Status.SUCCESS:
                     return InferenceResult(model, response, payload)
                 if response.retry_after is None or retries <= 0:
-                    raise error_for_status(response.status, response.message, response.predicted, response.retry_after)
+                    raise error_for_status(
+                        response.status,
+                        response.message,
+                        response.predicted,
+                        response.retry_after,
+                        response.request_id,
+                    )
                 retries -= 1
                 await asyncio.sleep(as_seconds(response.retry_after) + TIMER_RESOLUTION)
 
@@ -439,6 +448,7 @@ class AsyncModel:
         outputs: Sequence[str] = (),
         timeout: float | None = None,
         retries: int = 0,
+        request_id: str = "",
     ) -> InferenceResult:
         """Send a request to the model. For the arguments, see `AsyncClient.infer`."""
         return await self._client.infer(
@@ -450,6 +460,7 @@ class AsyncModel:
             outputs=outputs,
             timeout=timeout,
             retries=retries,
+            request_id=request_id,
         )
 
     async def evict(self) -> int:

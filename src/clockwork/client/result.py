@@ -20,6 +20,7 @@ class InferenceResult(Mapping[str, NDArray[Any]]):
     ``timing`` contains the controller's measurements of how long the request waited and how long it was executed.
     ``predicted`` is the predicted completion, in seconds after the request's arrival. ``predicted`` is None if the
     controller made no prediction. ``version`` is the number of the version that executed the request.
+    ``request_id`` is the id under which the server has recorded the request.
     """
 
     def __init__(self, model: str, response: InferResponse, payload: Any) -> None:
@@ -29,6 +30,7 @@ class InferenceResult(Mapping[str, NDArray[Any]]):
         """
         self.model = model
         self.version = response.version
+        self.request_id = response.request_id
         self._outputs: dict[str, tuple[TensorSpec, memoryview]] = {}
         view = memoryview(payload) if payload is not None else memoryview(b"")
         offset = 0

@@ -38,14 +38,18 @@ EXCEPTIONS: Final[Mapping[int, type[ClockworkError]]] = {
 
 
 def error_for_status(
-    status: int, message: str, predicted: Nanos | None = None, retry_after: Nanos | None = None
+    status: int,
+    message: str,
+    predicted: Nanos | None = None,
+    retry_after: Nanos | None = None,
+    request_id: str = "",
 ) -> ClockworkError:
     """Return the exception for a status other than SUCCESS.
 
     ``predicted`` and ``retry_after`` are in nanoseconds; the exception has them in seconds.
     """
     error = EXCEPTIONS.get(status, ServerError)(message)
-    error.status, error.status_name = status, status_name(status)
+    error.status, error.status_name, error.request_id = status, status_name(status), request_id
     if isinstance(error, DeadlineError):
         error.predicted = None if predicted is None else as_seconds(predicted)
         error.retry_after = None if retry_after is None else as_seconds(retry_after)

@@ -97,6 +97,7 @@ class Client:
         outputs: Sequence[str] = (),
         timeout: float | None = None,
         retries: int = 0,
+        request_id: str = "",
     ) -> InferenceResult:
         """Send a request and wait for its outputs. For the arguments, see `AsyncClient.infer`."""
         call = self._client.infer(
@@ -108,6 +109,7 @@ class Client:
             outputs=outputs,
             timeout=timeout,
             retries=retries,
+            request_id=request_id,
         )
         return self._run(call)
 
@@ -184,6 +186,7 @@ class Model:
         outputs: Sequence[str] = (),
         timeout: float | None = None,
         retries: int = 0,
+        request_id: str = "",
     ) -> InferenceResult:
         """Send a request and wait for its outputs. For the arguments, see `AsyncClient.infer`."""
         return self._client.infer(
@@ -195,6 +198,7 @@ class Model:
             outputs=outputs,
             timeout=timeout,
             retries=retries,
+            request_id=request_id,
         )
 
     def evict(self) -> int:

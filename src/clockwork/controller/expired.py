@@ -12,7 +12,7 @@ from clockwork.controller.guard import request_ids
 from clockwork.controller.tally import Counts
 from clockwork.messages.actions import DeviceAction, Infer
 from clockwork.messages.refusal_reason import RefusalReason
-from clockwork.messages.requests import InferResponse, RequestTiming
+from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming
 from clockwork.messages.status import Status
 from clockwork.state import PendingRequest
 from clockwork.units import Nanos, show_duration
@@ -22,24 +22,28 @@ IMPOSSIBLE: Final = "no device can meet this SLO: the fastest needs {time}"
 
 
 def expired_at_arrival(
-    now: Nanos, counts: Counts, client_id: int, request_id: int, waited: Nanos, slo: Nanos, fastest: Nanos
+    now: Nanos, counts: Counts, client_id: int, request: InferRequest, waited: Nanos, slo: Nanos, fastest: Nanos
 ) -> Respond:
     """Answer a request whose deadline has passed before the controller handles it, and count it.
 
     ``waited`` is the time since the request's arrival. ``fastest`` is the model's time on the fastest device.
     """
     timing = RequestTiming(waited)
+    predicted: Nanos | None
     if fastest > slo:
         status, text = Status.CONTROLLER_COULD_NOT_START_IN_TIME, IMPOSSIBLE.format(time=show_duration(fastest))
         counts.answered(now, status, waited, slo, reason=RefusalReason.DEVICE_TOO_SLOW)
-        return Respond(client_id, InferResponse(request_id, int(status), text, (), timing, waited + fastest))
-    counts.answered(now, Status.TIMEOUT, waited, slo)
-    counts.late_ns += waited - slo
-    text = (
-        f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first byte "
-        "arrived: the request took long to receive, or the server is overloaded"
-    )
-    return Respond(client_id, InferResponse(request_id, int(Status.TIMEOUT), text, (), timing))
+        predicted = waited + fastest
+    else:
+        counts.answered(now, Status.TIMEOUT, waited, slo)
+        counts.late_ns += waited - slo
+        status, predicted = Status.TIMEOUT, None
+        text = (
+            f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first "
+            "byte arrived: the request took long to receive, or the server is overloaded"
+        )
+    response = InferResponse(request.id, int(status), text, (), timing, predicted, request_id=request.request_id)
+    return Respond(client_id, response)
 
 
 def impossible_slo(request: PendingRequest, sent: Iterable[DeviceAction]) -> Nanos | None:

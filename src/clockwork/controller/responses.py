@@ -84,6 +84,7 @@ def refusal_response(
                 outputs=(),
                 timing=RequestTiming(waited),
                 retry_after=retry_time(status, retry_after),
+                request_id=request.request_id,
             )
             return Respond(client_id, infer_response)
         case ListModelsRequest():

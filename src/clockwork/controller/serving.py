@@ -155,12 +155,15 @@ class Serving:
         deadline = arrival + slo
         if deadline < now:
             counts, fastest = self.tally.of(model.name), model.infer_estimate(batch_size)
-            return expired_at_arrival(now, counts, client_id, message.id, now - arrival, slo, fastest)
+            return expired_at_arrival(now, counts, client_id, message, now - arrival, slo, fastest)
         self._last_id += 1
         outputs = tuple(dict.fromkeys(message.outputs)) if len(message.outputs) > 1 else message.outputs
         share = InferInput(self._last_id, batch_size, message.inputs, outputs, message.generated)
         cold = model.name not in self._state.holders
-        return PendingRequest(self._last_id, client_id, message.id, model, share, payload, arrival, deadline, cold)
+        number, name = self._last_id, message.request_id
+        return PendingRequest(
+            number, client_id, message.id, model, share, payload, arrival, deadline, cold, public_id=name
+        )
 
     def refuse_early(self, now: Nanos, client_id: int, message: InferRequest) -> Respond | None:
         """Return and count a refusal if the model is unknown or does not accept the inputs. Otherwise, return None."""
@@ -477,6 +480,7 @@ class Serving:
             retry_time(status, retry_after),
             promise is not Promise.NONE,
             request.model.version,
+            request.public_id,
         )
         return [Respond(request.client_id, response, payload)]
 

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from clockwork.controller.expired import IMPOSSIBLE
-from clockwork.messages.requests import InferResponse, RequestTiming
+from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming
 from clockwork.messages.status import Status
 from clockwork.units import MICROSECOND, MILLISECOND, SECOND, Nanos, show_duration
 
@@ -90,16 +90,17 @@ class Shed(Struct, frozen=True):
         waits = show_duration(self.wait)
         return f"the server is overloaded: requests wait {waits} before it handles them; retry, or set a longer SLO"
 
-    def response(self, request_id: int) -> InferResponse:
-        """Return the response to the request with this id."""
+    def response(self, request: InferRequest) -> InferResponse:
+        """Return the response to the request."""
         status = int(Status.CONTROLLER_COULD_NOT_START_IN_TIME)
         return InferResponse(
-            id=request_id,
+            id=request.id,
             status=status,
             message=self.message,
             outputs=(),
             timing=RequestTiming(0),
             retry_after=self.retry_after,
+            request_id=request.request_id,
         )
 
 

@@ -63,6 +63,7 @@ def request_of(
     raw: Sequence[Any],
     id: int,
     limit: Nanos | None,
+    name: str = "",
     *,
     ignore_timeout: bool = False,
 ) -> InferRequest:
@@ -76,6 +77,7 @@ def request_of(
         raw: the message's raw tensors.
         id: the request's id.
         limit: time from the request's arrival to the deadline of its call; None: the call has no deadline.
+        name: the id under which the request is recorded.
         ignore_timeout: whether to ignore the request parameter ``timeout``.
 
     Raises:
@@ -101,7 +103,13 @@ def request_of(
     specs = _raw_specs(message, raw) if raw else _typed_specs(message)
     outputs = tuple(output.name for output in message.outputs)
     return InferRequest(
-        id=id, model=message.model_name, inputs=specs, slo=slo, outputs=outputs, version=message.model_version
+        id=id,
+        model=message.model_name,
+        inputs=specs,
+        slo=slo,
+        outputs=outputs,
+        version=message.model_version,
+        request_id=name,
     )
 
 
@@ -141,7 +149,9 @@ def response_of(
 
     ``more`` contains additional parameters for the response.
     """
-    reply = pb.ModelInferResponse(model_name=message.model_name, model_version=response.version, id=message.id)
+    reply = pb.ModelInferResponse(
+        model_name=message.model_name, model_version=response.version, id=message.id or response.request_id
+    )
     for name, value in more.items():
         reply.parameters[name].bool_param = value
     view, at, tensors = memoryview(b"" if payload is None else payload), 0, []

@@ -33,6 +33,7 @@ from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream, mod
 from clockwork.grpc_frontend.scanning import check_infer, check_other
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
+from clockwork.messages.request_ids import TRACE_HEADER
 from clockwork.oip.failures import RequestFailedError
 from clockwork.units import Nanos, seconds
 from clockwork.wire.frame import Allocate
@@ -168,9 +169,10 @@ class Service:
         # a small message. The model determines the default SLO.
         model, version = model_and_version(data) if large else ("", "")
         if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
-            raise RequestFailedError(failure_of_shed(shed))
+            raise RequestFailedError(failure_of_shed(shed, self._reception.request_ids.next()))
         message, raw = parsed(data)
-        return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()))
+        trace = "" if message.id else _traceparent(call)
+        return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()), trace)
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: ServicerContext) -> AsyncIterator[bytes]:
         """Serve one inference request for each message of the stream.
@@ -180,13 +182,14 @@ class Service:
         responses: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         tasks: dict[asyncio.Task[bytes], None] = {}
         slots = asyncio.Semaphore(MAX_STREAM_REQUESTS)
+        trace = _traceparent(call)
         client = self._peers.client(call.peer())
 
         async def read() -> None:
             try:
                 async for message in messages:
                     await slots.acquire()
-                    infer = self._infer_in_stream(message, _limit(call, 0), self._clock.now(), client)
+                    infer = self._infer_in_stream(message, _limit(call, 0), self._clock.now(), client, trace)
                     task = asyncio.ensure_future(infer)
                     tasks[task] = None
                     responses.put_nowait(task)
@@ -204,13 +207,15 @@ class Service:
             for unfinished in (reader, *tasks):
                 unfinished.cancel()
 
-    async def _infer_in_stream(self, data: bytes, limit: Nanos | None, arrived: Nanos, client: LocalClient) -> bytes:
+    async def _infer_in_stream(
+        self, data: bytes, limit: Nanos | None, arrived: Nanos, client: LocalClient, trace: str
+    ) -> bytes:
         message = pb.ModelInferRequest()
         try:
             message, raw = parsed(data)
             final = FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param
             more = {FINAL: True} if final else NO_PARAMETERS
-            return in_stream(await self._infer(message, raw, limit, arrived, client, more))
+            return in_stream(await self._infer(message, raw, limit, arrived, client, trace, more))
         except Exception as error:  # noqa: BLE001 - the error of one request must not end the stream
             failure = failure_of_error(error, log)
         response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
@@ -228,12 +233,14 @@ class Service:
         limit: Nanos | None,
         arrived: Nanos,
         client: LocalClient,
+        trace: str,
         more: Mapping[str, Any] = NO_PARAMETERS,
     ) -> bytes:
         self._front.check_version(message.model_name, message.model_version)
         front = self._front
         classes = requested_classes(message) if message.outputs else None
-        request = request_of(message, raw, client.next_id(), limit, ignore_timeout=front.ignore_timeout)
+        name = self._reception.request_ids.choose(message.id, trace)
+        request = request_of(message, raw, client.next_id(), limit, name, ignore_timeout=front.ignore_timeout)
         if not raw or sum(map(len, raw)) >= MIN_SPLIT_BYTES:  # decoding other requests takes little time
             front.check_early(client, request)
         batched = bool(classes) and (await front.model(request.model, request.version)).batchable
@@ -291,6 +298,11 @@ def _encode_index(entries: list[Any]) -> bytes:
     models = [pb.RepositoryIndexResponse.ModelIndex(**entry) for entry in entries]
     encoded: bytes = pb.RepositoryIndexResponse(models=models).SerializeToString()
     return encoded
+
+
+def _traceparent(call: ServicerContext) -> str:
+    """Return the call's ``traceparent``, or an empty string if there is none."""
+    return next((str(value) for key, value in call.invocation_metadata() or () if key == TRACE_HEADER), "")
 
 
 def _limit(call: ServicerContext, waited: Nanos) -> Nanos | None:

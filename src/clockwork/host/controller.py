@@ -374,7 +374,7 @@ class ControllerHost:
             connection.send(ErrorResponse(message.id, denied.status or Status.NOT_PERMITTED, str(denied)))
             return
         if isinstance(message, InferRequest):
-            self._receive(connection, client_id, message, payload)
+            self._receive(connection, client_id, self.reception.request_ids.named(message), payload)
         elif isinstance(message, StatusRequest):
             self._long_responses.status(connection, message.id)
         elif isinstance(message, LoadModelRequest) and self._loads_by_name.take(client_id, message):
@@ -389,7 +389,7 @@ class ControllerHost:
         if slo is None and request.slo_factor is None:
             slo = self.reception.default_slo(request.model)
         if (shed := self.reception.refuses(request.model, arrival, slo, version=request.version)) is not None:
-            connection.send(shed.response(request.id))
+            connection.send(shed.response(request))
             return
         refused = self._native_inbox.put(client_id, request, payload, arrival, slo)
         if refused is not None:

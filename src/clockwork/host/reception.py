@@ -19,6 +19,7 @@ from clockwork.controller.throttling import Throttle
 from clockwork.host.backpressure import Backpressure
 from clockwork.host.cpu_usage import CpuUsage
 from clockwork.host.inbox import Handle, Inbox, Waiting
+from clockwork.host.request_ids import RequestIds
 from clockwork.net.arrival import Arrivals
 from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
@@ -106,6 +107,7 @@ class Reception:
         self.backpressure = Backpressure(loop, self.arrivals)
         self.cpu_usage = CpuUsage(clock.now())
         self.clock = clock
+        self.request_ids = RequestIds()
         self._shedder = self.inbox.shedder
         self._loop = loop
         self._config = config

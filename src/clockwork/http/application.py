@@ -26,12 +26,14 @@ from clockwork.http.asgi import (
     Scope,
     Send,
     error_reply,
+    id_header,
     json_reply,
     unless_gone,
 )
 from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, Body, header_bytes, packed
 from clockwork.http.config import HttpConfig
 from clockwork.http.receiving import LARGE_BODY, BodyQuota
+from clockwork.messages.request_ids import TRACE_HEADER
 from clockwork.messages.requests import InferRequest
 from clockwork.messages.status import Status
 from clockwork.metrics import Metrics
@@ -49,6 +51,7 @@ NEEDED_RIGHTS = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN, "
 """The right that a client needs for each operation. Operations that are not in this table need INFER."""
 
 JSON = (b"content-type", b"application/json")
+_TRACE_HEADER = TRACE_HEADER.encode()
 BINARY = (b"content-type", b"application/octet-stream")
 
 
@@ -133,15 +136,16 @@ class Application:
         head = parsed.head
         slo = requested_slo(head.parameters, ignore_timeout=front.ignore_timeout)
         outputs = tuple(output.name for output in head.outputs)
-        request_id = front.client.next_id()
+        number = front.client.next_id()
+        name = front.reception.request_ids.choose(head.id, str(headers.get(_TRACE_HEADER, b""), "latin-1"))
         if not parsed.all_binary:
             specs = parsed.specs()
-            early = InferRequest(request_id, model, specs, slo, outputs=outputs, version=found.version)
+            early = InferRequest(number, model, specs, slo, outputs=outputs, version=found.version, request_id=name)
             front.check_early(front.client, early)
         specs, payload = await self._stepper.run(inputs_of(parsed))
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await front.model(model, found.version)).batchable
-        request = InferRequest(request_id, model, specs, slo, outputs=outputs, version=found.version)
+        request = InferRequest(number, model, specs, slo, outputs=outputs, version=found.version, request_id=name)
         inferring = front.infer(front.client, request, payload, scope[BEGAN], lambda: head.parameters)
         response, data = await unless_gone(inferring, scope[PRESENCE])
         del payload, parsed, inferring  # frees the memory of large objects early
@@ -149,9 +153,9 @@ class Application:
         body = response_body(head, model, response, data, batched, self._max_json)
         json, binary = await self._stepper.run(body)
         if not binary:
-            return Reply(200, [JSON], json)
+            return Reply(200, [JSON, id_header(name)], json)
         length = b"%d" % sum(map(len, json))
-        return Reply(200, [BINARY, (b"inference-header-content-length", length)], [*json, *binary])
+        return Reply(200, [BINARY, (b"inference-header-content-length", length), id_header(name)], [*json, *binary])
 
     async def _get(self, found: Route, path: str, headers: Headers) -> Reply:
         front = self._front

@@ -6,6 +6,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from clockwork.messages.request_ids import ID_HEADER, header_value
 from clockwork.messages.status import Status
 from clockwork.oip.failures import Failure
 
@@ -27,6 +28,8 @@ RESPOND: Final = "clockwork.respond"
 
 The function writes head and body together, which ASGI's ``send`` cannot do.
 """
+
+_ID_HEADER: Final = ID_HEADER.encode()
 
 _encode = msgspec.json.Encoder().encode
 
@@ -92,6 +95,11 @@ def json_reply(content: Any, status: int = 200) -> Reply:
     return Reply(status, [(b"content-type", b"application/json")], [_encode(content)])
 
 
+def id_header(request_id: str) -> tuple[bytes, bytes]:
+    """Return the header with the id of the inference request that a reply answers."""
+    return _ID_HEADER, header_value(request_id).encode()
+
+
 def error_reply(failure: Failure, allow: str = "") -> Reply:
     """Return the reply that reports a failure. ``allow`` is the value of the header Allow, or empty."""
     reply = json_reply(failure.body(), failure.http)
@@ -101,6 +109,8 @@ def error_reply(failure: Failure, allow: str = "") -> Reply:
         reply.headers.append((b"connection", b"close"))
     if failure.http == 401:
         reply.headers.append((b"www-authenticate", b'Bearer realm="clockwork"'))
+    if failure.request_id:
+        reply.headers.append(id_header(failure.request_id))
     if allow:
         reply.headers.append((b"allow", allow.encode()))
     return reply

@@ -147,7 +147,9 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         self._shed_lately = True
         if self.timeout_keep_alive_task is None:  # no timer is set before the connection's first request
             self._keep_alive()
-        self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
+        self.transport.write(
+            self.shed_replies.bytes(shed, self.server_state.default_headers, self.reception.request_ids.next())
+        )
         if self.reception.backpressure.is_needed and not self.flow.read_paused:
             self._was_paused = True
             self.flow.pause_reading()
@@ -259,7 +261,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if (large or not checked) and reception.is_behind():
             shed = reception.refuses(model, scope[BEGAN], large=large, version=version)
             if shed is not None:
-                write(cycle, shed_reply(shed))
+                write(cycle, shed_reply(shed, reception.request_ids.next()))
                 return
         reception.put(partial(super()._start_asgi_task, cycle, app), model, version=version)
 

@@ -15,6 +15,7 @@ from clockwork.controller.shedding import Shed
 from clockwork.frontend import failure_of_shed
 from clockwork.host.reception import Key
 from clockwork.http.asgi import Reply, error_reply
+from clockwork.messages.request_ids import ID_HEADER
 from clockwork.units import MICROSECOND, MILLISECOND, Bytes, Nanos
 
 MAX_PATHS: Final = 4096
@@ -97,23 +98,24 @@ def remember(paths: dict[bytes, Key], path: bytes, model: Key) -> None:
     paths[path] = model
 
 
-def shed_reply(shed: Shed) -> Reply:
+def shed_reply(shed: Shed, request_id: str) -> Reply:
     """Return the reply to a request that the server refuses because it is overloaded."""
-    return error_reply(failure_of_shed(shed))
+    return error_reply(failure_of_shed(shed, request_id))
 
 
 class ShedReplies:
     """The encoded replies to shed requests.
 
     Requests whose wait and retry time are equal in whole milliseconds get the same encoded reply.
+    The ids are in a header, which differs.
     """
 
     def __init__(self) -> None:
         """Start with an empty table of replies."""
-        self._encoded: dict[tuple[int, ...], bytes] = {}
+        self._encoded: dict[tuple[int, ...], tuple[bytes, bytes]] = {}  #: the bytes before and after the id
         self._common: object = None
 
-    def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]]) -> bytes:
+    def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]], request_id: str) -> bytes:
         """Return an encoded reply.
 
         ``common`` are the headers that all replies contain. The common headers change every second, because one of them
@@ -127,9 +129,9 @@ class ShedReplies:
             key = (shed.fastest, -2)
         encoded = self._encoded.get(key)
         if encoded is None:
-            reply = shed_reply(shed)
+            reply = error_reply(failure_of_shed(shed))
             (body,) = reply.parts
             lines = [b"%s: %s\r\n" % header for header in (*common, *reply.headers)]
-            encoded = b"".join([STATUS_LINE[reply.status], *lines, b"content-length: %d\r\n\r\n" % len(body), body])
-            self._encoded[key] = encoded
-        return encoded
+            lines.append(b"content-length: %d\r\n%s: " % (len(body), ID_HEADER.encode()))
+            encoded = self._encoded[key] = b"".join([STATUS_LINE[reply.status], *lines]), b"\r\n\r\n" + body
+        return encoded[0] + request_id.encode() + encoded[1]

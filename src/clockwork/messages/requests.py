@@ -32,6 +32,8 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
     - ``outputs``: names of the requested outputs; empty for all outputs
     - ``generated``: the request has no payload, and the worker generates the inputs
     - ``version``: number or label of a version; empty for the model's default version
+    - ``request_id``: the id under which the request is recorded (`clockwork.messages.request_ids`); empty if the server
+      chooses it
     """
 
     id: int
@@ -42,6 +44,7 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
     outputs: tuple[str, ...] = ()
     generated: bool = False
     version: str = ""
+    request_id: str = ""
 
 
 class RequestTiming(Struct, frozen=True, array_like=True):
@@ -72,6 +75,7 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
       promise is broken. ``admitted`` is false if the client was at fault, or if the operator ended the server.
     - ``version``: number of the version that was chosen for the request; empty if the request was refused before this
       choice
+    - ``request_id``: the id under which the request is recorded
     """
 
     id: int
@@ -83,6 +87,7 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
     retry_after: Nanos | None = None
     admitted: bool = False
     version: str = ""
+    request_id: str = ""
 
 
 class CancelRequest(Struct, frozen=True, array_like=True, tag=18):

@@ -49,7 +49,7 @@ class Failure(Struct, frozen=True):
     """A failed request, as it is reported to the client.
 
     A failure has an HTTP status, the name of a gRPC code, a message and Clockwork's status. If they are known, a
-    failure also has the predicted completion and the retry time.
+    failure also has the predicted completion, the retry time and the request's id.
     """
 
     http: int
@@ -58,19 +58,27 @@ class Failure(Struct, frozen=True):
     status: int
     predicted: Nanos | None = None
     retry_after: Nanos | None = None
+    request_id: str = ""
 
     @classmethod
     def from_status(
-        cls, status: int, message: str, predicted: Nanos | None = None, retry_after: Nanos | None = None
+        cls,
+        status: int,
+        message: str,
+        predicted: Nanos | None = None,
+        retry_after: Nanos | None = None,
+        request_id: str = "",
     ) -> "Failure":
         """Return the failure that reports one of Clockwork's statuses."""
         http, grpc = _CODES.get(status, (500, "INTERNAL"))
-        return cls(http, grpc, message or status_name(status), status, predicted, retry_after)
+        return cls(http, grpc, message or status_name(status), status, predicted, retry_after, request_id)
 
     @classmethod
     def from_response(cls, response: InferResponse) -> "Failure":
         """Return the failure that reports an unsuccessful inference, from the controller's response."""
-        return cls.from_status(response.status, response.message, response.predicted, response.retry_after)
+        return cls.from_status(
+            response.status, response.message, response.predicted, response.retry_after, response.request_id
+        )
 
     @classmethod
     def from_denial(cls, error: NotPermittedError) -> "Failure":
@@ -96,6 +104,8 @@ class Failure(Struct, frozen=True):
             content["predicted_ms"] = self.predicted / MILLISECOND
         if self.retry_after is not None:
             content["retry_after_ms"] = self.retry_after / MILLISECOND
+        if self.request_id:
+            content["id"] = self.request_id
         return content
 
     def retry_after_s(self) -> str | None:

@@ -296,9 +296,11 @@ def _error() -> Json:
             "status_name": {"enum": [Status(number).name for number in numbers]},
             "predicted_ms": _MS | {"description": "predicted completion: milliseconds after the request's arrival"},
             "retry_after_ms": _MS | {"description": "milliseconds after which to retry"},
+            "id": _TEXT | {"description": "id of the inference request"},
         },
         "predicted_ms",
         "retry_after_ms",
+        "id",
     )
 
 

@@ -47,8 +47,8 @@ def response_body(
     view = memoryview(b"" if payload is None else payload)
     at = 0
     content: dict[str, Any] = {"model_name": model, "model_version": response.version}
-    if head.id:
-        content["id"] = head.id
+    if request_id := head.id or response.request_id:
+        content["id"] = request_id
     content["parameters"] = response_parameters(response)
     outputs: list[tuple[dict[str, Any], TensorSpec, Any]] = []  #: description, spec, and data for the JSON (or None)
     for original in response.outputs:

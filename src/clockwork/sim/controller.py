@@ -82,7 +82,7 @@ class TimedController:
         shed = self._shedder.refuses(now, now if event.arrival is None else event.arrival, request.slo)
         if shed is None:
             return False
-        self._execute(Respond(event.client_id, shed.response(request.id)))
+        self._execute(Respond(event.client_id, shed.response(request)))
         for command in self._controller.handle(now, RequestsShed({(request.model, request.version): 1})):
             self._execute(command)
         self._spend(self._costs.refusal)

@@ -191,7 +191,10 @@ class Simulation:
         inputs = self._input_of.get(key)
         if inputs is None:
             inputs = self._input_of[key] = self._inputs_for(*key)
-        self.cluster.request(CLIENT, InferRequest(request_id, request.model, inputs, slo, request.slo_factor, (), True))
+        infer = InferRequest(
+            request_id, request.model, inputs, slo, request.slo_factor, (), True, request_id=str(request_id)
+        )
+        self.cluster.request(CLIENT, infer)
 
     def _inputs_for(self, model: str, rows: int) -> tuple[TensorSpec, ...]:
         tensors = self._inputs.get(model) or self._inputs[model.rpartition("-")[0]]

@@ -12,8 +12,8 @@ class PendingRequest:
     action. ``payload`` is an opaque handle of the elements of its tensors. ``batch_size`` is the number of rows that
     the request adds to a batch. ``cold_start`` means that no device had the weights when the request arrived.
     ``nbytes`` is the size of its inputs, whether they are sent or generated. ``losses`` is the number of workers that
-    were lost while they held the request. ``background`` means that the request
-    does not count as demand for its model.
+    were lost while they held the request. ``background`` means that the request does not count as demand for its model.
+    ``public_id`` is the id that people use for the request.
 
     A scheduler sets ``promised`` and ``reason``. ``promised`` is the time by which the scheduler has promised the
     answer, or None without a promise. ``reason`` explains why the promise is broken. ``reason`` is empty if the promise
@@ -39,6 +39,7 @@ class PendingRequest:
         "over",
         "payload",
         "promised",
+        "public_id",
         "reason",
     )
 
@@ -54,6 +55,7 @@ class PendingRequest:
         deadline: Nanos,
         cold_start: bool = False,
         background: bool = False,
+        public_id: str = "",
     ) -> None:
         """Create a request without a promise."""
         self.id = id
@@ -67,6 +69,7 @@ class PendingRequest:
         self.deadline = deadline
         self.cold_start = cold_start
         self.background = background
+        self.public_id = public_id
         self.promised: Nanos | None = None
         self.reason = ""
         self.nbytes: Bytes = sum([tensor.nbytes for tensor in input.tensors])
