@@ -12,7 +12,7 @@ from clockwork.repository.model_root import resolve
 from clockwork.repository.models import find_model, list_models, scan_in_steps, wanted_versions
 from clockwork.repository.policy import All, Latest, Specific
 from clockwork.runtimes.links import LinkPolicy
-from clockwork.runtimes.locating import version_of
+from clockwork.runtimes.locating import locate, version_of
 from clockwork.runtimes.onnx import OnnxRuntime
 from clockwork.steps import at_once
 from repository.layouts import configure, write
@@ -104,14 +104,37 @@ def test_only_numbers_without_leading_zeros_are_versions(tmp_path: Path) -> None
     assert [warning[:25] for warning in model.warnings] == ["directory net/02 is ignor", "directory net/99999999999"]
 
 
+@pytest.mark.parametrize("directory", ["-1", "+1", "00", "01", "9" * 25])
+def test_a_directory_with_an_impossible_version_is_not_loaded_as_another_version(
+    directory: str, tmp_path: Path
+) -> None:
+    root = write(tmp_path, f"net/{directory}/model.onnx")
+    reason = f"{directory}' of model 'net' is not a version: versions are numbers of up to 18 digits without leading"
+    for model in (find_model(root, "net"), *list_models(root)):
+        assert model.versions == {}
+        assert reason in model.problems[0]
+    write(tmp_path, "net/7/model.onnx")
+    model = find_model(root, "net")
+    assert (sorted(model.versions), model.problems) == ([7], ())
+    assert model.warnings[0].startswith(f"directory net/{directory} is ignored")
+
+
+@pytest.mark.parametrize("directory", ["-1", "9" * 25])
+def test_a_worker_does_not_load_an_impossible_version_as_version_1(directory: str, tmp_path: Path) -> None:
+    root = write(tmp_path, f"net/{directory}/model.onnx")
+    with pytest.raises(InvalidModelError, match="is not a version"):
+        locate(root / "net", ".onnx", "a model", "net")
+
+
 # ----------------------------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("name", ["../models/net", "/etc", "", ".", "..", "net/1", "a" * 201, "a\0b", ".hidden"])
+@pytest.mark.parametrize("name", ["../models/net", "/etc", "", ".", "..", "net/1", "a" * 201, "a" * 10_000, "a\0b", ".hidden"])
 def test_an_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
     root = write(tmp_path / "models", "net/1/model.onnx", ".hidden/1/model.onnx")
-    with pytest.raises(InvalidRequestError, match="invalid model"):
+    with pytest.raises(InvalidRequestError, match="invalid model name") as refused:
         find_model(root, name)
+    assert len(str(refused.value)) < 300
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:

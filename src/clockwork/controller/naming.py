@@ -29,6 +29,10 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
         InvalidRequestError: the name is not allowed, the path is empty or too long, or the number of copies is not 1 to
             ``max_copies``.
     """
+    if name:
+        check_model_name(name)
+    elif not path:
+        raise InvalidRequestError("the load has neither a model name nor a path: send one")
     if not path or len(path) > MAX_PATH or "\0" in path:
         raise InvalidRequestError(
             f"invalid model path {path[:80]!r}: it must have 1 to {MAX_PATH} characters and no NUL"
@@ -36,12 +40,17 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
     if not 1 <= no_of_copies <= max_copies:
         raise InvalidRequestError(f"no_of_copies is {no_of_copies}; it must be 1 to {max_copies}")
     name = name or model_name_from_path(path)
+    check_model_name(name)
+    return LoadSpec(path, name, no_of_copies)
+
+
+def check_model_name(name: str) -> None:
+    """Raise InvalidRequestError if a text cannot be the name of a model."""
     if not _NAME.fullmatch(name):
         raise InvalidRequestError(
             f"invalid model name {name[:80]!r}: it must have 1 to 200 letters, digits, '.', '_' or '-' "
             "and begin with a letter or digit; choose a name other than the file's"
         )
-    return LoadSpec(path, name, no_of_copies)
 
 
 def keyed_specs(specs: Sequence[LoadSpec], max_copies: int) -> list[LoadSpec]:

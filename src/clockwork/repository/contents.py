@@ -14,9 +14,8 @@ from typing import Final
 from msgspec import Struct
 
 from clockwork.errors import InvalidModelError
-from clockwork.repository.policy import MAX_VERSION
 from clockwork.runtimes.links import LinkPolicy
-from clockwork.runtimes.locating import IGNORED
+from clockwork.runtimes.locating import IGNORED, MAX_DIGITS, is_integer
 from clockwork.runtimes.scratch import PREFIX
 from clockwork.units import Nanos
 
@@ -36,7 +35,7 @@ class Contents(Struct, frozen=True):
       directory, this is the change time (ctime), which programs cannot set. For the directory itself, this is the
       modification time, because a rename of the directory changes its ctime
     - ``versions``: the fingerprint of each version's directory; empty if no directory has a number as its name
-    - ``misnamed``: directories whose name is a number with leading zeros or with too many digits
+    - ``misnamed``: directories whose name is a number with a sign, leading zeros or too many digits
     """
 
     fingerprint: str
@@ -78,9 +77,7 @@ class _Walk:
             digest = hashlib.blake2b(_line(self._path.name, top), digest_size=16)
             return Contents(digest.hexdigest(), inode, self._newest)
         entries = self._entries(str(self._path))
-        directories = {
-            entry.name for entry in entries if entry.name.isascii() and entry.name.isdigit() and entry.is_dir()
-        }
+        directories = {entry.name for entry in entries if is_integer(entry.name) and entry.is_dir()}
         named = {name for name in directories if _is_version(name)}
         digest = hashlib.blake2b(digest_size=16)
         versions: dict[int, str] = {}
@@ -145,4 +142,4 @@ def _line(name: str, found: os.stat_result | None) -> bytes:
 
 
 def _is_version(name: str) -> bool:
-    return len(name) <= len(str(MAX_VERSION)) and (name[0] != "0" or name == "0")
+    return name.isdigit() and len(name) <= MAX_DIGITS and (name[0] != "0" or name == "0")

@@ -18,16 +18,16 @@ from typing import Final
 
 from msgspec import Struct
 
-from clockwork.controller.naming import load_spec
+from clockwork.controller.naming import check_model_name
 from clockwork.errors import InvalidModelError, InvalidRequestError
-from clockwork.messages.faults import quoted
+from clockwork.messages.faults import MAX_LISTED, MAX_QUOTED, quoted
 from clockwork.repository.contents import Contents, contents_of, is_ignored
 from clockwork.repository.model_root import resolve
 from clockwork.repository.policy import Latest, VersionPolicy, choose, policy_of
 from clockwork.runtimes.by_file import PROGRAM, is_program
 from clockwork.runtimes.config_pbtxt import FILE, configured_batch, read_config
 from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
-from clockwork.runtimes.locating import holds, locate, version_of
+from clockwork.runtimes.locating import VERSION_RULE, holds, locate, version_of
 from clockwork.runtimes.text_format import Fields
 from clockwork.steps import Steps, at_once
 
@@ -74,7 +74,7 @@ def find_model(root: Path, name: str, links: LinkPolicy = NO_LINKS, config: Fiel
         InvalidRequestError: the name cannot be the name of a model.
         InvalidModelError: the repository has no such model.
     """
-    load_spec(name, name, 1, 1)  # checks the name
+    check_model_name(name)
     found = [entry for entry in (name, *(name + suffix for suffix in SUFFIXES)) if os.path.lexists(root / entry)]
     if not found:
         raise InvalidModelError(
@@ -193,7 +193,7 @@ def _described(home: Path, name: str, entries: list[str], links: LinkPolicy, con
 
 def _located(home: Path, name: str, entries: list[str], links: LinkPolicy) -> Path:
     """Check the name and the path of a model, and return the path. ``home`` is the resolved path of the repository."""
-    load_spec(name, name, 1, 1)  # checks the name
+    check_model_name(name)
     if len(entries) > 1:
         raise InvalidModelError(f"model {name!r} exists as {' and as '.join(entries)}: remove or rename one")
     path = home / entries[0]
@@ -215,8 +215,8 @@ class _Reader:
         if config is None and self._path.is_dir():
             config = self._config()
         warnings = tuple(
-            f"directory {self._name}/{name} is ignored: versions are numbers of up to 18 digits without leading zeros"
-            for name in contents.misnamed
+            f"directory {self._name}/{name[:MAX_QUOTED]} is ignored: {VERSION_RULE}"
+            for name in contents.misnamed[:MAX_LISTED]
         )
         versions, incomplete = self._versions(contents)
         try:
@@ -257,6 +257,11 @@ class _Reader:
             if incomplete:
                 return {}, incomplete
             raise
+        first = file.relative_to(self._path).parts[0] if file != self._path else ""
+        if first in contents.misnamed:
+            raise InvalidModelError(
+                f"directory {quoted(first)} of model {self._name!r} is not a version: {VERSION_RULE}; rename it"
+            )
         return {int(version_of(self._path, file)): self._path}, {}
 
     def _check(self, path: Path) -> Path:

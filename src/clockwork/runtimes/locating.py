@@ -13,16 +13,26 @@ link points to a model file outside the given directory, the file is rejected un
 (`clockwork.runtimes.links`). Error messages name files relative to the directory.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from clockwork.errors import InvalidModelError
+from clockwork.messages.faults import quoted
 from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
 
 IGNORED: Final = frozenset({"lost+found", "__pycache__", "__MACOSX"})
 """Names of directories that tools and file systems create, and that contain no models."""
+
+MAX_DIGITS: Final = 18
+"""Largest number of digits of a version. A number with 18 digits fits into the 64 bits that Triton uses."""
+
+VERSION_RULE: Final = f"versions are numbers of up to {MAX_DIGITS} digits without leading zeros"
+"""The rule for the names of versions' directories, for messages."""
+
+_INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 
 MAX_SHOWN: Final = 5
 """Largest number of file names that an error message lists."""
@@ -75,6 +85,11 @@ def holds(path: Path, suffix: str) -> bool:
         return True  # `locate` then raises an error with the reason
 
 
+def is_integer(name: str) -> bool:
+    """Return whether a name is an integer. A directory with such a name is meant to be a version."""
+    return _INTEGER.fullmatch(name) is not None
+
+
 def version_of(path: Path, file: Path) -> str:
     """Return the version of a model, such as ``2`` for ``iris/2/model.onnx``.
 
@@ -107,8 +122,15 @@ def _in_directory(path: Path, suffix: str, name: str, depth: int = 1) -> Path | 
             )
         return found
     found = _only_file(path, children, suffix, name)
-    if found is not None or not depth:
+    if found is not None:
         return found
+    wrong = [child.name for child in children if is_integer(child.name) and not _is_version(child.name)]
+    if wrong and not versions:
+        raise InvalidModelError(
+            f"directory {quoted(wrong[0])} of model {path.name!r} is not a version: {VERSION_RULE}; rename it"
+        )
+    if not depth:
+        return None
     return _in_subdirectory(path, [child for child in children if child.is_dir()], suffix, name)
 
 
@@ -161,7 +183,7 @@ def _children(path: Path) -> Iterator[Path]:
 
 
 def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit()
+    return name.isascii() and name.isdigit() and len(name) <= MAX_DIGITS
 
 
 def _listed(names: "dict[str, Path]") -> str:
