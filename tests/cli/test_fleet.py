@@ -41,7 +41,7 @@ def test_a_load_that_waits_for_workers_shows_why_and_ends_at_its_time_limit(caps
         shown = capsys.readouterr().err.splitlines()
         why = "querying: the server waits until as many workers as configured (--workers) are connected"
         assert shown[0].startswith(why)
-        assert shown[-1].startswith(f"clockwork: the load has not ended after 3 s (--timeout); {why}")
+        assert shown[-1].startswith(f"clockwork: the load of dense.onnx has not ended after 3 s (--timeout); {why}")
         controller.err.wait_for(f"INFO clockwork.cli: {why[:40]}")
         assert run(["status", "--address", address]) == 0
         assert "The server waits until as many workers" in " ".join(capsys.readouterr().out.split())

@@ -419,7 +419,7 @@ def test_waiting_loads_go_on_after_a_load_was_undone() -> None:
 @pytest.mark.parametrize(
     ("path", "name", "copies", "why"),
     [
-        ("", "", 1, "1 to 4096 characters"),
+        ("", "", 1, "neither a model name nor a path"),
         ("x" * 4097, "a", 1, "1 to 4096 characters"),
         ("a\0.onnx", "a", 1, "no NUL"),
         ("a.onnx", "", 0, "no_of_copies is 0; it must be 1 to 10000"),

@@ -3,14 +3,17 @@
 import asyncio
 import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from clockwork.controller.config import DesiredModels, LoadSpec
+from clockwork.controller.events import Respond
 from clockwork.host import state_store
 from clockwork.host.state_store import FILE, Arguments, StateConfig, StateStore, load_state
 from clockwork.host.stored_files import write_file
+from clockwork.messages.requests import EvictResponse, LoadModelResponse, PromoteResponse
 
 MODELS = DesiredModels((LoadSpec("a/1", "a", 1, "1", "a"),), {"a": "1"}, {"a": {"x": "1"}}, {"a": 5}, 2)
 GIVEN = Arguments((LoadSpec("a/1", "a"),), {"a": {"x": "1"}}, "/models")
@@ -98,3 +101,56 @@ def test_a_directory_that_cannot_be_written_is_reported_once(tmp_path: Path, cap
     assert len(caplog.messages) == 1
     assert f"cannot be stored in {tmp_path}/file/state" in caplog.messages[0]
     assert load_state(tmp_path / "file/state")[0] is None
+
+
+def held_responses(directory: Path, limit: float = 60.0) -> list[str]:
+    """Return the order in which a write ends and the responses to two changes and to a request are sent."""
+    order: list[str] = []
+
+    def send(command: Respond) -> None:
+        order.append(f"{type(command.response).__name__} {(directory / FILE).exists()}")
+
+    async def main() -> None:
+        store = StateStore(StateConfig(directory, GIVEN))
+        load, promote = LoadModelResponse(1, 0, ""), PromoteResponse(2, 0, "")
+        assert not store.hold(Respond(1, load), send), "nothing is being written"
+        store.save(MODELS)
+        assert store.hold(Respond(1, load), send)
+        assert store.hold(Respond(1, promote), send)
+        assert not store.hold(Respond(1, EvictResponse(3, 0, "")), send)
+        assert order == []
+        if limit < 60:
+            await asyncio.sleep(0)
+            while not order:
+                await asyncio.sleep(0.001)
+        await store.close()
+
+    asyncio.run(main())
+    return order
+
+
+def test_a_change_is_answered_after_it_is_stored(tmp_path: Path) -> None:
+    assert held_responses(tmp_path) == ["LoadModelResponse True", "PromoteResponse True"]
+
+
+def test_a_change_is_answered_with_a_warning_if_it_cannot_be_stored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert held_responses(tmp_path / "file" / "below") == ["LoadModelResponse False", "PromoteResponse False"]
+    assert "the served models cannot be stored" in caplog.text
+
+
+def test_a_disk_that_does_not_answer_delays_the_response_only_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    released = threading.Event()
+
+    def write(path: Path, data: bytes, *, sync: bool) -> None:
+        released.wait(60)
+
+    monkeypatch.setattr(state_store, "write_file", write)
+    monkeypatch.setattr(state_store, "MAX_HELD", 0.01)
+    threading.Timer(0.5, released.set).start()
+    assert held_responses(tmp_path, limit=0.01) == ["LoadModelResponse False", "PromoteResponse False"]
+    assert "changes are answered without the file" in caplog.text

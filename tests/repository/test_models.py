@@ -129,7 +129,7 @@ def test_a_worker_does_not_load_an_impossible_version_as_version_1(directory: st
 # ----------------------------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("name", ["../models/net", "/etc", "", ".", "..", "net/1", "a" * 201, "a" * 10_000, "a\0b", ".hidden"])
+@pytest.mark.parametrize("name", ["../models/net", "/etc", "", ".", "..", "net/1", "a" * 10_000, "a\0b", ".hidden"])
 def test_an_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
     root = write(tmp_path / "models", "net/1/model.onnx", ".hidden/1/model.onnx")
     with pytest.raises(InvalidRequestError, match="invalid model name") as refused:

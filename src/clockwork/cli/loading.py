@@ -7,15 +7,22 @@ from typing import Any, Final
 
 from clockwork.cli.startup_hints import waits_for
 from clockwork.client import AsyncClient
+from clockwork.controller.catalog import VersionState
+from clockwork.controller.stage import Stage
 from clockwork.errors import ServerError
+from clockwork.messages.faults import MAX_LISTED
 from clockwork.messages.requests import ServerStatus
+
+LOADING: Final = VersionState.LOADING.value
 
 REPORT_EVERY: Final = 2.0
 """Time in seconds between two queries of the server's status."""
 
 
-async def load_with_progress(client: AsyncClient, loading: Coroutine[Any, Any, list[str]], timeout: float) -> list[str]:
-    """Await a load, and return its result. Write the server's progress to stderr whenever it changes.
+async def load_with_progress(
+    client: AsyncClient, what: str, loading: Coroutine[Any, Any, list[str]], timeout: float
+) -> list[str]:
+    """Await the load of ``what``, and return its result. Write the server's progress to stderr whenever it changes.
 
     Raises:
         ServerError: the load has not ended after ``timeout`` seconds.
@@ -32,7 +39,8 @@ async def load_with_progress(client: AsyncClient, loading: Coroutine[Any, Any, l
                 return load.result()
             server = await client.status()
             if left <= REPORT_EVERY:
-                raise ServerError(f"the load has not ended after {timeout:g} s (--timeout); {_doing(server)}")
+                text = f"the load of {what} has not ended after {timeout:g} s (--timeout); "
+                raise ServerError(text + _doing(server))
             if _doing(server) != line:
                 line = _doing(server)
                 print(line, file=sys.stderr, flush=True)
@@ -44,4 +52,8 @@ def _doing(server: ServerStatus) -> str:
     hint = waits_for(server.stage, server.progress)
     if hint:
         return f"{server.stage}: the server {hint}"
+    if server.stage == Stage.SERVING.value:
+        loading = [f"{each.name}:{each.version}" for each in server.versions if each.state == LOADING][:MAX_LISTED]
+        which = f" of {', '.join(loading)}" if loading else ""
+        return f"{server.stage}: the server continues the load{which}; clockwork status shows the result"
     return f"{server.stage}: {server.progress.done} of {server.progress.total} models"

@@ -87,7 +87,7 @@ def load(
                 loading = client.load(name, path, keep=keep, wait=not no_wait)
             else:
                 loading = client.load_model(path, copies, name)
-            return await load_with_progress(client, loading, as_seconds(timeout))
+            return await load_with_progress(client, path, loading, as_seconds(timeout))
 
     for loaded in asyncio.run(run()):
         print(loaded)

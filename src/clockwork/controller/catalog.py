@@ -192,7 +192,10 @@ class Catalog:
         """Let a load that is ready serve a version. Return the load that it replaces, or None."""
         version = self._version(model.served_as, number)
         self._step(version, VersionEvent.READY)
-        replaced, version.model, version.reason = version.model, model, ""
+        for other in self.versions(model.served_as):
+            if other.state is VersionState.READY:
+                other.reason = ""  # the reason is about an earlier load
+        replaced, version.model = version.model, model
         version.source = ModelVersion("" if model.info.version == number else number, model.info.path)
         self._settle(version.name)
         return replaced
@@ -206,6 +209,12 @@ class Catalog:
         version.reason = reason
         self._step(version, VersionEvent.FAILED)
         self._bound()
+
+    def note_failure(self, name: str, reason: str) -> None:
+        """Record that a load failed before its version was known. The version that serves has the reason."""
+        for number in self.ready(name)[-1:]:
+            self._versions[name][number].reason = f"the last load failed: {reason}"
+            self.revision += 1
 
     def unload(self, name: str, number: str, reason: str) -> ModelState | None:
         """Stop serving a version. Return the load that served the version."""

@@ -158,7 +158,7 @@ class Changes:
         if not request.wait:
             commands.append(load_response(client_id, request.id, Status.SUCCESS, "", (name,)))
         for coming in change.coming:
-            load = Load(LoadSpec(coming.path, coming.key), None, partial=True)
+            load = Load(LoadSpec(coming.path, coming.key), None, partial=True, serving=True)
             commands += self._loads.start(load, sorted(self._fleet.workers))
         return commands + self.settle(now)
 
@@ -320,6 +320,7 @@ class Changes:
                 continue
             replaced = self._catalog.serve(coming.number, coming.model)
             if replaced is not None:
+                self._serving.tally.succeed(replaced.name, coming.model.name)
                 self._retire(replaced, "")
         for number in [] if change.keep else self._catalog.ready(change.name):
             if number not in numbers:
@@ -342,6 +343,8 @@ class Changes:
         for coming in change.coming:
             if coming.number:
                 self._catalog.fail(change.name, coming.number, why)
+            else:
+                self._catalog.note_failure(change.name, why)
             if coming.model is not None:
                 self._drop(coming)
         fields: dict[str, str | int] = {"model": change.name, "reason": why}

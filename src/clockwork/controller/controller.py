@@ -175,9 +175,9 @@ class ControllerWithStartupPhase:
         return self._with_save(self._settle(now, commands + self._serving.wake(now)))
 
     def _with_save(self, commands: Commands) -> Commands:
-        """Add a `SaveModels` to the commands if the models that a restart should serve have changed."""
-        if self._config.saves_models and self.stage is Stage.SERVING:
-            commands += self._desired.changes()
+        """Put a `SaveModels` before the commands if the models that a restart should serve have changed."""
+        if self._config.saves_models and self.stage is Stage.SERVING and (changes := self._desired.changes()):
+            return changes + commands
         return commands
 
     def next_wakeup(self) -> Nanos | None:

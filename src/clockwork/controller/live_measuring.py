@@ -75,6 +75,9 @@ MIN_BOUND: Final[Nanos] = 2 * MILLISECOND
 MAX_LOAD: Final[Nanos] = 1 * SECOND
 """Bound of a LoadWeights if no model was measured on this kind of device."""
 
+MAX_UNUSED: Final = 4096
+"""Limit of the known profiles of contents that are not loaded."""
+
 MAX_TRIES: Final = 100
 """Limit of measurements of one batch size that do not count because they are refused, late, or not alone in a batch."""
 
@@ -385,8 +388,16 @@ class LiveMeasuring:
         model, profile = job.model, job.model.profiles[job.kind]
         key = ProfileKey(model.info.digest, model.info.runtime, job.kind)
         self._known[key] = profile
+        self._forget_unused()
         report = report_measured(model.served_as, job.kind, profile, " while serving", {"version": model.version})
         return [report] if job.short else [SaveProfile(key, profile), report]
+
+    def _forget_unused(self) -> None:
+        """Forget the oldest profiles of contents that are not loaded, if there are more than `MAX_UNUSED`."""
+        used = {model.info.digest for model in self._state.models.values()}
+        unused = [key for key in self._known if key.digest not in used]
+        for key in unused[: max(0, len(unused) - MAX_UNUSED)]:
+            del self._known[key]
 
     def _update(self, job: _Job, infer: dict[int, Measurement], *, announce: bool = True, stopped: str = "") -> None:
         model = job.model

@@ -2,8 +2,9 @@
 
 Theory of operation. A load is sent to all workers. The load ends when each worker has answered or is lost. A load
 succeeds on all workers or on none. If one worker fails, the models of this load are unloaded from the other workers.
-Then the client gets an error with the message of each worker that failed. If a worker is lost during a load, this
-counts as a failure, because the model may have crashed the worker. At most ``loads_per_worker`` LoadModelFromDisk
+Then the client gets an error with the message of each worker that failed. If a worker is lost during a load before
+SERVING, this counts as a failure, because the model may have crashed the worker. While the server serves, a load goes
+on with the workers that remain. At most ``loads_per_worker`` LoadModelFromDisk
 actions are outstanding at a worker. Other loads wait in order.
 
 A load is *partial* if the server is serving, or if the operator named the model. A partial load may succeed even if
@@ -35,16 +36,25 @@ class Load:
     """A load under way. ``client`` is (client id, request id), or None if no client requested the load."""
 
     def __init__(
-        self, spec: LoadSpec, client: tuple[int, int] | None, restores: bool = False, partial: bool = False
+        self,
+        spec: LoadSpec,
+        client: tuple[int, int] | None,
+        restores: bool = False,
+        partial: bool = False,
+        serving: bool = False,
     ) -> None:
         """``restores``: whether the load is a restoration.
 
         ``partial``: workers that lack the file do not make the load fail.
+
+        ``serving``: the load belongs to a change while the server serves. Lost workers do not make the load fail. The
+        change reports its failure.
         """
         self.spec = spec
         self.client = client
         self.restores = restores
         self.partial = partial
+        self.serving = serving
         self.names = model_names(spec.name, spec.no_of_copies)
         self.waiting: set[str] = set()  #: workers that have not answered yet
         self.loaded: dict[str, tuple[ModelInfo, ...]] = {}  #: loaded models by worker
@@ -184,8 +194,9 @@ class Loads:
             load.loaded.pop(worker_id, None)
             if worker_id in load.waiting:
                 load.waiting.discard(worker_id)
-                load.lost.add(worker_id)
-                load.failures[worker_id] = (Status.ERROR, "it was lost while it loaded the model")
+                if not load.serving or not (load.waiting or load.loaded):
+                    load.lost.add(worker_id)
+                    load.failures[worker_id] = (Status.ERROR, "it was lost while it loaded the model")
                 commands += self._answered(load)
             elif worker_id in load.undoing:
                 load.undoing.discard(worker_id)
@@ -295,7 +306,7 @@ class Loads:
             report = Report("ERROR", f"cannot load {what}: {fields['reason']}", "model_failed", fields)
             status, message, names = _worst(load), load.describe_failures(), ()
         if load.client is None:
-            return [report]
+            return [] if load.failed and load.serving else [report]
         client_id, request_id = load.client
         return [report, Respond(client_id, LoadModelResponse(request_id, status, message, names))]
 

@@ -6,6 +6,7 @@ clients cannot use up memory with invented names.
 
 from bisect import bisect_left
 from collections import defaultdict
+from typing import TypeVar
 
 from clockwork.controller.demand import DemandMeter
 from clockwork.controller.promises import Promise, outcome
@@ -52,6 +53,11 @@ class Counts:
 
     def __init__(self) -> None:
         """Start with all counters at zero."""
+        self.reset()
+        self.recent = Recent()
+
+    def reset(self) -> None:
+        """Set all counters to zero."""
         self.answers: dict[int, int] = {}  #: number of responses, by status
 
         #: by batch size: number of requests, and their nanoseconds of input, execution and output
@@ -66,7 +72,6 @@ class Counts:
         self.kept_promises = self.broken_promises = self.late_ns = 0
         self.loads = self.load_ns = self.evictions = 0
         self.last_success: Nanos = 0
-        self.recent = Recent()
 
     def finished(self, request: PendingRequest, status: int, total: Nanos, reason: RefusalReason) -> Promise:
         """Count a pending request that is answered ``total`` after its arrival. Return the outcome of its promise."""
@@ -135,6 +140,35 @@ class Counts:
         """Count the outcome of a check of a batch."""
         self.checks[outcome] = self.checks.get(outcome, 0) + 1
 
+    def take(self, other: "Counts") -> None:
+        """Move the counts of another load of the same version here. Pending requests stay with the other load."""
+        _move(self.answers, other.answers)
+        _move(self.checks, other.checks)
+        _move(self.refusals, other.refusals)
+        for size, sums in other.by_batch_size.items():
+            before = self.by_batch_size.get(size, [0, 0, 0, 0])
+            self.by_batch_size[size] = [mine + theirs for mine, theirs in zip(before, sums, strict=True)]
+        self.latencies = [mine + theirs for mine, theirs in zip(self.latencies, other.latencies, strict=True)]
+        self.rows += other.rows
+        self.batches += other.batches
+        self.succeeded_ns += other.succeeded_ns
+        self.failed_ns += other.failed_ns
+        self.queue_ns += other.queue_ns
+        self.input_ns += other.input_ns
+        self.exec_ns += other.exec_ns
+        self.output_ns += other.output_ns
+        self.cold_starts += other.cold_starts
+        self.kept_promises += other.kept_promises
+        self.broken_promises += other.broken_promises
+        self.late_ns += other.late_ns
+        self.loads += other.loads
+        self.load_ns += other.load_ns
+        self.evictions += other.evictions
+        self.last_success = max(self.last_success, other.last_success)
+        pending = other.pending
+        other.reset()
+        other.pending = pending
+
     def named(self) -> dict[str, int]:
         """Return the number of answered requests by the name of their status."""
         return by_name(self.answers)
@@ -173,6 +207,7 @@ class Tally:
         """Start with no counts."""
         self._counts: defaultdict[str, Counts] = defaultdict(Counts)
         self._without_model: dict[int, int] = {}
+        self._successors: dict[str, str] = {}  #: replaced load -> load that serves the same version
         self.demand = DemandMeter()
 
     def of(self, model: str) -> Counts:
@@ -188,9 +223,22 @@ class Tally:
         self.of(model.name).answered(now, status, 0, count=count, reason=RefusalReason.SERVER_OVERLOADED)
         self.demand.add(model.name, 0, now, count)
 
+    def succeed(self, model: str, successor: str) -> None:
+        """Continue the counters of a model with the load that replaces it. So counters of a version never decrease."""
+        self.of(successor).take(self.of(model))
+        self._successors[model] = successor
+
     def forget(self, model: str) -> None:
-        """Forget a model that was removed."""
-        self._counts.pop(model, None)
+        """Forget a model that was removed. Its successor takes the counts since `succeed`."""
+        counts = self._counts.pop(model, None)
+        successor = self._successors.pop(model, "")
+        for other, following in list(self._successors.items()):
+            if following == model and successor:
+                self._successors[other] = successor
+            elif following == model:
+                del self._successors[other]
+        if counts is not None and successor:
+            self.of(successor).take(counts)
         self.demand.forget(model)
 
     def count_without_model(self, status: int, count: int = 1) -> None:
@@ -200,6 +248,14 @@ class Tally:
     def without_model(self) -> dict[str, int]:
         """Return the number of requests that `count_without_model` has counted, by the name of their status."""
         return by_name(self._without_model)
+
+
+T = TypeVar("T", int, str)
+
+
+def _move(mine: dict[T, int], theirs: dict[T, int]) -> None:
+    for key, count in theirs.items():
+        mine[key] = mine.get(key, 0) + count
 
 
 def by_name(answers: dict[int, int]) -> dict[str, int]:

@@ -40,18 +40,24 @@ def index_of(server: Description, known: Iterable[RepositoryModel] = (), *, serv
         yield from _not_serving(server)
         return
     broken = server.not_served()
-    on_disk = {model.name: NOT_LOADED + "".join(f": {problem}" for problem in model.problems[:1]) for model in known}
+    on_disk = {model.name: model for model in known}
     for name in sorted({*server.catalog.all_names(), *broken, *on_disk}):
         versions = server.catalog.versions(name)
         if not versions and name not in broken:
-            yield Entry(name, "", UNAVAILABLE, on_disk[name])
+            yield Entry(name, "", UNAVAILABLE, NOT_LOADED + "".join(f": {each}" for each in on_disk[name].problems[:1]))
         elif not versions:
             yield Entry(name, DEFAULT_VERSION, UNAVAILABLE, broken[name])
         for version in versions:
             state, reason = version.state.value, version.reason
             if version.model is not None and not server.can_serve(version.model):
                 state, reason = UNAVAILABLE, NO_WORKER
+            if name in on_disk and state == READY and not reason and version is versions[-1]:
+                reason = "".join(f"a new load would fail: {problem}" for problem in on_disk[name].problems[:1])
             yield Entry(name, version.number, state, reason)
+        listed = {version.number for version in versions}
+        for number, why in sorted(on_disk[name].incomplete.items()) if name in on_disk and versions else ():
+            if str(number) not in listed:
+                yield Entry(name, str(number), UNAVAILABLE, why)
 
 
 def _not_serving(server: Description) -> Iterator[Entry]:

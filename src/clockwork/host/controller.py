@@ -436,7 +436,8 @@ class ControllerHost:
     def _execute(self, command: ControllerCommand) -> None:
         match command:
             case Respond():
-                self._respond(command)
+                if not self._state_store.hold(command, self._respond):
+                    self._respond(command)
             case SendAction():
                 if (connection := self._workers.get(command.worker_id)) is not None:
                     self._send_action(connection, command)

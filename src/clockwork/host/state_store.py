@@ -2,10 +2,14 @@
 
 The state directory contains one JSON file. The file is written in a thread, so that the disk never delays requests. If
 the models change several times during a write, only the last state is written afterwards.
+
+The response to a change of the models is held until the file contains the change. If the disk fails or takes longer
+than `MAX_HELD`, the response is sent without the file, and the log has a warning.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,9 +19,11 @@ from msgspec import Struct
 
 from clockwork.controller.config import DEFAULT, DesiredModels, LoadSpec, ShadowSpec
 from clockwork.controller.desired import check_desired
+from clockwork.controller.events import Respond
 from clockwork.errors import InvalidRequestError
 from clockwork.host.log_events import event_fields
 from clockwork.host.stored_files import TEMPORARY, read_file, remove_abandoned, write_file
+from clockwork.messages.requests import LoadModelResponse, PromoteResponse, UnloadModelResponse
 from clockwork.units import MIB, Bytes
 
 FILE: Final = "models.json"
@@ -31,6 +37,12 @@ FORMAT: Final = 1
 
 MAX_FILE_BYTES: Final[Bytes] = 64 * MIB
 """Largest file that is read."""
+
+MAX_HELD: Final = 5.0
+"""Longest time in seconds for which the response to a change waits for the disk."""
+
+CHANGES: Final = (LoadModelResponse, UnloadModelResponse, PromoteResponse)
+"""Responses to changes of the models."""
 
 log = logging.getLogger("clockwork.controller")
 
@@ -78,14 +90,29 @@ class StateStore:
         self._next: DesiredModels | None = None
         self._writing: asyncio.Task[None] | None = None
         self._warned = False
+        self._saves = 0  #: number of calls of `save`
+
+        #: responses that wait: number of the last save before the response, the response, the function that sends it
+        self._held: list[tuple[int, Respond, Callable[[Respond], None]]] = []
+        self._limit: asyncio.TimerHandle | None = None  #: set while responses wait
 
     def save(self, desired: DesiredModels) -> None:
         """Begin to store the models, and return at once. Of several failures in a row, only the first is logged."""
         if self._config is None:
             return
         self._next = desired
+        self._saves += 1
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write_all(self._config))
+
+    def hold(self, command: Respond, send: Callable[[Respond], None]) -> bool:
+        """If the response is to a change and models are being written, send the response later, and return True."""
+        if self._writing is None or not isinstance(command.response, CHANGES):
+            return False
+        self._held.append((self._saves, command, send))
+        if self._limit is None:
+            self._limit = asyncio.get_running_loop().call_later(MAX_HELD, self._give_up)
+        return True
 
     async def close(self) -> None:
         """Wait until the last saved models are written."""
@@ -95,6 +122,7 @@ class StateStore:
     async def _write_all(self, config: StateConfig) -> None:
         while (desired := self._next) is not None:
             self._next = None
+            written = self._saves
             try:
                 await asyncio.to_thread(_write, config, desired)
                 self._warned = False
@@ -105,7 +133,28 @@ class StateStore:
                     extra = event_fields("state_not_saved", directory=str(config.directory), reason=reason)
                     log.warning(text, config.directory, reason, extra=extra)
                 self._warned = True
+            self._release(written)
         self._writing = None
+        self._release(self._saves)
+
+    def _give_up(self) -> None:
+        text = "the served models were not stored in %s within %g s; changes are answered without the file"
+        directory = "" if self._config is None else str(self._config.directory)
+        extra = event_fields("state_not_saved", directory=directory, reason="the disk is slow")
+        log.warning(text, directory, MAX_HELD, extra=extra)
+        self._release(self._saves)
+
+    def _release(self, written: int) -> None:
+        """Send the responses that wait for the saves up to number ``written``."""
+        held, self._held = self._held, []
+        for number, command, send in held:
+            if number <= written:
+                send(command)
+            else:
+                self._held.append((number, command, send))
+        if not self._held and self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
 
 
 def load_state(directory: Path) -> tuple[StoredState | None, str]:
