@@ -103,12 +103,17 @@ def test_a_directory_that_cannot_be_written_is_reported_once(tmp_path: Path, cap
     assert load_state(tmp_path / "file/state")[0] is None
 
 
-def held_responses(directory: Path, limit: float = 60.0) -> list[str]:
-    """Return the order in which a write ends and the responses to two changes and to a request are sent."""
+def held_responses(directory: Path, stuck: threading.Event | None = None) -> list[str]:
+    """Return the responses to changes in the order in which they are sent, and whether the file exists then.
+
+    If the disk is stuck, ``stuck`` is set when the first response is sent.
+    """
     order: list[str] = []
+    sent = asyncio.Event()
 
     def send(command: Respond) -> None:
         order.append(f"{type(command.response).__name__} {(directory / FILE).exists()}")
+        sent.set()
 
     async def main() -> None:
         store = StateStore(StateConfig(directory, GIVEN))
@@ -119,10 +124,9 @@ def held_responses(directory: Path, limit: float = 60.0) -> list[str]:
         assert store.hold(Respond(1, promote), send)
         assert not store.hold(Respond(1, EvictResponse(3, 0, "")), send)
         assert order == []
-        if limit < 60:
-            await asyncio.sleep(0)
-            while not order:
-                await asyncio.sleep(0.001)
+        if stuck is not None:
+            await sent.wait()
+            stuck.set()
         await store.close()
 
     asyncio.run(main())
@@ -147,10 +151,9 @@ def test_a_disk_that_does_not_answer_delays_the_response_only_up_to_a_limit(
     released = threading.Event()
 
     def write(path: Path, data: bytes, *, sync: bool) -> None:
-        released.wait(60)
+        released.wait()
 
     monkeypatch.setattr(state_store, "write_file", write)
     monkeypatch.setattr(state_store, "MAX_HELD", 0.01)
-    threading.Timer(0.5, released.set).start()
-    assert held_responses(tmp_path, limit=0.01) == ["LoadModelResponse False", "PromoteResponse False"]
+    assert held_responses(tmp_path, released) == ["LoadModelResponse False", "PromoteResponse False"]
     assert "changes are answered without the file" in caplog.text
