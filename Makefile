@@ -7,6 +7,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
 
+# Tests of two files run at a time, because many tests wait for processes. JOBS=0 runs the tests one after another.
+JOBS   ?= 2
+PYTEST  = -m pytest -n $(JOBS) --dist loadfile
+
 # The source directory is the root, so links work in the repository and on the site alike. Every warning is an error.
 SPHINX = $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs -d build/docs.cache . build/docs
 
@@ -66,10 +70,10 @@ demo: $(RUNTIME) ## Serve four real networks and load them (examples/demo.py)
 	@$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(DEV) ## Run the tests; ARGS="-k name" narrows them
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python $(PYTEST) $(ARGS)
 
 coverage: $(DEV) ## Run the tests and measure how much of the code they run; fails below the floor in pyproject.toml
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(ARGS)
+	@$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(ARGS)
 
 test-torch: $(TORCH_DONE) ## Run the tests of PyTorch programs, in .venv-torch
 	@$(TORCH)/bin/python -m pytest $(WITH_TORCH) $(ARGS)
@@ -80,7 +84,7 @@ test-gpu: ## Run the tests that need an NVIDIA GPU, in .venv-cuda
 	@$(GPU)/bin/python -m pytest tests/gpu --gpu $(ARGS)
 
 test-compiled: $(COMPILED_DONE) ## Run the tests of the compiled packages on the compiled modules
-	@PYTHONPATH=$(COMPILED_DIR) $(BIN)/python -m pytest --compiled $(WITH_COMPILED) $(ARGS)
+	@PYTHONPATH=$(COMPILED_DIR) $(BIN)/python $(PYTEST) --compiled $(WITH_COMPILED) $(ARGS)
 
 check: $(DEV) ## Check style, spelling, formatting, types, layers and the documentation
 	$(BIN)/ruff check .

@@ -75,7 +75,7 @@ def run(command: list[str], text: str, addresses: dict[str, str], directory: Pat
         "PYTHONPATH": os.pathsep.join([str(ROOT / "examples"), *sys.path]),
     }
     done = subprocess.run(
-        command, input=text, cwd=directory, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, input=text, cwd=directory, env=environment, capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
 

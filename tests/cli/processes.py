@@ -92,6 +92,15 @@ class Process:
         self.err.all()
         return code
 
+    def problems(self) -> list[str]:
+        """Return the lines of the log that report a problem.
+
+        The warning that other workers use the cores is not one, because another server may run on the host.
+        """
+        marks = ("Traceback", " ERROR ", " WARNING ")
+        lines = [line for line in self.err.seen if any(mark in line for mark in marks)]
+        return [line for line in lines if "other workers on this host use" not in line]
+
     def address(self) -> str:
         """Wait until the server serves. Return its address."""
         try:

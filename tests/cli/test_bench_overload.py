@@ -45,7 +45,7 @@ def test_every_protocol_is_measured(tmp_path: Path) -> None:
     for row in found["rows"]:
         assert set(row) == KEYS
         assert (row["double"], row["unknown"], row["wrong"], row["errors"]) == (0, 0, 0, 0), row
-        assert found[f"{row['protocol']}_small_requests_per_s"] == row["capacity_per_s"] > 1
+        assert found[f"{row['protocol']}_small_requests_per_s"] == row["capacity_per_s"] > 0
 
 
 def test_large_requests_over_grpc_are_measured(tmp_path: Path) -> None:

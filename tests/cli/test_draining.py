@@ -81,7 +81,7 @@ def test_pending_requests_get_responses_and_new_requests_are_refused(number: sig
         run(test())
         assert process.ended() == 0
     assert any("drained: no request is pending" in line for line in process.err.seen)
-    assert not [line for line in process.err.seen if "Traceback" in line or " WARNING " in line or " ERROR " in line]
+    assert not process.problems()
 
 
 def stop_worker_of(controller: Process, worker: Process) -> None:
@@ -136,4 +136,4 @@ def test_a_signal_during_start_up_ends_serve(stage: str) -> None:
         process.err.wait_for(stage)
         process.send(signal.SIGTERM)
         assert process.ended() == 0
-    assert not [line for line in process.err.seen if "Traceback" in line or " WARNING " in line or " ERROR " in line]
+    assert not process.problems()

@@ -34,7 +34,7 @@ def test_a_signal_ends_both_processes_cleanly(tmp_path: Path, number: signal.Sig
             assert process.ended() == 0
             wait_for_end(child)
     assert process.out.seen == [f"clockwork is serving 1 model on {process.address()}"]
-    assert not [line for line in process.err.seen if "Traceback" in line or " ERROR " in line or " WARNING " in line]
+    assert not process.problems()
     stages = [line.rpartition(" ")[2] for line in process.err.seen if " stage: " in line]
     assert stages == ["loading", "profiling", "serving", "draining"]
 
@@ -153,7 +153,7 @@ def test_http_is_served_until_a_clean_end(tmp_path: Path) -> None:
                 assert answer.status == 200
             process.send(signal.SIGTERM)
             assert process.ended() == 0
-    assert not [line for line in process.err.seen if "Traceback" in line or " ERROR " in line or " WARNING " in line]
+    assert not process.problems()
 
 
 def test_a_worker_that_fails_at_its_start_is_not_restarted(tmp_path: Path) -> None:

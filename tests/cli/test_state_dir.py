@@ -94,6 +94,7 @@ def test_serve_restores_models_that_its_arguments_do_not_name(tmp_path: Path) ->
         assert process.ended() == 0
     with serve(tmp_path, str(second)) as process, Client(process.address()) as client:
         assert sorted(model.name for model in client.ls()) == ["a", "b"]
+        wait_until_stored(tmp_path, "a", "b")
     first.unlink()
     with serve(tmp_path) as process, Client(process.address()) as client:
         assert [model.name for model in client.ls()] == ["b"]

@@ -56,8 +56,8 @@ QUICK = ProfilingConfig(max_batch_size=4, min_samples=2, max_samples=2, warmups=
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run the coroutine of a test, for at most 30 s."""
-    uvloop.run(asyncio.wait_for(test, 30))
+    """Run the coroutine of a test, for at most 90 s."""
+    uvloop.run(asyncio.wait_for(test, 90))
 
 
 class ScriptedWorker:
