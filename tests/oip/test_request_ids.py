@@ -12,7 +12,8 @@ from tritonclient.grpc import service_pb2_grpc
 
 from clockwork.client import Client
 from clockwork.errors import ClockworkError
-from clockwork.messages.request_ids import ID_HEADER, MAX_REQUEST_ID, header_value, trace_id
+from clockwork.frontend.id_header import header_value
+from clockwork.messages.request_ids import ID_HEADER, MAX_REQUEST_ID, trace_id
 from oip.conformance import A, B, Server, ask, infer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

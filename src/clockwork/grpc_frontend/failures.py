@@ -4,7 +4,8 @@ from typing import Any, NoReturn
 
 import grpc
 
-from clockwork.messages.request_ids import ID_HEADER, header_value
+from clockwork.frontend.id_header import header_value
+from clockwork.messages.request_ids import ID_HEADER
 from clockwork.messages.status import status_name
 from clockwork.oip.failures import Failure
 from clockwork.units import MILLISECOND

@@ -6,7 +6,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from clockwork.messages.request_ids import ID_HEADER, header_value
+from clockwork.frontend.id_header import header_value
+from clockwork.messages.request_ids import ID_HEADER
 from clockwork.messages.status import Status
 from clockwork.oip.failures import Failure
 

@@ -6,7 +6,6 @@ id that the server chooses. Every response contains the id. Only the server's id
 
 import re
 from typing import Final
-from urllib.parse import quote
 
 MAX_REQUEST_ID: Final = 128
 """Number of characters of a request's id that are kept. The rest of a longer id is cut off."""
@@ -25,10 +24,3 @@ def trace_id(traceparent: str) -> str:
     """Return the trace id in a ``traceparent``, or an empty string if the value is invalid."""
     found = _TRACE.fullmatch(traceparent, 0, MAX_REQUEST_ID)
     return "" if found is None or found[1] == _NO_TRACE else found[1]
-
-
-def header_value(request_id: str) -> str:
-    """Return an id as the value of a header. Characters that a header cannot contain are percent-encoded."""
-    if request_id.isascii() and request_id.isprintable():
-        return request_id
-    return quote(request_id, safe=" !#$&'()*+,/:;<=>?@[]^_`{|}~\"")
