@@ -111,6 +111,33 @@ def test_a_controller_takes_models_as_arguments(tmp_path: Path) -> None:
             assert sorted(served(client)) == ["a", "two-1", "two-2"]
 
 
+def test_an_option_may_name_a_model_that_is_loaded_later(tmp_path: Path) -> None:
+    save_dense(tmp_path / "repo/a/1/model.onnx")
+    save_dense(tmp_path / "repo/b/1/model.onnx", seed=1)
+    explicit = ["--model-control-mode=explicit", f"--model-repository={tmp_path}/repo", "--load-model=a"]
+    options = ["--no-batching=b", "--allow-batching=c", "--model-shape=c:x=32"]
+    with clockwork("serve", *explicit, *options, *OPTIONS) as process, Client(process.address()) as client:
+        client.load("b")
+        assert {model.name: model.max_batch_size == 1 for model in client.ls()} == {"a": False, "b": True}
+
+
+def test_a_controller_follows_the_links_that_an_option_allows(tmp_path: Path) -> None:
+    save_dense(tmp_path / "root/blobs/dense.onnx")
+    version = tmp_path / "root/repo/net/1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").symlink_to(tmp_path / "root/blobs/dense.onnx")
+    allowed = f"--allow-links-to={tmp_path}/root/blobs"
+    ports = ("--worker-listen=127.0.0.1:0", "--log-format=json")
+    repository = ("--model-control-mode=explicit", f"--model-repository={tmp_path}/root/repo", "--load-model=net")
+    with clockwork("controller", *repository, allowed, *ports, *OPTIONS) as controller:
+        port = controller.err.wait_for(r'"worker_address": ?"([^"]+)"')[1]
+        with (
+            clockwork("worker", f"--controller={port}", f"--model-root={tmp_path}/root/repo", allowed),
+            Client(controller.address()) as client,
+        ):
+            assert served(client) == {"net": "1"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import signal
 import socket
 import threading
@@ -68,7 +69,9 @@ def test_a_killed_controller_serves_the_same_models_again(tmp_path: Path) -> Non
                 client.promote("net", "2", label="canary")
                 client.unload("gone")
                 before = outputs(client)
-            wait_until_stored(tmp_path, "net", "net")
+            assert [spec["name"] for spec in stored(tmp_path)] == ["net", "net"], (
+                "a change is answered after it is stored"
+            )
             controller.send(signal.SIGKILL)
             controller.ended()
         with clockwork(*arguments) as controller, Client(controller.address()) as client:
@@ -116,3 +119,32 @@ def test_files_of_a_load_request_are_kept_for_the_restart(tmp_path: Path) -> Non
         process.ended()
     with serve(tmp_path, *arguments) as process, Client(process.address()) as client:
         assert client.infer("net", {"x": ROW})["y"].tobytes() == output
+
+
+def test_in_poll_mode_the_repository_decides_the_models_and_the_state_keeps_the_rest(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        save_dense(tmp_path / f"repo/{name}/1/model.onnx", seed=seed)
+    save_dense(tmp_path / "repo/a/2/model.onnx", seed=3)
+    poll = ("--model-control-mode=poll", "--repository-poll-secs=0.2", f"--model-repository={tmp_path}/repo")
+    with serve(tmp_path, *poll, "--version-policy=a=all") as process, Client(process.address()) as client:
+        assert {(model.name, model.version) for model in client.ls()} == {("a", "1"), ("a", "2"), ("b", "1")}
+        client.promote("a", "1")
+        client.promote("a", "2", label="canary")
+        expected = [client.model("a", version=version).infer({"x": ROW})["y"] for version in ("", "canary")]
+        process.send(signal.SIGKILL)
+        process.ended()
+    shutil.rmtree(tmp_path / "repo/b")
+    save_dense(tmp_path / "repo/c/1/model.onnx", seed=4)
+    with serve(tmp_path, *poll, "--version-policy=a=all") as process, Client(process.address()) as client:
+        wait_until_served(client, {("a", "1"), ("a", "2"), ("c", "1")})
+        found = [client.model("a", version=version).infer({"x": ROW})["y"] for version in ("", "canary")]
+        np.testing.assert_array_equal(found, expected)
+        save_dense(tmp_path / "repo/d/1/model.onnx", seed=5)
+        wait_until_served(client, {("a", "1"), ("a", "2"), ("c", "1"), ("d", "1")})
+
+
+def wait_until_served(client: Client, versions: set[tuple[str, str]]) -> None:
+    end = time.monotonic() + 60
+    while (found := {(model.name, model.version) for model in client.ls()}) != versions:
+        assert time.monotonic() < end, found
+        threading.Event().wait(0.05)

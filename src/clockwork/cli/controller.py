@@ -67,6 +67,7 @@ from clockwork.cli.security import (
     WorkerPortTokenFile,
 )
 from clockwork.cli.state_options import StateDir, StateWait, state_options
+from clockwork.cli.worker_options import AllowLinksTo
 from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
@@ -130,6 +131,7 @@ def controller(
     model_repository: ModelRepository = None,
     model_control_mode: ModelControlMode = "none",
     load_model: LoadModels = None,
+    allow_links_to: AllowLinksTo = None,
     repository_poll_secs: RepositoryPollSecs = 15.0,
     version_policy: VersionPolicies = None,
     label: ModelLabels = None,
@@ -186,7 +188,7 @@ def controller(
     )
     repository.check(policy)
     root = repository.model_root([], None) if model_repository else Path()
-    start = start_models(repository, root, [], fresh=False)
+    start = start_models(repository, root, allow_links_to or [], fresh=False)
     named = map(parse_remote_model, models or ())
     state = state_options(state_dir, state_wait)
     plan = state.plan(named, start, repository, model_slo, root, workers=workers, local=False)

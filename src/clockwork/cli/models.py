@@ -158,13 +158,16 @@ def model_slos(texts: Iterable[str] | None, specs: Iterable[LoadSpec] | None = N
     return slos
 
 
-def batching_names(names: list[str] | None, specs: tuple[LoadSpec, ...], option: str) -> tuple[str, ...]:
+def batching_names(names: list[str] | None, specs: tuple[LoadSpec, ...] | None, option: str) -> tuple[str, ...]:
     """Check and return the model names that ``--no-batching`` or ``--allow-batching`` has as values.
+
+    ``specs`` are the models, or None if they are unknown.
 
     Raises:
         typer.BadParameter: no model has the name.
     """
-    _check_names(names or (), {spec.name for spec in specs}, option)
+    if specs is not None:
+        _check_names(names or (), {spec.name for spec in specs}, option)
     return tuple(names or ())
 
 

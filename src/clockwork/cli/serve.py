@@ -229,7 +229,9 @@ def serve(
         root, named, start = _from_files(models or [], copies, model_root, repository, allow_links_to or [], state)
         plan = state.plan(named, start, repository, model_slo, root)
         worker = _local_worker(
-            files=(root, plan.models, allow_links_to or [], no_batching, allow_batching, model_shape),
+            files=(root, plan.models, allow_links_to or []),
+            named=(no_batching, allow_batching, model_shape),
+            known=plan.models if repository.control is ControlMode.NONE else None,
             execution=(runtime, options, devices, threads_per_device, max_batch, allow_compiled),
             memory=(cache_size, page_size, model_cache, model_cache_size),
         )
@@ -273,15 +275,22 @@ def _emulated(
 
 
 def _local_worker(
-    files: "tuple[Path, tuple[LoadSpec, ...], list[Path], list[str] | None, list[str] | None, list[str] | None]",
+    files: "tuple[Path, tuple[LoadSpec, ...], list[Path]]",
+    named: tuple[list[str] | None, list[str] | None, list[str] | None],
+    known: "tuple[LoadSpec, ...] | None",
     execution: tuple[str, DeviceOptions, int, int, int, bool],
     memory: tuple[Bytes | None, Bytes, Path | None, Bytes],
 ) -> "WorkerOptions":
-    """Return the worker that executes models of files."""
+    """Return the worker that executes models of files.
+
+    ``named`` are the options that name models. ``known`` are the models that they may name; None: clients or the
+    repositories may add other models.
+    """
     from clockwork.cli.models import batching_names, link_policy, model_shapes
     from clockwork.cli.worker_process import LocalWorker
 
-    root, specs, links, no_batching, allow_batching, shapes = files
+    root, specs, links = files
+    no_batching, allow_batching, shapes = named
     runtime, options, devices, threads_per_device, max_batch, allow_compiled = execution
     cache_size, page_size, model_cache, model_cache_size = memory
     return LocalWorker(
@@ -297,9 +306,9 @@ def _local_worker(
         device=options,
         max_batch=max_batch,
         allow_compiled=allow_compiled,
-        no_batching=batching_names(no_batching, specs, "--no-batching"),
-        allow_batching=batching_names(allow_batching, specs, "--allow-batching"),
-        model_shapes=model_shapes(shapes, specs),
+        no_batching=batching_names(no_batching, known, "--no-batching"),
+        allow_batching=batching_names(allow_batching, known, "--allow-batching"),
+        model_shapes=model_shapes(shapes, known),
     )
 
 
