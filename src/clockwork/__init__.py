@@ -9,8 +9,8 @@ The names in ``__all__`` are the API for clients::
 
 The API for authors of schedulers is in `clockwork.scheduling`.
 
-Python runs this file before it imports any module of the package. So this file imports no large modules at once. It
-imports the module of a public name when the name is first used.
+Python runs this file before it imports any module of the package. So this file imports no large modules at once. The
+module of a public name is imported when the name is first used.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
 """An allocator of consecutive blocks.
 
 The allocator uses the first gap that is large enough, beginning at the lowest block. So recently used blocks are soon
-used again. The allocator handles only the numbers of blocks. Its callers map these numbers to memory.
+used again. The allocator handles only the numbers of blocks. The callers of the allocator map these numbers to memory.
 """
 
 from bisect import bisect_left, insort

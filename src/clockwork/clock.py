@@ -42,7 +42,7 @@ def process_time(pid: int = 0) -> Nanos:
     Raises:
         OSError: no process has this number.
     """
-    # This is the kernel's number for the clock of a process (clock_getcpuclockid(3)).
+    # The kernel's number for the clock of a process (clock_getcpuclockid(3)).
     return time.clock_gettime_ns((~pid << 3) | 2 if pid else time.CLOCK_PROCESS_CPUTIME_ID)
 
 

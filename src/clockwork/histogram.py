@@ -99,7 +99,10 @@ class Histogram:
 
 
 def add_to_both(value: Nanos, one: Histogram, other: Histogram) -> None:
-    """Add a duration to two histograms. This is faster than two calls of ``add``, and happens for every action."""
+    """Add a duration to two histograms.
+
+    This function is faster than two calls of ``add``, and runs for every action.
+    """
     bucket = _bucket(value)
     here, there = bucket // one.width, bucket // other.width
     try:

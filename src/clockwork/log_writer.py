@@ -3,8 +3,8 @@
 The standard streams may be pipes. The buffer of a pipe has 64 KiB. When the pipe is full, a write blocks until the
 reader reads. Meanwhile, the event loop, lane or signal handler that wrote is blocked too. After `install`,
 ``sys.stdout`` and ``sys.stderr`` only put text into a queue with a limit, and a daemon thread writes the text. While
-the queue is full, text is dropped and counted. The thread reports the count as soon as it can write again. This applies
-to all text that Python code prints: logs, warnings, tracebacks and progress bars.
+the queue is full, text is dropped and counted. The thread reports the count as soon as it can write again. All text
+that Python code prints is queued in this way: logs, warnings, tracebacks and progress bars.
 
 C code writes directly to the file descriptor. If the descriptor is a pipe or a terminal, it is replaced with a
 descriptor that does not block. Text of C code that does not fit is then lost. A socket cannot be opened a second time,

@@ -12,7 +12,7 @@ from clockwork.units import Pages
 class PageCache:
     """Counts the pages of a cache with ``total`` pages.
 
-    ``used`` is the number of pages that all owners have together. It is at most ``total``.
+    ``used`` is the number of pages that all owners have together. ``used`` is at most ``total``.
     """
 
     def __init__(self, total: Pages) -> None:

@@ -1,7 +1,7 @@
 """Configures the log on stderr. The log has lines of text for people, or lines of JSON for programs.
 
-In JSON mode, every line of stderr is a JSON document. This includes warnings, uncaught exceptions, and the error of a
-command that fails.
+In JSON mode, every line of stderr is a JSON document. Even warnings, uncaught exceptions, and the error of a command
+that fails are JSON documents.
 """
 
 import json

@@ -66,7 +66,10 @@ class Listing(Struct, frozen=True):
     drop: tuple[str, ...] = ()
 
     def fitted(self, console: Console) -> Table:
-        """Return a table that is as wide as the console allows. Its caption names the columns that are left out."""
+        """Return a table that is as wide as the console allows.
+
+        The table's caption names the columns that are left out.
+        """
         kept = [
             (number, header)
             for number, header in enumerate(self.columns)
@@ -113,9 +116,9 @@ class Listing(Struct, frozen=True):
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], drop: Sequence[str] = ()) -> Listing:
     """Return a table that adapts to the screen. A column whose header begins with ``>`` is aligned to the right.
 
-    If the table is wider than the screen, columns are left out until the table fits. These are the columns in ``drop``,
-    in this order; but columns that contain only zeros go first. The first column is never cut. Empty columns are not
-    shown.
+    If the table is wider than the screen, columns are left out until the table fits. Only the columns in ``drop`` may
+    be left out. Columns that contain only zeros are left out first, and then the columns are left out in the order of
+    ``drop``. The first column is never cut. Empty columns are not shown.
     """
     return Listing(title, tuple(columns), tuple(tuple(map(str, row)) for row in rows), tuple(drop))
 

@@ -26,7 +26,7 @@ from clockwork.units import as_seconds, show_bytes, show_duration
 LINES_PER_TABLE: Final = 5
 """Number of lines of a table that are not rows.
 
-They are a blank line, the title, the header, the line under the header, and the line about rows that are left out.
+The lines are a blank line, the title, the header, the line under the header, and the line about rows that are left out.
 """
 
 MIN_ROWS: Final = 3

@@ -335,7 +335,7 @@ class Changes:
     def _fail(self, now: Nanos, change: _Change, status: Status, why: str) -> Commands:
         """End a change that failed, and change no served version.
 
-        Its models are unloaded, after their loads have ended.
+        The new models are unloaded, after their loads have ended.
         """
         if change.failed:
             return []
@@ -379,7 +379,7 @@ class Changes:
     def _retire(self, model: ModelState, number: str) -> None:
         """Unload a model when its requests have ended.
 
-        ``number`` is the version's number. It is empty if a newer load serves the version.
+        ``number`` is the version's number. ``number`` is empty if a newer load serves the version.
         """
         self._measuring.remove(model)
         self._retiring[model.name] = model, number

@@ -1,6 +1,7 @@
 """Describes the controller's state in messages, for clients, people and monitoring.
 
-A `Description` describes one model or worker at a time. Between two of them, the caller can let other tasks run.
+A `Description` describes one model or worker at a time. So its caller can run other tasks between two models or
+workers.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -56,7 +57,9 @@ class Summaries:
 def is_ready(
     stage: Stage, state: ClockworkState, catalog: Catalog, model: str | None = None, version: str = ""
 ) -> bool:
-    """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough.
+    """Return whether the server would serve a request for ``model`` now.
+
+    Without ``model``: whether any model is served.
 
     ``version`` is a number or a label. An empty ``version`` means the default version.
     """
@@ -135,7 +138,10 @@ class Description(Struct, frozen=True):
                 yield Served(version.model, version)
 
     def is_ready(self, model: str | None = None, version: str = "") -> bool:
-        """Return whether a request for ``model`` would be served now. Without ``model``, one served model is enough."""
+        """Return whether the server would serve a request for ``model`` now.
+
+        Without ``model``: whether any model is served.
+        """
         return is_ready(Stage(self.stage), self.state, self.catalog, model, version)
 
     def can_serve(self, model: ModelState) -> bool:

@@ -173,7 +173,10 @@ class SaveProfile(Struct, frozen=True):
 
 
 class SaveModels(Struct, frozen=True):
-    """Store the models that a restarted controller should serve. They replace the models of the last `SaveModels`."""
+    """Store the models that a restarted controller should serve.
+
+    The models replace the models of the last `SaveModels`.
+    """
 
     desired: DesiredModels
 

@@ -287,7 +287,7 @@ class LiveMeasuring:
     def _load_bound(self, model: ModelState, kind: str) -> Measurement:
         """Return an upper bound of the model's LoadWeights time.
 
-        It is computed from the slowest known load time per page.
+        The bound is computed from the slowest known load time per page.
         """
         pages = model.info.weights_pages
         others = [

@@ -1,10 +1,10 @@
 """Measures one model on one device with a script of actions.
 
-Theory of operation. The script is a generator. It repeatedly yields an action and receives the action's result. At the
-end, the generator returns the profile. The generator does not wait, and does not depend on the code that executes the
-actions. Warm-ups do not count. Before each measured LoadWeights, the weights are evicted. Each batch size is measured
-with inputs that the worker generates. If the model accepts no such inputs, the profile contains an assumed time and is
-marked as not measured.
+Theory of operation. The script is a generator. The generator repeatedly yields an action and receives the action's
+result. At the end, the generator returns the profile. The generator does not wait, and does not depend on the code that
+executes the actions. Warm-ups do not count. Before each measured LoadWeights, the weights are evicted. Each batch size
+is measured with inputs that the worker generates. If the model accepts no such inputs, the profile contains an assumed
+time and is marked as not measured.
 """
 
 from collections.abc import Generator, Mapping

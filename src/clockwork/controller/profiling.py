@@ -5,9 +5,9 @@ this key. All jobs wait in one queue, from which each device takes jobs of its o
 at a time, so no other work disturbs a measurement. All devices measure at the same time. A device that is too small for
 a model does not measure it. If a worker is lost, its job returns to the queue. A job that fails is tried again, and the
 last attempt is lenient (see `measure`). After ``attempts`` failures, the models of the job are broken. Broken models
-are not served, and `broken` contains the reason. A model that accepts no generated inputs is not broken. Its profile
-contains an assumed time, which is replaced when its first requests have been executed (`ModelState.executed_first`).
-This profile is not stored on disk.
+are not served, and `broken` contains the reason. A model that accepts no generated inputs is not broken. The profile of
+such a model contains an assumed time. The time is replaced when the model's first requests have been executed
+(`ModelState.executed_first`). This profile is not stored on disk.
 """
 
 from collections import deque

@@ -44,7 +44,7 @@ class Quota:
         """Return the limit that a request of ``nbytes`` would exceed, or None if the request fits.
 
         ``shared`` means that the client is a front end with many connections, so the limits of one client do not apply.
-        ``beside`` are requests that wait elsewhere. They count like pending requests.
+        ``beside`` contains requests that wait outside of the controller. These requests count like pending requests.
         """
         config = self._config
         requests, held_bytes = self.requests, self.bytes

@@ -199,7 +199,7 @@ class BatchChecks:
         return self.compared(OutputsCompared(self._compared, f"the model refuses the request alone: {message}"))
 
     def failed(self) -> None:
-        """Try the check again later. Its request was not executed as a batch of one.
+        """Try the check again later. The request of the check was not executed as a batch of one.
 
         After the configured number of attempts, the check is given up.
         """

@@ -31,7 +31,7 @@ CHECKS: Final[tuple[Callable[[Environment], Finding], ...]] = (
     resource_checks.locked_memory,
     resource_checks.open_files,
 )
-"""Checks for every kind of worker. They also matter for GPUs, because a CPU thread controls each GPU."""
+"""Checks for every kind of worker. The checks also matter for GPUs, because a CPU thread controls each GPU."""
 
 GPU_CHECKS: Final[tuple[Callable[[Environment, NvidiaGpus], Finding], ...]] = (
     gpu_checks.driver,

@@ -159,7 +159,7 @@ def read_quota(root: Path) -> Quota | None:
 def _groups(root: Path) -> Iterator[Path]:
     """Yield the directories of this process's control groups.
 
-    These are the groups of cgroup version 2 (``0::/path``), or the groups of the controller ``cpu`` of version 1.
+    The directories are groups of cgroup version 2 (``0::/path``), or groups of the controller ``cpu`` of version 1.
     Inside a container, the path may not exist. Then the mounted directory itself is the container's group.
     """
     for line in _lines(root / "proc/self/cgroup"):

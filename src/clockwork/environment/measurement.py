@@ -1,10 +1,10 @@
 """Measures how late timers are, how often a thread is interrupted, and how much CPU time other processes use.
 
-The measurement has two halves. In the first half, this process repeatedly sleeps for a millisecond. This shows how late
-timers are. It also shows the load of other processes, because this process itself hardly runs. In the second half, this
-process reads the clock in a loop on each core that a device would use, one core after the other. A different process,
-an interrupt, the kernel, or the host of a virtual machine may interrupt the loop. An inference would be delayed by the
-same interruptions.
+The measurement has two halves. In the first half, this process repeatedly sleeps for a millisecond. The sleeps show how
+late timers are. The sleeps also show the load of other processes, because this process itself hardly runs. In the
+second half, this process reads the clock in a loop on each core that a device would use, one core after the other. A
+different process, an interrupt, the kernel, or the host of a virtual machine may interrupt the loop. An inference would
+be delayed by the same interruptions.
 """
 
 import os

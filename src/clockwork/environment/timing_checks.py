@@ -69,7 +69,7 @@ TSC_FIX: Final = (
 def interruptions(environment: Environment) -> Finding:
     """Check how often and for how long a thread was interrupted, whatever the cause.
 
-    This is the most reliable check.
+    Of all checks, this check is the most reliable.
     """
     name, seen = "interruptions", environment.measured.interruptions
     watched, looks = sum(core.watched for core in seen), sum(core.looks for core in seen)

@@ -1,4 +1,4 @@
-"""Defines `FrontEnd`, which serves requests that a transport (HTTP or gRPC) has decoded."""
+"""Defines Defines `FrontEnd`, which serves requests that a transport (HTTP or gRPC) has decoded."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -250,7 +250,8 @@ class FrontEnd:
             request: the request, with an id from ``client``.
             payload: the bytes of the inputs.
             arrival: when the request arrived. The request's SLO counts from its arrival.
-            parameters: returns the request's parameters. It is called only if the request misses its deadline.
+            parameters: returns the request's parameters. The function is called only if the request misses its
+                deadline.
         """
         response, outputs = await client.ask(request, payload, arrival)
         if isinstance(response, InferResponse):
@@ -268,13 +269,13 @@ class FrontEnd:
     ) -> tuple[InferResponse, Any]:
         """Return a successful response and its payload, with classes in place of the elements of outputs.
 
-        This is Triton's classification extension. ``classes`` is the number of classes for each output. ``batched``
-        means that the first dimension of the outputs is the batch dimension.
+        Triton's classification extension defines the result. ``classes`` is the number of classes for each output.
+        ``batched`` means that the first dimension of the outputs is the batch dimension.
         """
         return await self.stepper.run(with_classes(response, payload, classes, batched))
 
     def _with_slo(self, failure: Failure, request: InferRequest, parameters: Mapping[str, Any]) -> Failure:
-        """Return the failure. Its message also contains the request's SLO and the source of the SLO."""
+        """Return the failure. The failure's message also contains the request's SLO and the source of the SLO."""
         slo = request.slo
         if slo is None:
             slo, source = self.reception.default_slo(request.model), "the default SLO of the model"

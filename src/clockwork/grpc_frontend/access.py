@@ -54,7 +54,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 def _denied(failure: Failure) -> grpc.RpcMethodHandler:
     """Return a handler that fails every call with the given failure.
 
-    The handler handles calls as streams. This also works for unary calls, which are streams of one message.
+    The handler handles calls as streams. A handler of streams also works for unary calls, which are streams of one
+    message.
     """
 
     async def fail(messages: Any, call: Any) -> None:

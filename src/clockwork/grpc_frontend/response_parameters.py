@@ -56,8 +56,8 @@ _COLD: Final = (_head("cold_start", _BOOL, 1) + b"\0", _head("cold_start", _BOOL
 def encoded_parameters(response: InferResponse) -> bytes:
     """Return the encoded parameters of a response.
 
-    These are the parameters that `clockwork.oip.response.response_parameters` returns, and in addition each time as an
-    integer.
+    The result contains the parameters that `clockwork.oip.response.response_parameters` returns, and in addition each
+    time as an integer.
     """
     timing = response.timing
     batch_size = varint(max(0, timing.batch_size))

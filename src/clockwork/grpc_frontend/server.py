@@ -55,7 +55,7 @@ MAX_UNREAD_CALLS: Final = 1024
 """Largest number of calls that wait in gRPC's core until the server takes them.
 
 On one processor core, this number of small requests takes a quarter of a second. gRPC's core ends further calls with
-CANCELLED. It does not allow a different status code.
+CANCELLED. gRPC's core does not allow a different status code.
 """
 
 MAX_STREAMS: Final = 256

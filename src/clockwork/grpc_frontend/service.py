@@ -257,8 +257,8 @@ class Service:
 def decode(kind: Any, data: bytes, *, limited: bool = True) -> Any:
     """Decode a message of class ``kind`` that a client has sent.
 
-    ``limited`` states whether the length of the message is limited. It is false only for messages that may contain
-    files.
+    ``limited`` states whether the length of the message is limited. ``limited`` is false only for messages that may
+    contain files.
 
     Raises:
         InvalidRequestError: the bytes are not a message of this class, or are too long.

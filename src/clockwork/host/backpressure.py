@@ -7,9 +7,9 @@ the connection's turn comes. Meanwhile, the connection's next requests wait in t
 time.
 
 Theory of operation. If connections were resumed in the order in which they were paused, every request would wait so
-long that it misses its deadline. So the server mostly resumes the connections that were paused last. Their next
-requests are recent and can be served in time. To make sure that each connection is answered, the server also resumes
-some connections that have waited longest.
+long that it misses its deadline. So the server mostly resumes the connections that were paused last. The next requests
+of these connections are recent and can be served in time. To make sure that each connection is answered, the server
+also resumes some connections that have waited longest.
 
 No connection is paused unless reading takes too much of the loop's time.
 """

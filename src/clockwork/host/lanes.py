@@ -1,8 +1,8 @@
 """Runs each lane of a worker in its own thread.
 
-Threads use the worker's core (`WorkerCore`) under one lock. They hold the lock only while the core decides, and never
-during an operation that blocks. A thread executes only the tasks of its own lane, so no task has to wait until a second
-thread wakes up.
+Threads use the worker's core (`WorkerCore`) under one lock. A thread holds the lock only while the core decides, and
+never during an operation that blocks. A thread executes only the tasks of its own lane, so no task has to wait until a
+second thread wakes up.
 
 Theory of operation. Each thread polls its lane in a loop. If there is a task, the thread executes it and reports its
 end to the core. Otherwise, the thread sleeps until the lane's next wake-up time. An event may move a lane's wake-up

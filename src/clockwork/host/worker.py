@@ -1,7 +1,7 @@
 """Runs a worker: its core, a runtime, a thread per lane, and a connection to the controller.
 
-This module makes no decisions. The module creates these parts and keeps the worker connected to the controller. It
-converts messages to events, and results to messages. All times are times of this host's clock. The controller
+This module makes no decisions. The module creates these parts and keeps the worker connected to the controller. The
+module converts messages to events, and results to messages. All times are times of this host's clock. The controller
 translates these times.
 
 When the connection ends, the core drops waiting actions, and running tasks end without a result. Results that have not

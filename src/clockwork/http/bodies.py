@@ -54,7 +54,7 @@ MAX_ON_LOOP: Final = 64 * KIB
 """Largest number of bytes that are packed or unpacked on the event loop. Larger bodies are handled in a thread."""
 
 PIECE: Final = 1 * MIB
-"""Number of bytes that are packed or unpacked at a time. It takes less than a millisecond to copy that many bytes."""
+"""Number of bytes that are packed or unpacked at a time. To copy this number of bytes takes less than a millisecond."""
 
 ZLIB_THREADS: Final = 2
 """Number of threads that pack and unpack: one for requests and one for replies.

@@ -15,7 +15,7 @@ from clockwork.units import KIB
 MAX_JOINED: Final = 16 * KIB
 """Largest reply in bytes whose parts are joined before they are written.
 
-It takes less time to copy such a reply than to write its parts separately.
+Copying such a reply takes less time than writing its parts separately.
 """
 
 

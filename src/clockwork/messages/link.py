@@ -7,7 +7,7 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 PROTOCOL_VERSION: Final = 1
-"""Version of the protocol. It is increased when an older peer would misread a changed message."""
+"""Version of the protocol. The version is increased when an older peer would misread a changed message."""
 
 ROLE_WORKER: Final = "worker"
 ROLE_CLIENT: Final = "client"

@@ -69,12 +69,12 @@ class ModelProfile(Struct, frozen=True, array_like=True):
 
     - ``max_batch_size``: the largest batch size that the operator requested. Some smaller sizes may be missing in
       ``infer``.
-    - ``stopped``: the reason why sizes are missing. It is empty if no size is missing, or if the model does not support
-      batches.
-    - ``input_shapes``: the shapes with which the model was measured, without the batch dimension. They matter for
+    - ``stopped``: the reason why sizes are missing. The text is empty if no size is missing, or if the model does not
+      support batches.
+    - ``input_shapes``: the shapes with which the model was measured, without the batch dimension. The shapes matter for
       models with free dimensions.
-    - ``unbatched``: the reason why requests are no longer batched, after a check has found different outputs. It is
-      empty if requests are batched.
+    - ``unbatched``: the reason why requests are no longer batched, after a check has found different outputs. The text
+      is empty if requests are batched.
     - ``unmeasured``: the reason why the times of ``infer`` are assumptions. The text is empty if the times were
       measured.
     - ``first``: durations of the first executions of one row, if they took longer than the later ones. ``infer`` does

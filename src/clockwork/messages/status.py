@@ -1,4 +1,6 @@
-"""Status codes. They have the same numbers as in the original system, so that logs of both systems can be compared.
+"""Status codes.
+
+The codes have the same numbers as in the original system, so that logs of both systems can be compared.
 
 =======  ==================================================================
 0        success

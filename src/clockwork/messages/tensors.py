@@ -17,10 +17,11 @@ from clockwork.errors import InvalidRequestError
 from clockwork.units import Bytes
 
 MAX_RANK: Final = 16
-"""Largest number of dimensions of a tensor. No known model needs more. This limits the work that a peer can cause."""
+"""Largest number of dimensions of a tensor. No known model needs more. The limit bounds the work that a peer can cause.
+"""
 
 MAX_TENSORS: Final = 256
-"""Largest number of inputs of a request, and of outputs. This limits the work that a peer can cause."""
+"""Largest number of inputs of a request, and of outputs. The limit bounds the work that a peer can cause."""
 
 
 MAX_NAME: Final = 1000

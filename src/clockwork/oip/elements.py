@@ -63,7 +63,7 @@ _LENGTH: Final = Struct("<I")
 _NO_JSON: Final = "has no JSON form"
 _BLANKS: Final = b" \t\r\n"
 _STRUCTURE: Final = bytes(code if code in b"[]," else ord("0") for code in range(256))
-"""Table for `bytes.translate`. It keeps brackets and commas, and replaces all other bytes with ``0``."""
+"""Table for `bytes.translate`. The table keeps brackets and commas, and replaces all other bytes with ``0``."""
 
 _FLAT: Final = bytes.maketrans(b"[]", b"  ")
 _NESTED: Final = re.compile(rb"\s*\[\s*\[")

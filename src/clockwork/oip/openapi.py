@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the HTTP front end. It describes every path that `clockwork.oip.rest` defines.
+"""The OpenAPI 3.1 document of the HTTP front end. The document describes every path that `clockwork.oip.rest` defines.
 
 The schemas of request bodies are generated from the types into which the bodies are decoded. The schemas of replies are
 written in this module. tests/http/test_openapi.py compares them with the replies of a live server.

@@ -113,7 +113,10 @@ def outlined(view: memoryview) -> Steps[Outline]:
 
 
 def _cut_lists(outline: Outline, braces: "_Braces", at: int, end: int) -> Steps[int]:
-    """Cut out the long lists between ``at`` and ``end``, and return ``end``. That part of the text has no strings."""
+    """Cut out the long lists between ``at`` and ``end``, and return ``end``.
+
+    The text between ``at`` and ``end`` has no strings.
+    """
     text = outline.text
     searched = 0
     while end - at >= MIN_CUT:

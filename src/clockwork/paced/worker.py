@@ -37,7 +37,7 @@ VERSION = "paced"
 """Name of the runtime in the profiles of these workers."""
 
 EVICT_TIME: Nanos = 0
-"""Duration of an eviction. It is 0, because a real worker unmaps pages within microseconds."""
+"""Duration of an eviction. The duration is 0, because a real worker unmaps pages within microseconds."""
 
 _Key: TypeAlias = tuple[int | None, LaneKind]
 
@@ -97,7 +97,10 @@ class PacedWorker:
         return answers
 
     def busy_by(self, now: Nanos) -> Nanos:
-        """Return the time that all devices together have spent on executing. This includes running inferences."""
+        """Return the time that all devices together have spent on executing.
+
+        The time of running inferences is included.
+        """
         running = [
             finished.begin
             for _, _, key, finished in self._moments
@@ -115,7 +118,8 @@ class PacedWorker:
     def _poll_concerned(self, now: Nanos, gpu: int | None, answers: list[ResultCommand]) -> None:
         """Poll the lanes that an event of ``gpu`` can affect.
 
-        These are the lanes of this device. If ``gpu`` is None (the HOST lane), these are all lanes.
+        An event of a device affects only the lanes of this device. If ``gpu`` is None (the HOST lane), all lanes are
+        polled.
         """
         if gpu is not None and 0 <= gpu < len(self._of_gpu):
             for key in self._of_gpu[gpu]:

@@ -12,7 +12,7 @@ No runtime imports another. The runtimes share these modules:
 `probe`            tries a prepared model on random inputs
 `examples`         finds inputs that a model accepts, for trials and for measurements
 `given`            reads the inputs that the operator gives for a model
-`random_elements`  random elements, zeros, and repeated elements of an example
+`random_elements`  elements of inputs: random numbers, zeros, or repeated elements of an example
 `trial`            compares the outputs of rows executed alone with those of the same rows in a batch
 `config_pbtxt`     reads Triton's config.pbtxt
 `text_format`      parses protobuf's text format, which config.pbtxt uses

@@ -1,10 +1,10 @@
 """Decides, before anything is executed, whether the rows of several requests may share a batch.
 
-If it is not certain that batching is correct, a model is not batched. That costs speed, but can never give a wrong
-response. A model is batched if two conditions are met. The analysis of its graph must prove that each row is computed
-independently, and a trial (`clockwork.runtimes.trial`) must find no difference between single and batched execution. A
-model without such a proof is batched only if the operator allows batching with ``--allow-batching`` and the model
-passes a longer trial. A model that mixes rows is never batched.
+If it is not certain that batching is correct, a model is not batched. Not batching a model costs speed, but can never
+give a wrong response. A model is batched if two conditions are met. The analysis of its graph must prove that each row
+is computed independently, and a trial (`clockwork.runtimes.trial`) must find no difference between single and batched
+execution. A model without such a proof is batched only if the operator allows batching with ``--allow-batching`` and
+the model passes a longer trial. A model that mixes rows is never batched.
 """
 
 import hashlib
@@ -109,7 +109,8 @@ class TrialPlan(Struct, frozen=True):
 def plan_trial(policy: BatchingPolicy, analyse: Callable[[bool], Proof]) -> TrialPlan:
     """Decide how a model is tried.
 
-    ``analyse`` analyses the graph. Its argument states whether one quantisation scale for a whole batch is accepted.
+    ``analyse`` analyses the graph. The argument of ``analyse`` states whether one quantisation scale for a whole batch
+    is accepted.
     """
     if policy.forbidden:
         return TrialPlan(policy.forbidden)

@@ -131,7 +131,10 @@ def _first(refused: list[str]) -> tuple[str, ...]:
 
 
 def remembered(ports: Signature, search: Search, inputs: ExampleInputs, random: bool) -> Example:
-    """Return an example that was found earlier. Its elements are not stored, so they are made again."""
+    """Return an example that was found earlier.
+
+    The elements of an example are not stored, so the elements are made again.
+    """
     if not inputs.shapes:
         return Example(inputs)
     given = next((each for each in search.given if each.source == inputs.source), None)

@@ -19,7 +19,7 @@ def zeros(datatype: str, shape: tuple[int, ...]) -> Array:
 
 
 def generated(datatype: str, shape: tuple[int, ...], row: Array | None) -> Array:
-    """Return elements for a generated input of any shape. They are zeros, or repeat the elements of ``row``."""
+    """Return elements for a generated input of any shape. The elements are zeros, or repeat the elements of ``row``."""
     if row is None or not row.size:
         return zeros(datatype, shape)
     return np.resize(row, shape)
@@ -54,4 +54,4 @@ _FACTORS: Final = {"signed": 4.0, "zeros": 0.0, "large": 1e3, "small": 1e-3, "ne
 
 _NUMBERS: Final = {"signed": (0, 10), "zeros": (0, 1), "large": (0, 1000), "negative": (-10, 1)}
 _STRINGS: Final = {"signed": (0, 1 << 20), "zeros": (0, 1), "large": (1 << 40, 1 << 60)}
-"""For each kind of row, the range of its integers. Its strings consist of the digits of such integers."""
+"""For each kind of row, the range of its integers. Random strings consist of the digits of such integers."""

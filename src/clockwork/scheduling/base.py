@@ -1,7 +1,8 @@
 """Defines the interface of schedulers.
 
 A scheduler starts when the controller's start-up is over. By then, every model is loaded and measured. The controller
-calls the scheduler with requests and results. The scheduler makes actions and returns answers. These are the rules:
+calls the scheduler with requests and results. The scheduler makes actions and returns answers. The rules for a
+scheduler are:
 
 - A scheduler uses no clock, no I/O, no thread and no global randomness. ``now`` is an argument of every call, and never
   decreases.

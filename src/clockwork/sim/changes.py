@@ -53,9 +53,9 @@ class _Model:
 
     def __init__(self, original: PacedModel) -> None:
         self.original = original
-        self.last = original  #: the file that was loaded last
+        self.last = original  #: the the file that was loaded last
         self.broken = False  #: whether the workers fail to read this file
-        self.number = 1  #: the version that was loaded last
+        self.number = 1  #: the the version that was loaded last
         self.files = 1
         self.ready = ["1"]
         self.promoted = ""
@@ -74,8 +74,8 @@ class Changes:
     ) -> None:
         """``original`` returns the file of a model at the start.
 
-        ``explained`` is called with the time at which a change began. It returns whether a fault explains that the
-        change failed.
+        ``explained`` is called with the time at which a change began. ``explained`` returns whether a fault explains
+        that the change failed.
         """
         self._cluster = cluster
         self._changes = changes

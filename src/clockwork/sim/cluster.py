@@ -1,8 +1,8 @@
 """Simulates a whole cluster in virtual time, with the production controller and workers, links and faults.
 
 The cluster only delivers messages and advances the time. Each part behaves like its live host
-(`clockwork.host.controller`, `clockwork.host.worker`). This includes the clocks: pings on a link measure the offset of
-the worker's clock, and the controller's side converts the worker's times.
+(`clockwork.host.controller`, `clockwork.host.worker`). Clocks behave as on live hosts, too: pings on a link measure the
+offset of the worker's clock, and the controller's side converts the worker's times.
 """
 
 from collections.abc import Callable

@@ -40,7 +40,7 @@ DRAIN: Final[Nanos] = 60 * SECOND
 """Limit of the time after the workload's end. All requests must be answered within this time."""
 
 DRAIN_OF_CHANGES: Final[Nanos] = 600 * SECOND
-"""The same limit for scenarios with changes. It is longer, because changes of one model wait for each other."""
+"""The same limit for scenarios with changes. This limit is longer, because changes of one model wait for each other."""
 
 CLIENT: Final = 1
 

@@ -241,7 +241,7 @@ class GPUState:
     def occupied(self, sent: Nanos, timing: Timing) -> Nanos:
         """Return the time for which an Infer occupied the device.
 
-        This is the Infer's duration plus the gap between the previous Infer and this one.
+        The result is the Infer's duration plus the gap between the previous Infer and this Infer.
         """
         before, self.exec_end = self.exec_end, timing.end
         gap = timing.begin - before

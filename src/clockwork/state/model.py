@@ -117,7 +117,7 @@ class ModelState:
     def max_rows(self) -> int:
         """Largest number of rows of one request.
 
-        This is the largest batch size that was measured on every kind of device.
+        The result is the largest batch size that was measured on every kind of device.
         """
         if not self.info.batchable or not self.profiles:
             return 1

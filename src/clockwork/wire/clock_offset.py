@@ -92,8 +92,8 @@ class ClockOffset:
 def shift_action(action: Action, by: Nanos) -> Action:
     """Convert the time window of an action to the worker's clock. The controller does this before it sends the action.
 
-    ``by`` is the offset of the worker's clock. The values 0 and FOREVER mean that a side of the window is open. They
-    are not changed.
+    ``by`` is the offset of the worker's clock. The values 0 and FOREVER are not changed, because these values mean that
+    one side of the window is open.
     """
     if by == 0 or not isinstance(action, LoadModelFromDisk | LoadWeights | EvictWeights | Infer):
         return action

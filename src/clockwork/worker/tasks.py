@@ -1,8 +1,8 @@
 """Starts and finishes the tasks of actions, and updates the worker's tables at both moments.
 
-This module uses only the tables of models and memory. It knows nothing about time, queues and connections. ``start``
-either changes the tables and returns the task, or refuses the action and changes nothing. ``finish`` is called once for
-each task.
+This module uses only the tables of models and memory. The module knows nothing about time, queues and connections.
+``start`` either changes the tables and returns the task, or refuses the action and changes nothing. ``finish`` is
+called once for each task.
 
 Theory of operation.
 
@@ -13,8 +13,8 @@ Theory of operation.
 - A ClearCache is one task on each device. From the arrival of the ClearCache until the end of this task, the device
   refuses every Infer with WEIGHTS_NOT_PRESENT. So the task waits for at most one Infer. Then the task closes all
   weights at once.
-- If closing weights fails, the weights still count as evicted. Their handle is dropped, and the result of the action is
-  an error.
+- If closing weights fails, the weights still count as evicted. The handle of such weights is dropped, and the result of
+  the action is an error.
 """
 
 from collections.abc import Mapping, Sequence

@@ -18,7 +18,9 @@ from clockwork.units import Bytes
 from clockwork.zoo import classics, mlp
 
 FORMAT: Final = 1
-"""Version of the networks. It is increased when a change makes the same name and seed result in a different model."""
+"""Version of the networks. The version is increased when a change makes the same name and seed result in a different
+model.
+"""
 
 IR_VERSION: Final = 8
 """Version of the ONNX format. Since version 4, weights need not be inputs of the graph."""

@@ -3,8 +3,8 @@
 Theory of operation. A graph that is optimised for the CPU is slow on a GPU. So the graph in host memory has only the
 optimisations that are valid on every device. A LoadWeights action opens a session. The session optimises the graph for
 its device and copies the weights to the device. ONNX Runtime manages the device's memory
-(`clockwork.runtimes.onnx.gpus`). The pages of the weights cache are only counted, to limit the memory for weights. They
-are not mapped.
+(`clockwork.runtimes.onnx.gpus`). The pages of the weights cache are only counted, to limit the memory for weights. The
+pages are never mapped.
 
 The trial that decides whether requests can be batched runs on the CPU, with the original file.
 """

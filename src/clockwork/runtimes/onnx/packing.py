@@ -3,8 +3,8 @@
 When ONNX Runtime opens a session, it packs weights ("prepacking"): it copies the weights of matrix products, recurrent
 operators and quantised operators into a layout that suits its kernels. ONNX Runtime keeps the original and the copy.
 Weights of convolutions are used without a copy. Packed weights make LoadWeights slow and halve the capacity of the
-weights cache. Without packed weights, the kernels pack weights during each inference. This costs little per row if each
-weight is used for many rows, and much if each weight is used for few rows.
+weights cache. Without packed weights, the kernels pack weights during each inference. Packing during an inference costs
+little per row if each weight is used for many rows, and much if each weight is used for few rows.
 
 When a model is read, both variants are tried, and one is chosen. Weights are packed in three cases: the packed copy is
 small, the trial fails, or execution without packing takes more than `MAX_SLOWDOWN` times as long. The table shows the
@@ -62,10 +62,7 @@ _clock: Final = MonotonicClock()
 
 
 def worth_packing(packed: Run, unpacked: Run, feeds: Sequence[Feed], packed_bytes: Bytes) -> bool:
-    """Return whether packed weights should be used.
-
-    They need ``packed_bytes`` of memory and save time on these inputs.
-    """
+    """Return whether to use packed weights, which need ``packed_bytes`` of memory and save time on these inputs."""
     if packed_bytes < MIN_PACKED_BYTES or not feeds:
         return True
     try:

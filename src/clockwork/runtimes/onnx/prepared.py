@@ -42,8 +42,8 @@ from clockwork.runtimes.signature import Signature
 from clockwork.units import KIB, Bytes
 
 MAX_INLINE_BYTES: Final[Bytes] = KIB
-"""Tensors of at most this size stay in the graph. They include shapes and scalars, which ONNX Runtime reads when it
-opens a session.
+"""Tensors of at most this size stay in the graph. Such tensors include shapes and scalars, which ONNX Runtime reads
+when it opens a session.
 """
 
 ALIGNMENT: Final[Bytes] = 64

@@ -1,8 +1,8 @@
 """Opens and runs sessions of ONNX Runtime. No other module does this.
 
-This module keeps ONNX Runtime from printing messages. It also keeps ONNX Runtime from switching to a different provider
-without an error. The module shortens ONNX Runtime's error texts and removes paths and source lines, because clients
-receive these texts.
+This module keeps ONNX Runtime from printing messages. The module also keeps ONNX Runtime from switching to a different
+provider without an error. The module shortens ONNX Runtime's error texts and removes paths and source lines, because
+clients receive these texts.
 
 All sessions of a process allocate from one arena. A separate arena for each session would have two disadvantages.
 First, the arena would keep as much memory as the session's largest batch needed. Second, the first inferences after
@@ -39,7 +39,7 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
     TypeError,
     ValueError,
 )
-"""All exceptions that ONNX Runtime raises. They have no common base class except Exception."""
+"""All exceptions that ONNX Runtime raises. These exceptions have no common base class except Exception."""
 
 _FATAL: Final = 4
 _BFLOAT16: Final = 16  # TensorProto.BFLOAT16

@@ -18,7 +18,7 @@ _LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def matmul(left: Value, right: Value, name: str = "") -> Value:
     """Rule of ``left @ right`` as in numpy.
 
-    It sums over the last axis of ``left`` and the last but one of ``right``.
+    The sum is over the last axis of ``left`` and the last but one axis of ``right``.
     """
     if not left.rank or not right.rank:
         raise UnknownRowsError("multiplies a scalar as a matrix")

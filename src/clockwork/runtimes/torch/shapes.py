@@ -15,7 +15,8 @@ MAX_KNOWN_SHAPES: Final = 1024
 """Limit of the number of combinations of shapes that are remembered as accepted."""
 
 _MIN_CHECKED_LOWER: Final = 2
-"""PyTorch records 2 as the lower bound of a dimension that has no lower bound. It does not check bounds up to 2."""
+"""PyTorch records 2 as the lower bound of a dimension that has no lower bound. PyTorch does not check bounds up to 2.
+"""
 
 
 class Range:

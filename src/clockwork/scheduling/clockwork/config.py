@@ -33,8 +33,8 @@ class ClockworkConfig(Struct, frozen=True):
     - ``loads_outstanding``: limit of the LoadWeights actions of one device that have not ended.
     - ``retry_horizon``: limit of the retry time of a refused request.
     - ``preload``: whether to load models into free memory before they are requested.
-    - ``min_residency``: a model that was requested within this time is protected. It is evicted for a model that is on
-      no device only if its demand is less than half of that model's demand.
+    - ``min_residency``: a model that was requested within this time is protected. A protected model is evicted for a
+      model that is on no device only if the protected model's demand is less than half of the other model's demand.
     """
 
     schedule_ahead: Nanos = 3 * MILLISECOND

@@ -129,7 +129,7 @@ class Plan:
     def _places(self, deadline: Nanos, ready: Nanos, origin: Nanos) -> list[PlannedBatch | None]:
         """Return the places at which a batch might be inserted.
 
-        They are: the place in order of deadlines, the end (None), and the place before a batch that waits for its
+        The places are: the place in order of deadlines, the end (None), and the place before a batch that waits for its
         weights.
         """
         batches = self.batches

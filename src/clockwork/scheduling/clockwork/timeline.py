@@ -8,9 +8,9 @@ by two functions of ``at``:
     slack(at) = min(reach - at, spare) the longest delay of the run for which each batch still meets its ``due``
 
 If one run follows another, functions of the same form describe both together. The batches are the nodes of a balanced
-binary tree. The tree is a treap. Its priorities are a fixed sequence of pseudorandom numbers, so that a simulation can
-be repeated. Each node stores the four numbers of the run that consists of its subtree. Every query and every change
-takes O(log n) time for n batches.
+binary tree. The tree is a treap. The priorities of the treap are a fixed sequence of pseudorandom numbers, so that a
+simulation can be repeated. Each node stores the four numbers of the run that consists of its subtree. Every query and
+every change takes O(log n) time for n batches.
 """
 
 from collections.abc import Iterator
@@ -130,7 +130,7 @@ class Timeline(Generic[T]):
     def free_at(self, batch: T, origin: Nanos) -> Nanos:
         """Return when the device is free for the batch.
 
-        This is the end of the previous batch, or ``origin`` for the first batch.
+        The result is the end of the previous batch, or ``origin`` for the first batch.
         """
         path: list[tuple[T, bool]] = []  #: nodes from the batch up to the root, and whether the batch is to their right
         node, parent = batch, batch.parent

@@ -57,7 +57,7 @@ class _Table:
 
     def __init__(self, scale: float, guessed_at: Nanos | None) -> None:
         self.scale = scale  #: ratio of the first estimates to the profile's times
-        self.guessed_at = guessed_at  #: when the seeds were guessed; None: the shape was measured or is not larger
+        self.guessed_at = guessed_at  #: when the first estimates were guessed; None: they are no guess
         self.estimates: dict[int, SlidingEstimate] = {}
         self.rows: list[int] = []  #: the keys of `estimates` in ascending order
         self.times: dict[int, Nanos] = {}

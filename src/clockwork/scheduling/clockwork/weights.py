@@ -45,7 +45,7 @@ class Weights:
             self.preload(now, plan)
 
     def remove_model(self, model: str) -> None:
-        """Forget a model that was removed. Its weights no longer count as being on any device."""
+        """Forget a model that was removed. The model's weights no longer count as being on any device."""
         for plan in self.plans:
             self.note_gone(plan, model)
         if model in self._to_preload:

@@ -27,7 +27,8 @@ from clockwork.runtimes.torch.shapes import Shape
 from clockwork.runtimes.torch.weights import Layout, contiguous
 
 MAX_GRAPHS: Final = 16
-"""Limit of the number of graphs of each model on each device. This is enough for the powers of two up to 32,768."""
+"""Limit of the number of graphs of each model on each device. The limit is enough for the powers of two up to 32,768.
+"""
 
 log = logging.getLogger("clockwork.worker")
 

@@ -127,7 +127,7 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         model = CudaModel(info, program, self.devices, self._budget, self.max_batch, file.path.name)
         # A model that nothing refers to any more is not loaded on any device, because a loaded model refers to its
         # model. The garbage collector may destroy such a model at any moment and in any thread. At that moment, the
-        # resources of the model are only recorded. They are freed later.
+        # resources of the model are only recorded. The resources are freed later.
         weakref.finalize(model, self._unreferenced.append, (model.residents, program)).atexit = False
         model.prepare()
         return model

@@ -28,8 +28,8 @@ RESHAPING: Final = frozenset((
     "view", "reshape", "_unsafe_view", "_reshape_alias", "unflatten", "expand", "broadcast_to", "repeat", "slice",
     "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "arange", "group_norm", "native_group_norm",
 ))  # fmt: skip
-"""Operators that may use the number of rows as a size. Their rules, or the shapes of their results, show whether this
-use mixes rows.
+"""Operators that may use the number of rows as a size. The rules of these operators, or the shapes of their results,
+show whether this use mixes rows.
 """
 
 NO_RULE: Final = "is an operator without a rule"
