@@ -162,7 +162,7 @@ def test_a_link_out_of_the_repository_is_followed_only_if_its_target_is_allowed(
     inside.symlink_to(outside)
     model = find_model(root, "net")
     assert any(
-        "leads out of" in text or "link out of" in text for text in (*model.problems, *model.incomplete.values())
+        "is outside of" in text or "points out of" in text for text in (*model.problems, *model.incomplete.values())
     )
     assert [model.name for model in list_models(root) if not model.problems and not model.incomplete] == ["other"]
     allowed = find_model(root, "net", LinkPolicy(targets=(outside,)))

@@ -231,7 +231,7 @@ def test_an_example_that_leads_out_of_the_models_directory_is_refused(tmp_path: 
     (tmp_path / "secret").write_text("{}")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "m.example.json").symlink_to(tmp_path / "secret")
-    with pytest.raises(InvalidModelError, match=r"'m\.example\.json' is a link out of the model's directory"):
+    with pytest.raises(InvalidModelError, match=r"'m\.example\.json' is a link that points out of"):
         load(picky(), tmp_path / "models")
 
 

@@ -48,7 +48,7 @@ class KeepsNames(SimpleScheduler):
 
 
 def test_a_scheduler_that_keeps_the_names_of_unloaded_models_is_found() -> None:
-    with pytest.raises(AssertionError, match=r"an unloaded model is left in the controller: .* > KeepsNames"):
+    with pytest.raises(AssertionError, match=r"the controller still refers to an unloaded model: .* > KeepsNames"):
         check_scheduler(KeepsNames, seeds=1)
 
 

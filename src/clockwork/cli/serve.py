@@ -204,8 +204,7 @@ def serve(
     serves them until Ctrl-C or SIGTERM. When serving begins, it prints "clockwork is serving N models on HOST:PORT".
 
     On Ctrl-C or SIGTERM, the command answers all accepted requests within --drain-limit, and ends. A second Ctrl-C ends
-    it at once. The worker is a separate process. The worker is restarted whenever it dies, and ends when this command
-    ends.
+    it at once. The worker is a separate process, which is restarted when it dies.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
     from clockwork.cli.models import check_emulated

@@ -34,7 +34,7 @@ def check_infer(request: InferRequest, payload_bytes: Bytes, max_bytes: Bytes) -
         nbytes = input_bytes(request)
         check_specs(request.inputs, nbytes)
         if payload_bytes:
-            raise InvalidRequestError(f"request with generated inputs has {payload_bytes} bytes of data; send none")
+            raise InvalidRequestError(f"request with generated inputs has {payload_bytes} bytes of data; remove it")
         _check_size(nbytes, max_bytes)
     else:
         _check_size(payload_bytes, max_bytes)

@@ -1,9 +1,9 @@
 """Counts the recent outcomes of one model's requests, over the last 10 s and the last 5 min.
 
-Each window is a ring of buckets. A bucket covers a fixed length of time, and counts the requests that were answered in
-that time. The newest bucket is not complete yet, so a window has one bucket more than its length needs. A model whose
-requests are in every bucket takes about 20 kB; a model without requests takes none. Counting a request takes about a
-microsecond.
+Each window is a ring of buckets. A bucket covers a period of fixed length, and counts the requests that were answered
+in this period. The period of the newest bucket has not ended yet, so a window has one more bucket than its length
+requires. A model with requests in every bucket takes about 20 kB. A model without requests takes no memory. Counting a
+request takes about a microsecond.
 """
 
 from collections import deque
@@ -100,14 +100,15 @@ class Recent:
         self._short = _Ring(2 * SECOND, 5)
         self._long = _Ring(30 * SECOND, 10)
         self._newest: tuple[_Bucket, ...] = ()  #: the current buckets of both windows
-        self._until: Nanos = 0  #: time at which one of the current buckets is complete
+        self._until: Nanos = 0  #: end of the current short period
 
     def answered(
         self, now: Nanos, status: int, total: Nanos, slo: Nanos = 0, count: int = 1, broken: bool = False
     ) -> None:
-        """Count ``count`` requests that are answered with ``status``, ``total`` after their arrival.
+        """Add ``count`` requests that are answered with ``status``. ``total`` is the time since their arrival.
 
-        An SLO of 0 means that the SLO is unknown. ``broken`` means that the request was promised and does not succeed.
+        An SLO of 0 means that the SLO is unknown. ``broken`` means that the server breaks its promise to answer these
+        requests in time.
         """
         kind = _KINDS.get(status, _FAILED)
         if now >= self._until:  # the end of a long period is also the end of a short period

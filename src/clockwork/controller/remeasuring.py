@@ -1,16 +1,17 @@
 """Executes a model again after the server has refused its requests because the device is too slow for them.
 
 Theory of operation. A disturbance of a device, such as another program on its core, makes executions slow. The
-estimates grow, and may exceed the SLO of all requests for a model. Then every request for the model is refused, so the
-model is not executed, and the estimates stay long after the disturbance has ended. So the controller executes the
-model itself, with the inputs' shapes of a refused request. These executions are requests without a client, so no
-promise can be broken. The scheduler updates its estimates with their times, like with those of any other request.
+estimates grow, and may exceed the SLO of all requests for a model. Then every request for the model is refused. So the
+model is not executed, and the estimates stay high long after the disturbance has ended. Therefore, the controller
+itself executes the model, with input shapes of a refused request. These executions are requests without a client, so
+they cannot break a promise. The scheduler updates its estimates with the times of these executions, in the same way as
+with the times of clients' requests.
 
-A refusal begins a *series* of executions, with enough executions to replace all times from which an estimate is
+A refusal starts a *series* of executions. The series is long enough to replace all times from which an estimate is
 computed. If an execution takes longer than the SLO, the series ends, because the device is still slow. After each
-series, no other series begins for a pause. The pauses of a model grow until a request with such an SLO succeeds. So an
-SLO that the device can never meet causes few executions. If requests with longer SLOs are executed, their times keep
-the estimates up to date, so there is no series.
+series there is a pause, in which no series of the model begins. The pauses of a model grow until a request with such an
+SLO succeeds. So an SLO that the device can never meet causes only few executions. If requests with longer SLOs are
+executed, their times keep the estimates up to date, and no series is needed.
 
 The executions take at most half of a device's time. While requests are pending, the executions take at most
 ``live_share`` of a device's time. At most one execution is under way in the whole fleet.
@@ -37,14 +38,15 @@ MAX_PAUSE: Final[Nanos] = 60 * SECOND
 """Longest pause between two series."""
 
 FRESH: Final[Nanos] = 250 * MILLISECOND
-"""If a request for the model succeeded within this time, its estimates are up to date."""
+"""If a request for a model succeeded within this time, the model's estimates count as up to date."""
 
 MAX_MODELS: Final = 256
-"""Limit of the models that are remembered. The model whose last refusal is oldest is forgotten first."""
+"""Limit of the models with refused requests that are stored. The model with the oldest last refusal is forgotten first.
+"""
 
 
 class _Slow:
-    """A model whose requests were refused. ``share`` and ``slo`` are from the last such request."""
+    """A model whose requests were refused. ``share`` and ``slo`` come from the last refused request."""
 
     def __init__(self, model: ModelState) -> None:
         self.model = model
@@ -74,7 +76,7 @@ class Remeasuring:
         return self._not_before if self.due else None
 
     def refused(self, now: Nanos, request: PendingRequest, last_success: Nanos) -> None:
-        """Note that a client's request was refused because the device is too slow.
+        """Record that a client's request was refused because the device is too slow.
 
         ``last_success`` is the time of the model's last success, or 0.
         """
@@ -93,7 +95,7 @@ class Remeasuring:
         self._settle()
 
     def succeeded(self, request: PendingRequest) -> None:
-        """Note that a client's request was executed in time."""
+        """Record that a client's request was executed in time."""
         slow = self._slow.get(request.model.name)
         if slow is not None and request.deadline - request.arrival <= slow.slo:
             self.forget(request.model)
@@ -104,7 +106,7 @@ class Remeasuring:
         self._settle()
 
     def begin(self, now: Nanos, request_id: int, *, idle: bool) -> PendingRequest | None:
-        """Return the next execution, or None if it is not time for one."""
+        """Return the next execution, or None if no execution may begin yet."""
         if not self.due or now < self._not_before:
             return None
         slow = next(slow for slow in self._slow.values() if slow.left)

@@ -33,7 +33,7 @@ MIN_WAIT: Final[Nanos] = 2 * MILLISECOND
 MAX_URGENT_SLO: Final[Nanos] = 1 * SECOND
 """Requests with a longer SLO are *patient*.
 
-Patient requests wait in a queue of their own, so that a burst of them does not delay other requests.
+Patient requests wait in a separate queue, so that a burst of patient requests does not delay urgent requests.
 """
 
 PATIENT_INTERVAL: Final = 4

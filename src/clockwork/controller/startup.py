@@ -18,7 +18,7 @@ A load that a client requests during QUERYING waits for LOADING.
 A model that the operator named is *broken* if it cannot be loaded or measured. The other models are served without it.
 Start-up fails if no model is left. With ``strict``, start-up fails at the first broken model. If a worker is lost
 during several loads, any of these loads may have crashed the worker. So these loads are tried again, one at a time. If
-a worker is lost during the second load of a model as well, the model is broken. Without named models, a controller that
+a worker is also lost during the second load of a model, the model is broken. Without named models, a controller that
 has no model left stays in LOADING or returns to it.
 """
 

@@ -10,7 +10,7 @@ priority of the thread that creates it. The LOAD threads create the pools, so th
 
 To claim a core, a worker binds a socket to a name in the abstract namespace of unix(7). Such a claim needs no writable
 directory. All users of the host can see the claim, and the kernel ends the claim with the process. Containers with
-networks of their own do not see each other's claims.
+separate networks do not see each other's claims.
 """
 
 import errno

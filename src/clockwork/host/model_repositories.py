@@ -230,7 +230,7 @@ class ModelRepositories:
     async def _bring(
         self, name: str, override: LoadOverride, place: Path, linked: RepositoryModel | None = None
     ) -> tuple[ModelVersion, ...]:
-        """Write the files of a load into a directory of its own. Return the versions in this directory.
+        """Write the files of a load into a new directory. Return the versions in this directory.
 
         If ``linked`` is a model, the directory contains links to the versions of this model.
         """

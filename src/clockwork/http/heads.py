@@ -36,7 +36,7 @@ def check_head(headers: Head, version: str, checked_host: bytes | None) -> bytes
                 raise BadHeadError("the request has more than one header Host; send one")
             host = value
         elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            raise BadHeadError("the header Transfer-Encoding has another value than chunked; use Content-Encoding")
+            raise BadHeadError("the header Transfer-Encoding has a value other than chunked; use Content-Encoding")
     if host is None:
         if version == "1.1":
             raise BadHeadError("the request has no header Host, which HTTP/1.1 requires")

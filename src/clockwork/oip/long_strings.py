@@ -1,9 +1,10 @@
 """Cuts the long strings out of the JSON of a repository request, so that no single step decodes them.
 
 The JSON decoder holds the interpreter's lock until it has copied a whole string. A string with a model file has
-hundreds of MiB. So each string longer than `MIN_CUT` is replaced with a mark, and the caller decodes the string in
-pieces. The search copies the text in pieces of `PIECE` bytes. A mark is the object ``{"cut": NUMBER}``. If a request
-itself contains such an object, the object stands for a long string of the same request, which does no harm.
+hundreds of MiB. So each string that is longer than `MIN_CUT` is replaced with a mark. The caller then decodes such
+strings in pieces. The search copies the text in pieces of `PIECE` bytes. A mark is the object ``{"cut": NUMBER}``. A
+request may itself contain such an object. The object is then replaced with a long string of the same request, which
+does no harm.
 """
 
 from typing import Any, Final
@@ -25,7 +26,7 @@ _BACKSLASH: Final = ord("\\")
 
 
 class LongStrings:
-    """A JSON text without its long strings (``rest``), and the strings, which are still encoded as in JSON."""
+    """A JSON text without its long strings (``rest``), and the long strings, which are still encoded as in JSON."""
 
     def __init__(self, text: memoryview) -> None:
         """Cut the long strings out of a JSON text.
@@ -49,7 +50,7 @@ class LongStrings:
         self._copy(text, copied, len(text))
 
     def restore(self, value: Any) -> Any:
-        """Return the string that belongs to a mark. If the value is not a mark, return the value."""
+        """Return the string for which a mark stands. If the value is not a mark, return the value itself."""
         if isinstance(value, dict) and value.keys() == {"cut"}:
             number = value["cut"]
             if type(number) is int and 0 <= number < len(self._strings):
@@ -74,7 +75,7 @@ class _Search:
         self._at = 0  #: position in the text
 
     def quote(self) -> int | None:
-        """Return the position of the next quote, and continue behind it."""
+        """Return the position of the next quote, and continue the search after this quote."""
         while self._at < len(self._text):
             found = self._piece.find(b'"', self._at - self._base)
             if found >= 0:
@@ -84,7 +85,7 @@ class _Search:
         return None
 
     def closing_quote(self) -> int | None:
-        """Return the position of the quote that ends the current string, and continue behind it."""
+        """Return the position of the quote that ends the current string, and continue the search after this quote."""
         begin = self._at
         while (end := self.quote()) is not None:
             backslashes = 0

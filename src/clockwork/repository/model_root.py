@@ -43,5 +43,5 @@ def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS, kind: str = "th
             return found
         raise InvalidModelError(f"there is no {shown} under {kind}: check the path") from None
     if not links.allows(home / pure, real, home):
-        raise InvalidModelError(f"the path {shown} leads out of {kind} ({OPTION} allows its target)")
+        raise InvalidModelError(f"the path {shown} is outside of {kind} ({OPTION} allows its target)")
     return home / pure

@@ -231,8 +231,8 @@ class _Reader:
         file = self._path / FILE
         if not self._links.allows(file, file.resolve(), self._path.resolve()):
             raise InvalidModelError(
-                f"{FILE} of model {self._name!r} is a link out of its directory: put the file there ({OPTION} allows "
-                "its target)"
+                f"{FILE} of model {self._name!r} is a link that points out of its directory: replace it with the file "
+                f"({OPTION} allows its target)"
             )
         return read_config(file, self._name)
 

@@ -80,8 +80,8 @@ def _shown(value: object) -> str:
 def beside(path: Path, file: Path) -> Path | None:
     """Return ``NAME/config.pbtxt`` for ``NAME/1/model.onnx`` or ``NAME/model.onnx``.
 
-    If the path is a model file whose name is not ``model`` with a suffix, return None. The directory of such a file may
-    contain several models, so its config.pbtxt may belong to another model.
+    If the path is a model file with a different name, such as ``resnet.onnx``, return None. The directory of such a
+    file may contain several models, so its config.pbtxt may belong to another model.
     """
     if path == file and file.stem != "model":
         return None

@@ -254,7 +254,9 @@ def _read(path: Path, home: Path, links: LinkPolicy) -> bytes | None:
         if not path.is_file():
             return None
         if not links.allows(path, path.resolve(), home.resolve()):
-            raise InvalidModelError(f"{path.name!r} is a link out of the model's directory: put the file there")
+            raise InvalidModelError(
+                f"{path.name!r} is a link that points out of the model's directory: replace it with the file"
+            )
         with path.open("rb") as source:
             content = source.read(MAX_FILE + 1)
     except OSError as error:

@@ -8,8 +8,8 @@ A path may be a model file or a directory. In a directory, the first match in th
 4. the only subdirectory that contains a model by these rules, or the subdirectory that has the model's name
 
 So a directory may be one model of a repository like Triton's, a whole repository with a single model, or a mounted
-volume with a single file. The search ignores names in `IGNORED` and hidden files, such as Kubernetes' ``..data``. If a
-link points to a model file outside the given directory, the file is rejected unless the link is allowed
+volume with a single file. The search ignores hidden files, such as Kubernetes' ``..data``, and the names in `IGNORED`.
+If a link points to a model file outside the given directory, the file is rejected unless the link is allowed
 (`clockwork.runtimes.links`). Error messages name files relative to the directory.
 """
 
@@ -64,8 +64,8 @@ def locate(path: Path, suffix: str, kind: str, name: str = "", links: LinkPolicy
             )
         if not links.allows(found, found.resolve(), path.resolve()):
             raise InvalidModelError(
-                f"{found.relative_to(path)} of model {path.name!r} is a link out of its directory: put the file there, "
-                f"or start the worker with {OPTION} and the directory that the link leads to"
+                f"{found.relative_to(path)} of model {path.name!r} is a link that points out of its directory: replace "
+                f"it with the file, or start the worker with {OPTION} and the directory of the link's target"
             )
     elif path.suffix != suffix:
         raise InvalidModelError(

@@ -141,9 +141,9 @@ class _Parser:
         if not self._kind:
             return ValueError(f"a {self._open[-1]!r} is not closed")
         if self._token in _CLOSING.values():
-            return ValueError(f"line {self._line} has a {self._token!r} that closes nothing")
+            return ValueError(f"line {self._line} has a {self._token!r} without a matching bracket")
         # Errors do not contain parts of the text, because the file may be a link to a different user's file.
-        return ValueError(f"line {self._line} has other text where a field's name is expected")
+        return ValueError(f"line {self._line} has no field name where one is expected")
 
     def _advance(self) -> str:
         """Read the next token. Return the current token."""

@@ -38,7 +38,9 @@ ULPS: Final = 64
 """Difference that is always accepted, in units in the last place of the row's largest element."""
 
 NOISE_FACTOR: Final = 4
-"""In a batch with other rows, a row may differ by up to this many times its difference in a batch of its own copies."""
+"""In a batch with other rows, a row may differ by up to this multiple of its difference in a batch of copies of the
+row.
+"""
 
 PROVED_NOISE: Final = 0.05
 """Largest accepted difference of a model with a proof, as a fraction of the row's largest element.

@@ -285,7 +285,7 @@ class Simulation:
         served = set(controller.models())
         gone = frozenset(self.watcher.loaded.keys() - served - set(self.scenario.model_names()))
         for text in leftovers(controller, gone, self.histories)[:10]:
-            self.watcher.violation(f"an unloaded model is left in the controller: {text}")
+            self.watcher.violation(f"the controller still refers to an unloaded model: {text}")
         for worker in self.cluster.workers:
             if worker.process is not None and worker.connected:
                 held = {model.name for model in worker.process.core.info().models}

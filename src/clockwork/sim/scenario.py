@@ -161,7 +161,10 @@ class SweepSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ComparedSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Goodput of a different system at the values of the sweep. Plots show it beside the simulated goodput."""
+    """Goodput of a different system at the values of the sweep.
+
+    Plots show this goodput beside the simulated goodput.
+    """
 
     name: str
     goodput_rps: tuple[float, ...]

@@ -12,7 +12,7 @@ class Workload:
     """Combines several streams into one stream."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        """If several requests are due at the same time, the stream that is first in the list goes first."""
+        """If several requests are due at the same time, they are taken in the order of their streams in the list."""
         self._streams = list(streams)
         self._heap = [(at, i) for i, stream in enumerate(self._streams) if (at := stream.next_send()) is not None]
         heapify(self._heap)

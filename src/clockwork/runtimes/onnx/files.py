@@ -240,7 +240,7 @@ def _add_external(model: Path, location: str, nbytes: int, digest: Any, links: L
     if not file.is_relative_to(directory) and not links.allows(beside, file, model.parent.resolve()):
         raise InvalidModelError(
             f"external data {location!r} of {model.name!r} lies outside the model's directory: put it beside the "
-            f"model, or start the worker with {OPTION} and the directory that the link leads to"
+            f"model, or start the worker with {OPTION} and the directory of the link's target"
         )
     if not file.is_file():
         raise InvalidModelError(f"external data {location!r} of {model.name!r} is missing: copy it beside the model")

@@ -3,13 +3,12 @@
 If a library is missing, the worker reports this at its start, with instructions. This code has not run on a real device
 yet. The messages for a machine without a driver were tested with onnxruntime-gpu 1.31.1.
 
-Theory of operation. By default, each ONNX Runtime session has a memory arena of its own with a limit of its own. So
-there would be no limit for all sessions together. Clockwork instead creates one arena per device when it starts. The
-arena's limit is the size of the weights cache plus the workspace. ONNX Runtime calls this limit "max_mem", or
-"gpu_mem_limit" for the arena of a single session. The arena grows by regions of `REGION` bytes, and joins adjacent free
-blocks within a region. The strategy "kSameAsRequested" is not used. With this strategy, each region would be only as
-large as the weights that were placed there first. Larger weights would then not fit, even if enough memory was free in
-total.
+Theory of operation. By default, each ONNX Runtime session has a separate memory arena with a separate limit. So there
+would be no limit for all sessions together. Clockwork instead creates one arena per device when it starts. The arena's
+limit is the size of the weights cache plus the workspace. ONNX Runtime calls this limit "max_mem", or "gpu_mem_limit"
+for the arena of a single session. The arena grows by regions of `REGION` bytes, and joins adjacent free blocks within a
+region. The strategy "kSameAsRequested" is not used. With this strategy, each region would be only as large as the
+weights that were placed there first. Larger weights would then not fit, even if enough memory was free in total.
 """
 
 from collections.abc import Callable, Sequence

@@ -71,7 +71,7 @@ _DTYPES: Final[dict[int, np.dtype[Any]]] = {
 
 
 class Placeholder:
-    """A file of zeros that takes no disk space, in a directory of its own; see the module's docstring."""
+    """A file of zeros that takes no disk space, in a separate directory; see the module's docstring."""
 
     def __init__(self) -> None:
         self._lock = Lock()

@@ -17,8 +17,8 @@ Estimates relax: without new measurements, they become shorter over time, but ne
 Input shapes. A profile has times for one shape of each input. A request with a larger shape takes longer, by an unknown
 factor. The first estimate for such a request is a guess: the profile's time, multiplied by the ratio of the numbers of
 elements and by `UNKNOWN_MARGIN`. The first measurement of the shape replaces this guess for all numbers of rows. The
-guess may be so long that every request is refused and the shape is never measured. So the guess relaxes as well. After
-`FORGOTTEN`, the margin is dropped. After twice that time, the profile's times are used.
+guess may be so long that every request is refused and the shape is never measured. So a guess relaxes like an estimate.
+After `FORGOTTEN`, the margin is dropped. After twice that time, the profile's times are used.
 
 Some models were not measured at all. For every shape of such a model, the first estimate is the assumed time in the
 profile, without a margin. The first measurement replaces this guess, too.
