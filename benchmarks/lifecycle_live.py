@@ -89,11 +89,13 @@ def outcomes(answers: list[tuple[float, InferResponse]]) -> dict[str, Any]:
     """Summarise the answers of an open loop."""
     latencies = [latency for latency, response in answers if response.status == Status.SUCCESS]
     failed = [response for _, response in answers if response.status != Status.SUCCESS]
+    late = sum(latency > SLO * 1e3 for latency in latencies)
     return {
         "requests": len(answers),
+        "in_time_share": round((len(latencies) - late) / max(1, len(answers)), 4),
         "ms_p50": round(statistics.median(latencies), 2) if latencies else None,
         "ms_p99": round(p(latencies, 99), 2) if latencies else None,
-        "late": sum(latency > SLO * 1e3 for latency in latencies),
+        "late": late,
         "broken_promises": sum(response.admitted for response in failed),
         "refused": sum(not response.admitted for response in failed),
     }
@@ -129,9 +131,15 @@ async def latency_while_loading(address: str, seconds: float, rounds: int) -> di
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await _unload_all(client)
-    rows = {"without": outcomes(quiet), "with": outcomes(loaded)}
-    ratio = rows["with"]["ms_p99"] / rows["without"]["ms_p99"]
-    return {"p99_ratio_while_loading": round(ratio, 3), "rate": round(rate, 1), "loads_s": loads, **rows}
+    without, while_loading = outcomes(quiet), outcomes(loaded)
+    return {
+        "p99_ratio_while_loading": round(while_loading["ms_p99"] / without["ms_p99"], 3),
+        "goodput_ratio_while_loading": round(while_loading["in_time_share"] / without["in_time_share"], 3),
+        "rate": round(rate, 1),
+        "loads_s": loads,
+        "without": without,
+        "with": while_loading,
+    }
 
 
 async def _unload_all(client: AsyncClient) -> None:

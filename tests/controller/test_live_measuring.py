@@ -3,14 +3,23 @@
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from builders import infer_request
 from clockwork.controller.config import ControlMode, LoadSpec, ProfilingConfig
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
-from clockwork.messages.requests import InferResponse, LoadModelRequest, LoadModelResponse, ModelVersion
+from clockwork.messages.requests import (
+    InferResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    ModelVersion,
+    UnloadModelRequest,
+)
+from clockwork.messages.results import TrialRun
 from clockwork.messages.status import Status
 from clockwork.scheduling.registry import make_scheduler
+from clockwork.state import ModelState
 from clockwork.units import Nanos, ms, seconds
 from cluster import Cluster, quick_config
 from fake_worker import FakeWorker, File
@@ -80,3 +89,33 @@ def test_measurements_follow_each_other_after_the_last_request() -> None:
     times = executions(cluster)
     gaps = [second - first for first, second in pairwise(times)]
     assert min(gaps) < ms(100)
+
+
+def test_a_second_load_of_a_content_continues_its_measurement() -> None:
+    cluster, _ = loading("large", ms(20), ms(500))
+    assert len(executions(cluster)) == 1
+    cluster.ask(infer_request(1000))
+    cluster.ask(UnloadModelRequest(2, "b"))
+    cluster.run_until(cluster.now + ms(30))
+    cluster.ask(LoadModelRequest(3, "large", "b", versions=(ModelVersion("1", "large"),)))
+    cluster.run_until(cluster.now + ms(10))
+    answer = cluster.answer(3)
+    assert isinstance(answer, LoadModelResponse)
+    assert answer.status == Status.SUCCESS
+    assert len(executions(cluster)) == 1
+    assert cluster.state.models["b"].profiles["gpu"].infer[1].p99 == ms(120)
+
+
+def test_an_execution_at_the_load_bounds_the_first_measurement_even_above_the_usual_bound() -> None:
+    config = quick_config(models=(LoadSpec("a"),), control=ControlMode.EXPLICIT, profiling=PROFILING)
+    cluster = Cluster(make_scheduler("clockwork"), config)
+    cluster.connect(FakeWorker("w", FILES))
+    cluster.run_until(seconds(2))
+    info = cluster.state.models["a"].info
+    slow = ModelState(replace(info, name="t", digest="t", trial=TrialRun(seconds(5), 2)))
+    measuring = cluster.controller._serving.own.measuring
+    measuring.add(slow, ["gpu"])
+    assert slow.profiles["gpu"].infer[1].p99 == seconds(15)
+    request = measuring.begin(cluster.now, 1, idle=True)
+    assert request is not None
+    assert request.deadline >= cluster.now + seconds(15)

@@ -69,6 +69,16 @@ def test_a_device_that_stays_slow_executes_little_without_clients() -> None:
     device.request_for(seconds(1))
     before = device.infers()
     assert len(failed(device.request_for(seconds(30)))) > 1000
+    assert (device.infers() - before) * ms(60) < seconds(30) // 5
+
+
+def test_a_device_that_is_slow_for_long_executes_ever_less_without_clients() -> None:
+    device = Disturbed()
+    assert not failed(device.request_for(seconds(1)))
+    device.take(ms(60))
+    device.request_for(seconds(61))
+    before = device.infers()
+    device.request_for(seconds(30))
     assert device.infers() - before < 10
 
 

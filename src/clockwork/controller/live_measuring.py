@@ -72,11 +72,17 @@ LOAD_FACTOR: Final = 2
 MIN_BOUND: Final[Nanos] = 2 * MILLISECOND
 """Smallest bound. The time of a shorter action depends mainly on the operating system."""
 
+MAX_BOUND: Final[Nanos] = 60 * SECOND
+"""Largest bound of one row. A smaller limit would let requests be admitted behind an execution that takes longer."""
+
 MAX_LOAD: Final[Nanos] = 1 * SECOND
 """Bound of a LoadWeights if no model was measured on this kind of device."""
 
 MAX_UNUSED: Final = 4096
 """Limit of the known profiles of contents that are not loaded."""
+
+MAX_PAUSED: Final = 64
+"""Limit of the unloaded models whose measurements are kept until the next load of the same content."""
 
 MAX_TRIES: Final = 100
 """Limit of measurements of one batch size that do not count because they are refused, late, or not alone in a batch."""
@@ -88,6 +94,18 @@ class Progress(NamedTuple):
     model: ModelState
     ready: bool = False
     failure: str = ""
+
+
+class _Paused(NamedTuple):
+    """The state of a job whose model was unloaded after it was ready."""
+
+    size: int
+    samples: list[Nanos]
+    warmups: list[Nanos]
+    first: tuple[Nanos, ...]
+    short: bool
+    measured: dict[int, Measurement]
+    profile: ModelProfile
 
 
 class _Job:
@@ -135,6 +153,7 @@ class LiveMeasuring:
         self._ready: set[ModelState] = set()  #: models that still have jobs, but are ready on one kind of device
         self._not_before: Nanos = 0  #: earliest start of the next measurement, unless the server is quiet
         self._quiet_at: Nanos = 0  #: time when the server becomes quiet if no other request arrives
+        self._paused: dict[ProfileKey, _Paused] = {}  #: unfinished measurements of unloaded models, the oldest first
         self._wakeup: Nanos = 0  #: time when the last call of `begin` would have returned a measurement
         self.request: PendingRequest | None = None  #: the measurement that is under way
         self._under_way: _Job | None = None  #: the job of this measurement
@@ -170,15 +189,37 @@ class LiveMeasuring:
             self.progress.append(Progress(model, ready=True))
             return
         for kind in kinds:
-            shapes = possible_shapes(model, self._config)
-            self._jobs.append(_Job(model, kind, shapes))
-            self._begin_with_bounds(model, kind, shapes[0])
+            job = _Job(model, kind, possible_shapes(model, self._config))
+            self._jobs.append(job)
+            if not self._continue_paused(job):
+                self._begin_with_bounds(model, kind, job.shapes[0])
         self.progress.append(Progress(model))
 
     def remove(self, model: ModelState) -> None:
         """Stop measuring a model. A measurement of the model that is under way does not count."""
         self._ready.discard(model)
+        for job in self._jobs:
+            if job.model is model and job.ready:
+                key, profile = ProfileKey(model.info.digest, model.info.runtime, job.kind), model.profiles[job.kind]
+                self._paused.pop(key, None)
+                self._paused[key] = _Paused(
+                    job.size, job.samples, job.warmups, job.first, job.short, job.measured, profile
+                )
+                if len(self._paused) > MAX_PAUSED:
+                    del self._paused[next(iter(self._paused))]
         self._jobs = deque(job for job in self._jobs if job.model is not model)
+
+    def _continue_paused(self, job: _Job) -> bool:
+        """Continue the measurement of a content that was unloaded before all batch sizes were measured."""
+        model = job.model
+        paused = self._paused.pop(ProfileKey(model.info.digest, model.info.runtime, job.kind), None)
+        if paused is None:
+            return False
+        job.size, job.samples, job.warmups, job.first, job.short, job.measured, profile = paused
+        job.shapes = [profile.input_shapes]
+        model.profiles[job.kind] = profile
+        self._note_ready(job)
+        return True
 
     # --- a measurement -----------------------------------------------------------------------------------------------
 
@@ -202,7 +243,7 @@ class LiveMeasuring:
             input=share,
             payload=None,
             arrival=now,
-            deadline=now + self._config.live_slo,
+            deadline=now + self._config.live_slo + job.bound,
             cold_start=job.model.name not in self._state.holders,
         )
         return self.request
@@ -280,7 +321,7 @@ class LiveMeasuring:
             elements = sum(prod(shape) for shape in shapes)
             larger = max(1.0, elements / max(1, model.info.trial.elements))
             known.append(round(model.info.trial.duration * TRIAL_FACTOR * larger))
-        bound = min(max(MIN_BOUND, *known), self._config.max_first_exec) if known else self._config.max_first_exec
+        bound = min(MAX_BOUND, max(MIN_BOUND, *known)) if known else self._config.max_first_exec
         load = self._load_bound(model, kind)
         model.profiles[kind] = ModelProfile(load, {1: Measurement((bound,))}, 1, shapes)
 

@@ -9,9 +9,10 @@ with the times of clients' requests.
 
 A refusal starts a *series* of executions. The series is long enough to replace all times from which an estimate is
 computed. If an execution takes longer than the SLO, the series ends, because the device is still slow. After each
-series there is a pause, in which no series of the model begins. The pauses of a model grow until a request with such an
-SLO succeeds. So an SLO that the device can never meet causes only few executions. If requests with longer SLOs are
-executed, their times keep the estimates up to date, and no series is needed.
+series there is a pause, in which no series of the model begins. If a request for the model succeeded in the last
+minute, the series take at most a fifth of a device's time. Otherwise, each pause is twice as long as the previous one.
+So an SLO that the device can never meet causes only few executions. If requests with longer SLOs are executed, their
+times keep the estimates up to date, and no series is needed.
 
 The executions take at most half of a device's time. While requests are pending, the executions take at most
 ``live_share`` of a device's time. At most one execution is under way in the whole fleet.
@@ -32,7 +33,13 @@ SERIES: Final = 10
 """Number of executions of a series. Estimates are computed from the last 10 executions."""
 
 FIRST_PAUSE: Final[Nanos] = 250 * MILLISECOND
-"""Pause after a model's first series. Each further pause is twice as long."""
+"""Pause after a model's first series. Each further pause is twice as long, unless a request succeeded recently."""
+
+SHORT_PAUSE: Final = 4
+"""Pause after a series if a request succeeded recently, relative to the time of the series."""
+
+RECENT: Final[Nanos] = 60 * SECOND
+"""Time for which a success counts as recent."""
 
 MAX_PAUSE: Final[Nanos] = 60 * SECOND
 """Longest pause between two series."""
@@ -54,6 +61,8 @@ class _Slow:
         self.slo: Nanos = 0
         self.left = 0  #: number of executions that are left in the series
         self.series = 0  #: number of series so far
+        self.spent: Nanos = 0  #: time of the executions of this series
+        self.last_success: Nanos = 0  #: time of the model's last success, or 0
         self.not_before: Nanos = 0  #: time when the next series may begin
 
 
@@ -89,6 +98,7 @@ class Remeasuring:
             if len(self._slow) >= MAX_MODELS:
                 del self._slow[next(iter(self._slow))]
         self._slow[name] = slow
+        slow.last_success = last_success
         if slow.left or now < slow.not_before:
             return
         slow.share, slow.slo, slow.left = _generated(request.input), request.deadline - request.arrival, SERIES
@@ -136,10 +146,17 @@ class Remeasuring:
             self._not_before = now + (duration if self._idle else round(duration / self._config.live_share) - duration)
         fits = duration is not None and duration <= slow.slo
         slow.left = slow.left - 1 if fits and slow.left else 0
+        slow.spent += duration or 0
         if not slow.left:
-            slow.not_before = now + min(MAX_PAUSE, FIRST_PAUSE << min(slow.series, 16))
+            slow.not_before = now + self._pause(now, slow)
             slow.series += 1
+            slow.spent = 0
         self._settle()
+
+    def _pause(self, now: Nanos, slow: _Slow) -> Nanos:
+        if slow.last_success and now - slow.last_success < RECENT:
+            return max(FIRST_PAUSE, SHORT_PAUSE * slow.spent)
+        return min(MAX_PAUSE, FIRST_PAUSE << min(slow.series, 16))
 
     def _settle(self) -> None:
         self.due = self.request is None and any(slow.left for slow in self._slow.values())
