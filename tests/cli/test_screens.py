@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from builders import model_info, profile
 from clockwork.cli.output import fold_copies, show
@@ -14,7 +15,7 @@ from clockwork.cli.results import show_results
 from clockwork.cli.status_report import describe_server
 from clockwork.messages.counts import RecentCounts
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
-from clockwork.messages.requests import GPUStatus, ModelStatus, Progress, ServerStatus, WorkerStatus
+from clockwork.messages.requests import GPUStatus, ModelStatus, Progress, ServerStatus, VersionStatus, WorkerStatus
 from clockwork.messages.results import GPUInfo
 from clockwork.units import SECOND, ms
 
@@ -77,6 +78,34 @@ def test_status_keeps_names_and_fits_on_the_screen(
     assert "resnet50-1..15" in shown
     assert "sentence-embeddings-multilingual" in shown
     check_screen("status-errors" if errors else "status", width, shown)
+
+
+def several_versions() -> ServerStatus:
+    """Return a server with two versions of a model in service, a failed version, and errors of predictions."""
+    errors = ErrorSummary(1000, 900, ms(1), ms(2), ms(3), 100, ms(1), ms(2), ms(3))
+    stopped = replace(profile(), stopped="larger ones are slow")
+    models = []
+    for version in ("1", "2"):
+        status = model("resnet50", f"r{version}", in_time=500 * int(version))
+        info = replace(status.info, version=version)
+        summary = {"infer": PredictionSummary(errors, errors, errors, 900 + int(version), 0)}
+        changes = {"default": version == "1", "labels": () if version == "1" else ("canary",), "predictions": summary}
+        models.append(replace(status, info=info, profiles={KIND: stopped}, **changes))
+    models.append(replace(model("mlp", "m"), unbatched="its outputs differ in batches", default=False))
+    failed = VersionStatus("resnet50", "3", "UNAVAILABLE", "worker local: the file is empty")
+    return replace(server(models), versions=(failed,))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_status_names_the_version_wherever_several_versions_are_served(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    show(*describe_server(several_versions(), height=60, by_model=True))
+    shown = capsys.readouterr().out
+    assert "resnet50:2" in shown
+    assert "mlp:1 is not batched" in shown
+    check_screen("status-versions", width, shown)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -5,6 +5,7 @@ The commands ``status`` and ``check-model`` show these texts.
 
 from collections.abc import Iterable, Iterator
 
+from clockwork.cli.output import model_label
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.requests import ModelStatus
 from clockwork.units import show_duration
@@ -35,7 +36,7 @@ def batch_limit_lines(models: Iterable[ModelStatus]) -> Iterator[str]:
             continue
         for kind, profile in model.profiles.items():
             if limit := batch_limit(profile):
-                by_limit.setdefault((kind, limit), []).append(model.info.name)
+                by_limit.setdefault((kind, limit), []).append(model_label(model))
     for (_, limit), names in by_limit.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield f"{names[0]}{more}: {limit}"

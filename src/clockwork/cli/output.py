@@ -12,7 +12,7 @@ from rich.table import Table
 
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.profile import Measurement
-from clockwork.messages.requests import ServerStatus
+from clockwork.messages.requests import ModelStatus, ServerStatus
 from clockwork.state import Predictions
 from clockwork.units import show_duration
 
@@ -234,7 +234,12 @@ def device_predictions(server: ServerStatus) -> dict[str, Summaries]:
 
 def model_predictions(server: ServerStatus) -> dict[str, Summaries]:
     """Return the prediction errors of each model that devices have executed."""
-    return {model.info.name: model.predictions for model in server.models if model.predictions}
+    return {model_label(model): model.predictions for model in server.models if model.predictions}
+
+
+def model_label(model: ModelStatus) -> str:
+    """Return the name of a model. The name includes the version unless this version is the default."""
+    return model.info.name if model.default else f"{model.info.name}:{model.info.version}"
 
 
 def prediction_section(server: ServerStatus) -> dict[str, Any]:

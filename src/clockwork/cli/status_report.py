@@ -11,6 +11,7 @@ from clockwork.cli.output import (
     device_predictions,
     fold_copies,
     limited,
+    model_label,
     model_predictions,
     prediction_table,
     table,
@@ -118,7 +119,9 @@ def describe_server(
     yield from _shadows(server, height)
     yield from _predictions(server, errors, by_model)
     limit = None if height is None else MAX_REASONS
-    unbatched = [f"{model.info.name} is not batched: {model.unbatched}" for model in server.models if model.unbatched]
+    unbatched = [
+        f"{model_label(model)} is not batched: {model.unbatched}" for model in server.models if model.unbatched
+    ]
     yield from _reasons(unbatched, limit, "model is not batched", "models are not batched")
     yield from _reasons(limits, limit, "limit of batches", "limits of batches")
     states = [
@@ -175,13 +178,8 @@ def _device_rows(worker: WorkerStatus) -> Iterable[tuple[object, ...]]:
         )
 
 
-def _label(model: ModelStatus) -> str:
-    """Return the name of a model. The name includes the version unless this version is the default."""
-    return model.info.name if model.default else f"{model.info.name}:{model.info.version}"
-
-
 def _groups(server: ServerStatus, *, unfolded: bool) -> list[_Group]:
-    by_name = {_label(model): model for model in server.models}
+    by_name = {model_label(model): model for model in server.models}
     if unfolded:
         return [_Group(name, [model]) for name, model in by_name.items()]
     keys = ((name, (model.info.digest, tuple(sorted(model.profiles)))) for name, model in by_name.items())
@@ -256,7 +254,9 @@ def _checks(server: ServerStatus, height: int | None) -> Iterator[Listing | str]
     # Models whose outputs differed come first, because they are important.
     checked.sort(key=lambda model: -model.counts.checks.get("differed", 0))
     shown = checked if height is None else limited(checked, MIN_ROWS)
-    rows = [(_label(model), *(model.counts.checks.get(outcome, 0) for outcome in CHECK_OUTCOMES)) for model in shown]
+    rows = [
+        (model_label(model), *(model.counts.checks.get(outcome, 0) for outcome in CHECK_OUTCOMES)) for model in shown
+    ]
     yield table("Checks of batches", ("model", *(f">{outcome}" for outcome in CHECK_OUTCOMES)), rows)
     yield from _more(len(checked) - len(shown), "checked model")
 
