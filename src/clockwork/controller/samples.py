@@ -1,4 +1,4 @@
-"""Keeps requests that were executed, so that idle devices can execute them again. Number and memory are limited.
+"""Keeps a limited number of executed requests, so that idle devices can execute these requests again.
 
 `clockwork.controller.verifying` and `clockwork.controller.shadowing` compare the outputs of both executions.
 """
@@ -19,7 +19,8 @@ class Sample(Struct, kw_only=True):
     """A request that was executed, with its outputs.
 
     ``nbytes`` is the memory that the sample takes. This memory includes the inputs of the sample and the outputs of the
-    whole batch, because these are one buffer. ``attempts`` is the number of failed attempts to execute it again.
+    whole batch, because the outputs of a batch are one buffer. ``attempts`` is the number of failed attempts to execute
+    the request again.
     """
 
     input: InferInput
@@ -34,28 +35,28 @@ SampleT = TypeVar("SampleT", bound=Sample)
 
 
 def sample_bytes(share: InferInput, result: InferResult) -> Bytes:
-    """Return the memory that a sample of a request in an executed batch takes."""
+    """Return the memory that is needed for a sample of a request from an executed batch."""
     return share.payload_bytes + sum(tensor.nbytes for output in result.outputs for tensor in output.tensors)
 
 
 class Samples(Generic[SampleT]):
-    """The samples that wait, and the one that is executed or compared now."""
+    """The samples that wait, and the current sample, which is being executed or compared."""
 
     def __init__(self, max_count: int, max_bytes: Bytes) -> None:
-        """Start without samples. The limits include the sample that is executed or compared now."""
+        """Start without samples. The limits include the current sample."""
         self._max_count = max_count
         self._max_bytes = max_bytes
         self.waiting: deque[SampleT] = deque()
         self.current: SampleT | None = None
         self.nbytes: Bytes = 0
-        self.due = False  #: whether a sample waits, and none is executed or compared
+        self.due = False  #: whether a sample waits and there is no current sample
 
     def __len__(self) -> int:
-        """Return the number of samples, including the one that is executed or compared now."""
+        """Return the number of samples, including the current sample."""
         return len(self.waiting) + (self.current is not None)
 
     def fits(self, nbytes: Bytes) -> bool:
-        """Return whether there is room for one more sample that takes so many bytes."""
+        """Return whether there is room for one more sample of this size."""
         return len(self) < self._max_count and self.nbytes + nbytes <= self._max_bytes
 
     def add(self, sample: SampleT) -> None:
@@ -65,7 +66,7 @@ class Samples(Generic[SampleT]):
         self._settle()
 
     def take(self, sample: SampleT) -> None:
-        """Begin with one of the samples that wait. `put_back` or `end` must follow."""
+        """Make a waiting sample the current sample. The caller must later call `put_back` or `end`."""
         assert self.current is None
         self.waiting.remove(sample)
         self.current = sample

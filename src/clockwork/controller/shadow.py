@@ -1,4 +1,4 @@
-"""Defines a shadow with its counts, and measures how much time live requests have to spare."""
+"""Defines a shadow and its counts, and measures the spare time of live requests."""
 
 from clockwork.controller.config import ShadowSpec
 from clockwork.controller.events import Report, ShadowCompared
@@ -7,17 +7,17 @@ from clockwork.units import Nanos
 
 
 class Shadow:
-    """A shadow with its counts, which `ShadowStatus` explains."""
+    """A shadow and its counts. For the counts, see `ShadowStatus`."""
 
     def __init__(self, name: str, spec: ShadowSpec) -> None:
-        """Create a shadow that waits. ``name`` is the name of its model."""
+        """Create a shadow that has not begun yet. ``name`` is the name of its model."""
         self.name = name
         self.spec = spec
         self.version = spec.version
         self.state = WAITING
         self.reason = ""
         self.was_ready = False  #: whether the version was ready at the catalog's last change
-        self.digest = ""  #: content of the version
+        self.digest = ""  #: digest of the version's content
         self.seen = 0  #: number of live requests that could have been copied
         self.copied = self.compared = self.equal = self.failed = self.dropped = 0
         self.last_failure = ""
@@ -32,7 +32,7 @@ class Shadow:
         return Report(level, f"{self}{text}", event, {"model": self.name, "version": self.version, **fields})
 
     def chooses(self) -> bool:
-        """Count a live request, and return whether it is copied."""
+        """Count a live request, and return whether to copy the request."""
         before = int(self.seen * self.spec.share)
         self.seen += 1
         return int(self.seen * self.spec.share) > before
@@ -56,7 +56,7 @@ class Shadow:
             )
 
     def summary(self) -> str:
-        """Return the comparison as a text for the log."""
+        """Return a summary of the comparisons as text for the log."""
         text = f"{self.compared} copies compared, {self.equal} equal, {self.failed} failed, {self.dropped} dropped"
         floats = [output for output in self.outputs.values() if output.rows or output.max_difference]
         if floats:
@@ -83,28 +83,31 @@ class Shadow:
 
 
 class SpareTime:
-    """The shortest time that recent live requests had to spare, in two windows."""
+    """The shortest spare time of recent live requests, in two windows."""
 
     def __init__(self, window: Nanos) -> None:
         """Start without requests. ``window`` is the length of a window."""
         self._window = window
         self._begin: Nanos = 0
         self._least: Nanos | None = None
-        self._before: Nanos | None = None  #: the shortest time in the window before
+        self._before: Nanos | None = None  #: the shortest spare time in the previous window
 
     def note(self, now: Nanos, spare: Nanos) -> None:
-        """Count a live request. A request that had no time to spare does not count, because it cannot be in time."""
+        """Record the spare time of a live request.
+
+        Requests without spare time are ignored, because they cannot be in time.
+        """
         self._turn(now)
         if spare > 0 and (self._least is None or spare < self._least):
             self._least = spare
 
     def at(self, now: Nanos) -> Nanos | None:
-        """Return the shortest time, or None if there was no request."""
+        """Return the shortest spare time, or None if there was no request."""
         self._turn(now)
         return self.last()
 
     def last(self) -> Nanos | None:
-        """Return the shortest time at the time of the last call of another method."""
+        """Return the shortest spare time when `note` or `at` was last called."""
         known = [spare for spare in (self._least, self._before) if spare is not None]
         return min(known) if known else None
 

@@ -1,4 +1,4 @@
-"""Checks shadows that an operator or a client wants, and parses their texts."""
+"""Checks and parses shadows that an operator or a client requests."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -9,14 +9,14 @@ from clockwork.errors import InvalidRequestError
 from clockwork.messages.faults import quoted
 
 MAX_SHADOWS: Final = 1000
-"""Limit of the models that have a shadow."""
+"""Largest number of models that have a shadow."""
 
 MAX_DIGITS: Final = 18
-"""Limit of the digits of a version."""
+"""Largest number of digits of a version."""
 
 
 def check_share(share: float) -> None:
-    """Raise InvalidRequestError if a share is not more than 0 and at most 1."""
+    """Raise InvalidRequestError unless a share is more than 0 and at most 1."""
     if not 0 < share <= 1:
         raise InvalidRequestError(f"share of a shadow is {share:g}; it must be more than 0 and at most 1")
 
@@ -80,8 +80,8 @@ def merge_shadows(
 ) -> dict[str, ShadowSpec]:
     """Return the shadows of a restarted controller. If the argument of a model has changed, the new argument applies.
 
-    ``given_before`` contains the arguments of the process that stored the ``saved`` shadows. If a shadow of these
-    arguments has ended, it stays ended.
+    ``given_before`` contains the arguments of the process that stored the ``saved`` shadows. If a shadow from these
+    arguments has ended, it does not begin again.
     """
     changed = {name: spec for name, spec in given.items() if spec != given_before.get(name)}
     return {**saved, **changed}

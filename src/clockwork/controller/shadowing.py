@@ -1,23 +1,22 @@
-"""Executes copies of live requests on another version of their model, in idle time, and compares the outputs.
+"""Executes copies of live requests with a different version of their model, in idle time, and compares the outputs.
 
-Theory of operation. A *shadow* is a version that is compared with the versions that clients use. After a live request
-has been answered, the server keeps its inputs and outputs as a *copy*, if the request belongs to the shadow's share.
-The share is chosen by counting, not at random. A copy waits until the server is idle. Then `Serving` passes the copy to
+Theory of operation. A *shadow* is a version that is compared with the versions that clients use. The shadow has a
+share, for example a tenth: every tenth live request is copied. After such a request has been answered, the server keeps
+the request's inputs and outputs as a *copy*. A copy waits until the server is idle. Then `Serving` passes the copy to
 the scheduler as a request without a client, and the host compares the outputs of the two executions.
 
 A copy delays no promised request, for these reasons:
 
 - A copy begins only if no request is pending and no device executes an action.
 - If a client's request arrives before the copy was sent to a device, the copy is withdrawn.
-- A copy begins only if the live requests of the last seconds had more time to spare than the copy takes. So a request
-  that arrives while a device executes the copy can usually still be in time.
-- A copy never evicts weights: its version's weights are on a device, or every device has free memory for them. Copies
-  do not count as demand for the version, so that they keep no weights in memory.
+- A copy begins only if the live requests of the last seconds had more spare time than the copy takes. So a request that
+  arrives while a device executes the copy can usually still be in time.
+- A copy never evicts weights: it begins only if the version's weights are on a device, or if every device has free
+  memory for them. Copies do not count as demand for the version, so they do not keep its weights in memory.
 
-A shadow waits until its version is ready and is not the default version. While it waits, the default version of its
-model is pinned: the model's default version is promoted, so that requests without a version do not move to the shadow.
-A shadow ends when its version is unloaded or becomes the default version, or when a worker is lost that executes a
-copy.
+A shadow waits until its version is ready and is not the default version. While the shadow waits, the default version of
+its model is promoted, so that the shadow does not become the default version when it is ready. A shadow ends when its
+version is unloaded or becomes the default version, or when a worker is lost while it executes a copy.
 
 One copy is executed at a time. Copies beyond the limits are dropped and counted.
 """
@@ -46,10 +45,11 @@ from clockwork.state import ClockworkState, ModelState, PendingRequest
 from clockwork.units import Nanos, show_duration
 
 MAX_TEXT: Final = 300
-"""Limit of the text of a failure or a mismatch, in characters. Longer texts are cut."""
+"""Longest text of a failure or a mismatch, in characters. Longer texts are cut."""
 
 SLOWER: Final = 1.5
-"""A copy begins only if recent live requests had this multiple of its execution time to spare."""
+"""A copy begins only if the spare time of recent live requests was at least this multiple of the copy's execution time.
+"""
 
 NOT_EXECUTED: Final = (
     Status.SUCCESS,  # the scheduler executes no models
@@ -69,7 +69,7 @@ class Copy(Sample, kw_only=True):
 
 
 class Shadows:
-    """The shadows of all models, the copies that wait, and the copy that is executed."""
+    """The shadows of all models, the copies that wait, and the copy that is being executed."""
 
     def __init__(self, state: ClockworkState, catalog: Catalog, admission: Admission, config: ControllerConfig) -> None:
         """Start with the shadows of the configuration."""
@@ -83,14 +83,14 @@ class Shadows:
         self._spare = SpareTime(self._config.window)
         self._catalog_seen = -1  #: revision of the catalog at the last call of `settle`
         self._compared = 0  #: id of the comparison that is under way
-        self._lost = ""  #: why the copy that is executed ends the shadow; empty if it does not
+        self._lost = ""  #: why the current copy ends the shadow; empty if it does not end it
         self.running: dict[str, Shadow] = {}  #: the shadows that get copies, by the name of their model
         self.request: PendingRequest | None = None  #: the request that executes a copy
         self.revision = 0  #: grows with every shadow that begins or ends
 
     @property
     def due(self) -> bool:
-        """Whether a copy waits and none is executed or compared."""
+        """Whether a copy waits and no copy is being executed or compared."""
         return self._samples.due
 
     @property
@@ -177,7 +177,7 @@ class Shadows:
         return reports
 
     def _pin(self, shadow: Shadow, *, first: bool) -> list[ControllerCommand]:
-        """Promote the default version if no version was promoted, so that the shadow does not become the default.
+        """Promote the default version, if no version was promoted, so that the shadow does not become the default.
 
         ``first`` means that the shadow's version has just become ready, so that no request has used it as the default.
         """
@@ -193,7 +193,7 @@ class Shadows:
         return [Report("INFO", text, "model_promoted", {"model": name, "version": number, "label": ""})]
 
     def _run(self, shadow: Shadow, model: ModelState) -> list[ControllerCommand]:
-        """Begin a shadow that waits, or begin again after another content of its version was loaded."""
+        """Begin a shadow that waits, or begin again because new content of its version was loaded."""
         again = shadow.state == RUNNING
         if again:
             self._drop_copies(shadow)
@@ -205,7 +205,7 @@ class Shadows:
         return [shadow.report("INFO", f"{text}; its share is {share}", "shadow_begun", share=share)]
 
     def _end(self, shadow: Shadow, reason: str, level: str = "INFO") -> list[ControllerCommand]:
-        """End a shadow, and keep its counts."""
+        """End a shadow. Its counts are kept."""
         if shadow.state == ENDED:
             return []
         shadow.state, shadow.reason = ENDED, reason
@@ -225,13 +225,13 @@ class Shadows:
     # --- copies ------------------------------------------------------------------------------------------------------
 
     def note(self, now: Nanos, request: PendingRequest) -> None:
-        """Note how much time a live request has to spare. Call this while a shadow runs."""
+        """Record the spare time of a live request. Call this method while a shadow runs."""
         self._spare.note(now, request.deadline - now - request.model.infer_estimate(request.batch_size))
 
     def keep(
         self, request: PendingRequest, result: InferResult, place: int, payload: object
     ) -> list[ControllerCommand]:
-        """Copy a live request that was answered, if a shadow wants it.
+        """Copy a live request that was answered, if it belongs to a shadow's share.
 
         ``place`` is the request's place in the executed batch, and ``payload`` is the payload of its outputs.
         """
@@ -286,7 +286,7 @@ class Shadows:
         return self.request
 
     def _why_not(self, model: ModelState, rows: int, spare: Nanos | None) -> str:
-        """Return why a copy would not be executed now. ``spare`` is the time that live requests had to spare."""
+        """Return why a copy would not be executed now. ``spare`` is the spare time of live requests."""
         if model.name not in self._state.holders:
             able = [gpu for gpu in self._state.gpus() if gpu.can_hold(model.name)]
             if not able or any(gpu.cache.free < model.info.weights_pages for gpu in able):
@@ -309,7 +309,7 @@ class Shadows:
         return [CompareShadow(request.id, copy.outputs, copy.outputs_payload, output.tensors, payload)]
 
     def answered(self, status: Status, message: str) -> list[ControllerCommand]:
-        """Handle a response without outputs to the request of a copy."""
+        """Handle a copy whose request was answered without outputs."""
         copy = self._samples.current
         assert copy is not None
         if self._lost:
@@ -327,9 +327,9 @@ class Shadows:
         return []
 
     def lost(self, request: PendingRequest, worker_id: str) -> str:
-        """Return why a request is not tried again after the loss of its worker, if it is the request of a copy.
+        """If a lost worker was executing a copy, return why the copy's request is not tried again.
 
-        The shadow then ends, because its version may have ended the worker.
+        The shadow then ends, because its version may have caused the loss.
         """
         if request is not self.request:
             return ""

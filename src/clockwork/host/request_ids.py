@@ -1,7 +1,7 @@
 """Chooses ids for requests whose clients sent none.
 
-An id consists of a random part for the server's process and a running number. So an id from before a restart does not
-name a later request.
+An id consists of a random part, which is the same for all requests of a process, and a counter. So ids are not repeated
+after a restart.
 """
 
 from secrets import token_hex
@@ -26,11 +26,11 @@ class RequestIds:
         return f"{self._prefix}-{self._last}"
 
     def choose(self, own: str | None, traceparent: str) -> str:
-        """Return the client's own id, else the trace id, else a new id."""
+        """Return the client's own id. Without one, return the trace id or, without a trace id, a new id."""
         return own[:MAX_REQUEST_ID] if own else trace_id(traceparent) or self.next()
 
     def named(self, request: InferRequest) -> InferRequest:
-        """Return the request, and set its id if it has none.
+        """Set the request's id if the request has no id, and return the request.
 
         The request is changed in place, because a copy would take longer. The caller must own the request.
         """

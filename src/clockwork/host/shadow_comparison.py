@@ -1,4 +1,4 @@
-"""Compares the outputs of a live request with the outputs of its copy, which another version executed.
+"""Compares the outputs of a live request with the outputs of its copy, which a different version has executed.
 
 Floats are compared by their largest difference, and by the place of the largest element of each row. Elements of other
 datatypes must be equal.
@@ -48,7 +48,7 @@ def payload_view(payload: Any) -> memoryview:
 
 
 def _placed(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[TensorSpec, int]]:
-    """Return the outputs by name, each with the place of its first byte in the payload."""
+    """Return, by name, each output with the position of its first byte in the payload."""
     placed = {}
     at = 0
     for spec in specs:
@@ -58,7 +58,7 @@ def _placed(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[TensorSpec, int]]:
 
 
 def _unlike(wanted: TensorSpec, found: TensorSpec) -> tuple[str, str]:
-    """Return the kind and the description of a mismatch that prevents a comparison of elements, or empty texts."""
+    """Return the kind and the description of a mismatch of datatype or shape, or two empty texts."""
     if found.datatype != wanted.datatype:
         return DATATYPE, f"the datatype is {found.datatype} instead of {wanted.datatype}"
     if found.shape != wanted.shape:
@@ -67,7 +67,10 @@ def _unlike(wanted: TensorSpec, found: TensorSpec) -> tuple[str, str]:
 
 
 def _compare(spec: TensorSpec, wanted: Array, found: Array) -> tuple[OutputComparison, str, str]:
-    """Compare the elements of two arrays of the same shape. Return also the kind and the description of a mismatch."""
+    """Compare the elements of two arrays of the same shape.
+
+    The result includes the kind and the description of a mismatch.
+    """
     if not is_float(wanted):
         wrong = int(np.count_nonzero(wanted != found))
         output = OutputComparison(spec.name, spec.datatype, 1, int(not wrong))

@@ -1,14 +1,15 @@
 """The ids under which requests are recorded and explained.
 
-The id of a request is the client's own id, else the trace id of the header ``traceparent`` (W3C Trace Context), else an
-id that the server chooses. Every response contains the id. Only the server's ids are certainly unique.
+If the client sends an id, this is the id of the request. Otherwise, the trace id in the header ``traceparent`` (W3C
+Trace Context) is the id. If both are missing, the server chooses an id. Every response contains the id. Only ids that
+the server chooses are certainly unique.
 """
 
 import re
 from typing import Final
 
 MAX_REQUEST_ID: Final = 128
-"""Number of characters of a request's id that are kept. The rest of a longer id is cut off."""
+"""Longest id of a request, in characters. Longer ids are cut."""
 
 ID_HEADER: Final = "clockwork-request-id"
 """HTTP header, and key of gRPC's trailing metadata, with the id of the request that a response answers."""

@@ -19,10 +19,10 @@ MISMATCHES: Final = (NAMES, DATATYPE, SHAPE, VALUES, NON_FINITE, ARGMAX)
 """The kinds of mismatches between the outputs of a live request and of its copy.
 
 - `NAMES`: the versions have different outputs
-- `DATATYPE`, `SHAPE`: an output has another datatype or another shape
+- `DATATYPE`, `SHAPE`: an output has a different datatype or shape
 - `VALUES`: elements of an output of integers, booleans or strings differ
 - `NON_FINITE`: infinities or NaNs of a float output are in different places
-- `ARGMAX`: in a row of a float output, the largest element is at another place
+- `ARGMAX`: in a row of a float output, the largest element is at a different place
 
 A small difference of floats is not a mismatch. `OutputComparison` contains the largest difference.
 """
@@ -31,7 +31,8 @@ A small difference of floats is not a mismatch. `OutputComparison` contains the 
 class OutputComparison(Struct, frozen=True, array_like=True):
     """The comparison of one output, for one copy or for all copies together.
 
-    - ``compared``, ``equal``: number of copies whose output was compared, and whose elements are all equal
+    - ``compared``, ``equal``: number of copies whose output was compared, and number of these outputs whose elements
+      are all equal
     - ``max_difference``: the largest absolute difference between finite floats; 0 for other datatypes
     - ``rows``, ``rows_agreed``: number of rows along the last axis of a float output, and number of rows whose largest
       element is at the same place. Outputs whose last axis has fewer than two elements have no such rows.
@@ -50,11 +51,14 @@ class ShadowStatus(Struct, frozen=True, array_like=True):
     """The state of a shadow, and the comparison of its outputs.
 
     - ``share``: the share of the live requests that are copied
-    - ``state``: `WAITING`, `RUNNING` or `ENDED`; ``reason`` is why the shadow is not running, or executes nothing now
+    - ``state``: `WAITING`, `RUNNING` or `ENDED`. ``reason`` explains why the shadow is not running, or why it executes
+      no copies now
     - ``copied``: number of copies that were made
-    - ``compared``, ``equal``: number of copies whose outputs were compared, and of those whose outputs are all equal
-    - ``failed``: number of copies that the version refused or failed to execute; ``last_failure`` is the last message
-    - ``dropped``: number of copies that were given up, because too many waited or because they were not executed
+    - ``compared``, ``equal``: number of copies whose outputs were compared, and number of copies whose outputs are all
+      equal
+    - ``failed``: number of copies that the version refused or could not execute; ``last_failure`` is the last error
+      message
+    - ``dropped``: number of copies that were not executed or compared, for example because too many copies waited
     - ``mismatches``: number of compared copies by kind of mismatch (`MISMATCHES`)
     - ``outputs``: the comparison of each output
     """
