@@ -122,17 +122,17 @@ def test_an_option_may_name_a_model_that_is_loaded_later(tmp_path: Path) -> None
 
 
 def test_a_controller_follows_the_links_that_an_option_allows(tmp_path: Path) -> None:
-    save_dense(tmp_path / "root/blobs/dense.onnx")
-    version = tmp_path / "root/repo/net/1"
+    save_dense(tmp_path / "all/blobs/dense.onnx")
+    version = tmp_path / "all/repo/net/1"
     version.mkdir(parents=True)
-    (version / "model.onnx").symlink_to(tmp_path / "root/blobs/dense.onnx")
-    allowed = f"--allow-links-to={tmp_path}/root/blobs"
+    (version / "model.onnx").symlink_to(tmp_path / "all/blobs/dense.onnx")
+    allowed = f"--allow-links-to={tmp_path}/all/blobs"
     ports = ("--worker-listen=127.0.0.1:0", "--log-format=json")
-    repository = ("--model-control-mode=explicit", f"--model-repository={tmp_path}/root/repo", "--load-model=net")
+    repository = ("--model-control-mode=explicit", f"--model-repository={tmp_path}/all/repo", "--load-model=net")
     with clockwork("controller", *repository, allowed, *ports, *OPTIONS) as controller:
         port = controller.err.wait_for(r'"worker_address": ?"([^"]+)"')[1]
         with (
-            clockwork("worker", f"--controller={port}", f"--model-root={tmp_path}/root/repo", allowed),
+            clockwork("worker", f"--controller={port}", f"--model-root={tmp_path}/all/repo", allowed),
             Client(controller.address()) as client,
         ):
             assert served(client) == {"net": "1"}

@@ -106,6 +106,11 @@ class RepositoryOptions(Struct, frozen=True):
         """The control mode."""
         return ControlMode(self.mode)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether no model can be added after start-up."""
+        return self.control is ControlMode.NONE
+
     def settings(self, start: "StartModels") -> dict[str, Any]:
         """Return the fields of `ControllerConfig` that the options set, except the models and their labels."""
         return {"unusable": start.unusable, "control": self.control}

@@ -80,7 +80,7 @@ from clockwork.cli.worker_options import (
     ThreadsPerDevice,
     WorkspaceSize,
 )
-from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE, ControlMode
+from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, Address
@@ -229,9 +229,13 @@ def serve(
         root, named, start = _from_files(models or [], copies, model_root, repository, allow_links_to or [], state)
         plan = state.plan(named, start, repository, model_slo, root)
         worker = _local_worker(
-            files=(root, plan.models, allow_links_to or []),
-            named=(no_batching, allow_batching, model_shape),
-            known=plan.models if repository.control is ControlMode.NONE else None,
+            files=(
+                root,
+                plan.models,
+                allow_links_to or [],
+                (no_batching, allow_batching, model_shape),
+                repository.fixed,
+            ),
             execution=(runtime, options, devices, threads_per_device, max_batch, allow_compiled),
             memory=(cache_size, page_size, model_cache, model_cache_size),
         )
@@ -275,21 +279,20 @@ def _emulated(
 
 
 def _local_worker(
-    files: "tuple[Path, tuple[LoadSpec, ...], list[Path]]",
-    named: tuple[list[str] | None, list[str] | None, list[str] | None],
-    known: "tuple[LoadSpec, ...] | None",
+    files: "tuple[Path, tuple[LoadSpec, ...], list[Path], tuple[list[str] | None, ...], bool]",
     execution: tuple[str, DeviceOptions, int, int, int, bool],
     memory: tuple[Bytes | None, Bytes, Path | None, Bytes],
 ) -> "WorkerOptions":
     """Return the worker that executes models of files.
 
-    ``named`` are the options that name models. ``known`` are the models that they may name; None: clients or the
-    repositories may add other models.
+    ``files`` contains the values of the options that name models, and whether the models are fixed. If they are fixed,
+    the options may name no other models.
     """
     from clockwork.cli.models import batching_names, link_policy, model_shapes
     from clockwork.cli.worker_process import LocalWorker
 
-    root, specs, links = files
+    root, specs, links, named, fixed = files
+    known = specs if fixed else None
     no_batching, allow_batching, shapes = named
     runtime, options, devices, threads_per_device, max_batch, allow_compiled = execution
     cache_size, page_size, model_cache, model_cache_size = memory
@@ -332,7 +335,7 @@ def _from_files(
     from clockwork.cli.models import load_specs, parse_model
 
     stored = state.files()
-    fixed = model_root is None or repository.control is ControlMode.NONE
+    fixed = model_root is None or repository.fixed
     if not models and not repository.directories and not stored and fixed:
         raise typer.BadParameter(
             "no model is given; name a model file, or use --model-repository or --emulate", param_hint="MODELS"

@@ -91,7 +91,7 @@ class StateOptions(Struct, frozen=True):
         settings = {**repository.settings(start), **self._merged(arguments, root, repository)}
         models: tuple[LoadSpec, ...] = settings["models"]
         saved = DesiredModels() if self.state is None else self.state.desired
-        known = models if local and repository.control is ControlMode.NONE else None
+        known = models if local and repository.fixed else None
         settings["model_slos"] = {**saved.slos, **model_slos(slos, known)}
         settings["workers"] = max(workers, saved.workers)
         if self.directory is None:
