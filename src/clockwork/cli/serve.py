@@ -103,6 +103,9 @@ EXAMPLES: Final = examples(
 )
 
 
+Names: TypeAlias = list[str] | None
+"""Values of an option that names models."""
+
 Models: TypeAlias = Annotated[
     list[str] | None,
     typer.Argument(
@@ -229,13 +232,7 @@ def serve(
         root, named, start = _from_files(models or [], copies, model_root, repository, allow_links_to or [], state)
         plan = state.plan(named, start, repository, model_slo, root)
         worker = _local_worker(
-            files=(
-                root,
-                plan.models,
-                allow_links_to or [],
-                (no_batching, allow_batching, model_shape),
-                repository.fixed,
-            ),
+            files=(root, plan.models, allow_links_to or [], no_batching, allow_batching, model_shape, repository.fixed),
             execution=(runtime, options, devices, threads_per_device, max_batch, allow_compiled),
             memory=(cache_size, page_size, model_cache, model_cache_size),
         )
@@ -279,7 +276,7 @@ def _emulated(
 
 
 def _local_worker(
-    files: "tuple[Path, tuple[LoadSpec, ...], list[Path], tuple[list[str] | None, ...], bool]",
+    files: "tuple[Path, tuple[LoadSpec, ...], list[Path], Names, Names, Names, bool]",
     execution: tuple[str, DeviceOptions, int, int, int, bool],
     memory: tuple[Bytes | None, Bytes, Path | None, Bytes],
 ) -> "WorkerOptions":
@@ -291,9 +288,8 @@ def _local_worker(
     from clockwork.cli.models import batching_names, link_policy, model_shapes
     from clockwork.cli.worker_process import LocalWorker
 
-    root, specs, links, named, fixed = files
+    root, specs, links, no_batching, allow_batching, shapes, fixed = files
     known = specs if fixed else None
-    no_batching, allow_batching, shapes = named
     runtime, options, devices, threads_per_device, max_batch, allow_compiled = execution
     cache_size, page_size, model_cache, model_cache_size = memory
     return LocalWorker(
