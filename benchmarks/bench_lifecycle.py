@@ -7,7 +7,9 @@ The parts are:
 latency  A model is requested at half the device's capacity while resnet50, densenet121 and vgg19 are loaded, measured,
          executed and unloaded over and over. The key `p99_ratio_while_loading` compares its p99 with that without
          loads. The key `goodput_ratio_while_loading` compares the shares of requests in time, because a server that
-         refuses more requests has a better p99. The row `spare_core` has all cores, and the row `one_core` has one for
+         refuses more requests has a better p99. The loaded models are executed once each, and these executions delay
+         the other requests as well. The key `failed_beside_other_inferences` counts the requests that failed next to
+         such an execution. The row `spare_core` has all cores, and the row `one_core` has one for
          the whole server.
 ready    Time from the request for a load of resnet50 until the model is ready, with a cold and a warm model cache. The
          key `bare_s` is the time of a session of ONNX Runtime with one inference for each batch size.

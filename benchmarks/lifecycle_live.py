@@ -11,8 +11,9 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import numpy as np
@@ -66,16 +67,37 @@ def changing(directory: Path, cores: Sequence[int], here: int, *arguments: objec
 # --- one model is served while others are loaded ----------------------------------------------------------------------
 
 
-async def open_loop(client: AsyncClient, rate: float, seconds: float, seed: int) -> list[tuple[float, InferResponse]]:
-    """Send requests at a rate; return the latency from the due time in ms and the response of each."""
-    answers: list[tuple[float, InferResponse]] = []
+class Answer(NamedTuple):
+    """A response, the time when its request was due, and the latency from then in ms."""
+
+    due: float
+    ms: float
+    response: InferResponse
+
+
+@dataclass
+class Loaded:
+    """The loads so far, and the inferences of the loaded models as (begin, end)."""
+
+    load_s: list[float] = field(default_factory=list)
+    inferences: list[tuple[float, float]] = field(default_factory=list)
+    failed: int = 0
+
+    def executes(self, when: float) -> bool:
+        """Return whether a loaded model was executed at a time, or will be within the SLO."""
+        return any(begin - SLO <= when <= end for begin, end in self.inferences)
+
+
+async def open_loop(client: AsyncClient, rate: float, seconds: float, seed: int) -> list[Answer]:
+    """Send requests at a rate, and return their answers."""
+    answers: list[Answer] = []
     draw = random.Random(seed)
     due = time.perf_counter()
     end = due + seconds
 
     async def one(due: float) -> None:
         response = await client.ask(SERVED, INPUTS, slo_ns=int(SLO * SECOND), generated=True)
-        answers.append(((time.perf_counter() - due) * 1e3, response))
+        answers.append(Answer(due, (time.perf_counter() - due) * 1e3, response))
 
     async with asyncio.TaskGroup() as group:
         while due < end:
@@ -85,10 +107,10 @@ async def open_loop(client: AsyncClient, rate: float, seconds: float, seed: int)
     return answers
 
 
-def outcomes(answers: list[tuple[float, InferResponse]]) -> dict[str, Any]:
+def outcomes(answers: list[Answer]) -> dict[str, Any]:
     """Summarise the answers of an open loop."""
-    latencies = [latency for latency, response in answers if response.status == Status.SUCCESS]
-    failed = [response for _, response in answers if response.status != Status.SUCCESS]
+    latencies = [answer.ms for answer in answers if answer.response.status == Status.SUCCESS]
+    failed = [answer.response for answer in answers if answer.response.status != Status.SUCCESS]
     late = sum(latency > SLO * 1e3 for latency in latencies)
     return {
         "requests": len(answers),
@@ -101,15 +123,17 @@ def outcomes(answers: list[tuple[float, InferResponse]]) -> dict[str, Any]:
     }
 
 
-async def _load_over_and_over(address: str, loads: list[float]) -> None:
+async def _load_over_and_over(address: str, loaded: Loaded) -> None:
     async with AsyncClient(address) as client:
         while True:
             for name in LOADED:
                 begin = time.perf_counter()
                 await client.load(name, f"{name}.onnx")
-                loads.append(round(time.perf_counter() - begin, 2))
+                loaded.load_s.append(round(time.perf_counter() - begin, 2))
+                begin = time.perf_counter()
                 response = await client.ask(name, INPUTS, slo_ns=10 * SECOND, generated=True)
-                assert response.status == Status.SUCCESS, response.message
+                loaded.inferences.append((begin, time.perf_counter()))
+                loaded.failed += response.status != Status.SUCCESS
                 await asyncio.sleep(1)
                 await client.unload(name)
 
@@ -121,25 +145,34 @@ async def latency_while_loading(address: str, seconds: float, rounds: int) -> di
         for _ in range(100):
             await client.ask(SERVED, INPUTS, slo_ns=SECOND, generated=True)
         rate = 0.5 * 100 / (time.perf_counter() - begin)
-        quiet: list[tuple[float, InferResponse]] = []
-        loaded: list[tuple[float, InferResponse]] = []
-        loads: list[float] = []
+        quiet: list[Answer] = []
+        busy: list[Answer] = []
+        loaded = Loaded()
         for turn in range(rounds):
             quiet += await open_loop(client, rate, seconds, turn)
-            task = asyncio.create_task(_load_over_and_over(address, loads))
-            loaded += await open_loop(client, rate, seconds, turn)
+            task = asyncio.create_task(_load_over_and_over(address, loaded))
+            busy += await open_loop(client, rate, seconds, turn)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await _unload_all(client)
-    without, while_loading = outcomes(quiet), outcomes(loaded)
+    without, while_loading = outcomes(quiet), outcomes(busy)
+    failed = [answer for answer in busy if answer.response.status != Status.SUCCESS]
+    while_loading["failed_beside_other_inferences"] = sum(loaded.executes(answer.due) for answer in failed)
     return {
-        "p99_ratio_while_loading": round(while_loading["ms_p99"] / without["ms_p99"], 3),
-        "goodput_ratio_while_loading": round(while_loading["in_time_share"] / without["in_time_share"], 3),
+        "p99_ratio_while_loading": _ratio(while_loading["ms_p99"], without["ms_p99"]),
+        "goodput_ratio_while_loading": _ratio(while_loading["in_time_share"], without["in_time_share"]),
         "rate": round(rate, 1),
-        "loads_s": loads,
+        "loads_s": loaded.load_s,
+        "inferences_of_loaded_models_s": [round(end - begin, 2) for begin, end in loaded.inferences],
+        "failed_inferences_of_loaded_models": loaded.failed,
         "without": without,
         "with": while_loading,
     }
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    """Return a ratio of two results, or None if no request succeeded."""
+    return round(value / base, 3) if value is not None and base else None
 
 
 async def _unload_all(client: AsyncClient) -> None:
