@@ -13,6 +13,7 @@ from clockwork.messages.results import (
     Timing,
 )
 from clockwork.messages.status import Status
+from clockwork.state import ClockworkState
 from clockwork.units import SECOND, ms, us
 
 
@@ -30,7 +31,7 @@ DONE = InferResult(1, (), took(10), took(200), took(3))
 def test_all_counters_start_at_zero() -> None:
     found = Counts().summary()
     assert (found.answers, found.rows, found.by_batch_size, sum(found.latencies)) == ({}, 0, (), 0)
-    assert Tally().without_model() == {}
+    assert Tally(ClockworkState()).without_model() == {}
 
 
 def test_responses_are_counted_by_status() -> None:
@@ -97,7 +98,7 @@ def test_successful_loads_and_evictions_are_counted_and_failed_ones_are_not() ->
 
 
 def test_models_are_counted_separately_and_unknown_names_together() -> None:
-    tally = Tally()
+    tally = Tally(ClockworkState())
     tally.of("a").answered(1, Status.SUCCESS, 1)
     for _ in range(3):
         tally.count_without_model(Status.UNKNOWN_MODEL)

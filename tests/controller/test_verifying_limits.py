@@ -23,7 +23,7 @@ class Checks:
     def __init__(self, config: VerifyingConfig, warm: tuple[str, ...] = ("a", "b")) -> None:
         infos = [model_info("a", inputs=FREE), model_info("b", inputs=FREE)]
         self.state: ClockworkState = a_state(infos, warm=warm)
-        self.tally = Tally()
+        self.tally = Tally(self.state)
         self.checks = BatchChecks(self.state, self.tally, config)
         self.last = 0
 

@@ -14,6 +14,7 @@ RIGHT = {
     "GET /v2/health/live": Route("live"),
     "GET /v2/health/ready": Route("ready"),
     "GET /v2/models/stats": Route("all_stats"),
+    "GET /v2/clockwork/scaling": Route("scaling"),
     "GET /v2/models/a.b": Route("model", "a.b"),
     "GET /v2/models/m/versions/1": Route("model", "m", "1"),
     "GET /v2/models/m/versions/12": Route("model", "m", "12"),

@@ -108,6 +108,7 @@ HTTP = [
     ("GET", "/v2/models/stats", (401, 200, 200)),
     ("GET", "/v2/models/nobody", (401, 404, 404)),
     ("GET", "/metrics", (401, 200, 200)),
+    ("GET", "/v2/clockwork/scaling", (401, 200, 200)),
     ("POST", "/v2/models/m/infer", (401, 200, 200)),
     ("POST", "/v2/repository/index", (401, 200, 200)),
     ("POST", "/v2/repository/models/m/load", (401, 403, 400)),  # 400: the server is already serving

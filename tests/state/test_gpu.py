@@ -196,6 +196,16 @@ def test_actions_are_queued_in_order_and_taken_once() -> None:
     assert (len(taken), len(state.actions), state.actions.take()) == (3, 0, [])
 
 
+def test_a_device_whose_worker_refuses_actions_because_it_leaves_gets_no_more_work() -> None:
+    state, gpu = a_gpu([A, B], warm=("a", "b"))
+    infer = gpu.infer(state.models["a"], [pending(1, state.models["a"])])
+    evict = gpu.evict_weights("b")
+    assert not gpu.silent
+    for action in (infer, evict):
+        assert settle(gpu, action, ErrorResult(action.id, "", Status.SHUTTING_DOWN, "the worker is shutting down"))
+    assert gpu.silent
+
+
 def test_a_device_whose_worker_was_lost_makes_no_action() -> None:
     state, gpu = a_gpu([A, B], warm=("b",))
     state.workers["w0"].leave()

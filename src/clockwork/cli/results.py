@@ -42,6 +42,9 @@ COLUMNS: Final[tuple[tuple[str, str, Format], ...]] = (
     ("changes_failed", ">changes failed", str),
     ("ready_ms_p99", ">ready p99 ms", "{:.4g}".format),
     ("missed_meanwhile", ">missed meanwhile", str),
+    ("devices_mean", ">mean devices", "{:g}".format),
+    ("devices_max", ">most devices", str),
+    ("devices_wanted_max", ">most wanted", str),
     ("utilisation", ">busy", "{:.0%}".format),
     ("requests_per_wall_s", ">simulated/s", _rate),
 )

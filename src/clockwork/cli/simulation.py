@@ -147,6 +147,8 @@ def _rows(simulation: Simulation, load: float, variant: Scenario, wall: float) -
     }
     if variant.changes:
         end |= _change_row(simulation.changes.summary())
+    if variant.autoscaler.max_workers:
+        end |= simulation.autoscaler.summary()
     return [devices | row | (end if row["stream"] == "all" else {}) for row in outcome_rows(outcomes, load, variant)]
 
 
@@ -187,9 +189,11 @@ def _detail(simulation: Simulation, load: float, variant: Scenario) -> dict[str,
     predicted = prediction_section(simulation.cluster.ask_status())
     curves = prediction_curves(simulation.cluster.controller.predictions())
     changes = {"changes": simulation.changes.summary()} if variant.changes else {}
+    scaling = {"scaling": simulation.autoscaler.series} if variant.autoscaler.max_workers else {}
     return (
         outcome_detail(simulation.outcomes, load, variant)
         | changes
+        | scaling
         | {
             "devices": variant.devices.count,
             "prediction": predicted | {"cdf": curves},

@@ -76,22 +76,25 @@ def count_loss(request: PendingRequest, worker_id: str) -> str:
     )
 
 
-def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, result: Result) -> None:
-    """Record how long an action took, and the errors of its predicted times."""
+def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, result: Result) -> Nanos:
+    """Record how long an action took, and the errors of its predicted times. Return how long it occupied the device."""
     model = state.models.get(action.model)
     gpu.compare(action, result, model)
     gpu.work.count(result)
     if model is None:
-        return  # the worker has a model that is not served
+        return 0  # the worker has a model that is not served
     if isinstance(action, Infer) and isinstance(result, InferResult):
         duration = gpu.occupied(action.earliest, result.exec)
         profile = model.profiles.get(gpu.kind)
         if profile is not None and profile.unmeasured and not any(output.refusal for output in result.outputs):
             model.executed_first(gpu.kind, tuple([tensor.shape for tensor in action.inputs[0].tensors]), duration)
         model.took(gpu.kind, action.batch_size, duration)
-    elif isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):
+        return duration
+    if isinstance(action, LoadWeights) and isinstance(result, LoadWeightsResult):
         model.took(gpu.kind, 0, result.timing.duration)
         gpu.loads[action.model] = result.timing
+        return result.timing.duration
+    return 0
 
 
 def _overlap(timing: Timing, begin: Nanos, end: Nanos) -> Nanos:

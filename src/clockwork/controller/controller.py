@@ -48,6 +48,7 @@ from clockwork.messages.requests import (
     StatusResponse,
     UnloadModelRequest,
 )
+from clockwork.messages.scaling import KindScaling
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, Predictions
@@ -209,6 +210,10 @@ class ControllerWithStartupPhase:
         """Return the errors of the predictions of all actions in service."""
         return self._state.predictions()
 
+    def scaling(self, now: Nanos) -> tuple[KindScaling, ...]:
+        """Return how many devices of each kind are wanted, and why."""
+        return self._serving.tally.scaling.kinds(now)
+
     def predicted_start(self, worker_id: str, action_id: int) -> Nanos | None:
         """Return the predicted start of an outstanding action, or None if there is no prediction."""
         worker = self._fleet.workers.get(worker_id)
@@ -324,4 +329,5 @@ class ControllerWithStartupPhase:
             now=now,
             default_slo=self._serving.admission.default_slo,
             shadows=self._serving.own.shadows,
+            scaling=() if since is None else self.scaling(now),
         )

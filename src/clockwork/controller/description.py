@@ -25,6 +25,7 @@ from clockwork.messages.requests import (
     WorkerStatus,
 )
 from clockwork.messages.results import GPUInfo
+from clockwork.messages.scaling import KindScaling
 from clockwork.state import ClockworkState, ModelState, Predictions, WorkerState
 from clockwork.units import Nanos
 
@@ -106,6 +107,7 @@ class Description(Struct, frozen=True):
     ``ready`` names the workers that serve and are not silent. ``fleet``, ``state``, ``catalog``, ``tally``, ``broken``
     and ``shadows`` are the controller's own objects, which change over time. ``started`` means that serving has begun.
     ``default_slo`` returns the SLO of a model's requests that set no SLO. ``now`` is the time of the description.
+    ``scaling`` is empty before serving.
     """
 
     version: str
@@ -124,6 +126,7 @@ class Description(Struct, frozen=True):
     now: Nanos
     default_slo: Callable[[ModelState], Nanos]
     shadows: Shadows
+    scaling: tuple[KindScaling, ...] = ()
 
     def served(self) -> Iterator[Served]:
         """Yield the loads that serve requests, in order of name and version. Changes during the iteration are included.

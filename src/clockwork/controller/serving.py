@@ -69,7 +69,7 @@ class Serving:
         self._pending = Pending(config)
         self._last_id = 0
         self._wakeup: Nanos | None = None  #: result of the scheduler's `next_wakeup` after its last call
-        self.tally = Tally()
+        self.tally = Tally(state)
         self.throttle = Throttle()
         known = {} if profiles is None else profiles
         self.own = OwnRequests(state, self.tally, config, known, self._pending, self.catalog, self.admission)
@@ -147,13 +147,15 @@ class Serving:
             return self.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE)
         batch_size = self.admission.batch_size(model, message)
         slo = self.admission.slo(model, message)
-        self.tally.demand.add(model.name, slo, now)
+        self.tally.arrived(now, model, batch_size, slo)
         if message.id in self._pending.of_client(client_id):
             raise InvalidRequestError(f"request id {message.id} is used by another pending request of this client")
         if full := self._pending.quota.reason_to_refuse(client_id, input_bytes(message), shared=shared):
+            self.tally.scaling.missed(model.name, batch_size)
             return self.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
         deadline = arrival + slo
         if deadline < now:
+            self.tally.scaling.excluded(model.name, batch_size, slo)
             counts, fastest = self.tally.of(model.name), model.infer_estimate(batch_size)
             return expired_at_arrival(now, counts, client_id, message, now - arrival, slo, fastest)
         self._last_id += 1
@@ -225,9 +227,9 @@ class Serving:
         if not gpu.settle(action, result):
             text = f"the worker contradicts the controller about weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
-        record_result(self._state, gpu, action, result)
-        if action.model in self._state.models and not self.own.is_alone(action):
-            self.tally.of(action.model).acted(action, result)
+        occupied = record_result(self._state, gpu, action, result)
+        if (model := self._state.models.get(action.model)) is not None and not self.own.is_alone(action):
+            self.tally.acted(now, gpu, model, action, result, occupied)
         if isinstance(action, Infer):
             if isinstance(result, InferResult):
                 commands += self._deliver(now, gpu, action, result, payloads)
@@ -465,7 +467,7 @@ class Serving:
         self._forget(request)
         if request.client_id == NO_CLIENT:
             return self.own.answered(request.arrival + timing.total, request, status, message)
-        promise = self.tally.of(request.model.name).finished(request, status, timing.total, reason)
+        promise = self.tally.finished(request, status, timing.total, reason)
         self.own.client_answered(request.arrival + timing.total, request, status, reason)
         self.throttle.verdict(request, status, timing, retry_after)
         if request.promised is not None and predicted is None:

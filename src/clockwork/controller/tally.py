@@ -11,6 +11,7 @@ from typing import TypeVar
 from clockwork.controller.demand import DemandMeter
 from clockwork.controller.promises import Promise, outcome
 from clockwork.controller.recent import Recent
+from clockwork.controller.scaling import Scaling
 from clockwork.messages import counts
 from clockwork.messages.actions import DeviceAction, Infer
 from clockwork.messages.counts import LATENCY_BOUNDS, REFUSAL_STATUSES, BatchCounts, ModelCounts
@@ -18,7 +19,7 @@ from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import RequestTiming
 from clockwork.messages.results import EvictWeightsResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
-from clockwork.state import ModelState, PendingRequest
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest
 from clockwork.units import Nanos
 
 
@@ -203,16 +204,37 @@ class Counts:
 class Tally:
     """The counters of all models, and counts of the requests that were answered before their model was looked up."""
 
-    def __init__(self) -> None:
-        """Start with no counts."""
+    def __init__(self, state: ClockworkState) -> None:
+        """Start with no counts. ``state`` contains the devices in service."""
         self._counts: defaultdict[str, Counts] = defaultdict(Counts)
         self._without_model: dict[int, int] = {}
         self._successors: dict[str, str] = {}  #: replaced load -> load that serves the same version
         self.demand = DemandMeter()
+        self.scaling = Scaling(state)
 
     def of(self, model: str) -> Counts:
         """Return the counters of a served model. The caller may read and increase the counters."""
         return self._counts[model]
+
+    def arrived(self, now: Nanos, model: ModelState, rows: int, slo: Nanos) -> None:
+        """Count a request for a model at its arrival."""
+        self.demand.add(model.name, slo, now)
+        self.scaling.arrived(now, model, rows, slo)
+
+    def finished(self, request: PendingRequest, status: int, total: Nanos, reason: RefusalReason) -> Promise:
+        """Count a pending request that is answered ``total`` after its arrival. Return the outcome of its promise."""
+        self.scaling.answered(request, status, reason)
+        return self.of(request.model.name).finished(request, status, total, reason)
+
+    def acted(
+        self, now: Nanos, gpu: GPUState, model: ModelState, action: DeviceAction, result: Result, occupied: Nanos
+    ) -> None:
+        """Count an action that a device executed. ``occupied`` is the time for which it occupied the device."""
+        self.of(model.name).acted(action, result)
+        if isinstance(result, InferResult) and isinstance(action, Infer):
+            self.scaling.executed(gpu.kind, model, action.batch_size, occupied)
+        elif isinstance(result, LoadWeightsResult):
+            self.scaling.loaded(now, gpu.kind, model, occupied)
 
     def shed(self, now: Nanos, model: ModelState | None, count: int) -> None:
         """Count requests that the host itself has refused. ``model`` is None if the model is unknown."""
@@ -240,6 +262,7 @@ class Tally:
         if counts is not None and successor:
             self.of(successor).take(counts)
         self.demand.forget(model)
+        self.scaling.forget(model)
 
     def count_without_model(self, status: int, count: int = 1) -> None:
         """Count requests that were answered before their model was looked up."""

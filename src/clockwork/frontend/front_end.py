@@ -11,6 +11,7 @@ from clockwork.controller.stage import Stage
 from clockwork.frontend.changing import load_parameters, unload_parameters
 from clockwork.frontend.index import READY, index_of
 from clockwork.frontend.listing import ListFormat, encoded_list
+from clockwork.frontend.scaling import scaling_document
 from clockwork.frontend.token_brake import TokenBrake
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
@@ -177,6 +178,10 @@ class FrontEnd:
         epoch = monotonic_epoch()
         entries = (model_statistics(model, epoch) for model in self._host.description().statuses())
         return await self.stepper.run(encoded_list(entries, self._statistics_format), rest=BACKGROUND_REST)
+
+    async def scaling(self) -> dict[str, Any]:
+        """Return how many devices of each kind the server wants, and the work of the busiest models."""
+        return await self.stepper.run(scaling_document(self._host.description()), rest=BACKGROUND_REST)
 
     # --- the repository ----------------------------------------------------------------------------------------------
 

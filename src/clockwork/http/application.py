@@ -176,6 +176,8 @@ class Application:
                 return Reply(200, [(b"content-type", content_type.encode()), (b"vary", b"accept")], text)
             case "server":
                 return json_reply(front.server_metadata(HTTP_EXTENSIONS))
+            case "scaling":
+                return json_reply(await front.scaling())
             case "all_stats":
                 return Reply(200, [JSON], await front.all_statistics())
             case "stats":

@@ -43,6 +43,7 @@ ERRORS: Final = Family(
 def pieces(server: Description) -> Iterator[Piece]:
     """Yield the metrics of the server, workers and devices in pieces. Each piece takes a fraction of a millisecond."""
     yield from _server_pieces(server)
+    yield from _scaling_pieces(server)
     yield from _device_pieces([(worker, gpu) for _, worker in sorted(server.fleet.items()) for gpu in worker.gpus])
 
 
@@ -84,6 +85,19 @@ def _server_pieces(server: Description) -> Iterator[Piece]:
         ("reason",),
     )
     yield from rendered(without_model, [[((name,), count) for name, count in server.tally.without_model().items()]])
+
+
+def _scaling_pieces(server: Description) -> Iterator[Piece]:
+    kinds = server.scaling
+    present = Family("clockwork_devices", "Devices in service.", Kind.GAUGE, ("kind",))
+    yield from rendered(present, [[((each.kind,), each.devices)] for each in kinds])
+    wanted = Family(
+        "clockwork_devices_wanted",
+        "Devices that the recent requests need. GET /v2/clockwork/scaling explains the number.",
+        Kind.GAUGE,
+        ("kind",),
+    )
+    yield from rendered(wanted, [[((each.kind,), each.wanted)] for each in kinds])
 
 
 def _device_pieces(devices: list[tuple[WorkerState, GPUState]]) -> Iterator[Piece]:

@@ -101,6 +101,11 @@ def _server() -> Json:
                 },
             }
         },
+        "/v2/clockwork/scaling": {
+            "get": _operation(
+                "scaling", "How many devices the server wants, and why", _json("the devices and the work", "Scaling")
+            )
+        },
         "/v2/models/stats": {
             "get": _operation("statistics", "Statistics of all models", _json("the statistics", "Statistics"), 503, 500)
         },
@@ -280,6 +285,7 @@ def _replies() -> Json:
                 "parameters": {"type": "object"},
             }
         ),
+        "Scaling": _scaling(),
         "Statistics": _statistics(),
         "Index": _list(_object(entry, "version")),
         "Empty": {"type": "object", "maxProperties": 0},
@@ -302,6 +308,32 @@ def _error() -> Json:
         "retry_after_ms",
         "id",
     )
+
+
+def _scaling() -> Json:
+    number = {"type": "number", "minimum": 0}
+    kind = {
+        "kind": _TEXT,
+        "devices": _COUNT,
+        "wanted": _COUNT,
+        "why": _TEXT,
+        "needed": number | {"description": "devices that the last seconds need, without damping"},
+        "execution": number | {"description": "work of the requests, in device-seconds per second"},
+        "refused": number | {"description": "part of execution that was refused or late"},
+        "loading": number | {"description": "work of loading weights, in device-seconds per second"},
+        "target": number,
+        "held_s": number | {"description": "seconds for which an earlier peak still counts"},
+    }
+    model = {
+        "model": _TEXT,
+        "kind": _TEXT,
+        "rate": number | {"description": "rows per second"},
+        "refused": number | {"description": "rows per second that were refused or late"},
+        "row_ms": _MS,
+        "work": number | {"description": "device-seconds per second"},
+        "version": _VERSION,
+    }
+    return _object({"kinds": _list(_object(kind)), "models": _list(_object(model)), "other_models": _COUNT})
 
 
 def _statistics() -> Json:

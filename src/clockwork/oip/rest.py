@@ -17,6 +17,7 @@ SERVER: Final = {
     "v2/health/live": ("GET", "live"),
     "v2/health/ready": ("GET", "ready"),
     "v2/models/stats": ("GET", "all_stats"),
+    "v2/clockwork/scaling": ("GET", "scaling"),
     "v2/repository/index": ("POST", "index"),
     "metrics": ("GET", "metrics"),
 }

@@ -96,6 +96,11 @@ class PacedWorker:
                 self._poll(moment, key, answers)
         return answers
 
+    @property
+    def idle(self) -> bool:
+        """Whether no task runs."""
+        return all(finished is None for _, _, _, finished in self._moments)
+
     def busy_by(self, now: Nanos) -> Nanos:
         """Return the time that all devices together have spent on executing.
 

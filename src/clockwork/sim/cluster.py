@@ -172,6 +172,22 @@ class Cluster:
             self._ping(worker)
         self.feed(WorkerConnected(worker.name))
 
+    @property
+    def devices_per_worker(self) -> int:
+        """Number of devices of each worker."""
+        return self._devices
+
+    def connected(self) -> list[int]:
+        """Return the numbers of the connected workers."""
+        return [number for number, worker in enumerate(self.workers) if worker.connected]
+
+    def add_worker(self) -> None:
+        """Add a worker to the cluster, and connect it."""
+        worker = _Worker(f"w{len(self.workers)}")
+        self.workers.append(worker)
+        self._by_name[worker.name] = worker
+        self.connect(len(self.workers) - 1)
+
     def disconnect(self, number: int, why: str, dies: bool = True) -> None:
         """End the worker process or, if it does not die, only its connection."""
         worker = self.workers[number]

@@ -17,6 +17,7 @@ from clockwork.paced.models import PacedModel
 from clockwork.scheduling.base import Scheduler, changes_models
 from clockwork.scheduling.clockwork import ClockworkScheduler
 from clockwork.scheduling.registry import make_scheduler
+from clockwork.sim.autoscaler import Autoscaler
 from clockwork.sim.change_spec import timed_changes
 from clockwork.sim.changes import OPERATOR, Changes
 from clockwork.sim.cluster import UNLIMITED, Cluster
@@ -105,6 +106,7 @@ class Simulation:
         self._originals = {model.path.removesuffix(".onnx"): model for model, _ in models}
         timed = timed_changes(scenario.changes, scenario.model_names() if scenario.changes else (), self._duration)
         self.changes = Changes(self.cluster, timed, self._original, self._explained, Random(f"changes {seed}"))
+        self.autoscaler = Autoscaler(self.cluster, scenario.autoscaler, record)
         self._settle = settle
         self.outcomes = Outcomes(warmup=seconds(scenario.warmup_s), duration=self._duration, bucket=scenario.bucket())
         self._inputs = {path_stem: _inputs(model) for model, _ in models if (path_stem := model.path[:-5])}
@@ -119,6 +121,7 @@ class Simulation:
         self._start: Nanos = 0
         self._armed: Nanos | None = None
         self._busy_steps: list[Nanos] = []  #: busy time of all devices together at each hundredth of the run
+        self._device_steps: list[int] = []  #: number of devices at each hundredth of the run
 
     def run(self) -> "Simulation":
         """Run the simulation from start-up to the last response. Return this object.
@@ -141,8 +144,10 @@ class Simulation:
         self.loop.run(self.loop.now + self._settle)
         self._start = self.loop.now
         self._busy_steps = [self.cluster.busy()]
+        self._device_steps = [self._devices()]
         arrange(self.cluster, self.scenario.faults, self._start)
         self.changes.arrange(self._start)
+        self.autoscaler.begin(self._duration)
         self._arm()
 
     def play(self) -> None:
@@ -150,6 +155,7 @@ class Simulation:
         for step in range(1, 101):
             self.loop.run(self._start + self._duration * step // 100)
             self._busy_steps.append(self.cluster.busy())
+            self._device_steps.append(self._devices())
             if self._progress is not None:
                 self._progress(step / 100)
 
@@ -255,6 +261,8 @@ class Simulation:
             self.watcher.violation(f"request {response.id} for {model} was refused by a change: {response.message}")
 
     def _explained(self, arrival: Nanos) -> bool:
+        if self.autoscaler.explains(arrival):
+            return True
         return explains(self.scenario.faults, arrival - self._start, self.loop.now - self._start)
 
     def _check(self) -> None:
@@ -305,9 +313,17 @@ class Simulation:
 
     def utilisation_series(self) -> list[float]:
         """Return `utilisation` for each hundredth of the run."""
-        each = self._duration * self.scenario.devices.workers * self.scenario.devices.per_worker / 100
-        steps = zip(self._busy_steps[1:], self._busy_steps, strict=False)
-        return [round((after - before) / each, 4) for after, before in steps]
+        each = self._duration / 100
+        busy = zip(self._busy_steps[1:], self._busy_steps, strict=False)
+        devices = zip(self._device_steps[1:], self._device_steps, strict=False)
+        steps = zip(busy, devices, strict=True)
+        return [round((after - before) / (each * sum(counts) / 2), 4) for (after, before), counts in steps]
+
+    def _devices(self) -> int:
+        """Return the number of devices. Without an autoscaler, workers that are lost for a while count too."""
+        if not self.scenario.autoscaler.max_workers:
+            return self.scenario.devices.count
+        return max(1, len(self.cluster.connected()) * self.scenario.devices.per_worker)
 
     def _request_record(
         self, request: WorkloadRequest, arrival: Nanos, response: InferResponse, outcome: Outcome

@@ -30,6 +30,7 @@
     [[faults]]                 # kind = "slow-device", at_s = 5, for_s = 2, worker = 0, factor = 2.0
     [sweep]                    # one run per value: slo_ms = [10, 25], load = [0.5, 1.0], devices = [1, 2, 4]
     [[compare]]                # another system in plots: name, slo_ms = [10, 25], goodput_rps = [2, 545]
+    [autoscaler]               # max_workers = 20, startup_s = 10
     [clockwork]                # constants of the scheduler: efficiency_floor = 0.9, schedule_ahead_ms = 5
 
 A load test of a live server uses only the workload. The input is text, not a file. An error names the table and the
@@ -51,6 +52,7 @@ from clockwork.messages.profile import ModelProfile
 from clockwork.paced.durations import NoiseModel
 from clockwork.paced.models import PROFILES, RESNET50_BYTES, PacedModel, constant_profile, scaled
 from clockwork.scheduling.clockwork import ClockworkConfig
+from clockwork.sim.autoscaler_spec import MAX_WORKERS, AutoscalerSpec, check_autoscaler
 from clockwork.sim.change_spec import ChangeSpec, check_changes
 from clockwork.sim.controller import Costs
 from clockwork.sim.links import LinkModel
@@ -58,7 +60,6 @@ from clockwork.units import Bytes, Nanos, ms
 from clockwork.workload.spec import StreamSpec, check_finite, has_slo_factor, with_slo_scaled, without_slo
 from clockwork.workload.spec import scaled as scaled_stream
 
-MAX_WORKERS: Final = 10_000
 MAX_MODELS: Final = 100_000
 MAX_PAGES: Final = 1 << 24
 MAX_COST_MS: Final = 1000.0
@@ -192,6 +193,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
     shadows: tuple[str, ...] = ()
     sweep: SweepSpec = SweepSpec()
     compare: tuple[ComparedSpec, ...] = ()
+    autoscaler: AutoscalerSpec = AutoscalerSpec()
     clockwork: dict[str, float | bool] = field(default_factory=dict)
 
     def scheduler_config(self) -> ClockworkConfig:
@@ -296,6 +298,7 @@ def checked(scenario: Scenario, where: str = "the scenario") -> Scenario:
         _check_models(scenario)
         _check_times(scenario)
         _check_faults(scenario)
+        check_autoscaler(scenario.autoscaler)
         check_changes(scenario.changes, scenario.duration_s)
         parse_shadows(scenario.shadows)
     except InvalidRequestError as error:

@@ -72,7 +72,7 @@ class GPUState:
         self.kind = info.kind
         self.models = models
         self.cache = PageCache(info.total_pages)
-        self.silent = False  #: whether the worker is connected, but has sent nothing for a while
+        self.silent = False  #: whether the worker is connected, but has sent nothing for a while, or refuses all actions
         self.gone = False  #: whether the worker was lost
         self.outstanding: dict[int, DeviceAction] = {}
         self.exec_end: Nanos = 0  #: end of the last Infer whose result is known
@@ -270,6 +270,9 @@ class GPUState:
         """
         del self.outstanding[action.id]
         del self._routes[action.id]
+        leaving = isinstance(result, ErrorResult) and result.status == Status.SHUTTING_DOWN
+        if leaving:
+            self.silent = True
         if isinstance(action, Infer):
             left = self._infers[action.model] - 1
             if left:
@@ -283,7 +286,7 @@ class GPUState:
             surprising = self._residency.get(action.model) is Residency.WARM
             return not (isinstance(result, ErrorResult) and surprising and result.status in _ABSENT)
         if isinstance(action, EvictWeights):
-            return not isinstance(result, ErrorResult)
+            return leaving or not isinstance(result, ErrorResult)
         if isinstance(result, ErrorResult):
             self._after(action.model, ResidencyEvent.LOAD_FAILED)
             self._drop_weights(action.model)

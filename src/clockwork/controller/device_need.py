@@ -1,0 +1,195 @@
+"""Decides how many devices of one kind are wanted, from the work of each second.
+
+Theory of operation. A device should be busy for at most `TARGET` of its time, so that a growing load finds room while a
+new device starts. So work of 4.5 device-seconds per second needs five devices.
+
+Fast up: the work is averaged over several windows, and the largest average counts. The shortest window is three
+seconds. Chance must not cause a step up, so each average is lowered by its standard deviation.
+
+Slow down: the number falls only to the largest need of the last `HOLD`. For this purpose the need is computed with a
+lower target (`TARGET` less `GAP`), so that a load at the border of two numbers does not change the number again and
+again.
+
+Work that can wait (an SLO longer than `CAN_WAIT`) fills all devices that there are, because its clients send as much as
+they get answers. Such work asks for more devices only if requests are refused or late.
+
+Feedback: the fleet may have the wanted devices and still refuse requests, for example because SLOs are short or times
+vary. Then a device can do less than `TARGET`. The target falls to the work that the devices have done, and recovers in
+`RECOVERY`.
+"""
+
+from collections import deque
+from math import ceil, sqrt
+from typing import Final, NamedTuple
+
+from clockwork.units import SECOND, Nanos
+
+SLOT: Final[Nanos] = SECOND
+"""Length of the steps in which work is added up."""
+
+WINDOWS: Final = (3, 10, 30)
+"""Numbers of slots over which the work is averaged."""
+
+TARGET: Final = 0.9
+"""Share of its time for which a device should execute."""
+
+MIN_TARGET: Final = 0.5
+"""Limit below which the target never falls. So wrong refusals cannot ask for more than twice the devices."""
+
+GAP: Final = 0.08
+"""Difference between the targets for more and for fewer devices."""
+
+LOAD_TARGET: Final = 0.8
+"""Share of its time for which a device should load weights."""
+
+CAN_WAIT: Final[Nanos] = 5 * SECOND
+"""Requests with a longer SLO can wait while devices start."""
+
+HOLD: Final = 300
+"""Number of slots for which the largest need is kept."""
+
+START: Final = 60
+"""Number of slots after the start in which at least the devices in service are wanted. `HOLD` begins after them."""
+
+MISSED_SHARE: Final = 0.001
+"""Share of refused or late work that counts as none."""
+
+TOO_MUCH_MISSED: Final = 0.01
+"""Share of refused or late work that lowers the target if the fleet has all wanted devices."""
+
+SETTLED: Final = 5
+"""Number of slots for which the wanted devices must miss requests before the target falls."""
+
+REDUCTION: Final = 0.95
+"""Target that follows from the work that the devices have done while they missed requests, as a share of this work."""
+
+RECOVERY: Final = 1800
+"""Number of slots in which the target recovers."""
+
+
+class Slot(NamedTuple):
+    """The work of one slot, in device-seconds.
+
+    - ``urgent``: work of requests with an SLO of at most `CAN_WAIT`
+    - ``patient``: work of the other requests
+    - ``variance``: sum of the squares of the work of each request
+    - ``missed``: part of ``urgent`` and ``patient`` that was refused or late because all devices were busy
+    - ``cold``: part of ``urgent`` and ``patient`` that was refused because weights could not be loaded in time
+    - ``loading``: work of loading weights, including the loads for ``cold``
+    """
+
+    urgent: float = 0.0
+    patient: float = 0.0
+    variance: float = 0.0
+    missed: float = 0.0
+    cold: float = 0.0
+    loading: float = 0.0
+
+
+IDLE: Final = Slot()
+
+
+class _Average(NamedTuple):
+    """The averages of the last slots. ``error`` is the standard deviation of the work."""
+
+    urgent: float
+    work: float
+    error: float
+    missed: float
+    cold: float
+    loading: float
+
+
+class DeviceNeed:
+    """The wanted number of devices of one kind. `close` is called once for each slot."""
+
+    def __init__(self, devices: int = 0) -> None:
+        """Start without work. ``devices`` are in service. At the start, at least these devices are wanted."""
+        self.wanted = max(1, devices)
+        self.target = TARGET
+        self.needed = 0.0  #: need of the last slots, in devices, without damping
+        self.loading = False  #: whether the last slots need devices to load weights, more than to execute
+        self._slots: deque[Slot] = deque(maxlen=max(WINDOWS))
+        self._closed = 0  #: number of slots so far
+        self._idle = 0  #: number of slots without work since the last slot with work
+        self._short = 0  #: number of slots for which the wanted devices have not sufficed
+        #: (slot, need) in ascending order of slots and descending order of needs: the candidates for the largest need
+        self._peaks: deque[tuple[int, float]] = deque()
+
+    def close(self, slot: Slot, devices: int) -> None:
+        """Add the work of a slot, at whose end ``devices`` are in service."""
+        self._slots.append(slot)
+        self._closed += 1
+        self._idle = self._idle + 1 if slot is IDLE else 0
+        self.target += (TARGET - self.target) / RECOVERY
+        low = self.needed = 0.0
+        self.loading = False
+        if self._idle < max(WINDOWS):
+            averages = [self._average(count) for count in WINDOWS]
+            self.needed = max([self._need(average, self.target, -1, devices) for average in averages])
+            low = self._need(averages[1], self.target - GAP, 1, devices)
+        self._note_peak(max(low, float(devices)) if self._closed <= START else low)
+        wanted = min(self.wanted, max(1, ceil(self._peaks[0][1])))
+        self.wanted = max(wanted, ceil(self.needed))
+        self._adapt(slot, devices)
+
+    @property
+    def over(self) -> bool:
+        """Whether no work has arrived for so long that one device is wanted."""
+        return self._idle > HOLD + max(WINDOWS) and self.wanted == 1
+
+    def recent(self) -> Slot:
+        """Return the average of the last slots."""
+        count = min(len(self._slots), WINDOWS[1])
+        if not count:
+            return Slot()
+        slots = list(self._slots)[-count:]
+        return Slot(*(sum(values) / count for values in zip(*slots, strict=True)))
+
+    def held(self) -> int:
+        """Return for how many more slots an earlier peak keeps the number above the present need."""
+        if not self._peaks:
+            return 0
+        for at, need in self._peaks:
+            if ceil(need) >= self.wanted:
+                return max(0, HOLD - (self._closed - at))
+        return 0
+
+    def _adapt(self, slot: Slot, devices: int) -> None:
+        """Lower the target if the fleet has all wanted devices, and nevertheless misses requests for a while."""
+        short = devices >= self.wanted and slot.missed > TOO_MUCH_MISSED * (slot.urgent + slot.patient)
+        self._short = self._short + 1 if short else 0
+        if self._short >= SETTLED:
+            average = self._average(SETTLED)
+            done = (average.work - average.missed) / devices
+            self.target = max(MIN_TARGET, min(self.target, REDUCTION * done))
+            self._short = 0
+
+    def _average(self, count: int) -> _Average:
+        slots = list(self._slots)[-count:]
+        urgent = sum(slot.urgent for slot in slots) / count
+        patient = sum(slot.patient for slot in slots) / count
+        error = sqrt(sum(slot.variance for slot in slots)) / count
+        missed = sum(slot.missed for slot in slots) / count
+        cold = sum(slot.cold for slot in slots) / count
+        loading = sum(slot.loading for slot in slots) / count
+        return _Average(urgent, urgent + patient, error, missed, cold, loading)
+
+    def _need(self, average: _Average, target: float, sign: int, devices: int) -> float:
+        """Return the number of devices that the work needs. The standard deviation is added with this sign."""
+        error = sign * average.error
+        if average.missed > MISSED_SHARE * average.work:
+            executing = (average.work + error) / target
+        else:
+            executing = max((average.urgent + error) / target, min(average.work + error, float(devices)))
+        loading = average.loading / LOAD_TARGET if average.cold > TOO_MUCH_MISSED * average.work else 0.0
+        self.loading |= loading > executing
+        return max(executing, loading, 0.0)
+
+    def _note_peak(self, need: float) -> None:
+        peaks = self._peaks
+        while peaks and peaks[-1][1] <= need:
+            peaks.pop()
+        peaks.append((self._closed, need))
+        if peaks[0][0] <= self._closed - HOLD:
+            peaks.popleft()
