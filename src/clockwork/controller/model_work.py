@@ -112,7 +112,7 @@ class ModelWork:
         self.slot = slot
         self.again_at = 2
         if not self.slo:
-            self.slo = min(slo, MAX_SLO)
+            self.slo = float(min(slo, MAX_SLO))
         for kind in [kind for kind in self.by_kind if kind not in self.model.profiles]:
             del self.by_kind[kind]
         for times in self.by_kind.values():
