@@ -11,7 +11,7 @@ import typer
 
 from clockwork.errors import InvalidRequestError
 from clockwork.http.config import HTTP_PORT
-from clockwork.net.address import CLIENT_PORT, GRPC_PORT, WORKER_PORT, Address, parse_address
+from clockwork.net.address import CLIENT_PORT, GRPC_PORT, HEALTH_PORT, WORKER_PORT, Address, parse_address
 from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Bytes, Nanos
 
 _DURATION_UNITS: Final = {"us": MICROSECOND, "ms": MILLISECOND, "s": SECOND, "": SECOND, "min": 60 * SECOND}
@@ -80,6 +80,11 @@ def worker_address(value: str | Address) -> Address:
 def grpc_address(value: str | Address) -> Address | None:
     """Parse ``HOST:PORT`` or ``none``. The default port is the port for gRPC."""
     return None if value == "none" else _address(value, GRPC_PORT)
+
+
+def health_address(value: str | Address) -> Address | None:
+    """Parse the address of a worker's health checks. ``none`` means that there are none."""
+    return None if value == "none" else _address(value, HEALTH_PORT)
 
 
 def http_address(value: str | Address) -> Address | None:

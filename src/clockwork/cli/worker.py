@@ -11,7 +11,7 @@ import typer
 from clockwork.cli.configuration import ConfigFile, is_dry_run
 from clockwork.cli.controller_options import MaxBatch
 from clockwork.cli.options import LogFormat, LogLevel, examples
-from clockwork.cli.parsers import worker_address
+from clockwork.cli.parsers import health_address, worker_address
 from clockwork.cli.runtimes import DeviceOptions, make_runtime, make_runtime_on_gpus, runtime_on_gpus
 from clockwork.cli.security import WorkerTlsCa, WorkerTlsCert, WorkerTlsKey, WorkerTokenFile
 from clockwork.cli.worker_options import (
@@ -39,7 +39,7 @@ from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import GIB, MIB, Bytes
 
 if TYPE_CHECKING:
-    from clockwork.host.worker import OnHost, WorkerConfig
+    from clockwork.host.worker import OnHost, WorkerConfig, WorkerHost
     from clockwork.runtimes.base import Runtime
 
 EXAMPLES: Final = examples(
@@ -63,6 +63,15 @@ Name: TypeAlias = Annotated[
     str,
     typer.Option(show_default="host name and process id", help="Name of this worker, unique among all workers."),
 ]
+Health: TypeAlias = Annotated[
+    Address | None,
+    typer.Option(
+        parser=health_address,
+        metavar="HOST:PORT",
+        show_default="none",
+        help="Address of health checks over HTTP (/v2/health/live and /v2/health/ready); port 0 picks a free port.",
+    ),
+]
 ModelRoot: TypeAlias = Annotated[
     Path,
     typer.Option(exists=True, file_okay=False, help="Directory of the models. The worker reads only files inside it."),
@@ -72,6 +81,7 @@ ModelRoot: TypeAlias = Annotated[
 def worker(
     controller: ControllerAddress = DEFAULT_WORKER_LISTEN,
     name: Name = "",
+    health: Health = None,
     model_root: ModelRoot = Path(),
     allow_links_to: AllowLinksTo = None,
     device: DeviceKind = "cpu",
@@ -150,7 +160,7 @@ def worker(
     if emulate:
         models, cache = emulated_models(profile).values(), emulated_pages(cache_size)
         link = partial(run_emulated, controller, config.name, models, emulate, cache, tls=tls, token=token, arena=arena)
-        _run(lambda on_host: link(on_host=on_host))
+        _run(lambda on_host: link(on_host=on_host), health)
     else:
         executor, worker_config = _make_runtime(
             runtime,
@@ -163,7 +173,7 @@ def worker(
             batching=batching_options(no_batching, allow_batching, model_shapes(model_shape)),
         )
         executor.links = LinkPolicy(tuple(named_directories or ()), tuple(allow_links_to or ()))
-        _run(lambda on_host: run_worker(worker_config, executor, on_host))
+        _run(lambda on_host: run_worker(worker_config, executor, on_host), health)
 
 
 def _make_runtime(
@@ -184,14 +194,27 @@ def _make_runtime(
     return runtime, replace(config, cache_bytes=cache_bytes)
 
 
-def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]") -> None:
+def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]", health: Address | None) -> None:
     """Run a worker until a signal arrives. The worker then finishes its actions and disconnects."""
     import uvloop
 
     from clockwork.cli.process import Shutdown, run_until_signal
+    from clockwork.host.worker_health import serving_health
 
     shutdown = Shutdown()
-    uvloop.run(run_until_signal(make(lambda host: shutdown.before_end(host.leave)), shutdown))
+    hosts: list[WorkerHost] = []
+
+    def on_host(host: "WorkerHost") -> None:
+        hosts.append(host)
+        shutdown.before_end(host.leave)
+
+    async def work() -> None:
+        async with serving_health(health, lambda: any(host.is_ready() for host in hosts)) as address:
+            if address is not None:
+                print(f"clockwork worker serves health checks on {address}", flush=True)
+            await make(on_host)
+
+    uvloop.run(run_until_signal(work(), shutdown))
 
 
 def check_worker(

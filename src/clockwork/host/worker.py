@@ -190,6 +190,10 @@ class WorkerHost:
                 self._timer.cancel()
             await asyncio.shield(asyncio.ensure_future(self._devices.end()))
 
+    def is_ready(self) -> bool:
+        """Return whether the worker is connected to its controller and loads no models."""
+        return self._connection is not None and not self.core.loads_models
+
     async def leave(self) -> None:
         """Finish running tasks, refuse waiting and new actions, and send the results.
 

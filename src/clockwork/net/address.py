@@ -14,6 +14,8 @@ WORKER_PORT: Final = 12345
 GRPC_PORT: Final = 8001
 """Default port for gRPC. Triton uses the same port."""
 
+HEALTH_PORT: Final = 8080
+"""Default port for the health checks of a worker."""
 
 LOOPBACK: Final = "127.0.0.1"
 """Host that is used if an address is only a port."""

@@ -74,6 +74,12 @@ class WorkerCore:
         self._leaving = False
 
     @property
+    def loads_models(self) -> bool:
+        """Whether models are being loaded to or unloaded from host memory, or wait for it."""
+        lane = self._lanes[None, LaneKind.HOST]
+        return lane.running is not None or len(lane) > 0
+
+    @property
     def lanes(self) -> tuple[tuple[int | None, LaneKind], ...]:
         """All lanes as pairs of device and kind. For the HOST lane, the device is None."""
         return tuple(self._lanes)
