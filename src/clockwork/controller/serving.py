@@ -155,8 +155,7 @@ class Serving:
             return self.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
         deadline = arrival + slo
         if deadline < now:
-            self.tally.scaling.excluded(model.name, batch_size, slo)
-            counts, fastest = self.tally.of(model.name), model.infer_estimate(batch_size)
+            counts, fastest = self.tally.excluded(model.name, batch_size, slo), model.infer_estimate(batch_size)
             return expired_at_arrival(now, counts, client_id, message, now - arrival, slo, fastest)
         self._last_id += 1
         outputs = tuple(dict.fromkeys(message.outputs)) if len(message.outputs) > 1 else message.outputs
@@ -230,11 +229,10 @@ class Serving:
         occupied = record_result(self._state, gpu, action, result)
         if (model := self._state.models.get(action.model)) is not None and not self.own.is_alone(action):
             self.tally.acted(now, gpu, model, action, result, occupied)
-        if isinstance(action, Infer):
-            if isinstance(result, InferResult):
-                commands += self._deliver(now, gpu, action, result, payloads)
-            else:
-                about = self._pending_of(action.inputs)
+        if isinstance(action, Infer) and isinstance(result, InferResult):
+            commands += self._deliver(now, gpu, action, result, payloads)
+        elif isinstance(action, Infer):
+            about = self._pending_of(action.inputs)
         return commands + self._ask(now, about, self._scheduler.result, gpu, action, result)
 
     def _pending_of(self, inputs: Iterable[InferInput]) -> list[PendingRequest]:

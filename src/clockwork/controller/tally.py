@@ -226,6 +226,11 @@ class Tally:
         self.scaling.answered(request, status, reason)
         return self.of(request.model.name).finished(request, status, total, reason)
 
+    def excluded(self, model: str, rows: int, slo: Nanos) -> Counts:
+        """Do not count a request's rows as work of devices, because its deadline had passed. Return the counters."""
+        self.scaling.excluded(model, rows, slo)
+        return self.of(model)
+
     def acted(
         self, now: Nanos, gpu: GPUState, model: ModelState, action: DeviceAction, result: Result, occupied: Nanos
     ) -> None:

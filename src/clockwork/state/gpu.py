@@ -72,7 +72,7 @@ class GPUState:
         self.kind = info.kind
         self.models = models
         self.cache = PageCache(info.total_pages)
-        self.silent = False  #: whether the worker is connected, but has sent nothing for a while, or refuses all actions
+        self.silent = False  #: whether the worker is connected but has sent nothing for a while, or refuses actions
         self.gone = False  #: whether the worker was lost
         self.outstanding: dict[int, DeviceAction] = {}
         self.exec_end: Nanos = 0  #: end of the last Infer whose result is known
