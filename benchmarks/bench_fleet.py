@@ -104,7 +104,7 @@ class Load:
         before, after = self.refused(self.scenario.devices.count), missed(grown)
         sent = grown.outcomes.series["sent"]
         most = max(wanted for _, _, wanted in grown.autoscaler.series)
-        windows = []
+        windows: list[dict[str, Any]] = []
         for begin in range(0, int(self.scenario.duration_s), WINDOW_S):
             window = slice(begin, begin + WINDOW_S)
             wanted = max(w for at, _, w in grown.autoscaler.series if begin < at <= begin + WINDOW_S)
