@@ -213,7 +213,13 @@ def test_a_load_with_a_broken_config_fails_and_the_model_goes_on_serving(protoco
         with pytest.raises(InferenceServerException, match="7"):
             await triton.client.load_model("net")
         assert await triton.infer("net") == "1"
-        assert (await triton.index())[0][:3] == ("net", "1", "READY")
+        add_version(tmp_path, "net", 2, b"")
+        (name, version, state, reason), (_, broken, unavailable, why) = await triton.index()
+        assert (name, version, state) == ("net", "1", "READY")
+        assert reason.startswith("a new load would fail: ")
+        assert "7" in reason
+        assert (broken, unavailable) == ("2", "UNAVAILABLE")
+        assert "is empty" in why
 
     add_version(tmp_path, "net", 1)
     with_triton(tmp_path, protocol, test)

@@ -5,9 +5,10 @@ from typing import Final, NamedTuple
 
 from clockwork.controller.catalog import VersionState
 from clockwork.controller.description import Description
+from clockwork.errors import InvalidModelError
 from clockwork.messages.results import DEFAULT_VERSION
 from clockwork.oip.metadata import NO_WORKER
-from clockwork.repository.models import RepositoryModel
+from clockwork.repository.models import RepositoryModel, wanted_versions
 
 READY: Final = VersionState.READY.value
 UNAVAILABLE: Final = VersionState.UNAVAILABLE.value
@@ -44,7 +45,7 @@ def index_of(server: Description, known: Iterable[RepositoryModel] = (), *, serv
     for name in sorted({*server.catalog.all_names(), *broken, *on_disk}):
         versions = server.catalog.versions(name)
         if not versions and name not in broken:
-            yield Entry(name, "", UNAVAILABLE, NOT_LOADED + "".join(f": {each}" for each in on_disk[name].problems[:1]))
+            yield Entry(name, "", UNAVAILABLE, _not_loaded(on_disk[name]))
         elif not versions:
             yield Entry(name, DEFAULT_VERSION, UNAVAILABLE, broken[name])
         for version in versions:
@@ -52,12 +53,27 @@ def index_of(server: Description, known: Iterable[RepositoryModel] = (), *, serv
             if version.model is not None and not server.can_serve(version.model):
                 state, reason = UNAVAILABLE, NO_WORKER
             if name in on_disk and state == READY and not reason and version is versions[-1]:
-                reason = "".join(f"a new load would fail: {problem}" for problem in on_disk[name].problems[:1])
+                why = _why_not(on_disk[name])
+                reason = f"a new load would fail: {why}" if why else ""
             yield Entry(name, version.number, state, reason)
         listed = {version.number for version in versions}
         for number, why in sorted(on_disk[name].incomplete.items()) if name in on_disk and versions else ():
             if str(number) not in listed:
                 yield Entry(name, str(number), UNAVAILABLE, why)
+
+
+def _why_not(model: RepositoryModel) -> str:
+    """Return why a load of the model would fail. The text is empty if nothing in the repository prevents the load."""
+    try:
+        wanted_versions(model)
+    except InvalidModelError as error:
+        return str(error)
+    return ""
+
+
+def _not_loaded(model: RepositoryModel) -> str:
+    why = _why_not(model)
+    return f"{NOT_LOADED}: {why}" if why else NOT_LOADED
 
 
 def _not_serving(server: Description) -> Iterator[Entry]:

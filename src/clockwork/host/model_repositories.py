@@ -141,7 +141,8 @@ class ModelRepositories:
             for model in models:
                 other = found.get(model.name)
                 found[model.name] = model if other is None else ambiguous(other, model)
-        return [found[name] for name in sorted(found)]
+        policies = {} if self._config is None else self._config.policies
+        return [replace(found[name], policy=policies.get(name, found[name].policy)) for name in sorted(found)]
 
     def versions_of(self, directory: Path, model: RepositoryModel) -> tuple[ModelVersion, ...]:
         """Return the versions of a model that should be served. ``directory`` is the model's repository.
