@@ -3,7 +3,7 @@
 Each command of the class `ConfiguredCommand` has a table in the file. The table's name is the name of the command. A
 command's table has a key for each option and argument. The key and the environment variable are derived from the
 option's name, so a new option needs no code here. If an option is set in several places, the order of precedence is:
-flag, environment, file, default. Typer implements this order.
+flag, environment, file, default. Typer applies the values in this order.
 """
 
 import json

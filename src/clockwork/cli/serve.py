@@ -204,10 +204,8 @@ def serve(
     """Serve models from this machine: a controller and a worker in one command.
 
     The models may be in any directory. The command loads the models, measures them unless their times are cached, and
-    serves them until Ctrl-C or SIGTERM. When serving begins, it prints "clockwork is serving N models on HOST:PORT".
-
-    On Ctrl-C or SIGTERM, the command answers all accepted requests within --drain-limit, and ends. A second Ctrl-C ends
-    it at once. The worker is a separate process, which is restarted when it dies.
+    serves them. When serving begins, the command prints "clockwork is serving N models on HOST:PORT". On Ctrl-C or
+    SIGTERM, it answers all accepted requests within --drain-limit, and ends. A second Ctrl-C ends the command at once.
     """
     from clockwork.cli.controller_process import FrontEnds, controller_config, profile_directory
     from clockwork.cli.models import check_emulated

@@ -117,7 +117,7 @@ class ControllerWithStartupPhase:
     def is_ready(self, model: str | None = None, version: str = "") -> bool:
         """Return whether the server would serve a request for ``model`` now.
 
-        Without ``model``: whether any model is served.
+        If ``model`` is empty, return whether any model is served.
         """
         return is_ready(self.stage, self._state, self._serving.catalog, model, version)
 

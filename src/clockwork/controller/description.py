@@ -60,7 +60,7 @@ def is_ready(
 ) -> bool:
     """Return whether the server would serve a request for ``model`` now.
 
-    Without ``model``: whether any model is served.
+    If ``model`` is empty, return whether any model is served.
 
     ``version`` is a number or a label. An empty ``version`` means the default version.
     """
@@ -143,7 +143,7 @@ class Description(Struct, frozen=True):
     def is_ready(self, model: str | None = None, version: str = "") -> bool:
         """Return whether the server would serve a request for ``model`` now.
 
-        Without ``model``: whether any model is served.
+        If ``model`` is empty, return whether any model is served.
         """
         return is_ready(Stage(self.stage), self.state, self.catalog, model, version)
 

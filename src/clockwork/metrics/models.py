@@ -34,7 +34,7 @@ _NOT_SERVING: Final = frozenset(status.name for status in (Status.INITIALIZING, 
 _ALWAYS: Final[Mapping[str, int]] = {status.name: 0 for status in (Status.SUCCESS, Status.TIMEOUT, *REFUSAL_STATUSES)}
 """Statuses that the metrics contain even if their count is 0.
 
-Otherwise, Prometheus' function rate() would not count the first request of a time series that appears with it.
+If a time series appeared only with its first request, Prometheus' function rate() would not count this request.
 """
 
 LATENCY: Final = Family(

@@ -19,8 +19,8 @@ or less.)
 
 - The process was stopped, for example by SIGSTOP, in a frozen virtual machine, or in a container that used up its
   quota. A stopped process looks like a sleeping process, so the bytes may be older than they seem.
-- In one turn, the loop slept and read nothing. After that turn, it worked for a long time. Here too, the bytes may be
-  older than they seem.
+- The loop slept in one turn without reading anything, and then worked for a long time. The bytes may be older in this
+  case, too.
 - The last turn was long, and the client sends one request at a time. In this case, the bytes may have arrived long
   after the last poll.
 """

@@ -54,4 +54,4 @@ _FACTORS: Final = {"signed": 4.0, "zeros": 0.0, "large": 1e3, "small": 1e-3, "ne
 
 _NUMBERS: Final = {"signed": (0, 10), "zeros": (0, 1), "large": (0, 1000), "negative": (-10, 1)}
 _STRINGS: Final = {"signed": (0, 1 << 20), "zeros": (0, 1), "large": (1 << 40, 1 << 60)}
-"""For each kind of row, the range of its integers. Random strings consist of the digits of such integers."""
+"""The range of random integers for each kind of row. Random strings consist of the digits of such integers."""

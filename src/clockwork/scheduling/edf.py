@@ -27,7 +27,8 @@ MARGIN: Final[Nanos] = 1 * MILLISECOND
 """Time reserved for the network delay to the worker and back."""
 
 MAX_CONSIDERED: Final = 64
-"""Number of urgent requests that are searched for a request whose model can be executed or loaded now."""
+"""Number of the most urgent requests among which the scheduler looks for a request to execute, or a model to load, now.
+"""
 
 MAX_SEARCHED: Final = 1024
 """Limit of the requests that are searched for requests that can share a batch with an urgent request."""

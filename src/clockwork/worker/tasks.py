@@ -6,10 +6,10 @@ called once for each task.
 
 Theory of operation.
 
-- An UnloadModel names several models. If the weights of one of these models are in use, being loaded or being evicted,
-  the whole action is refused with WEIGHTS_IN_USE. A controller therefore first waits for the results of its other
-  actions. When the task starts, the models are removed from the tables. So no lane can use weights that the task
-  closes.
+- An UnloadModel contains the names of several models. If the weights of one of these models are in use, being loaded or
+  being evicted, the whole action is refused with WEIGHTS_IN_USE. A controller therefore first waits for the results of
+  its other actions. When the task starts, the models are removed from the tables. So no lane can use weights that the
+  task closes.
 - A ClearCache is one task on each device. From the arrival of the ClearCache until the end of this task, the device
   refuses every Infer with WEIGHTS_NOT_PRESENT. So the task waits for at most one Infer. Then the task closes all
   weights at once.

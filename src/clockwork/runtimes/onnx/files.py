@@ -93,7 +93,7 @@ def digest_of_one_file(path: Path) -> str:
     """Return the digest of a model without external data. Empty if the file cannot be read.
 
     Other threads can use the interpreter while this function reads and computes. If the model has external data, the
-    result is no model's digest.
+    result is not the digest of a model.
     """
     try:
         with path.open("rb") as file:

@@ -210,7 +210,7 @@ def prepared_info(file: ModelFile, prepared: PreparedModel, verdict: Verdict, po
 
 
 def search_for(file: ModelFile, policy: BatchingPolicy) -> Search:
-    """Return the known facts for the search of inputs that the model accepts."""
+    """Return the facts about a model's inputs with which the search for accepted inputs begins."""
     return policy.search(known_sizes(file.outline))
 
 
