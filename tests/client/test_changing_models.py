@@ -9,7 +9,7 @@ import pytest
 from client.live import run
 from clockwork.cli import run as command
 from clockwork.client import AsyncClient, Client
-from clockwork.errors import InvalidRequestError, UnknownModelError
+from clockwork.errors import InvalidRequestError, RequestRefusedError, UnknownModelError
 from oip.test_model_control import add_version, explicit
 
 ROW = {"x": np.ones((1, 4), np.float32)}
@@ -46,6 +46,16 @@ def test_a_rollout_a_canary_by_label_a_rollback_and_an_unload(tmp_path: Path) ->
     async def test() -> None:
         async with explicit(tmp_path) as (host, _):
             await asyncio.to_thread(rollout, str(host.client_address))
+
+    add_version(tmp_path, "net", 1)
+    run(test())
+
+
+def test_a_load_beyond_the_limit_of_pending_loads_is_refused_and_may_be_retried(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with explicit(tmp_path, max_loads=0) as (host, _), AsyncClient(str(host.client_address)) as client:
+            with pytest.raises(RequestRefusedError, match="which is the limit; retry later"):
+                await client.load("net")
 
     add_version(tmp_path, "net", 1)
     run(test())
