@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from msgspec.structs import replace
 
 from builders import infer_request, tensors
-from clockwork.controller.config import ControlMode, LoadSpec, VerifyingConfig
+from clockwork.controller.config import ControlMode, LoadSpec, ShadowingConfig, ShadowSpec, VerifyingConfig
 from clockwork.controller.events import Drain, Drained, WorkerResult
 from clockwork.messages.requests import (
     CancelRequest,
@@ -22,6 +22,7 @@ from clockwork.messages.requests import (
     LoadModelRequest,
     ModelVersion,
     PromoteRequest,
+    ShadowRequest,
     StatusRequest,
     UnloadModelRequest,
 )
@@ -43,6 +44,7 @@ FILES = {
 CHANGED = FILES | {"b.onnx": File("other content", pages=1)}
 
 NAMED = (LoadSpec("a.onnx"), LoadSpec("b.onnx"), LoadSpec("c.onnx"))
+VERSIONS = (LoadSpec("a.onnx", "a", version="1"), LoadSpec("b.onnx", "a", version="2"), LoadSpec("c.onnx"))
 
 WORKERS = st.integers(0, 2)
 PATHS = st.sampled_from([*FILES, "missing.onnx"])
@@ -79,7 +81,7 @@ class Interleavings(RuleBasedStateMachine):
         workers=st.integers(1, 3),
         gpus=st.integers(1, 2),
         pages=st.integers(2, 4),
-        named=st.sampled_from([NAMED, NAMED, ()]),
+        named=st.sampled_from([NAMED, NAMED, VERSIONS, ()]),
         head_start=st.sampled_from([seconds(1), 0]),
         drain=st.sampled_from([None, None, ms(5), seconds(5)]),
         share=st.sampled_from([0.0, 1.0]),
@@ -110,7 +112,12 @@ class Interleavings(RuleBasedStateMachine):
             max_pending=8,
             control=control,
         )
-        config = replace(config, verifying=VerifyingConfig(share, max_waiting=3, slo=ms(200)))
+        config = replace(
+            config,
+            verifying=VerifyingConfig(share, max_waiting=3, slo=ms(200)),
+            shadowing=ShadowingConfig(max_waiting=3, slo=ms(200)),
+            shadows={"a": ShadowSpec("2", 1.0)} if named is VERSIONS else {},
+        )
         self.cluster = Cluster(scheduler, config)
         self.cluster.differs = lambda command: difference
         self.away = [FakeWorker(f"w{i}", FILES, gpus=gpus, pages=pages) for i in range(3)]
@@ -172,6 +179,10 @@ class Interleavings(RuleBasedStateMachine):
     @rule(name=MODELS, version=st.sampled_from(["1", "2"]), label=st.sampled_from(["", "canary"]))
     def promote(self, name: str, version: str, label: str) -> None:
         self.cluster.ask(PromoteRequest(self.new_id(), name, version, label))
+
+    @rule(name=MODELS, version=st.sampled_from(["", "1", "2"]), share=st.sampled_from([1.0, 1.0, 0.5, 0.0]))
+    def shadow(self, name: str, version: str, share: float) -> None:
+        self.cluster.ask(ShadowRequest(self.new_id(), name, version, share))
 
     @rule(model=MODELS, client=st.integers(1, 2), rows=st.sampled_from([1, 1, 2, 0, 1 << 40]), slo=SLOS)
     def infer(self, model: str, client: int, rows: int, slo: Nanos | None) -> None:

@@ -116,7 +116,7 @@ class ShadowingConfig(Struct, frozen=True):
     """
 
     max_waiting: int = 64
-    max_bytes: Bytes = 32 * MIB
+    max_bytes: Bytes = 16 * MIB
     slo: Nanos = 60 * SECOND
     attempts: int = 3
     window: Nanos = 10 * SECOND

@@ -9,10 +9,11 @@ A copy delays no promised request, for these reasons:
 
 - A copy begins only if no request is pending and no device executes an action.
 - If a client's request arrives before the copy was sent to a device, the copy is withdrawn.
-- A copy begins only if the live requests of the last seconds had more spare time than the copy takes. So a request that
-  arrives while a device executes the copy can usually still be in time.
+- A copy begins only if the live requests of the last seconds had at least twice as much spare time as the copy takes. So
+  a request that arrives while a device executes the copy can usually still be in time.
 - A copy never evicts weights: it begins only if the version's weights are on a device, or if every device has free
-  memory for them. Copies do not count as demand for the version, so they do not keep its weights in memory.
+  memory for them. Copies count neither as demand for the version nor as a use of its weights, so they do not keep the
+  weights in memory.
 
 A shadow waits until its version is ready and is not the default version. While the shadow waits, the default version of
 its model is promoted, so that the shadow does not become the default version when it is ready. A shadow ends when its
@@ -47,7 +48,7 @@ from clockwork.units import Nanos, show_duration
 MAX_TEXT: Final = 300
 """Longest text of a failure or a mismatch, in characters. Longer texts are cut."""
 
-SLOWER: Final = 1.5
+MIN_SPARE: Final = 2
 """A copy begins only if the spare time of recent live requests was at least this multiple of the copy's execution time.
 """
 
@@ -294,7 +295,7 @@ class Shadows:
         if not model.profiles:
             return "no connected worker has measured it"
         duration = max(profile.infer_estimate(rows) for profile in model.profiles.values())
-        if spare is None or duration * SLOWER <= spare:
+        if spare is None or duration * MIN_SPARE <= spare:
             return ""
         return f"a copy takes {show_duration(duration)}, and live requests have only {show_duration(spare)} to spare"
 

@@ -174,7 +174,7 @@ class GPUState:
         if not requests or any(request.over or request.model is not model for request in requests):
             raise ValueError(f"infer: {list(requests)} must be pending requests for {model.name}, at least one")
         inputs = tuple(request.input for request in requests)
-        return self.infer_inputs(model, inputs, earliest, latest, expected, start)
+        return self.infer_inputs(model, inputs, earliest, latest, expected, start, requests[0].background)
 
     def infer_inputs(
         self,
@@ -184,8 +184,11 @@ class GPUState:
         latest: Nanos = FOREVER,
         expected: Nanos = 0,
         start: Nanos = 0,
+        background: bool = False,
     ) -> Infer:
         """Make and queue an Infer action for inputs that belong to no pending requests. Start-up measurements use this.
+
+        If it is in the ``background``, the action does not count as a use of the model's weights.
 
         Raises:
             ValueError: the weights are neither loaded nor being loaded, or the worker was lost.
@@ -194,7 +197,8 @@ class GPUState:
         self._after(name, ResidencyEvent.INFER)
         apart = len(inputs) > 1 and (bool(model.unbatched) or any(model.is_alone(share) for share in inputs))
         action = Infer(self._actions.next_id(), self.gpu_id, name, inputs, earliest, latest, expected, apart)
-        self.cache.touch(name)
+        if not background:
+            self.cache.touch(name)
         self._infers[name] = self._infers.get(name, 0) + 1
         self._queue(action, start)
         return action

@@ -12,8 +12,8 @@ class PendingRequest:
     action. ``payload`` is an opaque handle of the elements of its tensors. ``batch_size`` is the number of rows that
     the request adds to a batch. ``cold_start`` means that no device had the weights when the request arrived.
     ``nbytes`` is the size of its inputs, whether they are sent or generated. ``losses`` is the number of workers that
-    were lost while they held the request. ``background`` means that the request does not count as demand for its model.
-    ``public_id`` is the id that people use for the request.
+    were lost while they held the request. ``background`` means that the request counts neither as demand for its model
+    nor as a use of the model's weights. ``public_id`` is the id that people use for the request.
 
     A scheduler sets ``promised`` and ``reason``. ``promised`` is the time by which the scheduler has promised the
     answer, or None without a promise. ``reason`` explains why the promise is broken. ``reason`` is empty if the promise

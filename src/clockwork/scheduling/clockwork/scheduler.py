@@ -47,6 +47,12 @@ MAX_LATE_ATTEMPTS: Final = 8
 A late start is not a failure. Usually, the request's deadline passes before this many attempts.
 """
 
+BACKGROUND_RESERVE: Final = 1.5
+"""Time for which a background request occupies its device in the plan, as a multiple of its estimate.
+
+So a background request that takes longer than its estimate rarely makes a client's request late.
+"""
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class ClockworkScheduler(Scheduler):
@@ -302,6 +308,8 @@ class ClockworkScheduler(Scheduler):
         latest = min(request.deadline for request in batch.requests) - expected - device.return_delay
         earliest = device.earliest_for(now, start)
         infer = plan.gpu.infer(model, batch.requests, earliest, max(earliest, latest), expected, max(start, earliest))
+        if batch.requests[0].background:
+            expected = round(expected * BACKGROUND_RESERVE)
         plan.note_sent(now, infer.id, batch, expected, earliest)
         return answers
 
