@@ -9,8 +9,8 @@ A copy delays no promised request, for these reasons:
 
 - A copy begins only if no request is pending and no device executes an action.
 - If a client's request arrives before the copy was sent to a device, the copy is withdrawn.
-- A copy begins only if the live requests of the last seconds had at least twice as much spare time as the copy takes. So
-  a request that arrives while a device executes the copy can usually still be in time.
+- A copy begins only if the live requests of the last seconds had at least twice as much spare time as the copy takes.
+  So a request that arrives while a device executes the copy can usually still be in time.
 - A copy never evicts weights: it begins only if the version's weights are on a device, or if every device has free
   memory for them. Copies count neither as demand for the version nor as a use of its weights, so they do not keep the
   weights in memory.
