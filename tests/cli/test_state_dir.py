@@ -30,7 +30,7 @@ def serve(root: Path, *arguments: str) -> AbstractContextManager[Process]:
 
 
 def wait_until_stored(root: Path, *names: str) -> None:
-    """Wait until exactly the models with these names are stored. A change is stored soon after its response."""
+    """Wait until exactly the models with these names are stored. They are stored soon after serving begins."""
     end = time.monotonic() + 60
     while (found := [spec["name"] for spec in stored(root)]) != list(names):
         assert time.monotonic() < end, found
@@ -114,7 +114,7 @@ def test_files_of_a_load_request_are_kept_for_the_restart(tmp_path: Path) -> Non
         with urllib.request.urlopen(url, json.dumps(request).encode()) as response:
             assert response.status == 200
         output = client.infer("net", {"x": ROW})["y"].tobytes()
-        wait_until_stored(tmp_path, "net")
+        assert [spec["name"] for spec in stored(tmp_path)] == ["net"]
         process.send(signal.SIGKILL)
         process.ended()
     with serve(tmp_path, *arguments) as process, Client(process.address()) as client:
