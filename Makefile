@@ -6,6 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
+HELM   ?= helm
 
 # Tests of two files run at a time, because many tests wait for processes. JOBS=0 runs the tests one after another.
 JOBS   ?= 2
@@ -55,7 +56,7 @@ SECONDS ?= 30
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-torch demo test coverage test-torch test-gpu test-compiled check docs plots format compile \
-	dist bench fuzz lock protocol clean
+	dist bench fuzz lock manifests protocol clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -136,6 +137,13 @@ lock: ## Update the lock files with PYTHON=python3.11; UPGRADE=1 moves to newer 
 	echo onnxruntime-gpu > build/lock/onnx.in
 	$(filter-out --all-build-deps,$(COMPILE)) -c requirements-dev.lock -o build/lock/onnx.lock build/lock/onnx.in
 	$(PYTHON) tools/lock_torch.py requirements-dev.lock build/lock/torch.lock build/lock/cuda.lock build/lock/onnx.lock .
+
+manifests: ## Render deploy/kubernetes*.yaml from the Helm chart; needs helm
+	@set -e; for mode in single fleet; do \
+		out=deploy/kubernetes$$(test $$mode = single || echo -$$mode).yaml; \
+		echo "# Rendered from deploy/helm/clockwork with deploy/helm/$$mode.yaml (make manifests); edit the chart." > $$out; \
+		$(HELM) template clockwork deploy/helm/clockwork --values deploy/helm/$$mode.yaml >> $$out; \
+	done
 
 protocol: ## Generate the *_pb2 modules from the .proto files beside them
 	$(PYTHON) -m venv build/protocol

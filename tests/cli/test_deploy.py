@@ -1,4 +1,7 @@
-"""The files in deploy/ parse, and the command line accepts their arguments. Nothing is built or deployed."""
+"""The files in deploy/ parse, and the command line accepts their arguments. Nothing is built or deployed.
+
+`test_kubernetes.py` tests the Helm chart and the manifests that are rendered from it.
+"""
 
 import json
 import os
@@ -19,7 +22,7 @@ from clockwork.cli.parsers import duration
 from clockwork.units import SECOND
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
-MANIFESTS = sorted(DEPLOY.glob("*.yaml"))
+MANIFESTS = sorted(DEPLOY.glob("kserve*.yaml"))
 CONTAINERFILE = (DEPLOY / "Containerfile").read_text()
 SERVICE = (DEPLOY / "clockwork.service").read_text()
 
@@ -96,15 +99,6 @@ def test_the_kserve_runtime_has_both_protocols() -> None:
     assert model["runtime"] == runtime["metadata"]["name"]
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
     assert model["modelFormat"]["name"] in [supported["name"] for supported in runtime["spec"]["supportedModelFormats"]]
-
-
-def test_the_file_in_the_config_map_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (config,) = [document for document in documents(DEPLOY / "kubernetes.yaml") if document["kind"] == "ConfigMap"]
-    text = config["data"]["clockwork.toml"]
-    model = save_dense(tmp_path / "resnet50.onnx")
-    (tmp_path / "clockwork.toml").write_text(text.replace("/models/resnet50.onnx", str(model)))
-    assert run(["config", "--config", str(tmp_path / "clockwork.toml")]) == 0
-    assert 'slo = "100ms"' in capsys.readouterr().out
 
 
 def test_the_command_of_the_container_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
