@@ -158,10 +158,11 @@ class Loads:
     def restore(self, worker: WorkerState) -> list[LoadingCommand]:
         """Load the models that a worker lacks, except models that the worker is already loading."""
         loading = {name for load in self._loads if worker.id in load.waiting for name in load.names}
+        known = worker.models | worker.lacks.keys() | loading  # made once for thousands of models
         specs = {
             LoadSpec(model.info.path, model.info.load, model.info.copies)
-            for model in self._state.models.values()
-            if model.name not in worker.models | worker.lacks.keys() and model.name not in loading
+            for name, model in self._state.models.items()
+            if name not in known
         }
         commands: list[LoadingCommand] = []
         for spec in sorted(specs, key=lambda spec: (spec.name, spec.no_of_copies, spec.path)):
