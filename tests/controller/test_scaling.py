@@ -8,6 +8,7 @@ from clockwork.controller.scaling import HELPED, MAX_KINDS, Scaling
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.scaling import KindScaling
 from clockwork.messages.status import Status
+from clockwork.sim.leftovers import leftovers
 from clockwork.state import ModelState
 from clockwork.units import SECOND, ms
 
@@ -143,8 +144,10 @@ def test_the_work_of_each_model_is_listed_and_forgotten_with_the_model() -> None
     assert (work.model, work.kind, work.row_ms) == ("a", KIND, 100.0)
     assert work.rate == pytest.approx(25, rel=0.1)
     assert work.work == pytest.approx(2.5, rel=0.1)
+    server.scaling.loaded(server.now, KIND, server.model, ms(8))
     server.scaling.forget("a")
     assert list(server.scaling.models()) == []
+    assert leftovers(server.scaling, frozenset({"a"}), [server.state]) == []
 
 
 def test_a_long_pause_costs_no_more_than_the_time_that_is_remembered() -> None:

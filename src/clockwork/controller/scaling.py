@@ -152,6 +152,7 @@ class Scaling:
         """Forget a model that was removed."""
         self._models.pop(model, None)
         self._cold.pop(model, None)
+        self._loaded.discard(model)
 
     def _sums(self, kind: str) -> _Sums:
         sums = self._kinds.get(kind)
