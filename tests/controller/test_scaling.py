@@ -150,6 +150,14 @@ def test_the_work_of_each_model_is_listed_and_forgotten_with_the_model() -> None
     assert leftovers(server.scaling, frozenset({"a"}), [server.state]) == []
 
 
+def test_a_model_that_is_removed_just_after_a_load_of_its_weights_leaves_no_name() -> None:
+    server = Server()
+    server.load(1, 1)
+    server.scaling.loaded(server.now, KIND, server.model, ms(10))
+    server.scaling.forget("a")
+    assert not leftovers(server.scaling, frozenset({"a"}), [server.state])
+
+
 def test_a_long_pause_costs_no_more_than_the_time_that_is_remembered() -> None:
     server = Server()
     server.load(10, 25)
