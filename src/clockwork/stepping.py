@@ -26,7 +26,7 @@ T = TypeVar("T")
 class Stepper:
     """Runs jobs in steps on one event loop.
 
-    The jobs take turns with each other, and with all other work of the loop.
+    The jobs take turns with each other and with all other work of the loop.
     """
 
     def __init__(self) -> None:
@@ -63,8 +63,8 @@ class Stepper:
 class SharedResult(Generic[T]):
     """Computes a result once for all callers that wait at the same time.
 
-    Each caller gets a result whose computation began after the call. The result is deleted when no caller waits for it
-    any more.
+    Each caller gets a result that was computed entirely after the call. The result is deleted when no caller waits for
+    it any more.
     """
 
     def __init__(self, compute: Callable[[], Awaitable[T]]) -> None:
@@ -76,7 +76,7 @@ class SharedResult(Generic[T]):
         self._callers = 0
 
     async def get(self) -> T:
-        """Return a result whose computation began after this call.
+        """Return a result that was computed entirely after this call.
 
         Raises:
             Exception: any exception that ``compute`` raises.

@@ -1,13 +1,14 @@
-"""Tries a model on random inputs. The trial decides whether the model can be batched and shares its weights.
+"""Tries a model on random inputs.
 
-The prepared graph uses its weights in place only if it computes the same outputs as the original graph. If this is not
-certain, the slower way is chosen, so that no response is wrong. A model that accepts none of the random inputs is not
+The trial decides whether the model can be batched, and whether its sessions can share the weights.
+
+The prepared graph uses its weights in place only if it computes the same outputs as the original graph. In case of
+doubt, Clockwork copies the weights, so that no response is wrong. A model that accepts none of the random inputs is not
 batched, and its sessions copy the weights.
 
-The declared shapes do not prove that a model can be batched. Many exported models declare a free batch dimension but
-contain a Reshape or a recurrent state that fixes its size. Other models compute across the batch. So the graph is
-analysed first (`clockwork.runtimes.rows`). A `clockwork.runtimes.batching.TrialPlan` then states which trials are
-needed.
+The declared shapes do not prove that a model can be batched. Many exported models declare a free batch dimension, but a
+Reshape or a recurrent state fixes the dimension's size. Other models compute across the batch. So the graph is analysed
+first (`clockwork.runtimes.rows`). A `clockwork.runtimes.batching.TrialPlan` then states which trials are needed.
 
 The inputs are random, with free dimensions of a few sizes. If the model accepts none of these sizes, the shapes and the
 elements of its example (`clockwork.runtimes.examples`) are tried.
@@ -47,7 +48,7 @@ norm.
 UNTRIED: Final = "it accepts none of the random inputs made to try it"
 
 NO_EXAMPLE: Final = Example(ExampleInputs())
-"""Used as a model's example if no example was searched."""
+"""The example of a model for which no example was searched."""
 
 
 class Verdict(Struct, frozen=True):
@@ -57,7 +58,7 @@ class Verdict(Struct, frozen=True):
     - ``unbatched``: the reason why requests cannot share a batch; empty if they can
     - ``packed``: sessions pack weights
     - ``session_bytes``: the heap memory that a session takes, without weights that are used in place
-    - ``trial``: the first execution of the prepared graph; None if it accepted none of the random inputs
+    - ``trial``: the first execution of the prepared graph; None if the graph accepted none of the random inputs
     - ``example``: the model's example; ``random_example`` states whether its elements are random
     """
 
@@ -76,7 +77,10 @@ _clock: Final = MonotonicClock()
 def try_model(
     ports: Signature, original: Run, prepared: Run, plan: TrialPlan, example: Example = NO_EXAMPLE
 ) -> Verdict:
-    """Try both graphs on random inputs. Also try the prepared graph on batches, unless the plan forbids batching."""
+    """Try the original graph and the prepared graph on random inputs.
+
+    Also try the prepared graph on batches, unless the plan forbids batching.
+    """
     refused = plan.refused if ports.may_batch else UNDECLARED
     for shapes, first in _first_rows(ports, example):
         expected = attempt(original, first)
@@ -136,7 +140,7 @@ def _has_free(ports: Signature) -> bool:
 
 
 def _first_rows(ports: Signature, example: Example) -> Iterator[tuple[Sequence[Shape], Feed]]:
-    """Yield shapes and elements to try first, until the model accepts them."""
+    """Yield shapes and elements for the first row, until the model accepts a row."""
     for size in SIZES if _has_free(ports) else SIZES[:1]:
         shapes = [_sized(ports, port, size) for port in ports.inputs]
         if any(prod(shape) > MAX_ELEMENTS for shape in shapes):

@@ -50,7 +50,7 @@ def random_elements(
 
 
 _FACTORS: Final = {"signed": 4.0, "zeros": 0.0, "large": 1e3, "small": 1e-3, "negative": -30.0}
-"""For each kind of row, the factor by which normally distributed floats are multiplied."""
+"""Factor by which normally distributed floats are multiplied, for each kind of row."""
 
 _NUMBERS: Final = {"signed": (0, 10), "zeros": (0, 1), "large": (0, 1000), "negative": (-10, 1)}
 _STRINGS: Final = {"signed": (0, 1 << 20), "zeros": (0, 1), "large": (1 << 40, 1 << 60)}

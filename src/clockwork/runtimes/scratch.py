@@ -42,7 +42,7 @@ class ScratchDirectory:
     """A locked temporary directory. As a context manager, the object removes the directory at the end."""
 
     def __init__(self, place: Path, existing: Path | None = None) -> None:
-        """Make the directory in ``place``, or lock the ``existing`` directory of an earlier process.
+        """Make a directory in ``place``, or lock ``existing``, the directory of an earlier process.
 
         Raises:
             OSError: the directory cannot be made or opened, or another process has locked it.
@@ -77,7 +77,7 @@ class ScratchDirectory:
 
 
 def make(preferred: Path | None = None) -> ScratchDirectory:
-    """Create a temporary directory in the first place where this is possible.
+    """Create a temporary directory in the first place that allows one.
 
     Raises:
         OSError: no place allows a temporary directory.
@@ -103,7 +103,9 @@ def is_full(directory: Path) -> bool:
 
 
 def temporary() -> ScratchDirectory:
-    """Create a temporary directory in the first possible place. Remove this place's directories of killed processes.
+    """Create a temporary directory in the first place that allows one.
+
+    Remove the directories of killed processes from this place.
 
     Raises:
         OSError: no place allows a temporary directory.

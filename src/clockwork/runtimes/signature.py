@@ -27,7 +27,7 @@ class Port(Struct, frozen=True):
 class Signature(Struct, frozen=True):
     """All inputs and outputs of a graph, in the graph's order.
 
-    ``optional`` are further inputs, for which the graph has default values. Trials and batches use these values.
+    ``optional`` are further inputs, for which the graph has default values. Trials and batches use the default values.
     """
 
     inputs: tuple[Port, ...]
@@ -40,7 +40,8 @@ class Signature(Struct, frozen=True):
 
         Every input and output must have a free first dimension. The first dimensions of the inputs must not have
         different names, because dimensions with different names count different things, such as the nodes and the edges
-        of a graph. Only first dimensions may have this name, because any dimension with the name grows with the batch.
+        of a graph. Only first dimensions may have the name of the batch dimension, because all dimensions of one name
+        have the same size.
         """
         ports = self.inputs + self.outputs
         if not self.inputs or not all(port.info.shape and port.info.shape[0] == FREE for port in ports):

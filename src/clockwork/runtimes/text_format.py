@@ -43,7 +43,7 @@ class _Parser:
         self._text = text
         self._position = 0
         self._line = 1
-        self._open: list[str] = []  #: the brackets that are open
+        self._open: list[str] = []  #: opening brackets that are not closed yet
         self._kind = self._token = ""  #: the next token; its kind is empty at the end of the text
         self._advance()
 

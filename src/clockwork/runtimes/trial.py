@@ -35,11 +35,11 @@ BUDGET: Final[Nanos] = 100 * MILLISECOND
 """Time after which a short trial starts no further batch."""
 
 ULPS: Final = 64
-"""Difference that is always accepted, in units in the last place of the row's largest element."""
+"""Differences up to this are accepted. The unit is the last place of the row's largest element."""
 
 NOISE_FACTOR: Final = 4
-"""In a batch with other rows, a row may differ by up to this multiple of its difference in a batch of copies of the
-row.
+"""Limit of a row's difference in a batch with other rows, as a multiple of the difference in a batch of the row's
+copies.
 """
 
 PROVED_NOISE: Final = 0.05
@@ -57,7 +57,7 @@ _clock: Final = MonotonicClock()
 class Precision(Struct, frozen=True):
     """Precision of a float type. Both numbers are fractions of the largest element.
 
-    ``ulp`` is the unit in the last place. ``noise`` is the largest accepted difference.
+    ``ulp`` is the unit in the last place. ``noise`` is the largest accepted difference for a model without a proof.
     """
 
     ulp: float
@@ -82,7 +82,7 @@ def why_not_batchable(
 ) -> str:
     """Return why the rows cannot be batched, or an empty string if they can.
 
-    ``rows`` are single rows. Each row comes with the model's outputs, if these are already known. A row is skipped if
+    ``rows`` are single rows. Each row is paired with the model's outputs for the row, or with None. A row is skipped if
     the model rejects it when executed alone, or if its outputs overflow.
 
     For ``thorough`` and ``coarse``, see `clockwork.runtimes.batching.TrialPlan`. If ``coarse`` is true, floats may
@@ -155,7 +155,7 @@ class _Trial:
         copies = attempt(self._run, stack([feed] * size))
         if copies is None:
             return False
-        noise = _distance(wanted, copies[output])  # the largest difference of any copy
+        noise = _distance(wanted, copies[output])  # the largest difference of a copy from the row alone
         limit = precision.noise if self._thorough else max(PROVED_NOISE, precision.noise)
         return difference <= min(NOISE_FACTOR * noise, limit * largest)
 

@@ -19,8 +19,9 @@ scheduler are:
 - If the ``client_id`` of a request is -1, the controller itself made the request, to check a batch or to measure a
   model. The scheduler treats it like any other request.
 - Models are added and removed while serving only if the scheduler defines `model_added` and `model_removed`.
-- If the scheduler has not answered a request by its deadline, the controller answers it. If the scheduler raises an
-  exception, the controller reports the exception and answers the requests that the call was about.
+- If the scheduler has not answered a request by the request's deadline, the controller answers the request. If the
+  scheduler raises an exception, the controller reports the exception and answers the requests that the scheduler was
+  called for.
 """
 
 from abc import ABC, abstractmethod
@@ -41,10 +42,10 @@ class Scheduler(ABC):
     """Base class of schedulers. Only `infer` and `result` must be defined."""
 
     name: ClassVar[str] = ""
-    """Name of a built-in scheduler for the option ``--scheduler``. Other schedulers leave it empty."""
+    """Name of a built-in scheduler for the option ``--scheduler``. Other schedulers leave the name empty."""
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
-        """Begin to serve. The scheduler may keep ``state``, because the controller keeps it up to date."""
+        """Begin to serve. The scheduler may keep a reference to ``state``, which the controller keeps up to date."""
         self.state = state
         return []
 
@@ -80,8 +81,8 @@ class Scheduler(ABC):
     def model_added(self, now: Nanos, model: ModelState) -> list[Answer]:
         """Handle a model that was added to ``state.models``, or whose profiles have changed.
 
-        The model has a profile for at least one kind of device. Until the model is measured, its profile contains upper
-        bounds instead of measured times.
+        The model has a profile for at least one kind of device. The profile of a model that was not measured contains
+        upper bounds instead of measured times.
         """
         return []
 

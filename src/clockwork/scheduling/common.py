@@ -17,7 +17,7 @@ NO_DEVICE: Final = "no device can serve {model} now: a worker is missing or hang
 def load_evicting_lru(gpu: GPUState, model: ModelState) -> bool:
     """Load the model, and evict the least recently used models to make room.
 
-    Return False if too much memory belongs to models that are in use.
+    Return False if models in use occupy too much memory.
     """
     needed = gpu.models[model.name].weights_pages - gpu.cache.free
     victims = []
@@ -46,7 +46,7 @@ def failed_answer(request: PendingRequest, result: ErrorResult) -> Answer:
 
 
 def batch_from(requests: Iterable[PendingRequest], max_rows: int) -> list[PendingRequest]:
-    """Return the first request, and later requests that fit with the first one into an Infer of ``max_rows`` rows.
+    """Return the first request, and later requests that fit into the same Infer of at most ``max_rows`` rows.
 
     All requests must be for the same model and have inputs of the same shape.
 

@@ -2,8 +2,8 @@
 
 There is one queue for all devices, in order of deadlines. An idle device gets the most urgent of the requests whose
 model is on the device. If no device has the weights, they are loaded on a device with free memory. Further requests for
-the same model are added to the batch as long as its most urgent request can still be in time. When a request can no
-longer be in time according to the measured times, it is refused at once.
+the same model are added to the batch as long as its most urgent request can still be in time. As soon as a request can
+no longer be in time according to the measured times, the request is refused.
 """
 
 from heapq import heappop, heappush
@@ -27,7 +27,7 @@ MARGIN: Final[Nanos] = 1 * MILLISECOND
 """Time reserved for the network delay to the worker and back."""
 
 MAX_CONSIDERED: Final = 64
-"""Number of the most urgent requests among which the scheduler looks for a request to execute, or a model to load, now.
+"""Number of urgent requests that the scheduler considers when it looks for a request to execute or a model to load.
 """
 
 MAX_SEARCHED: Final = 1024
@@ -48,7 +48,7 @@ class EdfScheduler(Scheduler):
         self._idle: dict[GPUState, None] = {}
         self._loading: dict[str, GPUState] = {}  #: model -> device; a device loads at most one model at a time
         self._queue: Ordered[_Entry] = Ordered()  #: the requests by deadline
-        self._starts: list[_Entry] = []  #: heap of requests by their latest start; some have left the queue
+        self._starts: list[_Entry] = []  #: heap by latest start; includes requests that have left the queue
         self._last_start: dict[int, Nanos] = {}  #: request id -> latest start at which the request can still be in time
 
     def start(self, now: Nanos, state: ClockworkState) -> list[Answer]:
@@ -135,9 +135,9 @@ class EdfScheduler(Scheduler):
                 self._queue.remove((request.deadline, request.id, request))
 
     def _tidy_starts(self) -> None:
-        """Remove the entries of requests that are no longer in the queue.
+        """Remove entries of requests that are no longer in the queue.
 
-        Normally only entries at the front are removed. If such entries are the majority, all of them are removed.
+        Normally, only entries at the front are removed. If such entries are the majority, all of them are removed.
         """
         while self._starts and self._starts[0][1] not in self._last_start:
             heappop(self._starts)

@@ -1,7 +1,7 @@
 """Estimates durations from the last measurements. Before the first measurement, the profile is used.
 
 The original takes the p99 of a sliding window of ten measurements, which is their maximum. This has two disadvantages.
-A new measurement is below the maximum in only ten of eleven cases. And one outlier makes the estimate useless for ten
+A new measurement is below the maximum in only ten of eleven cases. Also, one outlier makes the estimate useless for ten
 measurements. This module also has a window, but takes the second largest measurement. In addition, the module adds a
 *margin* to the median. The margin depends on the history of the device. The margin is chosen so that the share `WITHIN`
 of the device's actions takes at most the estimated time. An action that takes longer raises the margin (a miss). Every
@@ -37,12 +37,12 @@ WITHIN: Final = 0.985
 MARGIN_STEP: Final = 0.03
 """Approximate increase of the margin after a miss, as a share of the median.
 
-All hits that are expected between two misses together lower the margin by the same amount.
+The hits between two misses together lower the margin by about the same amount.
 """
 
 MAX_MARGIN: Final = 0.5
-"""Limit of the margin. With a larger margin, too many requests would be refused. So on a device with more jitter, more
-actions exceed their estimates.
+"""Limit of the margin. With a larger margin, too many requests would be refused. If a device's jitter would require a
+larger margin, more actions exceed their estimates.
 """
 
 SLOW: Final = 1.25
@@ -66,7 +66,7 @@ class Pace:
     def __init__(self) -> None:
         """Start with the usual speed and no margin."""
         self.factor = 1.0
-        self.since: Nanos = 0  #: time when the device became slow
+        self.since: Nanos = 0  #: time when the device last became slow
         self.margin = 0.0
         self._ratios: deque[float] = deque([1.0] * COMPARED, maxlen=COMPARED)
 
@@ -107,7 +107,7 @@ class SlidingEstimate:
         self._usual: Nanos = max(1, seed)  #: the median when the device was last not slow
         self._window: Nanos = seed  #: the estimate from the window alone
         self._at: Nanos = 0
-        self._last: Nanos = 0  #: the last measurement, if the device was already slow then; otherwise 0
+        self._last: Nanos = 0  #: the last measurement if it was made while the device was slow; otherwise 0
 
     @property
     def value(self) -> Nanos:

@@ -15,7 +15,7 @@ from clockwork.state import PendingRequest
 T = TypeVar("T", bound="tuple[object, ...]")
 
 MAX_CHUNK: Final = 512
-"""Largest number of entries in one list of an `Ordered`. A longer list is divided into two."""
+"""Largest number of entries in one list of an `Ordered`. A longer list is divided into two lists."""
 
 MAX_CONSIDERED: Final = 256
 """Number of requests of a group that are considered for a batch. Requests with too many rows are skipped."""

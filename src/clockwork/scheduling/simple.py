@@ -90,7 +90,7 @@ class SimpleScheduler(Scheduler):
         return []
 
     def model_removed(self, now: Nanos, model: ModelState) -> list[Answer]:
-        """Forget which device's turn it is to serve the model."""
+        """Forget which device is the next to serve the model."""
         self._next_holder.pop(model.name, None)
         return []
 

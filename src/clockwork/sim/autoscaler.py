@@ -1,6 +1,6 @@
 """Simulates an autoscaler: adds and removes workers so that the fleet has the devices that the controller wants.
 
-A worker that is removed first ends the actions that it executes, and refuses the others, like a live worker after
+A worker that is being removed finishes its running actions and refuses its waiting actions, like a live worker after
 SIGTERM. The scheduler plans the requests of the refused actions again.
 """
 
@@ -16,7 +16,8 @@ LEAVE_POLL: Final[Nanos] = 5 * MILLISECOND
 """Time between two checks for running actions on a worker that leaves."""
 
 AFTERMATH: Final[Nanos] = 2 * SECOND
-"""A removed worker explains the broken promises of this time."""
+"""The removal of a worker explains broken promises of requests that arrive up to this time before or after the removal.
+"""
 
 Record = Callable[[dict[str, Any]], None]
 

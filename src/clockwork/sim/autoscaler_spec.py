@@ -11,7 +11,7 @@ MAX_TIME_S: Final = 86_400.0
 
 
 class AutoscalerSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """An autoscaler that gives the controller the devices that it wants.
+    """An autoscaler that adds and removes workers as the controller wishes.
 
     Every ``every_s`` seconds, the autoscaler reads the wanted number of devices, and computes a number of workers from
     ``min_workers`` to ``max_workers``. A new worker connects ``startup_s`` seconds later. With ``max_workers = 0``,

@@ -30,10 +30,10 @@ class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     - "promote": makes the next ready version the default
 
     The other fields are about loads. Reading the file takes ``read_ms`` on each worker. The times of the new version
-    are the model's times multiplied by ``factor``. When the worker reads the file, it executes one row as a trial,
+    are the model's times multiplied by ``factor``. After reading the file, the worker executes one row as a trial,
     which takes ``trial_factor`` times the model's time. A factor of 0 means that there is no trial. The first
-    ``first_count`` executions on each device take ``first_factor`` times as long as the later ones. If ``measured`` is
-    true, the controller already knows the version's times. If ``same`` is true, the file has the same content as the
+    ``first_count`` executions on each device take ``first_factor`` times as long as later executions. If ``measured``
+    is true, the controller already knows the version's times. If ``same`` is true, the file has the same content as the
     version that was loaded last. ``fails`` is the number of workers on which the load fails.
     """
 

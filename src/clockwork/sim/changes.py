@@ -37,7 +37,7 @@ MAX_REASONS: Final = 20
 class _Sent:
     """A change that was requested.
 
-    ``alone`` means that, during this change, no other change of the model was under way.
+    ``alone`` means that no other change of the model was under way at the same time.
     """
 
     def __init__(self, change: TimedChange, began: Nanos, number: str, alone: bool) -> None:
@@ -53,9 +53,9 @@ class _Model:
 
     def __init__(self, original: PacedModel) -> None:
         self.original = original
-        self.last = original  #: the the file that was loaded last
+        self.last = original  #: the file that was loaded last
         self.broken = False  #: whether the workers fail to read this file
-        self.number = 1  #: the the version that was loaded last
+        self.number = 1  #: the version that was loaded last
         self.files = 1
         self.ready = ["1"]
         self.promoted = ""
@@ -72,7 +72,7 @@ class Changes:
         explained: Callable[[Nanos], bool],
         rng: Random,
     ) -> None:
-        """``original`` returns the file of a model at the start.
+        """``original`` returns the file from which a model is loaded at the start.
 
         ``explained`` is called with the time at which a change began. ``explained`` returns whether a fault explains
         that the change failed.
@@ -87,7 +87,7 @@ class Changes:
         self._of_model: dict[str, int] = {}  #: number of changes under way
         self._last_id = 0
         self._last_end: Nanos = -1
-        self._ready = Histogram()  #: times until loaded versions were ready
+        self._ready = Histogram()  #: durations from the request of a load until the version was ready
         self._counts: dict[str, int] = dict.fromkeys(("count", "succeeded", "failed"), 0)
         self._meanwhile = dict.fromkeys(("requests", "refused", "late", "admitted_missed", "failed"), 0)
         self._reasons: dict[str, int] = {}

@@ -1,8 +1,8 @@
 """Simulates a whole cluster in virtual time, with the production controller and workers, links and faults.
 
 The cluster only delivers messages and advances the time. Each part behaves like its live host
-(`clockwork.host.controller`, `clockwork.host.worker`). Clocks behave as on live hosts, too: pings on a link measure the
-offset of the worker's clock, and the controller's side converts the worker's times.
+(`clockwork.host.controller`, `clockwork.host.worker`). As on live hosts, pings on a link measure the offset of the
+worker's clock, and the controller's side converts the worker's times.
 """
 
 from collections.abc import Callable
@@ -99,7 +99,7 @@ class Cluster:
         config: ControllerConfig | None = None,
         costs: Costs | None = None,
     ) -> None:
-        """``models`` contains each model file with its number of copies.
+        """``models`` contains pairs of a model file and its number of copies.
 
         ``skews`` contains the clock offset and the clock drift by worker number.
 
@@ -189,7 +189,7 @@ class Cluster:
         self.connect(len(self.workers) - 1)
 
     def disconnect(self, number: int, why: str, dies: bool = True) -> None:
-        """End the worker process or, if it does not die, only its connection."""
+        """End the worker process, or only its connection."""
         worker = self.workers[number]
         if not worker.connected or worker.process is None:
             return

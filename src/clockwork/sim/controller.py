@@ -73,7 +73,7 @@ class TimedController:
             self._advance()
 
     def _sheds(self, event: Event) -> bool:
-        """Refuse a request that would wait too long, as the live host does when it reads one."""
+        """Refuse a request that would wait too long, as the live host does when it reads a request."""
         assert isinstance(event, ClientRequest)
         assert isinstance(event.request, InferRequest)
         request, now = event.request, self._loop.now

@@ -8,7 +8,7 @@ from clockwork.sim.scenario import FaultSpec
 from clockwork.units import SECOND, Nanos, ms, seconds
 
 AFTERMATH: Final[Nanos] = 2 * SECOND
-"""A fault also explains broken promises of requests that arrive during this time after the end of the fault.
+"""A fault also explains broken promises of requests that arrive within this time after the fault has ended.
 
 The scheduler's estimates need this time to adapt to the devices again.
 """

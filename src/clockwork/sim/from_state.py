@@ -1,8 +1,8 @@
 """Makes a scenario from the output of ``clockwork status --json`` for a live system.
 
-The scenario has the models, times and devices of the live system, and its recent load with SLOs. Durations are drawn
-from the measurements while serving, if there are enough. Otherwise, durations are drawn from the profile. If a model
-was measured on several kinds of devices, the first kind is used for all devices.
+The scenario has the models, times and devices of the live system, and its recent load with SLOs. If there are enough
+measurements while serving, durations are drawn from them. If not, durations are drawn from the profile. If a model was
+measured on several kinds of devices, the first kind is used for all devices.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ DURATION_S: Final = 60.0
 WARMUP_S: Final = 5.0
 
 DEFAULT_SLO: Final = 100 * MILLISECOND
-"""SLO of requests if the file contains none, because an older server wrote it."""
+"""SLO of requests if the file contains no SLOs, because an older server wrote the file."""
 
 
 def scenario_of(state: dict[str, Any], scenario: Scenario | None = None) -> Scenario:

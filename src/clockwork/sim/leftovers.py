@@ -6,7 +6,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Final
 
 _SKIPPED: Final = (type, ModuleType, FunctionType, BuiltinFunctionType)
-"""Types of objects that are not searched, because they refer to modules and so to all objects."""
+"""Types of objects that are not searched, because they refer to modules, which lead to all other objects."""
 
 
 def leftovers(root: object, keys: frozenset[str], ignored: Sequence[object] = ()) -> list[str]:

@@ -41,7 +41,9 @@ DRAIN: Final[Nanos] = 60 * SECOND
 """Limit of the time after the workload's end. All requests must be answered within this time."""
 
 DRAIN_OF_CHANGES: Final[Nanos] = 600 * SECOND
-"""The same limit for scenarios with changes. This limit is longer, because changes of one model wait for each other."""
+"""Limit of the time after the workload's end in scenarios with changes. The limit is longer than `DRAIN`, because
+changes of one model wait for each other.
+"""
 
 CLIENT: Final = 1
 
@@ -320,7 +322,10 @@ class Simulation:
         return [round((after - before) / (each * sum(counts) / 2), 4) for (after, before), counts in steps]
 
     def _devices(self) -> int:
-        """Return the number of devices. Without an autoscaler, workers that are lost for a while count too."""
+        """Return the number of devices.
+
+        Without an autoscaler, the number includes the devices of workers that are temporarily lost.
+        """
         if not self.scenario.autoscaler.max_workers:
             return self.scenario.devices.count
         return max(1, len(self.cluster.connected()) * self.scenario.devices.per_worker)

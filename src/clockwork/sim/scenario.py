@@ -80,7 +80,7 @@ class DevicesSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One model file, or several similar model files (``kinds`` is their number).
+    """Similar model files. ``kinds`` is the number of files.
 
     The times of each file are multiplied by a factor between ``spread[0]`` and ``spread[1]``.
     """
@@ -110,7 +110,7 @@ class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ControllerSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Times that the controller's work takes, in milliseconds. Events that arrive during such a time wait.
+    """Times that the controller's work takes, in milliseconds. Events that arrive while the controller works must wait.
 
     A request costs ``cost_per_request_ms`` if the scheduler decides about it, and ``cost_per_refusal_ms`` if the
     controller refuses it early. A worker's result costs ``cost_per_result_ms``. Sending an Infer costs
@@ -442,7 +442,7 @@ def altered(
 ) -> Scenario:
     """Return a copy of the scenario with a different number of devices, request rate, SLO or profile.
 
-    Each number in ``devices`` gives one run. ``load`` and ``slo`` are factors. ``slo_ms`` replaces every SLO.
+    There is one run for each number in ``devices``. ``load`` and ``slo`` are factors. ``slo_ms`` replaces every SLO.
     """
     if profile is not None:
         models = tuple(replace(model, profile=profile) if model.profile else model for model in scenario.models)

@@ -40,7 +40,7 @@ In these seeds, broken promises are not violations, because admission does not c
 """
 
 QUIET_SHARE: Final = 0.6
-"""Share of the seeds with changes that have no noise, no costs, and no faults except lost workers."""
+"""Among seeds with changes, the share without noise, without costs, and without faults except lost workers."""
 
 MEASURED_SHARE: Final = 0.25
 """Share of the changes that load a version with known times."""
@@ -52,14 +52,14 @@ RESERVE: Final = 0.8
 """Load that a controller must be able to handle, as a share of its capacity with batches of one request."""
 
 OVERLOAD: Final = 3.0
-"""Request rate at which goodput must not collapse, as a multiple of the controller's capacity. Here, the capacity
-ignores the cost of batches.
+"""Request rate at which goodput must not collapse, as a multiple of the controller's capacity. This capacity does not
+include the cost of batches.
 """
 
 MIN_KEPT: Final = 0.5
 """Smallest allowed goodput under `OVERLOAD`, as a share of the goodput at `RESERVE`.
 
-In these scenarios, a refusal costs a fifth of a request. So at three times the capacity, the share can be at most 62 %.
+In scenarios with `OVERLOAD`, a refusal costs a fifth of a request. So the share can be at most 62 %.
 """
 
 _FaultKind = Literal["slow-device", "drift", "stalled-link", "worker-death", "failing", "clock-skew"]
@@ -111,7 +111,7 @@ def draw(seed: int) -> Scenario:
 def draw_changes(seed: int) -> Scenario:
     """Return the scenario of `draw` with changes of its models. Many of these scenarios have no other disturbances.
 
-    Only without noise, faults and costs can a change that breaks a promise be noticed.
+    With noise, faults or costs, a promise that a change breaks would go unnoticed.
     """
     rng = Random(f"changes {seed}")
     scenario = draw(seed)
@@ -204,8 +204,8 @@ def run(seed: int, record: Record | None = None) -> Simulation:
 def _controller(seed: int) -> ControllerSpec:
     """Return costs of the controller in one seed of five.
 
-    The costs are drawn from a separate random generator, so that the rest of a seed's scenario is the same with and
-    without costs.
+    The costs come from a separate random generator, so that a seed's scenario is otherwise the same with and without
+    costs.
     """
     rng = Random(f"costs {seed}")
     if rng.random() >= COSTLY_SHARE:

@@ -18,7 +18,7 @@ from clockwork.worker.events import ActionReceived, Event, ResultCommand, SendOu
 
 
 class SimWorker:
-    """A worker process. After a restart, the worker is represented by a new object."""
+    """A worker process. A restarted worker is a new object."""
 
     def __init__(
         self,

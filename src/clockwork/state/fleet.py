@@ -60,11 +60,11 @@ class WorkerState:
             gpu.silent = silent
 
     def measured(self, model: ModelState) -> bool:
-        """Return whether the model was measured on all kinds of this worker's devices, apart from too small devices."""
+        """Return whether the model was measured on all kinds of this worker's devices on which the model fits."""
         return all(gpu.kind in model.profiles for gpu in self.gpus if gpu.can_hold(model.name))
 
     def leave(self) -> None:
-        """Record that the worker was lost, with the weights on its devices."""
+        """Record that the worker and the weights on its devices were lost."""
         for gpu in self.gpus:
             gpu.leave()
 

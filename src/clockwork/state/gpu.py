@@ -37,7 +37,7 @@ MAX_GAP: Final[Nanos] = 2 * MILLISECOND
 """Longest gap between two Infers that is counted as overhead of the second Infer. Longer gaps have other causes."""
 
 MAX_EXECUTIONS: Final = 200
-"""Limit up to which the executions of a model on a device are counted."""
+"""Limit of the count of a model's executions on a device."""
 
 MAX_TRANSIT: Final[Nanos] = MILLISECOND // 2
 """Time after which a sent action is assumed to have reached its worker."""
@@ -46,7 +46,7 @@ MAX_TRANSIT: Final[Nanos] = MILLISECOND // 2
 class GPUState:
     """A device, which may be a GPU or a set of CPU cores.
 
-    ``models`` are the models in its worker's host memory. Only these models can be loaded.
+    ``models`` are the models in the host memory of the device's worker. Only these models can be loaded.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class GPUState:
         return model in self._infers or self._residency.get(model) is Residency.LOADING
 
     def executions(self, model: str) -> int:
-        """Return how often the device has executed the model. The count ends at `MAX_EXECUTIONS`."""
+        """Return how often the device has executed the model, up to `MAX_EXECUTIONS`."""
         return self._executed.get(model, 0)
 
     def can_hold(self, model: str) -> bool:
@@ -186,9 +186,11 @@ class GPUState:
         start: Nanos = 0,
         background: bool = False,
     ) -> Infer:
-        """Make and queue an Infer action for inputs that belong to no pending requests. Start-up measurements use this.
+        """Make and queue an Infer action for inputs that belong to no pending requests.
 
-        If it is in the ``background``, the action does not count as a use of the model's weights.
+        Measurements during start-up use this method.
+
+        If ``background`` is true, the action does not count as a use of the model's weights.
 
         Raises:
             ValueError: the weights are neither loaded nor being loaded, or the worker was lost.
@@ -204,7 +206,9 @@ class GPUState:
         return action
 
     def predict(self, action: LoadWeights | Infer, earliest: Nanos, expected: Nanos, start: Nanos) -> None:
-        """Record the predicted start and duration of an action that is sent now and begins at ``earliest`` or later.
+        """Record the predicted start and duration of an action that is sent now.
+
+        The action begins at ``earliest`` or later.
 
         ``start`` is the scheduler's prediction. If ``start`` is 0, the action is predicted to start when earlier
         actions have ended and its weights are loaded. ``expected`` is 0 if the duration is unknown. There are no
@@ -285,8 +289,8 @@ class GPUState:
                 del self._infers[action.model]
             if isinstance(result, InferResult):
                 self._executed[action.model] = min(MAX_EXECUTIONS, self._executed.get(action.model, 0) + 1)
-            # An Infer may have been sent after a load that was late or failed. If such an Infer fails, this is no
-            # contradiction.
+            # An Infer may have been sent after a load that was late or failed. The failure of such an Infer does not
+            # contradict the state.
             surprising = self._residency.get(action.model) is Residency.WARM
             return not (isinstance(result, ErrorResult) and surprising and result.status in _ABSENT)
         if isinstance(action, EvictWeights):

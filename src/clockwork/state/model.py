@@ -58,8 +58,8 @@ class ModelState:
     def is_alone(self, share: InferInput) -> bool:
         """Return whether a request sends an optional input. Such a request is executed alone.
 
-        The reasons are that requests of a batch may send different values for this input, and that the trial of batches
-        used the default.
+        One reason is that requests of a batch may send different values for this input. Also, the trial of batches used
+        the default value.
         """
         return bool(self.optional) and any(tensor.name in self.optional for tensor in share.tensors)
 
@@ -71,7 +71,7 @@ class ModelState:
         recent.append(duration)
 
     def executed_first(self, kind: str, shapes: tuple[tuple[int, ...], ...], duration: Nanos) -> None:
-        """For a model that was not measured, replace the assumed time with the time of the first request.
+        """Replace the assumed time of a model that was not measured with the time of the first request.
 
         ``shapes`` are the shapes of the request's inputs.
         """
@@ -86,7 +86,7 @@ class ModelState:
         return tuple(self._recent.get((kind, 0), ()))
 
     def recent(self, kind: str) -> ModelProfile:
-        """Return the profile, with recent measurements.
+        """Return the profile, updated with recent measurements.
 
         If at least `MIN_SAMPLES` durations were measured while serving, they replace the profile's times.
 
@@ -110,14 +110,17 @@ class ModelState:
 
     @property
     def max_batch_size(self) -> int:
-        """Largest number of rows of an Infer with several requests. If it is 1, each request has its own Infer."""
+        """Largest number of rows of an Infer with several requests.
+
+        If the number is 1, each request has its own Infer.
+        """
         return 1 if self.unbatched else self.max_rows
 
     @property
     def max_rows(self) -> int:
         """Largest number of rows of one request.
 
-        The result is the largest batch size that was measured on every kind of device.
+        This is the largest batch size that was measured on all kinds of devices.
         """
         if not self.info.batchable or not self.profiles:
             return 1

@@ -1,11 +1,11 @@
 """Predicts when actions start and end, and counts the errors of these predictions.
 
-Theory of operation. A prediction is made when an action is sent. The scheduler may predict the start. If it does not,
-the predicted start is the end of the earlier actions in the same lane. If the duration of an action is unknown, there
-are no predictions for later actions in the lane until the action ends. The error is counted when the result arrives.
-*Over* means that the prediction was later or longer than the actual value, and *under* means the opposite. Errors are
-counted in histograms, so that memory does not grow. A histogram of a device's errors has buckets that are one per cent
-wide. A histogram of a model's errors has buckets that are ten per cent wide, because there are many models.
+Theory of operation. A prediction is made when an action is sent. The scheduler may predict the start. By default, the
+predicted start is the end of the earlier actions in the same lane. If the duration of an action is unknown, there are
+no predictions for later actions in the lane until the action ends. The error is counted when the result arrives. *Over*
+means that the prediction was later or longer than the actual value, and *under* means the opposite. Errors are counted
+in histograms, so that memory does not grow. A histogram of a device's errors has buckets that are one per cent wide. A
+histogram of a model's errors has buckets that are ten per cent wide, because there are many models.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class StartPredictor:
         """Start without outstanding actions."""
         #: action id -> predicted begin and duration; 0 if not predicted
         self._predicted: dict[int, tuple[Nanos, Nanos]] = {}
-        self._base: Nanos = 0  #: time from which `_work` is counted
+        self._base: Nanos = 0  #: time at which the work in `_work` begins
         self._work: Nanos = 0  #: sum of the expected durations of the outstanding actions
         self._least: Nanos = 0  #: earliest end of the action that was sent last
         self._unknown = 0  #: number of outstanding actions whose duration is unknown
@@ -52,9 +52,10 @@ class StartPredictor:
             self._unknown += 1
 
     def ended(self, action_id: int, end: Nanos | None) -> tuple[Nanos, Nanos] | None:
-        """Record that an action has ended at ``end``, or has failed (None). Return its predicted start and duration.
+        """Record that an action has ended at ``end``, or has failed if ``end`` is None.
 
-        A value that was not predicted is 0. If the action was never sent, return None.
+        Return the action's predicted start and duration, with 0 for a value that was not predicted. Return None if the
+        action was never sent.
         """
         predicted = self._predicted.pop(action_id, None)
         if predicted is None:

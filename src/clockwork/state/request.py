@@ -8,19 +8,20 @@ from clockwork.units import Bytes, Nanos
 class PendingRequest:
     """An inference request that the controller has accepted but not answered yet.
 
-    ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` is the request's share of an Infer
-    action. ``payload`` is an opaque handle of the elements of its tensors. ``batch_size`` is the number of rows that
-    the request adds to a batch. ``cold_start`` means that no device had the weights when the request arrived.
-    ``nbytes`` is the size of its inputs, whether they are sent or generated. ``losses`` is the number of workers that
-    were lost while they held the request. ``background`` means that the request counts neither as demand for its model
-    nor as a use of the model's weights. ``public_id`` is the id that people use for the request.
+    ``id`` is unique within the controller. ``deadline`` is absolute. ``input`` describes the request's tensors, in the
+    form in which an Infer action contains them. ``payload`` is an opaque handle of the tensors' elements.
+    ``batch_size`` is the number of rows that the request adds to a batch. ``cold_start`` means that no device had the
+    weights when the request arrived. ``nbytes`` is the size of the request's inputs, whether the client sends them or
+    the worker generates them. ``losses`` is the number of workers that were lost while they held the request.
+    ``background`` means that the request counts neither as demand for its model nor as a use of the model's weights.
+    ``public_id`` is the id that people use for the request.
 
     A scheduler sets ``promised`` and ``reason``. ``promised`` is the time by which the scheduler has promised the
     answer, or None without a promise. ``reason`` explains why the promise is broken. ``reason`` is empty if the promise
     is not broken or the reason is unknown.
 
-    The controller sets ``over`` when the request has been answered or cancelled. Nothing more has to be done for the
-    request then.
+    The controller sets ``over`` when the request has been answered or cancelled. A request that is over needs no
+    further work.
     """
 
     __slots__ = (

@@ -38,13 +38,13 @@ _E = ResidencyEvent
 
 RESIDENCY: Final[Mapping[tuple[Residency, ResidencyEvent], Residency]] = {
     (_R.COLD, _E.REPORTED): _R.WARM,
-    (_R.COLD, _E.LOAD): _R.LOADING,  # takes the pages at once, before the worker confirms
+    (_R.COLD, _E.LOAD): _R.LOADING,  # the pages count as used at once, before the worker confirms the load
     (_R.LOADING, _E.LOADED): _R.WARM,
-    (_R.LOADING, _E.LOAD_FAILED): _R.COLD,  # frees the pages; Infers that were sent after the load will fail
+    (_R.LOADING, _E.LOAD_FAILED): _R.COLD,  # the pages are free again; Infers that were sent after the load will fail
     (_R.LOADING, _E.INFER): _R.LOADING,  # the worker executes the Infer after the load
     (_R.LOADING, _E.UNLOAD): _R.COLD,
     (_R.WARM, _E.INFER): _R.WARM,  # the weights cannot be evicted before the Infer has ended
-    (_R.WARM, _E.EVICT): _R.COLD,  # frees the pages at once, because the worker executes loads and evictions in order
+    (_R.WARM, _E.EVICT): _R.COLD,  # the pages are free at once: the worker executes loads and evictions in order
     (_R.WARM, _E.UNLOAD): _R.COLD,
 }
 """Maps (state, event) to the next state."""

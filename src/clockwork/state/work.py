@@ -1,4 +1,4 @@
-"""Counts the work that a device has done, and adds up its times."""
+"""Counts the actions that a device has executed, and adds up their times."""
 
 from clockwork.messages.counts import DeviceCounts
 from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferResult, LoadWeightsResult, Result

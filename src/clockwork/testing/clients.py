@@ -21,7 +21,7 @@ DURATION: Final[Nanos] = 800 * MILLISECOND
 """Time during which requests are sent."""
 
 SETTLE: Final[Nanos] = 2 * SECOND
-"""Time before the first request, and time after the last deadline until nothing is running any more."""
+"""Time between start-up and the first request. After the last deadline, all work must end within the same time."""
 
 REQUESTS: Final = 250
 CLIENTS: Final = 3
@@ -29,7 +29,7 @@ EVICTIONS: Final = 6
 CANCELLED_SHARE: Final = 0.2
 SLOS: Final[tuple[Nanos, ...]] = (ms(0.5), ms(6), ms(25), ms(100), ms(100), ms(1000))
 LENGTHS: Final = (8, 8, 16, 32)
-"""Lengths of sequences. The length is the free dimension of some models."""
+"""Lengths of sequences, which are the free dimension of some models."""
 
 PAGE: Final = 16 * MIB
 _PROFILE: Final = constant_profile(ms(4), {1: ms(2), 2: ms(3), 4: ms(5)})
@@ -41,7 +41,7 @@ MODELS: Final = (
     (PacedModel("whole.onnx", "whole", constant_profile(ms(4), {1: ms(7)}), 2 * PAGE, _WHOLE, _OUTPUT, False), 2),
     (PacedModel("plain.onnx", "plain", _PROFILE, PAGE, (TensorInfo("x", "FP32", (-1, 2)),), _OUTPUT), 1),
 )
-"""A model with a free dimension, a model without batches, and a model with neither; each with its number of copies."""
+"""Three models with their numbers of copies: one has a free dimension, one is not batched, and one is ordinary."""
 
 NAMES: Final = ("free-1", "free-2", "free-3", "whole-1", "whole-2", "plain")
 

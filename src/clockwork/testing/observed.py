@@ -1,7 +1,7 @@
 """Wraps a scheduler, records its answers and actions, and checks them against the rules.
 
 The wrapper forwards all calls and results unchanged, with one exception: if a scheduler always requests a wake-up at
-the present time, the wrapper stops waking it. Otherwise, the tests would never end.
+the present time, the wrapper stops waking it. Without this exception, the tests would never end.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ MAX_PROBLEMS: Final = 100
 
 
 class Observed(Scheduler):
-    """A scheduler that wraps the scheduler under test. ``problems`` contains the broken rules as texts.
+    """A scheduler that wraps the scheduler under test. ``problems`` contains a text for each broken rule.
 
     ``decisions`` contains each answer and action with its time.
     """

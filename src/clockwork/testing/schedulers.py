@@ -26,7 +26,8 @@ from clockwork.testing.observed import Observed
 from clockwork.workload.spec import StreamSpec
 
 CHECK_EVERY: Final = 5
-"""Number of events between two checks of the invariants. In the situation `CLIENTS`, they are checked after each event.
+"""Number of events between two checks of the invariants. In the situation `CLIENTS`, the invariants are checked after
+each event.
 """
 
 MAX_EVENTS_PER_REQUEST: Final = 2000

@@ -5,9 +5,9 @@ peer's clock. The Pong arrives at ``d`` on this side's clock. The peer's clock i
 2``. The error is at most half of the time for which both messages travelled: ``((d - a) - (c - b)) / 2`` (RFC 5905,
 section 8).
 
-Of the recent samples, the sample whose largest possible error is smallest is the estimate. One fast round trip is more
-accurate than the average of slow round trips. Because clocks drift, the largest possible error of a sample grows with
-its age, so a newer sample replaces it at some point.
+The estimate is the recent sample with the smallest error bound. One fast round trip is more accurate than the average
+of slow round trips. Because clocks drift, the error bound of a sample grows with its age, so a newer sample eventually
+replaces the sample.
 
 This module reads no clock. An offset is always the peer's clock minus this side's clock.
 """
@@ -30,7 +30,7 @@ from clockwork.messages.results import (
 from clockwork.units import FOREVER, Nanos
 
 WINDOW_SAMPLES: Final = 32
-"""Number of samples that are kept. With a Ping every 0.25 s, the samples cover 8 s.
+"""Number of most recent samples that are kept. With a Ping every 0.25 s, the samples cover 8 s.
 
 A window of 8 s is long enough to contain a fast round trip even under load.
 """

@@ -1,7 +1,8 @@
 """Encodes and decodes the messages of the native protocol, and splits the payload of a batch.
 
 A message is the header of a frame. Each direction of a connection has its own types of messages. If bytes from a peer
-are no valid message for that direction, `ProtocolError` is raised. The types in `clockwork.messages` define the format.
+are not a valid message for that direction, `ProtocolError` is raised. The types in `clockwork.messages` define the
+format.
 """
 
 from collections.abc import Callable, Sequence

@@ -9,8 +9,7 @@ Numbers are little-endian. ``n`` is the number of bytes after the two lengths. T
 (`clockwork.wire.codec`). The payload contains the bytes of the message's tensors.
 
 This module does no I/O. Each length from a peer is compared with a limit before it is used. A large payload is received
-directly into its final place in memory. Only those of its bytes that arrive in the same read as the frame's lengths are
-copied.
+directly into its final place in memory. Only bytes that arrive in the same read as the frame's lengths are copied.
 
 `FrameReader` has the interface of `asyncio.BufferedProtocol`: it returns a buffer, and is then called with the number
 of bytes that were received into the buffer. Small frames are copied out of this buffer. A long frame gets separate
@@ -66,7 +65,7 @@ _LENGTHS: Final = Struct("<II")
 _LENGTHS_SIZE: Final = _LENGTHS.size
 _ALIGNMENT: Final = 64
 
-#: The first bytes of other protocols, with a hint for the error message.
+# : First bytes of other protocols, each with a hint for the error message.
 _OTHER_PROTOCOLS: Final = (
     ((b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"PRI "), "is this an HTTP client?"),
     ((b"\x16\x03",), "is this a TLS client? TLS is not enabled on this port"),
@@ -138,7 +137,7 @@ class FrameReader:
 
     ``max_frame_bytes`` is the limit on a frame, and ``allocate`` allocates the memory of long frames. Both attributes
     may be changed between two reads, because the limit is lower during the greeting. After a `ProtocolError`, the
-    reader must not be used any more. Frames that arrived in the same read as the wrong bytes are lost.
+    reader must not be used any more. Frames that arrived in the same read as the invalid bytes are lost.
     """
 
     __slots__ = (

@@ -10,9 +10,9 @@ calls ``poll`` for all lanes. A host may also have one thread per lane. Each thr
 its own lane, under one lock. So no thread has to pass a task to a different thread. ``next_wakeup_of`` then shows which
 other lanes need a ``poll``.
 
-An Infer may be due while a LoadWeights of its model is running or waiting. Then the Infer waits as well, at most until
-its own ``latest``, and later actions may start first. GetWorkerState is usually answered at once. But if a task of a
-lost controller still runs, the answer waits for the end of the task, because the state is not known earlier.
+An Infer may be due while a LoadWeights of its model is running or waiting. Such an Infer waits, at most until its own
+``latest``, and later actions may start first. GetWorkerState is usually answered at once. But if a task of a lost
+controller still runs, the answer waits for the end of the task, because the task may change the state.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ class WorkerCore:
 
     @property
     def loads_models(self) -> bool:
-        """Whether models are being loaded to or unloaded from host memory, or wait for it."""
+        """Whether a load or an unload of models in host memory is running or waiting."""
         lane = self._lanes[None, LaneKind.HOST]
         return lane.running is not None or len(lane) > 0
 
@@ -161,7 +161,7 @@ class WorkerCore:
         return any(lane.running is not None and not lane.running.orphaned for lane in self._lanes.values())
 
     def upcoming(self, gpu: int) -> StartTask | None:
-        """Return the Infer that starts next on the device if no other event happens.
+        """Return the Infer that will start next on the device, unless another event happens before.
 
         A host can prepare this Infer in advance.
 

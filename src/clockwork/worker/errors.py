@@ -1,7 +1,7 @@
 """Defines the refusal of an action, and makes the result of an action that failed.
 
-`clockwork.worker.core` catches each refusal and converts it to the action's `ErrorResult`. Code that refuses an action
-must not have changed any state.
+`clockwork.worker.core` catches each refusal and converts it to the action's `ErrorResult`. Code must not change any
+state before it refuses an action.
 """
 
 from clockwork.messages.actions import Action

@@ -30,7 +30,7 @@ milliseconds ahead.
 class Entry(Struct, eq=False):
     """An action in a lane, with its window and payloads.
 
-    ``orphaned`` means that the controller that sent the action is lost, so the result is not needed.
+    ``orphaned`` means that the action's controller is lost, so the result is not needed.
     """
 
     action: Action
@@ -71,7 +71,7 @@ class Lane:
         insort(self._order, (entry.earliest, arrival))
         if entry.latest < FOREVER:
             heappush(self._expiries, (entry.latest, arrival))
-            # remove the heap's entries of actions that no longer wait
+            # remove actions that no longer wait from the heap
             if len(self._expiries) > 2 * len(self._order) + 64:
                 self._expiries = [expiry for expiry in self._expiries if expiry[1] in self._entries]
                 heapify(self._expiries)
@@ -103,7 +103,10 @@ class Lane:
         return None
 
     def upcoming(self, blocked: Callable[[Entry], bool]) -> Entry | None:
-        """Return the action that starts next if no other event happens. The action stays in the queue."""
+        """Return the action that will start next, unless another event happens before.
+
+        The action stays in the queue.
+        """
         for _, arrival in self._order:
             entry = self._entries[arrival]
             if not blocked(entry):

@@ -1,8 +1,8 @@
 """Keeps the state of each model's weights on a device, and counts the pages of the weights cache.
 
-Theory of operation. The table `TRANSITIONS` defines how events change the state of a model's weights. If this table has
-no entry for a state and an event, the event is refused with the status in `REFUSAL_STATUSES`. If that table has no
-entry either, the event is a bug of the host. Pages are taken when a load begins, and are freed when the weights are no
+Theory of operation. The table `TRANSITIONS` defines how events change the state of a model's weights. If `TRANSITIONS`
+has no entry for a state and an event, the event is refused with the status in `REFUSAL_STATUSES`. If neither table has
+an entry, the event is a bug of the host. Pages are taken when a load begins, and are freed when the weights are no
 longer on the device. So no page belongs to two models. Weights in use are never evicted.
 """
 

@@ -1,9 +1,9 @@
 """Keeps the names, descriptions and handles of the models in the worker's host memory.
 
-A name refers to the same content until the model is unloaded. If a LoadModelFromDisk repeats the path and content of a
-loaded model, it succeeds and changes nothing. If the name is in use and the path or the content differs, the action is
-refused. The copies that one LoadModelFromDisk creates share their bytes in host memory, which never change. On a
-device, each copy has its own weights.
+A name refers to the same content until the model is unloaded. A LoadModelFromDisk that repeats the path and content of
+a loaded model succeeds and changes nothing. If the name is in use and the path or the content differs, the action is
+refused. The copies that one LoadModelFromDisk creates share one block of bytes in host memory. These bytes never
+change. On a device, each copy has its own weights.
 """
 
 from typing import Final
@@ -26,7 +26,7 @@ class HostModels:
     def __init__(self, page_size: Bytes, largest_cache: Pages) -> None:
         """``largest_cache`` is the size of the largest weights cache.
 
-        A model with more weights than this fits on no device.
+        A model with weights larger than the cache fits on no device.
         """
         self._page_size = page_size
         self._largest_cache = largest_cache

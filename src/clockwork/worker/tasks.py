@@ -1,8 +1,8 @@
-"""Starts and finishes the tasks of actions, and updates the worker's tables at both moments.
+"""Starts and finishes the tasks of actions, and updates the worker's tables at the start and the end of a task.
 
-This module uses only the tables of models and memory. The module knows nothing about time, queues and connections.
-``start`` either changes the tables and returns the task, or refuses the action and changes nothing. ``finish`` is
-called once for each task.
+This module uses only the tables of models and memory, and has no access to time, queues or connections. ``start``
+either changes the tables and returns the task, or refuses the action and changes nothing. ``finish`` is called once for
+each task.
 
 Theory of operation.
 

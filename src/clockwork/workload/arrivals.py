@@ -59,8 +59,8 @@ def on_off(rate: float, on: Nanos, off: Nanos, rng: Random) -> Process:
 def ramp(rate: float, rate_end: float, length: Nanos, rng: Random) -> Process:
     """Return a Poisson process whose rate changes linearly from ``rate`` to ``rate_end`` over ``length``.
 
-    The arrivals are drawn by thinning. After ``length``, the rate is constant and arrivals are not thinned, because
-    thinning near rate 0 would not end.
+    The arrivals are drawn at the highest rate and then thinned. After ``length``, the rate is constant and arrivals are
+    not thinned, because thinning near rate 0 would not end.
     """
     most = max(rate, rate_end)
     arrive = poisson(most, rng)

@@ -126,7 +126,7 @@ def _bursty(mean: float, day: Sequence[float], rng: Random) -> list[int]:
 def _count(mean: float, rng: Random) -> int:
     """Draw a count with this mean.
 
-    A small mean gives a Poisson distribution, and a large mean gives a rounded normal distribution.
+    For a small mean, the count has a Poisson distribution. For a large mean, it has a rounded normal distribution.
     """
     if mean > 50:
         return max(0, round(rng.gauss(mean, mean**0.5)))

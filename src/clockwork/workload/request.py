@@ -47,8 +47,8 @@ def comes_back(status: int, retry_after: Nanos | None) -> Nanos | None:
 def back_off(failures: int, draw: float) -> Nanos:
     """Return how long a client without a retry time waits after ``failures`` failures in a row.
 
-    The wait doubles with each failure, up to a second. ``draw`` is a random number from 0 to 1. ``draw`` spreads the
-    waits over the upper half of the time, so that clients do not all retry at the same moment.
+    The wait doubles with each failure, up to a second. ``draw`` is a random number from 0 to 1. ``draw`` sets the wait
+    between half and all of this time, so that clients do not all retry at the same moment.
     """
     longest = min(MAX_BACK_OFF, FIRST_BACK_OFF << min(failures - 1, 10))
     return round(longest * (1 + draw) / 2)

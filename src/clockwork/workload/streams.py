@@ -121,8 +121,8 @@ class ClosedLoop:
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
         """Schedule the client's next request.
 
-        The request is due after the client's pause (after a success), or after its retry time or back-off (after a
-        failure).
+        After a success, the client sends it after a pause. After a failure, the client sends it at the retry time or
+        after the back-off.
         """
         if retry_after == BACK_OFF:
             failures = self._failures[request.client] = self._failures.get(request.client, 0) + 1

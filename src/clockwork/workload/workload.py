@@ -40,7 +40,7 @@ class Workload:
     def done(self) -> bool:
         """Return whether no request will follow.
 
-        Then no request is due later, and no client of a closed loop waits for a response.
+        If the result is true, no request is due later, and no client of a closed loop waits for a response.
         """
         return self.next_send() is None and not any(
             isinstance(stream, ClosedLoop) and stream.waiting for stream in self._streams

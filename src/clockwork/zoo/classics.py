@@ -95,7 +95,7 @@ def _remove_dropout(graph: Any) -> None:
 
 
 def _remove_weight_nodes(graph: Any, constants: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Remove the nodes that compute weights. Add the shape of each result to ``shapes``."""
+    """Remove the nodes that compute weights. Add the shapes of these weights to ``shapes``."""
     kept = []
     for node in graph.node:
         if node.op_type == "ConstantOfShape":

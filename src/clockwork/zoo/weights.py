@@ -6,8 +6,9 @@ The distribution of a weight tensor depends on the node that uses the tensor.
 
 The method of He et al. (2015, "Delving Deep into Rectifiers") preserves the second moment of a rectified signal from
 layer to layer. But the mean of this signal is positive and the same for all inputs. After fifty layers, the mean
-dominates, so that all inputs have the same output. Therefore this module centres the weights of each filter, which
-cancels the mean. The module scales the weights by the variance of a rectified normal variable, which is 1/2 - 1/(2 pi).
+dominates, so that all inputs have the same output. Therefore, this module shifts the weights of each filter to a mean
+of 0, which cancels the mean of the signal. The module scales the weights by the variance of a rectified normal
+variable, which is 1/2 - 1/(2 pi).
 """
 
 from collections.abc import Iterable, Mapping

@@ -48,7 +48,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         cache_bytes: Bytes | None = None,
         batching: BatchingOptions | None = None,
     ) -> None:
-        """A device has ``threads_per_device`` threads. The calling thread is one of them.
+        """A device has ``threads_per_device`` threads, including the calling thread.
 
         Prepared models are stored in ``cache_dir``, so that a restarted worker can use them. A prepared model is about
         as large as the model. Before the cache exceeds ``cache_bytes``, the least recently used entries are removed. If
@@ -83,7 +83,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
     def _read_isolated(self, path: Path, policy: BatchingPolicy) -> ModelFile:
         """Take the prepared model from the cache, or prepare the model in a separate process.
 
-        Without a cache, that process uses a temporary cache.
+        If the runtime has no cache, the process uses a temporary cache.
         """
         if self._cache.directory is not None and self._cache.scratch is not None:
             digest = digest_of_one_file(path)
@@ -125,7 +125,7 @@ class OnnxRuntime(ModelRuntime[ModelFile, OnnxModel]):
         return self._cache.get(file.digest, self._conditions(policy), partial(self._optimise_and_try, file, policy))
 
     def _conditions(self, policy: BatchingPolicy) -> tuple[str, ...]:
-        """Return the texts on which a prepared model depends, besides the model's files."""
+        """Return everything besides the model's files that a prepared model depends on, as texts."""
         return self.version, self.device_kind, instruction_set(), str(policy)
 
     def _prepare(self, file: ModelFile, policy: BatchingPolicy) -> OnnxModel:
@@ -210,12 +210,12 @@ def prepared_info(file: ModelFile, prepared: PreparedModel, verdict: Verdict, po
 
 
 def search_for(file: ModelFile, policy: BatchingPolicy) -> Search:
-    """Return the facts about a model's inputs with which the search for accepted inputs begins."""
+    """Return facts about a model's inputs, from which the search for accepted inputs starts."""
     return policy.search(known_sizes(file.outline))
 
 
 def example_row(prepared: PreparedModel, verdict: Verdict, policy: BatchingPolicy) -> Mapping[str, Array]:
-    """Return the elements of generated inputs that are not zeros."""
+    """Return the elements that generated inputs contain in place of zeros."""
     if verdict.example is None:
         return NO_ROW
     return remembered(prepared.ports, policy.search(), verdict.example, verdict.random_example).row

@@ -1,4 +1,4 @@
-"""Opens and runs sessions of ONNX Runtime. No other module does this.
+"""Opens and runs sessions of ONNX Runtime. No other module opens or runs sessions.
 
 This module keeps ONNX Runtime from printing messages. The module also keeps ONNX Runtime from switching to a different
 provider without an error. The module shortens ONNX Runtime's error texts and removes paths and source lines, because
@@ -110,8 +110,8 @@ CPU: Final = Provider("CPUExecutionProvider")
 def session(model: str | bytes, with_options: Any, provider: Provider = CPU) -> Any:
     """Open a session from a path or from bytes.
 
-    This function may raise any exception in `FAILURES`. If the provider cannot be used, ServerError is raised. Without
-    this check, ONNX Runtime would execute everything on the CPU without an error.
+    This function may raise any exception in `FAILURES`. If the provider cannot be used, ServerError is raised, because
+    ONNX Runtime would silently execute everything on the CPU.
     """
     providers = [(provider.name, dict(provider.options)), (CPU.name, {})] if provider != CPU else [(CPU.name, {})]
     opened = onnxruntime.InferenceSession(model, with_options, providers=providers, enable_fallback=0)

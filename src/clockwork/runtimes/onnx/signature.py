@@ -31,8 +31,8 @@ _DATATYPES: Final[dict[str, Datatype]] = {
 MAX_OPTIONAL: Final = 32
 """Limit of the optional inputs.
 
-If a model has more optional inputs, its exporter has declared weights as inputs. Then the model is treated as if it had
-no optional inputs.
+If a model has more optional inputs, its exporter has declared weights as inputs. Clockwork treats such a model as if it
+had no optional inputs.
 """
 
 MAX_OPTIONAL_ELEMENTS: Final = 1 << 14

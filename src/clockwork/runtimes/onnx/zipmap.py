@@ -3,7 +3,7 @@
 Converters of scikit-learn models end the graph with a ZipMap. The input of a ZipMap is a tensor of probabilities with a
 row for each row of the model's input and a column for each label. The ZipMap converts each row to a dictionary, but
 tensor protocols have no dictionaries. So the input tensor becomes the model's output, under the name of the ZipMap's
-output. The tensor contains the same numbers.
+output. This tensor contains the same numbers as the ZipMap's output.
 """
 
 from typing import Any, Final

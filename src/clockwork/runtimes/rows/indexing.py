@@ -18,7 +18,7 @@ def gathered(data: Value, indices: Value, axis: int) -> Value:
 
 
 def gathered_elements(data: Value, indices: Value, axis: int, *more: Value) -> Value:
-    """Rule of numpy's ``take_along_axis``. Each index selects along one axis and keeps its other coordinates.
+    """Rule of numpy's ``take_along_axis``. Each index replaces the element's coordinate on one axis.
 
     ``more`` contains further tensors with the shape of ``indices``, such as the values to write.
     """

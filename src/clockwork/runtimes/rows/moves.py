@@ -140,7 +140,7 @@ def reshaped(value: Value, shape: Shape) -> Value:
     The position of an element in memory determines the element's row: ``(position // below) % N``. Here, ``below`` is
     the number of consecutive elements of one row. So the new batch axis is the axis whose size has the factor N. The
     inner size of this axis is computed from ``below``, or from the number of times that all rows are repeated. Either
-    is enough, because both shapes have the same number of elements.
+    number is enough, because both shapes have the same number of elements.
     """
     if value.batch_axis is None:
         if any(size.depends_on_rows for size in shape):

@@ -37,7 +37,7 @@ def matmul(left: Value, right: Value, name: str = "") -> Value:
 
 
 def _without(value: Value, back: int) -> Value:
-    """Remove an axis of size 1. ``back`` is the axis, counted from the end and beginning with 1."""
+    """Remove an axis of size 1. ``back`` is the axis, counted from the end: the last axis is 1."""
     return squeezed(value, (value.rank - back,))
 
 

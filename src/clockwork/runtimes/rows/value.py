@@ -15,7 +15,7 @@ COUNTS: Final = "computes with the number of rows in the batch"
 class RowsError(Exception):
     """Raised if the analysis cannot follow the rows through an operator.
 
-    The error text is the rest of a sentence that begins with the operator's name.
+    The error text continues a sentence that begins with the operator's name.
     """
 
 

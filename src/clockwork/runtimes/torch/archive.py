@@ -1,9 +1,8 @@
 """Checks a ``.pt2`` file before PyTorch reads it, and computes its digest.
 
 A model file can execute code. PyTorch reads parts of the file with `pickle` and evaluates its expressions, so files
-from unknown authors must not be loaded. The checks find damaged files and the simplest attacks: truncated files,
-compressed archives, and pickles that contain anything except tensors. Even after the checks, a file from an unknown
-author is not safe.
+from unknown authors must not be loaded. The checks refuse truncated files, compressed archives, and pickles that
+contain anything except tensors. Even after the checks, a file from an unknown author is not safe.
 """
 
 import hashlib
@@ -159,7 +158,10 @@ def _check_pickles(name: str, archive: ZipFile, names: dict[str, str], config: s
 
 
 def _check_pickle(name: str, archive: ZipFile, entry: str) -> None:
-    """Check that a pickle contains only tensors. Without this check, PyTorch would unpickle any object from it."""
+    """Check that a pickle contains only tensors.
+
+    Without this check, PyTorch would unpickle any object from the file.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

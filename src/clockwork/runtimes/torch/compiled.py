@@ -54,7 +54,7 @@ _EXTENSION: Final = re.compile(
     r"abm|adx|aes|amx\w*|avx\w*|bmi[12]|f16c|fma4?|gfni|movbe|pclmulqdq|pni|popcnt|"
     r"sha_ni|sse\w*|ssse\w*|tbm|vaes|vpclmulqdq|xop"
 )
-"""Matches the features of x86 CPUs for which a compiler generates instructions. For other processors, all features are
+"""Matches the features of x86 CPUs for which a compiler generates instructions. On other processors, all features are
 compared.
 """
 
@@ -172,7 +172,10 @@ def check(name: str, description: Description, here: Description | None = None) 
 
 
 def weight_kinds(program: Program) -> dict[str, str]:
-    """Return the type, shape and strides of each weight of a program, by name. Code is compiled for these values."""
+    """Return the type, shape and strides of each weight of a program, by name.
+
+    Code is compiled for these types, shapes and strides.
+    """
     places = zip(program.weight_names, program.layout.places, strict=True)
     return {name: f"{place.dtype} {list(place.shape)} {list(place.stride)}" for name, place in places}
 
@@ -181,7 +184,7 @@ def check_weights(code: Code, program: Program) -> None:
     """Check that the program's weights have the types, shapes and strides that the code was compiled for.
 
     Raises:
-        InvalidModelError: a weight differs in one of these.
+        InvalidModelError: the type, the shape or the strides of a weight differ.
     """
     wanted, found = code.description.weights, weight_kinds(program)
     for name in sorted(wanted.keys() | found.keys()):

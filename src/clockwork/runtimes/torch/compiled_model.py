@@ -1,8 +1,8 @@
 """Models with compiled code. In host memory, such a model is a `CompiledModel`; on a CPU device, a `LoadedTorchModel`.
 
-The module is similar to `clockwork.runtimes.torch.model`. The difference is that weights are copied to fixed addresses,
-because the compiled code contains these addresses. Each loaded copy of a model uses a separate container
-(`clockwork.runtimes.torch.native`). Free containers are reused.
+In contrast to `clockwork.runtimes.torch.model`, weights are copied to fixed addresses, because the compiled code
+contains these addresses. Each loaded copy of a model uses a separate container (`clockwork.runtimes.torch.native`).
+Free containers are reused.
 """
 
 from collections.abc import Mapping
@@ -102,7 +102,7 @@ class CompiledModel:
         self._compiled = compiled
 
     def load_weights(self, device: int) -> LoadedTorchModel:
-        """Copy the weights. All CPU devices are the same, because the cores of the calling thread execute the model.
+        """Copy the weights. The device does not matter, because the cores of the calling thread execute the model.
 
         Raises:
             ServerError: there is not enough memory.

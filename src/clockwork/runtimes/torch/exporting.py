@@ -92,8 +92,8 @@ class Exported(Struct, frozen=True):
 def export(module: Any, examples: Sequence[Example], batch: bool | None = None, half: bool = False) -> Exported:
     """Export a module for inference.
 
-    ``batch`` states whether the first dimension is variable. If ``batch`` is None, it is variable if the module allows
-    it. ``half`` converts weights, inputs and outputs to 16 bits.
+    ``batch`` states whether the first dimension is variable. If ``batch`` is None, the dimension is variable if the
+    module allows this. ``half`` converts weights, inputs and outputs to 16 bits.
 
     Raises:
         InvalidRequestError: the module cannot be exported with these arguments.

@@ -13,7 +13,7 @@ LIBRARY: Final = "PyTorch"
 """The name of the library in error messages."""
 
 MAX_CHAIN: Final = 100
-"""Largest number of causes that are followed from an error."""
+"""Limit of the length of a chain of causes that is searched."""
 
 FAILURES: Final[tuple[type[Exception], ...]] = (
     ArithmeticError,
@@ -48,7 +48,7 @@ def describe(error: BaseException) -> str:
 def cause(error: BaseException) -> BaseException:
     """Return the first error in a chain of causes.
 
-    In PyTorch, the first error has the reason, and later errors only hints.
+    In PyTorch, the first error contains the reason. Later errors contain only hints.
     """
     for _ in range(MAX_CHAIN):
         earlier = error.__cause__ or error.__context__

@@ -1,7 +1,7 @@
 """The two forms of a model for CPU devices: in host memory (`TorchModel`) and on a device (`LoadedTorchModel`).
 
-`LoadedTorchModel` executes every inference. Each device has its own copy of the weights. So each page of its weights
-cache stands for real memory, as on GPUs.
+`LoadedTorchModel` executes every inference. Each device has its own copy of the weights. So each page of the device's
+weights cache stands for real memory, as on GPUs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ class TorchModel:
         self._program = program
 
     def load_weights(self, device: int) -> "LoadedTorchModel":
-        """Copy the weights. All CPU devices are the same, because the cores of the calling thread execute the model.
+        """Copy the weights. The device does not matter, because the cores of the calling thread execute the model.
 
         Raises:
             ServerError: there is not enough memory.

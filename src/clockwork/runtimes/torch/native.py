@@ -8,8 +8,8 @@ loaded in the same way (`clockwork.runtimes.torch.cuda`). On CPUs, the operating
 
 The code is mapped from an anonymous file in memory, so no copy of the code stays on a disk. A library that GNU C++ has
 compiled stays mapped until the process exits, because it contains symbols that must be unique in the process. The
-loader identifies libraries by their path, so two libraries must never have the same path. Mapped libraries are
-therefore kept. If the same code is needed again, the library with the same content is used.
+loader identifies libraries by their path, so two libraries must never have the same path. Therefore, mapped libraries
+are kept, and are used again for code with the same content.
 """
 
 import ctypes
@@ -120,7 +120,7 @@ class Container:
         self._memory.madvise(mmap.MADV_DONTNEED)
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Call the code. Copy outputs that are in the memory of the weights."""
+        """Call the code. Outputs that use the memory of the weights are copied."""
         return [output.clone() if self._holds(output) else output for output in self._runner.run(inputs)]
 
     def _holds(self, tensor: Any) -> bool:
@@ -128,7 +128,10 @@ class Container:
 
 
 def _weights(wanted: Mapping[str, str], places: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the weights by their names in the code. ``wanted`` maps these names to the program's names."""
+    """Return the weights by their names in the code.
+
+    ``wanted`` maps the names in the code to the names in the program.
+    """
     unknown = sorted(set(wanted.values()) - places.keys())
     if unknown:
         raise InvalidModelError(f"the compiled code needs weights that its program lacks: {', '.join(unknown)}")

@@ -1,10 +1,10 @@
 """Represents an exported program as a function of weights and inputs, with its signature.
 
 Theory of operation. ``torch.export`` converts all values that a module contains to arguments. The resulting graph is a
-pure function of parameters, buffers, constants and inputs, in this order. The graph therefore exists only once, and
-loading and eviction do not change it. The weights on a device are a tuple of tensors. Programs that write to a buffer
-or an input are not pure functions. Such programs are refused, because one request could change the response of another
-request.
+pure function of parameters, buffers, constants and inputs, in this order. So there is only one graph of a program, and
+neither loading nor eviction changes the graph. The weights on a device are a tuple of tensors. Programs that write to a
+buffer or an input are not pure functions. Such programs are refused, because one request could change the response of
+another request.
 """
 
 import math
@@ -62,7 +62,7 @@ class Program(Struct, frozen=True):
     layout: Layout
     weights: Any  #: a tensor of bytes in host memory
     weight_names: tuple[str, ...]  #: names of the weights in the module
-    template: tuple[Any, ...]  #: list of arguments that contains only the constants
+    template: tuple[Any, ...]  #: list of arguments in which only the constants are set
     weight_slots: tuple[int, ...]
     input_slots: tuple[int, ...]
 
@@ -73,7 +73,10 @@ class Program(Struct, frozen=True):
         return function
 
     def arguments(self, weights: Sequence[Any]) -> list[Any]:
-        """Return the list of arguments with these weights. The caller adds the inputs at ``input_slots``."""
+        """Return the list of arguments with these weights.
+
+        The caller sets the entries at ``input_slots`` to the inputs.
+        """
         arguments = list(self.template)
         for slot, tensor in zip(self.weight_slots, weights, strict=True):
             arguments[slot] = tensor
@@ -88,7 +91,7 @@ def load(path: Path) -> Program:
     """
     try:
         with warnings.catch_warnings():
-            # these warnings are about the age of the file; real problems raise an error
+            # these warnings concern files of older releases; real problems raise an error
             warnings.simplefilter("ignore")
             exported = torch.export.load(str(path))
     except LOADING_FAILURES as error:
@@ -106,7 +109,7 @@ def load(path: Path) -> Program:
 
 
 def unknown_operators(path: Path) -> list[str]:
-    """Return the operators in a file that this PyTorch does not have. PyTorch itself reports them only in its log."""
+    """Return the operators in a file that the installed PyTorch lacks. PyTorch itself reports them only in its log."""
     with ZipFile(path) as archive:
         (entry,) = (name for name in archive.namelist() if "/models/" in name and name.endswith(".json"))
         named = sorted(set(_OPERATOR.findall(archive.read(entry).decode(errors="replace"))))

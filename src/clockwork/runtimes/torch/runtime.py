@@ -42,7 +42,7 @@ class TorchRuntime(ModelRuntime[ModelFile, TorchModel | CompiledModel]):
     def __init__(
         self, threads_per_device: int = 1, allow_compiled: bool = False, batching: BatchingOptions | None = None
     ) -> None:
-        """A device has ``threads_per_device`` threads. The calling thread is one of them.
+        """A device has ``threads_per_device`` threads, including the calling thread.
 
         PyTorch has one number of threads for the whole process, so all runtimes of a process should use the same
         number. If ``allow_compiled`` is true, accept files that contain compiled code, and execute this code.
@@ -103,7 +103,10 @@ def eager_run(program: Program) -> Run:
 
 
 def program_info(file: ModelFile, program: Program, policy: BatchingPolicy) -> HostModelInfo:
-    """Describe a program. A trial on the CPU, with weights in host memory, decides whether it can be batched."""
+    """Describe a program.
+
+    A trial on the CPU, with weights in host memory, decides whether the program can be batched.
+    """
     run = eager_run(program)
     example = find_example(program.ports, run, policy.search(only_zeros=True))
     return model_info(

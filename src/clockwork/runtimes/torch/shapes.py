@@ -1,7 +1,8 @@
 """Checks which combinations of input shapes a program accepts.
 
-A program is valid only for the shapes for which it was exported. For different shapes, it may compute meaningless
-results without an error. Shapes are therefore checked before every inference. This check costs one table lookup.
+A program is valid only for the shapes for which it was exported. For different shapes, the program may compute
+meaningless results without an error. Shapes are therefore checked before every inference. This check costs one table
+lookup.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ MAX_KNOWN_SHAPES: Final = 1024
 """Limit of the number of combinations of shapes that are remembered as accepted."""
 
 _MIN_CHECKED_LOWER: Final = 2
-"""PyTorch records 2 as the lower bound of a dimension that has no lower bound. PyTorch does not check bounds up to 2.
+"""A lower bound up to this number is ignored, because PyTorch records 2 for a dimension without a lower bound.
 """
 
 
@@ -66,7 +67,7 @@ class Shapes:
     def _bound(self, shapes: tuple[Shape, ...]) -> dict[Any, int]:
         """Return the size of each symbol.
 
-        The size of a symbol is read from the first dimension that consists of only this symbol.
+        The first dimension that is only the symbol, and not an expression, determines the symbol's size.
         """
         sizes: dict[Any, int] = {}
         for name, dims, shape in zip(self._names, self._dims, shapes, strict=True):

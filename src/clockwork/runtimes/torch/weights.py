@@ -38,7 +38,10 @@ class Place(Struct, frozen=True):
 
 
 class Layout(Struct, frozen=True):
-    """The places of a program's weights. Weights that are the same tensor share one place."""
+    """The places of a program's weights.
+
+    If the program uses a tensor under several names, these weights share one place.
+    """
 
     places: tuple[Place, ...]
     nbytes: Bytes

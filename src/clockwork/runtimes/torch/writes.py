@@ -32,7 +32,7 @@ def _roots(node: Any) -> Iterator[Any]:
 
 
 def _aliased(node: Any, written: bool) -> Iterator[Any]:
-    """Yield the arguments to which the node's operator writes, or those that may share memory with its result."""
+    """Yield the arguments to which the node's operator writes, or the arguments that may share its result's memory."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - as torch.fx does
         return
     for i, declared in enumerate(node.target._schema.arguments):  # noqa: SLF001 - there is no public way

@@ -28,7 +28,7 @@ CALM: Final = 0.7
 """If less than this share of the server's time is in use, the level falls."""
 
 STALE: Final[Nanos] = 200 * MILLISECOND
-"""Measurements of the server's load that are older than this are ignored."""
+"""Measurements of the server's load that are older than this time are ignored."""
 
 MAX_LEVEL: Final = 64.0
 """Limit of the rows that an idle device waits for."""
@@ -54,11 +54,15 @@ class BatchingDelay:
     def __init__(self) -> None:
         """Start with level 1, at which no device waits."""
         self._level = 1.0
-        self._seen: Nanos = -1  #: time of the last measurement of the load that was used
-        self._expected: dict[str, tuple[int, Nanos]] = {}  #: model -> number of rows to expect, and since when
+        self._seen: Nanos = -1  #: time of the last load measurement to which the level was adjusted
+        #: model -> number of rows to expect, and the end of the wait that determined this number
+        self._expected: dict[str, tuple[int, Nanos]] = {}
 
     def note_load(self, busy: float, at: Nanos) -> None:
-        """Adjust the level to ``busy``, the share of the server's time in use at ``at``. Ignore a repeated ``at``."""
+        """Adjust the level to the load that was measured at ``at``: ``busy`` is the share of the server's time in use.
+
+        Do nothing if the level was already adjusted to this measurement.
+        """
         if at == self._seen:
             return
         self._seen = at

@@ -12,19 +12,20 @@ class ClockworkConfig(Struct, frozen=True):
       original uses 5 to 15 ms. In a live measurement on two cores, a value of 1 ms left the device idle between
       batches, because timers count milliseconds. A value of 5 ms was not better than 3 ms.
     - ``network_delay``: the least delay of an action on its way to a worker, and of a result on its way back. The first
-      estimate of a worker's delay is this value or, if longer, half of the time in which the worker reported its state.
+      estimate of a worker's delay is this value, or half of the time that the worker took to report its state,
+      whichever is longer.
     - ``safety_margin`` and ``safety_share``: a request is admitted only if enough time is left between its predicted
       completion and its deadline. This time is ``safety_margin``, plus the share ``safety_share`` of the work that is
       planned before the request, because the errors of predictions add up.
     - ``verdict_delay``: requests that cannot be planned at once wait for this time. Then the scheduler decides about
-      all of them together, so that a burst is planned as batches. So no request waits longer than this for its
-      decision.
+      all waiting requests together, so that a burst is planned as batches. No request waits longer than
+      ``verdict_delay`` for its decision.
     - ``optimism``: factor by which a model's arrival rate is multiplied to predict how many rows arrive before a batch
       is sent. If fewer rows arrive, the reserved time becomes free again. If more rows arrive, there may be no time for
       them.
     - ``efficiency_floor``: a busy device begins a batch only if the batch's efficiency, in rows per second, is high
-      enough. The limit is this share of the highest efficiency that batches can reach at the model's demand. Without
-      this limit, small batches would use time in which large batches could be executed.
+      enough. The limit is ``efficiency_floor`` times the highest efficiency that batches can reach at the model's
+      demand. Without this limit, small batches would use time in which large batches could be executed.
     - ``window``: number of measurements from which an estimate is computed. The original uses 10.
     - ``demand_window``: time constant of the decaying request rate of each model.
     - ``choices``: largest number of devices that are considered for a request (power of choices).
@@ -33,8 +34,8 @@ class ClockworkConfig(Struct, frozen=True):
     - ``loads_outstanding``: limit of the LoadWeights actions of one device that have not ended.
     - ``retry_horizon``: limit of the retry time of a refused request.
     - ``preload``: whether to load models into free memory before they are requested.
-    - ``min_residency``: a model that was requested within this time is protected. A protected model is evicted for a
-      model that is on no device only if the protected model's demand is less than half of the other model's demand.
+    - ``min_residency``: a model that was requested within this time is protected. A model that is on no device can
+      replace a protected model only if its demand is more than twice the protected model's demand.
     """
 
     schedule_ahead: Nanos = 3 * MILLISECOND

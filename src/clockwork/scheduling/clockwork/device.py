@@ -16,7 +16,7 @@ from clockwork.state import GPUState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, Nanos
 
 MAX_DELAY: Final[Nanos] = 20 * MILLISECOND
-"""Limit of an estimated network delay. A longer measurement counts as this delay."""
+"""Limit of an estimated network delay. A longer measured delay counts as this limit."""
 
 
 class SentInfer:
@@ -49,7 +49,7 @@ class SentInfer:
 
 
 class _SlowStart:
-    """A model that the device has executed too rarely for its usual times."""
+    """A model whose next executions on the device are slower than usual, because they are among the first."""
 
     __slots__ = ("executions", "factor", "refused_at")
 
@@ -60,7 +60,7 @@ class _SlowStart:
 
 
 class Device:
-    """The outstanding actions of one device, its measured times, and the network delays to the device and back."""
+    """One device's outstanding actions, its measured times, and the network delays to and from the device."""
 
     def __init__(self, gpu: GPUState, config: ClockworkConfig, one_way: Nanos) -> None:
         """Start without actions. ``one_way`` is the first estimate of the network delay in each direction."""
@@ -70,7 +70,7 @@ class Device:
         self._slow: dict[str, _SlowStart] = {}  #: models whose next executions on this device are slow
         self.sent: dict[int, SentInfer] = {}  #: Infers by action id, in the order of sending
         self._sent_of: dict[str, int] = {}  #: model -> number of its Infers in `sent`; models without any are missing
-        self.free: Nanos = 0  #: time at which the device will have executed everything that was sent
+        self.free: Nanos = 0  #: time at which the device will have executed all Infers that were sent
         self._last_end: Nanos = 0  #: end of the last Infer whose result is known
         self.ready: dict[str, Nanos] = {}  #: models whose weights are being loaded -> time at which the load will end
         self._last_load_end: Nanos = 0
@@ -101,7 +101,7 @@ class Device:
         return time if slow is None else round(time * slow.factor)
 
     def note_profile(self, model: ModelState) -> None:
-        """Read from a model's profile how slow its first executions on this device will be."""
+        """Prepare for a model's slow first executions on this device, which the model's profile describes."""
         profile = model.profiles.get(self.gpu.kind)
         if profile is not None and len(profile.first) > self.gpu.executions(model.name):
             self._slow[model.name] = _SlowStart(profile.slow_start, len(profile.first))
@@ -137,7 +137,7 @@ class Device:
         self._slow.pop(model, None)
 
     def first_start(self, now: Nanos) -> Nanos:
-        """Return when an Infer that is sent now could start.
+        """Return the time at which an Infer that is sent now could start.
 
         The end of an overdue Infer is unknown. An Infer that is overdue by 2 ms is assumed to need another 2 ms.
         """
@@ -149,7 +149,7 @@ class Device:
         return max(free, now + self.send_delay)
 
     def ready_at(self, now: Nanos, model: ModelState) -> Nanos:
-        """Return when the weights of the model would be on the device, if a LoadWeights was sent now."""
+        """Return the time at which the weights of the model would be on the device if a LoadWeights were sent now."""
         return max(self.load_free, now + self.send_delay) + self.load_time(now, model)
 
     def earliest_for(self, now: Nanos, start: Nanos) -> Nanos:
@@ -189,7 +189,7 @@ class Device:
         waited = self._last_end > sent.sent_at or bool(self.ready)
         self._note_delays(now, None if waited else sent.sent_at, begin, end)
         slow = self._slow.get(sent.model.name)
-        if slow is None:  # slow first executions show nothing about later ones
+        if slow is None:  # slow first executions show nothing about later executions
             self.times.add(now, sent.model, sent.rows, sent.key, end - begin)
         elif self.gpu.executions(sent.model.name) >= slow.executions:
             del self._slow[sent.model.name]
@@ -232,7 +232,9 @@ class Device:
             self.load_free = timing.end
 
     def reason_for_delay(self, now: Nanos) -> str:
-        """Return a text about the device's late action or, if no action is late, about its last delay.
+        """Return a text about the device's late action.
+
+        If no action is late, the text is about the device's last delay.
 
         The text is empty if nothing delayed the device.
         """

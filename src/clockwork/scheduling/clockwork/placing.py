@@ -103,10 +103,7 @@ class Placing:
         return changed, refused
 
     def _hopeless(self, now: Nanos, group: GroupKey, rows: int, left: Sequence[PendingRequest], place: int) -> int:
-        """Return the number of successive requests, beginning at ``place``, that no device can serve.
-
-        A device can serve the request after them, if there is one.
-        """
+        """Return the number of successive requests, beginning at ``place``, that no device can serve."""
         low, high = place + 1, len(left)
         while low < high:
             middle = (low + high) // 2

@@ -3,10 +3,10 @@
 Theory of operation. A *batch* consists of requests for one model that will be executed by one Infer. The *capacity* of
 a batch is the number of rows for which the plan reserves time. The capacity may exceed the current number of rows,
 because more requests are expected before the batch is sent. A batch begins when the previous batch has ended and the
-batch's own weights are loaded. The device must finish the batch by the batch's time ``due``, so that every deadline in
-the batch is met with all margins. The *slack* of a batch is the time by which this batch and all later batches may be
-delayed without breaking a promise. So the slack shows whether a new batch may be inserted, and whether a batch may
-grow. A batch that contains promised requests is delayed only within its slack.
+batch's own weights are loaded. If the device finishes a batch by the batch's time ``due``, every deadline in the batch
+is met with all margins. The *slack* of a batch is the time by which this batch and all later batches may be delayed
+without breaking a promise. So the slack shows whether a new batch may be inserted, and whether a batch may grow. A
+batch that contains promised requests is delayed only within its slack.
 
 Planning a request takes O(log n) time for n planned batches, because the `Timeline` finds in O(log n) when a batch
 would begin and how much slack the plan has at that point.
@@ -23,13 +23,13 @@ from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_OVERTAKING: Final = 16
-"""Number of batches that are searched for a full batch, which may be sent before a first batch that is not full."""
+"""If the first batch is not full, this number of batches is searched for a full batch to send first."""
 
 MAX_SENT: Final = 512
 """Limit of outstanding Infers on one device. Without this limit, a silent device would get more and more Infers."""
 
 MAX_PASSED: Final = 64
-"""Number of batches that are searched for a batch with loaded weights, if the first batch waits for its weights."""
+"""If the first batch waits for its weights, this number of batches is searched for a batch with loaded weights."""
 
 
 class PlannedBatch(TimelineEntry):
@@ -82,7 +82,7 @@ class Plan:
         self.batches: Timeline[PlannedBatch] = Timeline()
         #: batches by model; contains only models with batches
         self.batches_of: dict[str, dict[PlannedBatch, None]] = {}
-        self.booked: Nanos = 0  #: end of the batch of the last refused clients, if they retry in time
+        self.booked: Nanos = 0  #: end of the last batch that refused clients can fill with retries
         self.wake_at: Nanos = FAR  #: time at which `next_batch` has to be called again
         self._unplaced: tuple[float, Nanos] = (0.0, 0)  #: efficiency and time of the last refused batch
         self._claim: float = 0.0  #: efficiency of a batch for which the plan keeps time free
@@ -90,11 +90,11 @@ class Plan:
         self._claim_after: Nanos = 0  #: no new claim is made before this time
 
     def tail(self, now: Nanos) -> Nanos:
-        """Return when all planned batches will have ended."""
+        """Return the time at which all planned batches will have ended."""
         return self.batches.end(self.device.first_start(now))
 
     def due(self, request: PendingRequest, end: Nanos, now: Nanos) -> Nanos:
-        """Return when the device must have executed a request, so that its deadline is met with all margins."""
+        """Return the time by which the device must have executed a request, to meet the deadline with all margins."""
         config = self.config
         margin = config.safety_margin + int(config.safety_share * (end - now))
         return request.deadline - self.device.return_delay - margin
@@ -113,8 +113,8 @@ class Plan:
     ) -> Offer | None:
         """Return the best place for a new batch of ``rows`` rows. ``first`` is the request with the earliest deadline.
 
-        ``rate`` is the model's demand in requests per nanosecond. ``ready`` is the time when its weights will be
-        loaded, or 0.
+        ``rate`` is the model's demand in requests per nanosecond. ``ready`` is the time when the model's weights will
+        be loaded, or 0 if they are loaded.
         """
         if self.gpu.silent:
             return None
@@ -186,7 +186,7 @@ class Plan:
         return Offer(self, None, before, best_size, best_time, best_time, start + best_time, best_value, at_once)
 
     def claim_room(self, now: Nanos) -> None:
-        """Keep time free for a batch of the requests that were refused.
+        """Keep time free for a batch like the last batch that was refused.
 
         Until the plan has room for this batch, the device begins no batch that is much less efficient. Without this
         rule, a full plan would only ever have room for the smallest batches. After the claim has ended, no claim is
@@ -354,7 +354,7 @@ class Plan:
         part.rows, batch.rows, part.due = size, rows - size, batch.due
         room = min(size for size in sizes if size >= batch.rows)
         time = device.infer_time(now, model, room, key)
-        fits = first + time <= batch.reserved  # without this check, the rest would have no room for more requests
+        fits = first + time <= batch.reserved  # if there is time, the remaining batch keeps room for more requests
         batch.capacity, batch.reserved = (room, time) if fits else (batch.rows, rest)
         part.ready = batch.ready
         self.batches.update(batch)

@@ -31,7 +31,7 @@ ASSUMED: Final = " (assumed, because the model was not measured; lower it with -
 
 
 class _RetryTime:
-    """The time at which refused clients should retry, and the number of rows that fit into the batch at that time."""
+    """The retry time of a batch of refused requests, and the number of rows that still fit into the batch."""
 
     __slots__ = ("at", "room")
 
@@ -49,7 +49,7 @@ class Refusals:
         self._retry_times: dict[GroupKey, _RetryTime] = {}  #: the last retry time of each group
 
     def answers(self, now: Nanos, plans: list[Plan], key: ShapeKey, requests: list[PendingRequest]) -> list[Answer]:
-        """Refuse requests of one group. ``plans`` are the plans of the devices that might have served them."""
+        """Refuse requests of one group. ``plans`` are the plans of the devices that might have served the requests."""
         model = requests[0].model
         plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
         if not plans:
@@ -140,7 +140,7 @@ class Refusals:
 
 
 def _ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
-    """Return when the model's weights could be on the device. Return 0 if the weights are on the device now."""
+    """Return the time at which the model's weights could be on the device, or 0 if they are on the device now."""
     device = plan.device
     if model.name in device.ready:
         return device.ready[model.name]

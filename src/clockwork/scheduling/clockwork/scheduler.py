@@ -39,10 +39,10 @@ from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest
 from clockwork.units import Nanos
 
 MAX_ATTEMPTS: Final = 2
-"""Number of times that a request is sent to a device, if each of these actions fails."""
+"""Limit of the number of times that a request is sent to a device if the actions fail."""
 
 MAX_LATE_ATTEMPTS: Final = 8
-"""Number of times that a request is sent to a device, if each of these actions does not start in time.
+"""Limit of the number of times that a request is sent to a device if the actions do not start in time.
 
 A late start is not a failure. Usually, the request's deadline passes before this many attempts.
 """
@@ -208,7 +208,7 @@ class ClockworkScheduler(Scheduler):
         return answers
 
     def _refuse(self, now: Nanos, group: GroupKey, requests: list[PendingRequest], reason: str = "") -> list[Answer]:
-        """Refuse requests. If some of them were admitted before, ``reason`` explains why their promises are broken."""
+        """Refuse requests. If some requests were admitted before, ``reason`` explains why their promises are broken."""
         if not requests:
             return []
         model = requests[0].model
@@ -228,7 +228,8 @@ class ClockworkScheduler(Scheduler):
     ) -> list[Answer]:
         """Plan again requests that were planned or sent before. Answer the requests that have no attempt left.
 
-        ``late`` means that the action of these requests could not start in time. Such an attempt is not a failure.
+        ``late`` means that the action of these requests could not start in time. A late attempt does not count as a
+        failure.
         """
         answers: list[Answer] = []
         counts, limit = (self._late_starts, MAX_LATE_ATTEMPTS) if late else (self._failures, MAX_ATTEMPTS)

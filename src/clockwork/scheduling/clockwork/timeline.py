@@ -123,16 +123,16 @@ class Timeline(Generic[T]):
     # --- times -----------------------------------------------------------------------------------------------------
 
     def end(self, origin: Nanos) -> Nanos:
-        """Return when the last batch ends. Return ``origin`` if there is no batch."""
+        """Return the end of the last batch. Return ``origin`` if there is no batch."""
         root = self._root
         return origin if root is None else max(origin + root.length, root.floor)
 
     def free_at(self, batch: T, origin: Nanos) -> Nanos:
-        """Return when the device is free for the batch.
+        """Return the time at which the device is free for the batch.
 
         The result is the end of the previous batch, or ``origin`` for the first batch.
         """
-        path: list[tuple[T, bool]] = []  #: nodes from the batch up to the root, and whether the batch is to their right
+        path: list[tuple[T, bool]] = []  #: (node, batch is to its right), from the batch up to the root
         node, parent = batch, batch.parent
         while parent is not None:
             path.append((parent, parent.right is node))
@@ -147,7 +147,7 @@ class Timeline(Generic[T]):
         return at if left is None else max(at + left.length, left.floor)
 
     def slack(self, batch: T, at: Nanos) -> Nanos:
-        """Return the slack of a batch, for the case that the device is free for the batch at ``at``.
+        """Return the slack of a batch, if the device is free for the batch at the time ``at``.
 
         The batch and all later batches may be delayed by this time without breaking a promise.
         """
@@ -167,7 +167,7 @@ class Timeline(Generic[T]):
     def place_for(self, due: Nanos) -> T | None:
         """Return the batch before which a batch with this ``due`` belongs, or None if the batch belongs at the end.
 
-        The place is after all batches whose ``due`` is not later.
+        All batches with the same or an earlier ``due`` are before this place.
         """
         node, after = self._root, None
         while node is not None:

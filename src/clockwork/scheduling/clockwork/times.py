@@ -3,10 +3,11 @@
 The estimates for different batch sizes of a model never contradict each other.
 
 Theory of operation. For each model, every number of rows has its own estimate (`scheduling.estimates`), and only
-executed batches are measured. Without more rules, the estimates would contradict each other. Suppose that a device was
-slow for a while and executed only single rows. The estimate of one row may then be ten times the estimate of two rows.
-A batch that is planned with two rows and sent with one row would then need more time than was reserved. A promise would
-be broken although no action was late. So this module computes times from estimates according to two rules:
+executed batches are measured. Without further rules, the estimates would contradict each other. For example, suppose
+that a slow device executed only single rows for a while. The estimate of one row may then be ten times the estimate of
+two rows. A batch that is planned with two rows and sent with one row would then need more time than was reserved. A
+promise would be broken although no action was late. So this module computes times from estimates according to two
+rules:
 
 1. Fewer rows take no longer than more rows that were measured more recently.
 2. More rows take at least as long as fewer rows. A contradicting estimate is raised, not lowered, because a wrong
@@ -41,8 +42,8 @@ Models with fixed shapes do not count towards this limit, because each of them h
 """
 
 MAX_AGE: Final[Nanos] = 10 * MILLISECOND
-"""Age at which computed times are computed again, because estimates relax. Each measurement also makes them be computed
-again.
+"""Age at which computed times are computed again, because estimates relax. The times are also computed again after each
+measurement.
 """
 
 
@@ -57,7 +58,7 @@ class _Table:
 
     def __init__(self, scale: float, guessed_at: Nanos | None) -> None:
         self.scale = scale  #: ratio of the first estimates to the profile's times
-        self.guessed_at = guessed_at  #: when the first estimates were guessed; None: they are no guess
+        self.guessed_at = guessed_at  #: time of the guess of the first estimates; None if the estimates are not guessed
         self.estimates: dict[int, SlidingEstimate] = {}
         self.rows: list[int] = []  #: the keys of `estimates` in ascending order
         self.times: dict[int, Nanos] = {}
@@ -95,7 +96,7 @@ class InferTimes:
         return sizes
 
     def worthwhile_size(self, model: ModelState, key: ShapeKey) -> int:
-        """Return the batch size up to which larger batches take less time per row."""
+        """Return the largest batch size that takes about as little time per row as smaller batch sizes."""
         if model.unbatched or is_alone(model, key):
             return 1
         size = self._worthwhile.get(model.info.digest)

@@ -25,7 +25,7 @@ class Weights:
         self._to_preload: list[str] = []  #: models that are on no device; the last one is loaded next
 
     def add(self, now: Nanos, plans: list[Plan], models: dict[str, ModelState]) -> None:
-        """Add devices, which keep the weights that they have. Begin to load weights into all free memory."""
+        """Add devices with the weights that are on them. Begin to load weights into all free memory."""
         for plan in plans:
             self.plans.append(plan)
             for model in plan.gpu.cache:
@@ -68,13 +68,13 @@ class Weights:
     def some_holders(self, model: str) -> list[Plan]:
         """Return devices that have the weights or are loading them.
 
-        If there are more than the setting ``choices``, successive calls return different devices in turn.
+        At most ``choices`` devices (a setting) are returned. Successive calls return different devices in turn.
         """
         plans = self._holders.get(model)
         return [] if plans is None else self.some(plans)
 
     def some(self, plans: list[Plan]) -> list[Plan]:
-        """Return ``choices`` of the plans (a setting). Successive calls choose different plans in turn.
+        """Return ``choices`` (a setting) of the plans. Successive calls choose different plans in turn.
 
         If there are at most ``choices`` plans, return all of them.
         """
@@ -95,9 +95,10 @@ class Weights:
         return gpu.residency(model.name) is Residency.COLD and gpu.kind in model.profiles
 
     def victims(self, now: Nanos, plan: Plan, model: ModelState) -> list[str] | None:
-        """Return the models that must be evicted, in this order, to make room for ``model``.
+        """Return the models to evict, in this order, to make room for ``model``.
 
-        Return None if evictions cannot free enough memory, because too many weights are needed.
+        Return None if evictions cannot free enough memory, because planned batches and outstanding actions need too
+        many weights.
         """
         gpu = plan.gpu
         needed = gpu.models[model.name].weights_pages - gpu.cache.free

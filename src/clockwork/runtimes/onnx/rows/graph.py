@@ -55,8 +55,7 @@ RESHAPING: Final = frozenset(
         "Upsample",
     )
 )
-"""Operators that may use the number of rows as a size. The rules of these operators check that this use does not mix
-rows.
+"""Operators that may use the number of rows as a size. The rules of these operators check that rows are not mixed.
 """
 
 _CONSTANTS: Final = ("value", "value_float", "value_floats", "value_int", "value_ints")

@@ -45,7 +45,7 @@ class Node:
         return at < len(self.inputs) and self.inputs[at] is not None
 
     def value(self, at: int) -> Value:
-        """Return an input whose elements the operator computes with.
+        """Return an input for an operator that uses the input's elements.
 
         Raises:
             UnknownRowsError: the input is missing.
@@ -57,7 +57,7 @@ class Node:
         return found
 
     def input(self, at: int) -> Value:
-        """Return an input of which the operator uses only the shape or the known elements."""
+        """Return an input for an operator that uses only the input's shape or known elements."""
         found = self.inputs[at] if at < len(self.inputs) else None
         if found is None:
             raise UnknownRowsError(f"has no input {at}")
@@ -88,7 +88,10 @@ class Node:
         return self.numbers(at) if self.has(at) else None
 
     def axis(self, rank: int, default: int, name: str = "axis") -> int:
-        """Return an attribute that names an axis of a tensor of this rank. The result is counted from the front."""
+        """Return an attribute that names an axis of a tensor of this rank.
+
+        The returned axis is counted from the front.
+        """
         return axis_of(int(self.attributes.get(name, default)), rank)
 
     def axes(self, rank: int, at: int = 1, name: str = "axes") -> tuple[int, ...] | None:

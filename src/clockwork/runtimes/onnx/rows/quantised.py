@@ -1,8 +1,8 @@
 """Rules for operators on quantised numbers.
 
 With a constant scale, rows are independent. With a scale that is computed from a whole tensor, rows are not
-independent: one row with large elements makes the results of the other rows less precise by some per cent. The operator
-of the server can accept this loss with an option, which sets the argument ``one_scale`` of `graph.analyse`.
+independent: one row with large elements makes the results of the other rows less precise by some per cent. An option of
+the server accepts this loss: it sets the argument ``one_scale`` of `graph.analyse`.
 """
 
 from collections.abc import Sequence

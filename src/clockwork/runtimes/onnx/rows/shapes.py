@@ -278,7 +278,7 @@ def features(node: Node) -> Sequence[Value]:
 
 @rule("GatherElements")
 def gather_elements(node: Node) -> Sequence[Value]:
-    """Rule of GatherElements. Each index selects an element along one axis and keeps its other coordinates."""
+    """Rule of GatherElements. Each index replaces the element's coordinate on one axis."""
     data, indices = node.value(0), node.value(1)
     return [gathered_elements(data, indices, node.axis(data.rank, 0))]
 
@@ -287,7 +287,7 @@ def gather_elements(node: Node) -> Sequence[Value]:
 def scatter_elements(node: Node) -> Sequence[Value]:
     """Rule of ScatterElements.
 
-    Each index selects an element to write along one axis and keeps the other coordinates.
+    Each index replaces, on one axis, the coordinate at which an element is written.
     """
     data, indices, updates = node.value(0), node.value(1), node.value(2)
     same_rows(data, indices, updates, axis=node.axis(data.rank, 0))

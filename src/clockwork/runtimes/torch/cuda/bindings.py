@@ -39,8 +39,7 @@ LOST: Final = frozenset(
 )
 """Errors that mean that the device is lost.
 
-For some of these errors, the documentation states that "the process must be terminated and relaunched" (CUDA Driver
-API, CUresult).
+After some of these errors, "the process must be terminated and relaunched" (CUDA Driver API, CUresult).
 """
 
 _MAX_NAME_CHARS: Final = 256
@@ -110,7 +109,7 @@ class CudaDriver:
         return int(self._call("cuMemAddressReserve", nbytes, 0, self._cuda.CUdeviceptr(0), 0))
 
     def free_range(self, address: Address, nbytes: Bytes) -> None:
-        """Free reserved addresses. Nothing may be mapped to the addresses."""
+        """Free reserved addresses. The range must have no mapped pages."""
         self._call("cuMemAddressFree", self._cuda.CUdeviceptr(address), nbytes)
 
     def create_page(self, nbytes: Bytes) -> Handle:

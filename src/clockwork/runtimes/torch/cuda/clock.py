@@ -1,7 +1,7 @@
 """Reads the clock frequency of a device from NVIDIA's management library (NVML), which is part of the driver.
 
-NVML is queried at most ten times per second. If NVML fails, only the frequency is unknown; nothing else fails. This
-code has not run on a real device yet.
+NVML is queried at most ten times per second. If NVML fails, the frequency is reported as unknown, without an error.
+This code has not run on a real device yet.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,9 @@ from clockwork.clock import MonotonicClock
 from clockwork.units import MILLISECOND, Nanos
 
 INTERVAL: Final[Nanos] = 100 * MILLISECOND
-"""Time for which a frequency that was read is reused. Devices change their clock within tens of milliseconds."""
+"""A frequency is reused for this time before NVML is queried again. Devices change their clock within tens of
+milliseconds.
+"""
 
 
 def make_clock(bus_id: str) -> Callable[[], int]:

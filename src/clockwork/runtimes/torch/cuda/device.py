@@ -6,7 +6,7 @@ computed. The EXEC thread waits only for the EXEC stream.
 
 The device's clock measures how long the EXEC stream works on a batch. The start and end in a result are times of the
 host's clock, because the controller's plan includes all work of the EXEC thread, such as the launch of kernels. The
-result contains the duration on each of the two clocks, so no conversion between the clocks is needed.
+result contains two durations, one on each clock, so no conversion between the clocks is needed.
 """
 
 from collections.abc import Callable
@@ -93,8 +93,7 @@ class Device:
     def compute(self, staged: StagedInputs, work: Callable[[], Layout]) -> ComputedOutputs:
         """Execute a batch. ``work`` queues operations on EXEC and returns the layout of the outputs.
 
-        This method returns when the device has executed the operations. The copy of the outputs to the host has then
-        started.
+        This method starts the copy of the outputs to the host, and returns when the device has executed the operations.
 
         Raises:
             ServerError: PyTorch or the driver failed.
@@ -130,7 +129,7 @@ class Device:
         return [array.copy() for array in arrays]
 
     def device_time(self, computed: ComputedOutputs) -> DeviceTime:
-        """Return the time that the batch took on the EXEC stream, and the device's clock frequency at about that time.
+        """Return the batch's time on the EXEC stream, and the device's clock frequency near the end of the batch.
 
         The time includes copies on the device.
         """
@@ -150,7 +149,7 @@ class Device:
         self.driver.check()
 
     def close(self) -> None:
-        """Free all memory. Nothing may be loaded or running."""
+        """Free all memory. No model may be loaded, and no inference may run."""
         self.driver.attach()
         self.staging.close()
         self.cache.close()

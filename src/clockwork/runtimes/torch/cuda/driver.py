@@ -69,7 +69,7 @@ class Driver(Protocol):
         ...
 
     def free_range(self, address: Address, nbytes: Bytes) -> None:
-        """Free reserved addresses. Nothing may be mapped to the addresses."""
+        """Free reserved addresses. The range must have no mapped pages."""
         ...
 
     def create_page(self, nbytes: Bytes) -> Handle:

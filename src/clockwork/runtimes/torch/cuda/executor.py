@@ -2,7 +2,7 @@
 
 All work is queued on one stream, EXEC. The work uses one pool of memory, which has a limit and is allocated at the
 start. Graphs are executed one after the other, so they can share this memory. No method waits for the device. This code
-has not run on a real device yet. Tests use an executor that does the same on the CPU.
+has not run on a real device yet. Tests use an executor that computes on the CPU.
 """
 
 from collections.abc import Callable, Iterator

@@ -5,9 +5,9 @@ More precisely, there is one graph for each combination of input shapes. Usually
 Theory of operation. A replay of a graph is one call for hundreds of kernels, and always takes the same time. A graph
 reads from the device's input area and writes to its output area (`staging`). So a graph needs no memory between two
 replays, and all graphs of a device share one pool. A graph is kept only if its outputs are the same as when the program
-is executed operator by operator. Some programs cannot be captured, because the host must read a value in between. Such
-programs, and programs whose graph computes different outputs, are executed operator by operator. The log reports this
-once for each model.
+is executed operator by operator. Some programs cannot be captured, because the host must read a computed value during
+the execution. Such programs, and programs whose graph computes different outputs, are executed operator by operator.
+The log reports this once for each model.
 
 While a model is served, no graph is captured. A batch between two sizes is padded to the larger size. A batch with
 other shapes is executed operator by operator.
@@ -27,7 +27,8 @@ from clockwork.runtimes.torch.shapes import Shape
 from clockwork.runtimes.torch.weights import Layout, contiguous
 
 MAX_GRAPHS: Final = 16
-"""Limit of the number of graphs of each model on each device. The limit is enough for the powers of two up to 32,768.
+"""Limit of the number of graphs of each model on each device. The limit allows one graph for each power of two up to
+32,768.
 """
 
 log = logging.getLogger("clockwork.worker")

@@ -212,7 +212,7 @@ class LoadedCudaModel:
         return self._device.device_time(outputs)
 
     def close(self) -> None:
-        """Free the pages. The model is not running at this time, because `execute` waits for the device."""
+        """Free the pages. No inference can be running, because `execute` waits for the device."""
         model, self._model = self._model, None
         if model is not None:
             _translated(self._device, self._resident.unload, execution_error)
@@ -230,7 +230,7 @@ class LoadedCudaModel:
 def _fill(to: Array, arrays: list[Array]) -> None:
     """Write the rows one after another, and fill the rest with copies of the last row.
 
-    Other values might be invalid inputs.
+    Zeros, for example, might be invalid inputs.
     """
     if len(arrays) == 1 and to.shape == arrays[0].shape:
         np.copyto(to, arrays[0])

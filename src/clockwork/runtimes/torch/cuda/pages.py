@@ -57,7 +57,7 @@ class PageCache:
     def pages_of(self, nbytes: Bytes) -> Pages:
         """Return the number of pages for ``nbytes``.
 
-        The number is at least one; the controller counts in the same way.
+        The number is at least one. The controller computes the same number.
         """
         return max(1, -(-nbytes // self.page_size))
 

@@ -1,7 +1,8 @@
 """Manages pinned host memory, which a device can read directly. The amount is limited.
 
 Other programs on the machine cannot use pinned memory, so there is a limit. Weights beyond the limit are not pinned.
-The driver copies them through a small buffer, which is several times slower. The log reports this once.
+The driver copies weights that are not pinned through a small buffer, which is several times slower. The log reports
+this once.
 """
 
 import logging

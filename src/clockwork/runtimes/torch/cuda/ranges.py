@@ -26,7 +26,7 @@ class WeightsRange:
         return bool(self._pages)
 
     def map(self) -> None:
-        """Map pages of the cache to the addresses. If that fails, nothing changes.
+        """Map pages of the cache to the addresses. If the call fails, the mapping is unchanged.
 
         Raises:
             ServerError: too few pages are free, or the driver failed.

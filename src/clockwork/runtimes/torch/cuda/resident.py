@@ -2,9 +2,9 @@
 
 Theory of operation. A captured graph contains the addresses of weights. Weights must therefore be loaded to the same
 addresses each time. These addresses are the *first* range, for which the graphs are captured once. Several copies of a
-model can be loaded at the same time. Each copy has its own pages and is copied separately, so that it costs as much as
-any other model. All copies contain the same bytes. So all copies are executed with the weights in the first range. This
-range is mapped first and unmapped last.
+model can be loaded at the same time. Each copy has its own pages and is copied to the device separately, so that it
+costs as much as any other model. All copies contain the same bytes. So all copies are executed with the weights in the
+first range. The first range is mapped before the other ranges, and unmapped after them.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Resident:
         """Map pages and copy the weights. Return the duration of the copy, measured with the device's clock.
 
         Raises:
-            ServerError: too few pages are free, or the driver failed. In that case, nothing has changed.
+            ServerError: too few pages are free, or the driver failed. After an error, the mapping is unchanged.
         """
         with self._lock:
             if not self._first.mapped:

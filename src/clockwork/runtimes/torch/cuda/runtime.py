@@ -60,7 +60,7 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
     ) -> None:
         """Allocate the memory of each device.
 
-        Weights get ``cache_bytes``, or by default the share `CACHE_SHARE` of the rest.
+        The weights cache gets ``cache_bytes``. By default, it gets the share `CACHE_SHARE` of the memory that remains.
 
         ``pinned_bytes`` is the limit of pinned host memory for weights. ``workspace_bytes`` is the memory in which
         inferences compute. ``io_bytes`` is the memory for inputs and outputs. This memory is allocated on the device
@@ -127,7 +127,7 @@ class CudaRuntime(ModelRuntime[ModelFile, CudaModel]):
         model = CudaModel(info, program, self.devices, self._budget, self.max_batch, file.path.name)
         # A model that nothing refers to any more is not loaded on any device, because a loaded model refers to its
         # model. The garbage collector may destroy such a model at any moment and in any thread. At that moment, the
-        # resources of the model are only recorded. The resources are freed later.
+        # resources of the model are only recorded for a later release.
         weakref.finalize(model, self._unreferenced.append, (model.residents, program)).atexit = False
         model.prepare()
         return model

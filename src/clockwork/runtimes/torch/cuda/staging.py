@@ -23,7 +23,7 @@ from clockwork.runtimes.torch.weights import ALIGNMENT, host_block
 from clockwork.units import Bytes, show_bytes
 
 SLOTS: Final = 4
-"""Number of batches of inputs that can use slots at once.
+"""Number of slots for batches of inputs.
 
 The EXEC lane uses two slots: one for the batch that is being executed, and one for a batch that is being prepared or is
 executed again request by request. The INPUT lane uses two slots: one for a prepared batch, and one for the batch that
@@ -51,14 +51,14 @@ class Slot(Struct, frozen=True, eq=False):
 
 
 class Lease:
-    """A slot in use, which becomes free when nothing refers to the lease any more."""
+    """A slot in use. The slot becomes free when nothing refers to the lease any more."""
 
     def __init__(self, slot: Slot, back: "SimpleQueue[Slot]") -> None:
         self.slot = slot
         self._back = back
 
     def __del__(self) -> None:
-        # this call is reentrant, because a lease may be deleted at any moment, even during this call
+        # this call must be reentrant, because a lease may be deleted at any moment, even during this call
         self._back.put(self.slot)
 
 

@@ -148,7 +148,7 @@ class _Analysis:
         return Call(_name(node.target).removeprefix("aten."), arguments, shapes)
 
     def _shaped(self, result: Any, value: Any, call: Call) -> Any:
-        """Return the result with the shapes found by the exporter."""
+        """Return the result of a rule, with the shapes that the exporter found."""
         if not isinstance(value, list | tuple):
             only = result if isinstance(result, Value) else result[0]
             return _with_shape(only, call.shapes[0])

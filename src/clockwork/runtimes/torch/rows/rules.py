@@ -69,7 +69,7 @@ def same_shape(call: Call) -> Result:
 def by_elements(call: Call) -> Result:
     """Rule of operators that compute element by element, although PyTorch does not tag them as pointwise.
 
-    The same boundaries apply to all elements.
+    Boundaries, such as those of ``bucketize``, apply to all elements.
     """
     call.check_numbers()
     if call.operator == "where" and len(call.shapes) != 1:
@@ -145,7 +145,7 @@ def one_axis(call: Call) -> Result:
 def reduction(call: Call) -> Result:
     """Rule of operators that reduce the given axes, or all axes.
 
-    If such an operator gets two tensors, it computes element by element.
+    An operator with two tensors, such as ``max``, computes element by element instead.
     """
     x = call.first
     if len(call.tensors()) > 1:
@@ -353,7 +353,7 @@ def index_select(call: Call) -> Result:
 
 @rule("gather", "take_along_dim")
 def gather(call: Call) -> Result:
-    """Rule of operators that select elements along one axis. The positions on the other axes stay the same."""
+    """Rule of operators that select elements along one axis. An element keeps its positions on the other axes."""
     x = call.first
     return gathered_elements(x, call.value("index" if call.operator == "gather" else "indices"), call.axis(x.rank))
 
@@ -362,7 +362,7 @@ def gather(call: Call) -> Result:
 def scatter(call: Call) -> Result:
     """Rule of operators that write elements at indices along one axis.
 
-    The positions on the other axes stay the same.
+    An element keeps its positions on the other axes.
     """
     x = call.first
     check_no_rows(*call.tensors("value"))
