@@ -110,7 +110,7 @@ class ModelWork:
         """Begin a slot with a request that has this SLO. ``devices`` is the number of devices by kind."""
         self.age(slot)
         self.slot = slot
-        self.again_at = 2
+        self.again_at = max(2, int(self.recent(slot)[0]) + 1)
         if not self.slo:
             self.slo = float(min(slo, MAX_SLO))
         for kind in [kind for kind in self.by_kind if kind not in self.model.profiles]:

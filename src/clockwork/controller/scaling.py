@@ -95,7 +95,7 @@ class Scaling:
             self._update(work, slo > CAN_WAIT)
         work.rows += rows
         work.requests += 1
-        work.slos += min(slo, MAX_SLO)
+        work.slos += slo if slo < MAX_SLO else MAX_SLO
         self._add(work, rows, slo, 1)
 
     def answered(self, request: PendingRequest, status: int, reason: RefusalReason) -> None:
