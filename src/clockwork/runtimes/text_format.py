@@ -73,7 +73,7 @@ class _Parser:
     def _name(self) -> str:
         if self._kind == "word":
             return self._advance()
-        if self._token == "[":  # this is an extension, or the type of an Any
+        if self._token == "[":  # names in brackets are extensions, or types of an Any
             self._enter()
             parts = []
             while self._kind and self._token != "]":

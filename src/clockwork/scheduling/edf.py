@@ -149,7 +149,7 @@ class EdfScheduler(Scheduler):
         for _, _, request in list(islice(self._queue, MAX_CONSIDERED)) if self._idle else ():
             if not self._idle:
                 break
-            if request.id in self._last_start:  # the request may have been sent in the batch of an earlier one
+            if request.id in self._last_start:  # the request may have been sent in the batch of an earlier request
                 self._send(now, request)
         self._load()
         return answers

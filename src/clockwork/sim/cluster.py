@@ -189,7 +189,7 @@ class Cluster:
         self.connect(len(self.workers) - 1)
 
     def disconnect(self, number: int, why: str, dies: bool = True) -> None:
-        """End the worker process, or only its connection."""
+        """End the worker process or, if ``dies`` is false, only its connection."""
         worker = self.workers[number]
         if not worker.connected or worker.process is None:
             return

@@ -30,7 +30,7 @@ MAX_FILE_BYTES: Final[Bytes] = 64 * GIB
 """Limit of the size of a model file. The limit is larger than the memory of any supported device."""
 
 MAX_ENTRIES: Final = 100_000
-"""Limit of the number of files in the archive. There is one file for each weight, and about a dozen others."""
+"""Limit of the number of files in the archive. There is one file for each weight, and about a dozen other files."""
 
 MAX_JSON_BYTES: Final[Bytes] = 256 * MIB
 """Limit of the size of a JSON file in the archive. The graph of DenseNet-121 takes 1 MB."""

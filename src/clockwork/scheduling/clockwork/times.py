@@ -9,9 +9,9 @@ two rows. A batch that is planned with two rows and sent with one row would then
 promise would be broken although no action was late. So this module computes times from estimates according to two
 rules:
 
-1. Fewer rows take no longer than more rows that were measured more recently.
-2. More rows take at least as long as fewer rows. A contradicting estimate is raised, not lowered, because a wrong
-   refusal costs less than a broken promise.
+1. A batch takes at most as long as any larger batch that was measured more recently.
+2. A batch takes at least as long as any smaller batch. If an estimate breaks this rule, the estimate of the larger
+   batch is raised, because a wrong refusal costs less than a broken promise.
 
 Estimates relax: without new measurements, they become shorter over time, but never longer.
 

@@ -22,7 +22,7 @@ class Weights:
         self._holders: dict[str, list[Plan]] = {}  #: model -> devices that have its weights or are loading them
         self._turn = 0
         self._models: dict[str, ModelState] = {}
-        self._to_preload: list[str] = []  #: models that are on no device; the last one is loaded next
+        self._to_preload: list[str] = []  #: models that are on no device; the last model is loaded next
 
     def add(self, now: Nanos, plans: list[Plan], models: dict[str, ModelState]) -> None:
         """Add devices with the weights that are on them. Begin to load weights into all free memory."""
@@ -140,7 +140,7 @@ class Weights:
     def load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState) -> None:
         """Load a model that is on no device, for later requests. The request that needs the model now was refused.
 
-        If a model that would be evicted was requested recently, its demand must be less than half of this model's
+        If a model that would be evicted was requested recently, its demand must be less than half of the loaded model's
         demand. Without this rule, models would evict each other in turn.
         """
         wanted = self._demand.rate(now, model.name)

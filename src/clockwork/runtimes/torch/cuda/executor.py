@@ -20,7 +20,9 @@ from clockwork.units import Bytes, show_bytes
 ValueT = TypeVar("ValueT")
 
 TAKEN_SHARE: Final = 0.9
-"""Share of the workspace that is allocated in one piece at the start. PyTorch's small allocations use the rest."""
+"""Share of the workspace that is allocated in one piece at the start. PyTorch's small allocations use the rest of the
+workspace.
+"""
 
 _CAPTURING: Final = Lock()
 """Held during a capture, because PyTorch allows only one capture at a time in a process."""
@@ -42,7 +44,7 @@ class Executor(Protocol):
     def at(self, address: Address, nbytes: Bytes) -> Any:
         """Return a tensor of the bytes at a mapped address.
 
-        The tensor stays valid if different pages are mapped to it.
+        The tensor stays valid if different pages are mapped to the address.
         """
         ...
 
@@ -75,7 +77,7 @@ class TorchExecutor:
     """Implements `Executor` with PyTorch on CUDA device number ``index``."""
 
     def __init__(self, index: int, workspace_bytes: Bytes) -> None:
-        """Allocate ``workspace_bytes`` of the device's memory. PyTorch may not use more than this.
+        """Allocate ``workspace_bytes`` of the device's memory. PyTorch may not use more memory than this.
 
         Raises:
             InvalidRequestError: PyTorch has no CUDA or cannot use it, or the device has too little memory.
@@ -116,7 +118,7 @@ class TorchExecutor:
     def at(self, address: Address, nbytes: Bytes) -> Any:
         """Return a tensor of the bytes at a mapped address.
 
-        The tensor stays valid if different pages are mapped to it.
+        The tensor stays valid if different pages are mapped to the address.
         """
         return torch.as_tensor(_Bytes(address, nbytes), device=self._device)
 
