@@ -7,8 +7,8 @@ the queue is full, text is dropped and counted. The thread reports the count as 
 that Python code prints is queued in this way: logs, warnings, tracebacks and progress bars.
 
 C code writes directly to the file descriptor. If the descriptor is a pipe or a terminal, it is replaced with a
-descriptor that does not block. Text of C code that does not fit is then lost. A socket cannot be opened a second time,
-so it is not replaced.
+descriptor that does not block. Text of C code that does not fit into the pipe is lost. A socket cannot be opened a
+second time, so it is not replaced.
 """
 
 import atexit

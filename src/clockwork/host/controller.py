@@ -187,7 +187,7 @@ class ControllerHost:
             config=LinkConfig(
                 max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
                 max_outgoing_bytes=2
-                # pending requests may hold as much memory, so this limit allows no more
+                # pending requests may hold max_pending_bytes of payloads
                 * self._config.controller.max_pending_bytes,
                 heartbeat_interval=WORKER_HEARTBEAT,
                 silent_after=WORKER_SILENT,

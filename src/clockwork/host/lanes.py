@@ -6,12 +6,12 @@ second thread wakes up.
 
 Theory of operation. Each thread polls its lane in a loop. If there is a task, the thread executes it and reports its
 end to the core. Otherwise, the thread sleeps until the lane's next wake-up time. An event may move a lane's wake-up
-time to an earlier time while the lane's thread sleeps. So each thread that passes an event to the core then wakes the
-threads of such lanes. The lanes' threads and the network's thread do this. An EXEC thread with spare time assembles the
-next batch in advance. While the EXEC thread executes a batch, an INPUT thread assembles the next one. The operating
-system wakes threads late. So an EXEC thread wakes early and then reads the clock repeatedly until its time has come.
-After each reading, the thread yields to other threads. The outputs of an Infer are split among its requests by the
-thread that takes the results.
+time to an earlier time while the lane's thread sleeps. After each event, the thread that has passed the event to the
+core wakes the threads of such lanes. Events come from the lanes' threads and from the network's thread. An EXEC thread
+with spare time assembles the next batch in advance. While the EXEC thread executes a batch, an INPUT thread assembles
+the next one. The operating system wakes threads late. So an EXEC thread wakes early and then reads the clock repeatedly
+until the wake-up time. After each reading, the thread yields to other threads. The outputs of an Infer are split among
+its requests by the thread that takes the results.
 
 If a thread fails, there is a bug or the device is lost. The thread then calls ``on_crash``, because a worker cannot
 work without one of its lanes.
@@ -242,7 +242,7 @@ class _LaneThread(Thread):
     def _turn(self, finished: TaskFinished | None) -> TaskFinished | None:
         """Report the end of the previous task.
 
-        Then do one thing: execute a task and return its end, prepare a batch, or sleep.
+        Then do one thing: execute a task, prepare a batch, or sleep. If a task was executed, return its result.
         """
         shared = self._shared
         upcoming = prepared = None

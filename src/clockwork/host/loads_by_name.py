@@ -1,4 +1,4 @@
-"""Finds the versions for native load requests that contain only a model name, in the model repositories."""
+"""Looks up versions in the model repositories, for native load requests that contain only a model name."""
 
 import asyncio
 from collections.abc import Callable

@@ -42,9 +42,7 @@ class LocalClient:
         return self._last_id
 
     def refuse_early(self, request: InferRequest) -> InferResponse | None:
-        """Return the refusal of a request with a wrong model, name, datatype, shape or batch size.
-
-        If all of these are right, return None.
+        """Return the refusal of a request with a wrong model, tensor name, datatype, shape or batch size, else None.
 
         A front end calls this method before it decodes the elements of inputs, so sizes in bytes are not checked. A
         refused request is counted, and must not be sent. A request that passes may still be refused later.

@@ -87,7 +87,7 @@ class LongResponses:
 
 
 async def _send_or_fail(connection: Connection, request_id: int, work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work``. If it fails, send an error to the client."""
+    """Run ``work``. If ``work`` fails, send an error to the client."""
     try:
         await work
     except InvalidRequestError as error:  # the response is too long for a frame

@@ -74,7 +74,7 @@ def check_model(
 
 
 class _Recording:
-    """A runtime that stores the model that it loaded last."""
+    """A runtime that remembers its last loaded model."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

@@ -220,7 +220,7 @@ class ModelRepositories:
         return directory, model
 
     async def _replaces_batch(self, override: LoadOverride, directory: Path, name: str) -> bool:
-        """Return whether a load's max_batch_size differs from config.pbtxt, which is what workers read."""
+        """Return whether a load's max_batch_size differs from the value in config.pbtxt, which workers read."""
         on_disk = await self.watchers[directory].find(name)
         return bool(on_disk.problems) or on_disk.max_batch_size != configured_batch(override.config)
 

@@ -70,7 +70,7 @@ class NativeInbox:
         return None
 
     def withdraw(self, client_id: int, request_id: int | None = None) -> bool:
-        """Remove a client's requests with this id, or all requests of the client. Return whether any were removed."""
+        """Remove a client's requests with this id, or all its requests. Return whether any request was removed."""
         found = self._entries.find(client_id, request_id)
         for entry in found:
             self._remove(entry)

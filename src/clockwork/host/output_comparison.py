@@ -1,7 +1,7 @@
 """Compares the outputs of two executions of a request.
 
-A check of a batch compares the outputs of a request in a batch with the outputs of the same request in a batch of
-one. A shadow's comparison compares the outputs of two versions (`clockwork.host.shadow_comparison`).
+A check of a batch compares a request's outputs in this batch with the request's outputs in a batch of one. A shadow's
+comparison compares the outputs of two versions (`clockwork.host.shadow_comparison`).
 
 Small outputs are compared on the event loop, which takes less than a millisecond. Large outputs are compared in a
 thread. This module raises no exception. If outputs cannot be compared, the result states this.

@@ -35,8 +35,7 @@ BUSY: Final = 0.85
 LATENCY_RESERVE: Final = 1.5
 """Some transports hide how long a request has waited.
 
-So a request of such a transport is refused if the time that is left after its predicted wait is less than this multiple
-of the mean latency.
+A request of such a transport is refused if its predicted wait leaves less time than this multiple of the mean latency.
 """
 
 MIN_LATENCY_SHARE: Final = 0.25
@@ -55,7 +54,7 @@ Only models that have answered a request are stored. So clients cannot fill the 
 """
 
 Key: TypeAlias = tuple[str, str]
-"""A model and a version as requests name them: a number, a label, or an empty text for the default version."""
+"""A model's name, and the version in a request: a number, a label, or an empty text for the default version."""
 
 
 class _Answers:
@@ -137,9 +136,9 @@ class Reception:
     ) -> Shed | None:
         """Return a refusal if a request must be refused now, or None. The refusal is counted.
 
-        ``slo`` is the request's own SLO. None means that the SLO is not known yet. Then the longest of the model's
-        recent SLOs is assumed, or the default SLO. ``large`` means that the request is expensive to receive, and is
-        refused if the scheduler is unlikely to admit it.
+        ``slo`` is the request's own SLO. None means that the SLO is not known yet. For an unknown SLO, the longest of
+        the model's recent SLOs is assumed, or the default SLO. ``large`` means that the request is expensive to
+        receive, and is refused if the scheduler is unlikely to admit it.
         """
         now = self.clock.now()
         if not self.is_behind(now):
@@ -167,14 +166,14 @@ class Reception:
         return None if shed is None else self._checked_for_hope(shed, model, version, slo)
 
     def _checked_for_hope(self, shed: Shed, model: str, version: str, slo: Nanos) -> Shed:
-        """Return the refusal. If no device can meet the SLO, remove the retry time."""
+        """Return the refusal, without its retry time if no device can meet the SLO."""
         found = self._model(model, version)
         if found is None or not found.profiles or (fastest := found.infer_estimate(1)) <= slo:
             return shed
         return Shed(None, None, fastest)
 
     def refuses_late(self, remaining: Nanos) -> Shed | None:
-        """Return a refusal if a request whose deadline is this close must be refused, or None.
+        """Return a refusal if a request with only ``remaining`` time to its deadline must be refused, or None.
 
         The method is for transports that hide how long a request has waited, so that only its deadline is known. Call
         this method only while `is_behind` is true.
@@ -214,7 +213,7 @@ class Reception:
         config = self._config
         slo = config.model_slos.get(model)
         if slo is None and config.model_slos and (found := self._model(model, "")) is not None:
-            slo = config.model_slos.get(found.info.load)  # if the model is a copy, the SLO is set for the whole load
+            slo = config.model_slos.get(found.info.load)  # copies of a model share the SLO of their load
         return slo or config.default_slo
 
     def note_slo(self, model: str, slo: Nanos | None, latency: Nanos | None = None, *, version: str = "") -> None:
@@ -237,7 +236,7 @@ class Reception:
         return (model, version) in self._answers
 
     def close(self) -> None:
-        """Close the file descriptor that measures arrival times."""
+        """Close the file descriptor that is used to measure arrival times."""
         self.arrivals.close()
 
     def count_refused(self, model: str, version: str = "") -> None:

@@ -51,8 +51,8 @@ class RepositoryChanges(Struct, frozen=True):
     """The changes that a poll found: models to load, models to reload, and names of models to unload.
 
     - If a model has problems, its load fails, and the problems are the reason.
-    - ``problems`` contains the reasons why directories cannot be read, by the names of their models. These models do
-      not change.
+    - ``problems`` maps the names of models to the reasons why their directories cannot be read. These models are
+      neither loaded nor unloaded.
     - ``error`` is the reason why the repository cannot be read, or empty. If there is an error, nothing changes.
     """
 
@@ -87,7 +87,7 @@ class RepositoryWatcher:
     def start(self, on_changes: Callable[[RepositoryChanges], None]) -> None:
         """Poll from now on, and call ``on_changes`` on the loop after each poll.
 
-        The caller must call `finished` at the end of each load, reload or unload. Until then, no further action is
+        The caller must call `finished` at the end of each load, reload or unload. Until this call, no further action is
         chosen for that model.
         """
         self._task = asyncio.ensure_future(self._run(on_changes))
@@ -135,7 +135,7 @@ class RepositoryWatcher:
         return await self._listed.get()
 
     async def poll(self) -> RepositoryChanges:
-        """Poll the repository once. `start` polls it at intervals."""
+        """Poll the repository once. `start` polls the repository at intervals."""
         began, epoch = self._clock.now(), monotonic_epoch()
         try:
             found = await self._in_steps(scan_in_steps(self._root, self._links))
@@ -212,7 +212,7 @@ class RepositoryWatcher:
 
 
 def _seen(began: Nanos, contents: Contents | str) -> Seen | None:
-    """Return the part of a model that the poller needs. ``began`` is a time of day, like the times of files."""
+    """Return the part of a model that the poller needs. ``began`` is in nanoseconds since 1970."""
     return None if isinstance(contents, str) else Seen(contents.fingerprint, contents.inode, began - contents.newest)
 
 

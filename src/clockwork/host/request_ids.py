@@ -26,7 +26,7 @@ class RequestIds:
         return f"{self._prefix}-{self._last}"
 
     def choose(self, own: str | None, traceparent: str) -> str:
-        """Return the client's own id. Without one, return the trace id or, without a trace id, a new id."""
+        """Return the client's own id, else the request's trace id, else a new id."""
         return own[:MAX_REQUEST_ID] if own else trace_id(traceparent) or self.next()
 
     def named(self, request: InferRequest) -> InferRequest:

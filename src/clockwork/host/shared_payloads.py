@@ -22,7 +22,7 @@ class SharedPayloads:
         self._in_use: dict[str, dict[int, list[Any]]] = {}
 
     def share(self, worker_id: str, action: Infer, payloads: Sequence[Any]) -> tuple[Infer, Sequence[Any]]:
-        """Return the action with the offsets of payloads in the shared memory, and the payloads that must be sent."""
+        """Return the action with offsets of its payloads in shared memory, and the payloads that must be sent."""
         assert self._arena is not None
         inputs: list[InferInput] = []
         shared: list[Any] = []

@@ -48,7 +48,7 @@ log = logging.getLogger("clockwork.controller")
 
 
 class Arguments(Struct, frozen=True):
-    """The part of the operator's arguments that is stored. A restart compares it with the new arguments.
+    """The stored part of the operator's arguments. A restarted controller compares it with the new arguments.
 
     - ``models``: the models that the arguments name, including those of model repositories
     - ``labels``: the labels by model name
@@ -145,7 +145,7 @@ class StateStore:
         self._release(self._saves)
 
     def _release(self, written: int) -> None:
-        """Send the responses that wait for the saves up to number ``written``."""
+        """Send the responses that waited for a save whose number is at most ``written``."""
         held, self._held = self._held, []
         for number, command, send in held:
             if number <= written:
@@ -158,7 +158,7 @@ class StateStore:
 
 
 def load_state(directory: Path) -> tuple[StoredState | None, str]:
-    """Return the stored state, or None, and a text that describes the fault if the file cannot be used.
+    """Return the stored state or None, and the reason why the file cannot be used or an empty text.
 
     A file that cannot be used is renamed, so that the next start does not report it again.
     """

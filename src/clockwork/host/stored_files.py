@@ -33,7 +33,7 @@ def read_file(path: Path, max_bytes: Bytes) -> bytes:
 
 
 def write_file(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write a file. Create its directory if necessary. If ``sync`` is true, the file survives a power failure.
+    """Write a file. Create the file's directory if necessary. If ``sync`` is true, the file survives a power failure.
 
     Raises:
         OSError: the file cannot be written. The old file is unchanged.

@@ -111,8 +111,8 @@ class TaskRunner:
 
         If this fails, `run` will fail too and report the error.
 
-        The model's weights may be evicted during the call, because the Infer has not started. Then the batch is not
-        used.
+        The model's weights may be evicted during the call, because the Infer has not started. In this case, the batch
+        is not used.
         """
         assert isinstance(task.action, Infer)
         begin = self._clock.now()
@@ -284,7 +284,7 @@ def _close(handles: Sequence[object]) -> Outcome:
     return Released()
 
 
-# The core stores handles as plain objects. These functions convert them back to their types.
+# The core stores handles as plain objects. These functions convert the handles back to their types.
 
 
 def _host_model(handle: Any) -> HostModel:

@@ -1,11 +1,11 @@
 """Runs a worker: its core, a runtime, a thread per lane, and a connection to the controller.
 
-This module makes no decisions. The module creates these parts and keeps the worker connected to the controller. The
-module converts messages to events, and results to messages. All times are times of this host's clock. The controller
-translates these times.
+This module makes no decisions. The module creates the worker's parts and keeps the worker connected to the controller.
+The module converts messages to events, and results to messages. All times are times of this host's clock. The
+controller translates these times.
 
 When the connection ends, the core drops waiting actions, and running tasks end without a result. Results that have not
-been sent are dropped as well. Models and weights stay.
+been sent are dropped as well. Models and weights stay loaded.
 """
 
 import asyncio
@@ -85,8 +85,8 @@ class WorkerConfig:
     ``cache_bytes`` is the size of each device's weights cache. If ``cache_bytes`` is None, the size is computed from
     the available memory. ``tls`` encrypts the connection. ``token`` is for a controller that requires a token.
     ``arena`` is memory shared with the controller. ``taken_cores`` contains the cores of other workers on this host. If
-    it is None, the worker itself finds these cores and claims its own cores. Otherwise, the parent process has already
-    done both.
+    ``taken_cores`` is None, the worker itself finds these cores and claims its own cores. If it is set, the parent
+    process has already claimed the worker's cores.
     """
 
     model_root: Path
@@ -302,7 +302,7 @@ OnHost: TypeAlias = Callable[[WorkerHost], None]
 
 
 async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = lambda host: None) -> None:
-    """Run a worker in this process until cancelled. Then end its threads and free its resources.
+    """Run a worker in this process until cancelled. At the end, stop the worker's threads and free its resources.
 
     While the worker runs, the calling thread does not use the devices' cores, and the process is configured for steady
     times.

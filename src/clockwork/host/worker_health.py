@@ -16,7 +16,7 @@ from clockwork.net.address import Address
 from clockwork.units import KIB, Bytes
 
 MAX_HEAD: Final[Bytes] = 4 * KIB
-"""Limit of the head of a request. Probes send about 100 bytes."""
+"""Largest size of a request's head. Probes send about 100 bytes."""
 
 MAX_CONNECTIONS: Final = 64
 """Limit of open connections. Further connections are closed at once."""
@@ -35,7 +35,7 @@ class _Probe(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's transports have another base
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop has a different base class
         if len(self._open) >= MAX_CONNECTIONS:
             transport.abort()
             return

@@ -127,7 +127,8 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def _shed(self, data: bytes, now: Nanos) -> bool:
         """Refuse a request without the parser, and return True.
 
-        Return False if the request need not be refused, or if ``data`` may not be exactly one whole request.
+        Return False if the request need not be refused, or if it is not certain that ``data`` is exactly one whole
+        request.
         """
         cycle: Any = self.cycle
         if not self._at_boundary or (cycle is not None and not cycle.response_complete):
@@ -284,7 +285,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
     def _number(self, header: bytes) -> Bytes:
         """Return the number in a header, or 0 if the request does not have this header.
 
-        The result is also 0 if the value is not a number. The application refuses such a request later.
+        The result is also 0 if the value is not a number. The application refuses a request with such a value later.
         """
         value = next((value for name, value in self.headers if name == header), b"")
         return int(value) if value.isdigit() and len(value) < 18 else 0

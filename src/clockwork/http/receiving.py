@@ -4,7 +4,7 @@ A long body is received directly into its final place in memory, without being c
 
 Heads and small bodies are received into one buffer that all connections share. These bytes are copied out of the buffer
 and parsed. When a head announces a long body, the rest of that body is received into separate memory, without the
-parser. The scope then contains the body as a `LargeBody`.
+parser. The ASGI scope contains such a body as a `LargeBody`.
 
 The usual path through uvicorn copies a body several times. These copies took 0.28 ms for a body of 602,112 bytes.
 """
@@ -101,7 +101,7 @@ class Receiver(asyncio.BufferedProtocol):
 
 
 class BodyQuota:
-    """Counts the bytes of all bodies in memory, and limits their number."""
+    """Counts the bytes of all bodies in memory, and limits their total."""
 
     def __init__(self, limit: Bytes) -> None:
         """Start with a count of zero. ``limit`` is in bytes."""
@@ -124,7 +124,7 @@ class BodyQuota:
 
 
 class LargeBody:
-    """The long body of one request. The object exists while the body is received and after that."""
+    """The long body of one request. The object exists while the body is being received, and afterwards."""
 
     def __init__(
         self, size: Bytes, begin: Any, quota: BodyQuota, allocate: Allocate | None = uninitialised, before: Bytes = 0

@@ -1,4 +1,4 @@
-"""Refuses HTTP requests that the server cannot handle in time, early and with little processor time.
+"""Refuses HTTP requests that the server cannot handle in time, before they cost much processor time.
 
 A request usually takes about 200 us, because it passes the parser, uvicorn, a task and the JSON decoder. Under
 overload, the server refuses most requests, and cannot spend this time on each of them. Therefore, `whole_request`
@@ -107,7 +107,7 @@ class ShedReplies:
     """The encoded replies to shed requests.
 
     Requests whose wait and retry time are equal in whole milliseconds get the same encoded reply.
-    The ids are in a header, which differs.
+    Only the header with the request's id differs.
     """
 
     def __init__(self) -> None:

@@ -1,10 +1,11 @@
 """Actions, which the controller sends to a worker. Most actions have a time window.
 
-Every action has an ``id``, and its result has the same ``id``. Times are in nanoseconds. On the controller's host, they
-are times of the controller's clock; on the worker's host, they are times of the worker's clock. The controller's host
-converts them. An action does not start before ``earliest``. If an action cannot start by ``latest``, the worker refuses
-it with `Status.COULD_NOT_START_IN_TIME`, so that it delays no other action. ``gpu`` is the number of a device, which
-may also be a set of CPU cores. ``expected_duration`` is the controller's estimate, which the worker only records.
+Every action has an ``id``, and its result has the same ``id``. Times are in nanoseconds. On the controller's host,
+times are of the controller's clock. On the worker's host, times are of the worker's clock. The controller's host
+converts between the clocks. An action does not start before ``earliest``. If an action cannot start by ``latest``, the
+worker refuses it with `Status.COULD_NOT_START_IN_TIME`, so that it delays no other action. ``gpu`` is the number of a
+device, which may also be a set of CPU cores. ``expected_duration`` is the controller's estimate, which the worker only
+records.
 """
 
 from typing import TypeAlias
@@ -65,8 +66,8 @@ class InferInput(Struct, frozen=True, array_like=True):
 
     ``batch_size`` is the number of the request's rows. ``outputs`` names the requested outputs; it is empty if all
     outputs are requested. If ``generated`` is true, there is no payload, and the worker generates the inputs. Profiling
-    and some load tests use this. ``arena_offset`` is the offset of the payload in the memory that the worker shares
-    with the controller. The offset is -1 if the payload is sent with the action.
+    and some load tests use generated inputs. ``arena_offset`` is the offset of the payload in the memory that the
+    worker shares with the controller. The offset is -1 if the payload is sent with the action.
     """
 
     request_id: int

@@ -51,7 +51,7 @@ class BatchCounts(Struct, frozen=True, array_like=True, gc=False):
 
 
 class ModelCounts(Struct, frozen=True, array_like=True, gc=False):
-    """The counts of one model. Times are sums in nanoseconds. A request in time was answered before its deadline.
+    """The counts of one model. Times are sums in nanoseconds. A request is in time if it is answered by its deadline.
 
     - ``answers``: number of requests for each status, by the status's name. CANCELLED counts requests that the client
       cancelled, and requests whose client disconnected.

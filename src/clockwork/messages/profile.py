@@ -22,7 +22,7 @@ A small increase is acceptable, because fewer and larger actions save work in th
 
 
 SLOW_START: Final = 1.25
-"""A first execution is slow if it takes more than this many times the usual time."""
+"""A first execution is slow if it takes more than this multiple of the usual time."""
 
 
 class ProfileKey(Struct, frozen=True, array_like=True):
@@ -78,7 +78,8 @@ class ModelProfile(Struct, frozen=True, array_like=True):
     - ``unmeasured``: the reason why the times of ``infer`` are assumptions. The text is empty if the times were
       measured.
     - ``first``: durations of the first executions of one row, if they took longer than the later ones. ``infer`` does
-      not contain these durations. Every device executes a model slowly at first, not only the device that measured.
+      not contain these durations. Every device executes a model slowly at first, not only the device that measured the
+      model.
     """
 
     load_weights: Measurement

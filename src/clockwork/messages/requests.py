@@ -17,7 +17,7 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import SECOND, Bytes, Nanos
 
 DEFAULT_RETRY: Final[Nanos] = 1 * SECOND
-"""Retry time of a refusal if nobody knows how long its cause will last.
+"""Retry time of a refusal whose cause may last for an unknown time.
 
 For example, no worker is connected, or the server is starting up.
 """
@@ -109,13 +109,15 @@ class ModelVersion(Struct, frozen=True, array_like=True):
 class LoadModelRequest(Struct, frozen=True, array_like=True, tag=19):
     """Request that every worker loads a model. ``path`` is relative to the workers' model roots.
 
-    If ``name`` is empty, the model's name is derived from the path. The other fields are only used while the server
-    serves:
+    If ``name`` is empty, the model's name is derived from the path. The other fields are only used while the server is
+    serving:
 
     - ``versions``: the versions to load. If the list is empty, ``path`` is the only version. If ``path`` is empty too,
-      the model is loaded again from where it was loaded last.
-    - ``keep``: whether the model's other versions continue to be served. If not, this load replaces them.
-    - ``wait``: whether the response is sent when the versions are ready. If not, the response is sent at once.
+      the model is loaded again from the path of its last load.
+    - ``keep``: whether the model's other versions continue to be served. If ``keep`` is false, this load replaces the
+      other versions.
+    - ``wait``: whether the response is sent when the versions are ready. If ``wait`` is false, the response is sent at
+      once.
     """
 
     id: int
@@ -272,7 +274,7 @@ class GPUStatus(Struct, frozen=True, array_like=True):
     """The state of a device: the models that have weights on it, and the number of its outstanding actions.
 
     ``predictions`` has the keys ``load`` and ``infer``, for the actions that the device has executed while serving. If
-    there were no such actions, the key is missing.
+    the device has executed no actions of a kind, the key of this kind is missing.
     """
 
     gpu: GPUInfo
@@ -306,8 +308,8 @@ class ModelStatus(Struct, frozen=True, array_like=True):
     - ``failed``: number of requests with any other error
     - ``broken_promises``: number of late, refused and failed requests that had been admitted with a predicted
       completion
-    - ``recent``: profiles of durations that were measured recently while serving, for kinds of device where these
-      differ from the stored profile
+    - ``recent``: profiles of durations that were recently measured while serving, only for kinds of device whose stored
+      profile differs
     - ``predictions``: summaries of the prediction errors of the model's ``load`` and ``infer`` actions on all devices,
       if there were any
     - ``counts``: numbers and times of all requests by status. Only ``counts`` includes cancelled requests.

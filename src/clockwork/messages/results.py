@@ -159,8 +159,9 @@ class EvictWeightsResult(Struct, frozen=True, array_like=True, tag=68):
 class InferOutput(Struct, frozen=True, array_like=True):
     """The part of a batch's outputs that belongs to one request. The payload follows the message.
 
-    If only this request of the batch failed, ``refusal`` is the reason and there are no tensors. Then ``failed`` is
-    true if the runtime could not execute the request, and false if the model does not accept the request's inputs.
+    If only this request of the batch failed, ``refusal`` is the reason and there are no tensors. In this case,
+    ``failed`` is true if the runtime could not execute the request, and false if the model does not accept the
+    request's inputs.
     """
 
     request_id: int

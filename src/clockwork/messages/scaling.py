@@ -1,4 +1,4 @@
-"""Describes how many devices of each kind the server wants, and why. An autoscaler of the fleet reads it.
+"""Describes how many devices of each kind the server wants, and why. An autoscaler of the fleet reads this description.
 
 All work is in device-seconds per second. Work of 2.5 keeps two and a half devices busy.
 """

@@ -7,7 +7,7 @@ from msgspec import Struct
 WAITING: Final = "waiting"
 RUNNING: Final = "running"
 ENDED: Final = "ended"
-"""The states of a shadow. While it waits, its version is not ready, or is the default version."""
+"""The states of a shadow. A shadow waits while its version is not ready, or is the default version."""
 
 NAMES: Final = "names"
 DATATYPE: Final = "datatype"

@@ -14,7 +14,7 @@ from prometheus_client.samples import Sample
 from clockwork.units import SECOND, Nanos
 
 Values: TypeAlias = Sequence[tuple[tuple[str, ...], float]]
-"""The samples of a metric. Each sample is a pair of the values of its labels and its number."""
+"""The samples of a metric. Each sample is a pair: the values of the labels, and a number."""
 
 PIECE: Final = 50
 """Approximate number of samples that are rendered in one step. Such a step takes a quarter of a millisecond."""

@@ -240,7 +240,7 @@ def pieces(rows: Sequence[Row], histograms: bool) -> Iterator[Piece]:
 
 
 def _has_answered(row: Row) -> bool:
-    """Return whether a model has answered requests. Only such models get a histogram, because it has many lines."""
+    """Return whether a model has answered requests. Histograms have many lines, so only such models get one."""
     return counts.in_time(row.counts.answers) > 0
 
 

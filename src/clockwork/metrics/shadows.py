@@ -36,7 +36,7 @@ ROWS: Final = Family(
     (*BY_OUTPUT, "agreed"),
 )
 FAMILIES: Final = (RUNS, COPIES, KINDS, DIFFERENCE, ROWS)
-"""The metrics of shadows. A server without shadows exposes no samples of them."""
+"""The metrics of shadows. A server without shadows exposes no samples of these metrics."""
 
 
 def pieces(shadows: Iterable[ShadowStatus]) -> Iterator[Piece]:

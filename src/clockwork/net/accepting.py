@@ -16,8 +16,8 @@ from clockwork.net.address import ANY_HOST, Address
 DESCRIPTORS: Final = 32
 """Number of descriptors of each listening socket.
 
-So many connections are accepted in one turn. If only one connection arrives, each of the remaining descriptors costs a
-microsecond.
+The number is also the limit of connections that are accepted in one turn. If only one connection arrives, each of the
+remaining descriptors costs a microsecond.
 """
 
 

@@ -13,7 +13,7 @@ did not report the bytes, they arrived after that poll. There are two cases:
 - The thread did not sleep. The bytes may have arrived at any time since the previous poll, and the result is the time
   of that poll.
 
-The result is not accurate enough in three situations. The module then asks the kernel how long ago the socket received
+In three situations, this result is not accurate enough, and the module asks the kernel how long ago the socket received
 its last bytes. (``tcpi_last_data_recv`` in TCP_INFO has this time in milliseconds. The kernel's clock ticks every 4 ms
 or less.)
 

@@ -5,7 +5,8 @@ A connection has these states:
 - GREETING: the peers exchange Hello and Welcome. Any other message is an error.
 - OPEN: messages are passed to ``on_message``, Pings are answered, and the silence of the peer is measured.
 - CLOSING: one side has sent a Goodbye with the reason. Bytes that still arrive are discarded. The accepting side reads
-  these bytes before it closes the socket. Otherwise TCP would send a reset, and the peer would not receive the Goodbye.
+  these bytes before it closes the socket. If the bytes were not read, TCP would send a reset, and the peer would not
+  receive the Goodbye.
 - CLOSED: the connection has ended.
 
 Whatever a peer sends, the worst effect is the end of its own connection. ``on_closed`` is called exactly once for each

@@ -38,7 +38,7 @@ async def dial(
     clock: Clock | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Connection:
-    """Connect to a peer, and exchange greetings with it. ``timeout`` is the time limit for both together, in seconds.
+    """Connect to a peer, and exchange greetings with it. ``timeout`` limits the time for both steps, in seconds.
 
     ``on_message`` is not called before this function has returned the connection. ``on_closed`` is called once if this
     function returned a connection. If this function raised an exception, ``on_closed`` is never called.

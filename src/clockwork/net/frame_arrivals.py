@@ -1,9 +1,9 @@
 """Determines when each frame of one connection arrived.
 
 A frame counts as arrived when its first byte arrives. So the time of a slow upload counts towards the request's SLO. A
-read may leave bytes in the kernel. If the next turn of the loop reads these bytes, they count as old as the bytes of
-the earlier read. If the loop sleeps before the next read, or if the next poll does not report the socket, the earlier
-read left no bytes.
+read may leave bytes in the kernel. If the next turn of the loop reads these bytes, they count as if they had arrived
+with the bytes of the earlier read. If the loop sleeps before the next read, or if the next poll does not report the
+socket, the earlier read left no bytes.
 """
 
 import asyncio

@@ -15,13 +15,14 @@ from clockwork.units import MIB, Bytes
 from clockwork.wire.frame import Frame
 
 MAX_TURN_MESSAGES: Final = 64
-"""Largest number of messages that are handled in one turn for one connection. So many messages take some milliseconds.
+"""Largest number of messages that are handled in one turn for one connection. Handling this number of messages takes a
+few milliseconds.
 """
 
 MAX_TURN_BYTES: Final[Bytes] = 4 * MIB
 """Largest number of bytes that are handled in one turn for one connection.
 
-A longer frame is handled in a turn alone.
+A longer frame is handled in a turn of its own.
 """
 
 

@@ -1,4 +1,4 @@
-"""Checks that the peer of a connection is alive, and estimates the offset of its clock.
+"""Checks that the peer of a connection is alive, and estimates the offset of the peer's clock.
 
 A peer is alive if it sends any byte, so a busy connection needs no Pings. If this side's event loop stops for a while,
 that time does not count as silence of the peer. Each check counts as one interval, even if the check is late. Before a
@@ -65,7 +65,7 @@ class Heartbeat:
         self.heard = False
         """Whether bytes were received since the last check. The connection sets this attribute."""
         self.suspended = False
-        """Whether this side has paused reading. Silence then means nothing. The connection sets this attribute."""
+        """Whether this side has paused reading, so that silence means nothing. The connection sets this attribute."""
         self.silent = False
         """Whether nothing was received for ``silent_after``. The attribute is updated every ``interval``."""
         self._interval = interval

@@ -1,4 +1,4 @@
-"""Implements Implements Triton's classification extension.
+"""Implements Triton's classification extension.
 
 The extension replaces an output with the largest elements of each of its rows.
 """

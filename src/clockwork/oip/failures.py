@@ -48,8 +48,8 @@ _CODES: Final[Mapping[int, tuple[int, str]]] = {
 class Failure(Struct, frozen=True):
     """A failed request, as it is reported to the client.
 
-    A failure has an HTTP status, the name of a gRPC code, a message and Clockwork's status. If they are known, a
-    failure also has the predicted completion, the retry time and the request's id.
+    A failure has an HTTP status, the name of a gRPC code, a message and Clockwork's status. A failure may also have the
+    predicted completion, the retry time and the request's id.
     """
 
     http: int

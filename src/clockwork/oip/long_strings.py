@@ -2,9 +2,9 @@
 
 The JSON decoder holds the interpreter's lock until it has copied a whole string. A string with a model file has
 hundreds of MiB. So each string that is longer than `MIN_CUT` is replaced with a mark. The caller then decodes such
-strings in pieces. The search copies the text in pieces of `PIECE` bytes. A mark is the object ``{"cut": NUMBER}``. A
-request may itself contain such an object. The object is then replaced with a long string of the same request, which
-does no harm.
+strings in pieces. The search copies the text in pieces of `PIECE` bytes. A mark is the object ``{"cut": NUMBER}``. If a
+request itself contains such an object, the object is replaced with a long string of the same request, which does no
+harm.
 """
 
 from typing import Any, Final

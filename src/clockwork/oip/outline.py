@@ -1,4 +1,4 @@
-"""Cuts the long lists of numbers out of the JSON of an inference request. The rest is short and is called the outline.
+"""Cuts the long lists of numbers out of the JSON of an inference request. The JSON without them is called the outline.
 
 The outline is decoded in one step, and each list is decoded in several steps. The search skips strings. For the search,
 a list begins at a ``[`` and ends at the last ``]`` before the next brace or quote. Each list that is longer than

@@ -18,8 +18,8 @@ class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
     - "normal": a normal distribution around the median with a standard deviation of ``share`` times the median; no
       duration is less than half of the median
     - "lognormal": a lognormal distribution with the same ``share``, which has a longer tail
-    - "measured": the profile's samples in the order of their measurement, repeated from the start. So slow minutes of a
-      host are reproduced, which random draws would not do.
+    - "measured": the profile's samples in the order of their measurement, repeated from the start. In this way, slow
+      minutes of a host are reproduced. Random draws would not reproduce them.
     """
 
     kind: Literal["none", "normal", "lognormal", "measured"] = "none"
@@ -47,7 +47,7 @@ class DurationModel:
         """Start with a ``factor`` of 1."""
         self._noise = noise
         self._rng = rng
-        self._begin = rng.random()  #: place in the samples at which this device begins, as a share of their number
+        self._begin = rng.random()  #: where in the samples this device begins: 0 is the start, 1 the end
         self._places: dict[int, int] = {}  #: index of the next sample, by the identity of the measurement
         self.factor = 1.0
 

@@ -71,7 +71,8 @@ class PacedWorker:
         #: when each lane is polled next; all other entries of the lane in the heap are void
         self._armed: dict[_Key, Nanos] = {}
         self._pushed = 0
-        self._executed: dict[tuple[int, str], int] = {}  #: number by device and path, if first executions are slow
+        #: number of executions by device and path; counted only if first executions are slow
+        self._executed: dict[tuple[int, str], int] = {}
 
     def handle(self, now: Nanos, event: Event) -> list[ResultCommand]:
         """Handle an event; see `clockwork.machine.Machine`."""

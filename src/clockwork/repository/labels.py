@@ -44,7 +44,7 @@ def parse_labels(texts: Iterable[str]) -> Labels:
     """Parse values of the form ``NAME:LABEL=VERSION``, such as ``resnet50:stable=3``.
 
     Raises:
-        InvalidRequestError: a value does not have this form, a label is given twice, or there are too many.
+        InvalidRequestError: a value does not have this form, a label is given twice, or there are too many labels.
     """
     versions: dict[str, dict[str, int]] = {}
     for text in texts:

@@ -38,7 +38,7 @@ def resolve(root: Path, path: str, links: LinkPolicy = NO_LINKS, kind: str = "th
     try:
         home, real = root.resolve(strict=True), found.resolve(strict=True)
     except (OSError, RuntimeError):  # until Python 3.13, links in a circle raise RuntimeError
-        # The target of a link through /proc/PID/root, as KServe makes for models in an image, has no path here.
+        # For a model in an image, KServe makes a link through /proc/PID/root, whose target has no path here.
         if links.names(found) and found.exists():
             return found
         raise InvalidModelError(f"there is no {shown} under {kind}: check the path") from None

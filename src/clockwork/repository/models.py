@@ -8,8 +8,8 @@ A model NAME is a directory of the repository:
 
 A file ``NAME.onnx`` or ``NAME.pt2`` in the repository is a model too.
 
-If a model has a fault, its description contains the fault, so that the other models can still be used. Only a
-repository that is unreadable or too large is an error.
+If a model has a fault, its description contains the fault, so that the other models can still be used. An error is
+raised only if the repository is unreadable or too large.
 """
 
 import os
@@ -32,7 +32,7 @@ from clockwork.runtimes.text_format import Fields
 from clockwork.steps import Steps, at_once
 
 KIND: Final = "the model repository"
-"""How error messages call the root of the paths."""
+"""Name of the paths' root in error messages."""
 
 SUFFIXES: Final = (".onnx", PROGRAM)
 """File name suffixes of models."""

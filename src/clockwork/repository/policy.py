@@ -147,7 +147,7 @@ def _specific(choice: Fields) -> tuple[int, ...]:
 
 
 def _whole(value: Value) -> int | None:
-    """Return a value as a non-negative number, or None if it is not one. JSON may contain the number as a string."""
+    """Return a non-negative number, or None for any other value. JSON may contain the number as a string."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MAX_VERSION)):
         value = int(value)
     return value if type(value) is int and 0 <= value <= MAX_VERSION else None

@@ -8,8 +8,9 @@ poller acts on a directory only in one of these cases:
   directory has changed for an interval. A rename changes nothing inside a directory, while a program that copies a
   directory keeps changing something inside
 
-A directory that is missing for an interval is unloaded. So an operator has this much time to replace a directory by
-moving the old one away and a new one to its place. If a directory cannot be read, its model stays as it is.
+If a directory is missing for an interval, its model is unloaded. Within the interval, an operator can replace a
+directory: move the old directory away, and move a new directory to its place. If a directory cannot be read, its model
+stays as it is.
 
 At most one action of a model is outstanding. A load that failed is repeated only when the directory has changed.
 """
@@ -54,8 +55,9 @@ class _Action(Enum):
 class _Model(Struct):
     """The known facts about one model.
 
-    ``since`` is the time from which the directory counts as unchanged. The poller acts on the directory an interval
-    later. ``acted_on`` is the fingerprint of the directory at the latest load or reload, which may have failed.
+    ``since`` is the time from which the directory counts as unchanged. The poller acts on the directory one interval
+    after ``since``. ``acted_on`` is the fingerprint of the directory at the latest load or reload, which may have
+    failed.
     """
 
     seen: Seen
@@ -78,7 +80,7 @@ class Poller:
         """Return the actions that follow from a poll.
 
         Args:
-            began: when the poll began. If this is less than an interval after the end of the previous poll, the poll
+            began: when the poll began. If the poll began less than an interval after the end of the previous poll, it
                 finds changes but cannot confirm that a directory stayed unchanged.
             ended: when the poll ended.
             seen: all models in the repository; None for a model whose directory could not be read.
@@ -110,7 +112,7 @@ class Poller:
     def postponed(self, name: str) -> None:
         """Record that an action was not begun, because the directory had changed again.
 
-        A later poll may choose it again.
+        A later poll may choose the action again.
 
         Raises:
             ValueError: no action of the model is outstanding.

@@ -64,7 +64,7 @@ class HostModelInfo(Struct, frozen=True):
 class LoadedModel(Protocol):
     """A model whose weights are on a device.
 
-    Every method may raise `clockwork.errors.DeviceLostError`. The worker then ends.
+    Every method may raise `clockwork.errors.DeviceLostError`. This error ends the worker.
     """
 
     @property
@@ -161,8 +161,8 @@ class Runtime(Protocol):
 
         ``name`` is the model's name. The operator's batching options refer to models by name.
 
-        ``isolated`` means that this process serves requests during the call. If the runtime can prepare models in a
-        separate process, it then does so.
+        ``isolated`` means that this process serves requests during the call. In this case, the runtime prepares the
+        model in a separate process if it can.
 
         Raises:
             InvalidModelError: the file is not a model of this runtime, or is broken.

@@ -67,7 +67,7 @@ class BatchingOptions(Struct, frozen=True):
     free_dim: int = FREE_DIM
 
     def of(self, name: str, path: Path, file: Path, links: LinkPolicy = NO_LINKS) -> BatchingPolicy:
-        """Return the policy for the model with this name. ``file`` is the model file that ``path`` means.
+        """Return the policy for the model with this name. ``file`` is the model file that ``path`` refers to.
 
         Raises:
             InvalidModelError: the config.pbtxt or the file with examples beside the model cannot be read.

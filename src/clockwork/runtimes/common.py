@@ -84,7 +84,7 @@ class ModelRuntime(ABC, Generic[FileT, ModelT]):
         """Check a model file that `locate` returned."""
 
     def _read_isolated(self, path: Path, policy: BatchingPolicy) -> FileT:
-        """Check a model file in a separate process. This process also does most of the work of `_prepare`."""
+        """Check a model file in a separate process. The separate process also does most of the work of `_prepare`."""
         return self._read(path)
 
     @abstractmethod

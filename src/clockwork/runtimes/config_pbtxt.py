@@ -1,4 +1,4 @@
-"""Reads Triton's ``config.pbtxt``. The runtimes use only its field ``max_batch_size``.
+"""Reads Triton's ``config.pbtxt``. The runtimes use only the field ``max_batch_size``.
 
 The whole file must be well-formed protobuf text, because a file that cannot be parsed might forbid batching.
 """

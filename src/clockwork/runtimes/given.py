@@ -58,9 +58,9 @@ class GivenInput(Struct, frozen=True):
 
 
 class GivenInputs(Struct, frozen=True):
-    """The inputs that the operator gives in one source.
+    """The example inputs from one source, such as ``--model-shape``.
 
-    ``key`` identifies these inputs. ``strict`` means that a mistake in them is an error.
+    ``key`` identifies these inputs. ``strict`` means that a mistake in these inputs is an error.
     """
 
     source: str
@@ -118,7 +118,7 @@ def given_inputs(
 ) -> tuple[GivenInputs, ...]:
     """Return the inputs that the operator gives for a model, with one entry for each source.
 
-    ``shapes`` contains the shapes of ``--model-shape``. ``file`` is the model file that ``path`` means.
+    ``shapes`` contains the shapes of ``--model-shape``. ``file`` is the model file that ``path`` refers to.
 
     Raises:
         InvalidModelError: a file cannot be read.

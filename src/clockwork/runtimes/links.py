@@ -18,7 +18,7 @@ class LinkPolicy(Struct, frozen=True):
     """Decides which links are followed. All paths are absolute.
 
     ``named`` contains the directories that the operator named. Links inside these directories may point anywhere.
-    ``targets`` contains directories. Any link may point to a file inside them.
+    ``targets`` contains directories to whose files any link may point.
     """
 
     named: tuple[Path, ...] = ()

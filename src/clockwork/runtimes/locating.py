@@ -39,7 +39,7 @@ MAX_SHOWN: Final = 5
 
 
 def locate(path: Path, suffix: str, kind: str, name: str = "", links: LinkPolicy = NO_LINKS) -> Path:
-    """Return the model file that a path means.
+    """Return the model file that a path refers to.
 
     Args:
         path: path of a file or directory.

@@ -107,7 +107,7 @@ def sweep(directory: Path) -> None:
 
 
 def tidy(directory: Path, nbytes: Bytes, keep: Path | None = None) -> None:
-    """Remove the least recently used entries until the rest takes at most ``nbytes``. Never remove ``keep``.
+    """Remove the least recently used entries until all entries take at most ``nbytes``. Never remove ``keep``.
 
     Two processes may call this function at the same time. An entry that is already removed is no error.
     """

@@ -4,8 +4,8 @@ Theory of operation. ONNX Runtime's Python module makes and runs sessions withou
 the lock while it destroys a session. Destroying a session takes 0.7 ms for DenseNet-121, whose graph has 557 nodes, and
 55 us for each MB of packed or copied weights. During this time, an inference that has ended and a request that has
 arrived must wait for the lock. Just after an inference has begun, no other thread needs the lock for a while. So a
-session is destroyed at such a moment. If no inference begins within some milliseconds, the session is destroyed without
-waiting longer.
+session is destroyed just after an inference has begun. If no inference begins within some milliseconds, the session is
+destroyed without waiting longer.
 """
 
 from threading import Event
@@ -14,8 +14,8 @@ from typing import Final
 MAX_WAIT: Final = 0.005
 """Longest wait in seconds while inferences run.
 
-If no inference begins within this time, the running inferences are long. Then it is unlikely that an inference ends
-while the session is being destroyed.
+If no inference begins within this time, the running inferences are long. In this case, it is unlikely that an inference
+ends while the session is being destroyed.
 """
 
 MAX_IDLE_WAIT: Final = 0.002

@@ -38,7 +38,7 @@ from clockwork.runtimes.probe import Verdict, observed, try_model
 from clockwork.units import GIB, Bytes, show_bytes
 
 CACHE_SHARE: Final = 0.8
-"""Share of a device's free memory for weights and workspace by default. The rest is left for the CUDA libraries."""
+"""Default share of a device's free memory for weights and workspace. The CUDA libraries need the remaining memory."""
 
 DEFAULT_WORKSPACE_BYTES: Final[Bytes] = 2 * GIB
 """Default memory of each device for the intermediate results of inferences."""

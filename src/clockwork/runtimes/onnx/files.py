@@ -90,7 +90,7 @@ def read(path: Path, links: LinkPolicy = NO_LINKS) -> ModelFile:
 
 
 def digest_of_one_file(path: Path) -> str:
-    """Return the digest of a model without external data. Empty if the file cannot be read.
+    """Return the digest of a model without external data. Return an empty text if the file cannot be read.
 
     Other threads can use the interpreter while this function reads and computes. If the model has external data, the
     result is not the digest of a model.

@@ -27,8 +27,8 @@ REGION: Final[Bytes] = GIB
 """Size by which a device's arena grows. Larger weights get a larger region. ONNX Runtime requires less than 2 GiB."""
 
 MAX_DEAD: Final[Bytes] = MIB
-"""Largest part of a memory block that may stay unused. A larger rest becomes a separate block. ONNX Runtime's default
-is 128 MiB.
+"""Largest part of a memory block that may stay unused. A larger unused part becomes a separate block. ONNX Runtime's
+default is 128 MiB.
 """
 
 OPTIONS: Final = (
@@ -119,7 +119,7 @@ def load_libraries(preload: Callable[[], Any]) -> str:
 def make_arena(device: int, nbytes: Bytes) -> None:
     """Create the arena that all sessions of a device share.
 
-    If that fails or the arena exists, raise one of `FAILURES`.
+    If the arena exists or cannot be created, raise one of `FAILURES`.
     """
     memory = onnxruntime.OrtMemoryInfo(
         "Cuda", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, device, onnxruntime.OrtMemType.DEFAULT

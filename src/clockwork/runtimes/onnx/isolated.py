@@ -4,7 +4,7 @@ Reading a large model takes Python's interpreter lock for up to half a second. P
 of computation. In the worker's own process, this work would delay every request. So a *child* process reads and
 prepares the model, and stores it in the cache of prepared models. Then the worker reads the prepared model from the
 cache. If a model crashes the child or takes all memory, the worker is not harmed. If the cache already has the prepared
-model, there is no child.
+model, no child is started.
 
 The child inherits the cores of the thread that starts it, and has the lowest ordinary priority. A higher priority would
 slow the devices even if the child does not use their cores. Linux divides the processor time of a control group or a

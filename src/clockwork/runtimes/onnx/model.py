@@ -56,7 +56,7 @@ class OnnxModel:
         return self._packed
 
     def with_packing(self, packed: bool) -> "OnnxModel":
-        """Return the same model with packing switched on or off. Benchmarks compare the two."""
+        """Return the same model with packing switched on or off. Benchmarks compare both variants."""
         return OnnxModel(
             info=self.info,
             prepared=self._prepared,

@@ -8,9 +8,9 @@ little per row if each weight is used for many rows, and much if each weight is 
 
 When a model is read, both variants are tried, and one is chosen. Weights are packed in three cases: the packed copy is
 small, the trial fails, or execution without packing takes more than `MAX_SLOWDOWN` times as long. The table shows the
-time of LoadWeights in ms and its heap in MB. The last columns show the execution time without packing, as a multiple of
-the time with packing. The measurements (``python benchmarks/bench_weights.py``) used one core of an AMD EPYC (family
-26) and onnxruntime 1.32.
+time of LoadWeights in ms, and the heap memory that LoadWeights allocates, in MB. The last columns show the execution
+time without packing, as a multiple of the time with packing. The measurements (``python benchmarks/bench_weights.py``)
+used one core of an AMD EPYC (family 26) and onnxruntime 1.32.
 
 ===========  ===============  ===============  =======  =======  =======
 model        packed           not packed       batch 1  batch 4  batch 8
@@ -39,7 +39,7 @@ MIN_PACKED_BYTES: Final[Bytes] = MIB
 """Smaller packed weights are kept without a trial, because packing them takes less than a millisecond."""
 
 MAX_SLOWDOWN: Final = 1.2
-"""Weights are packed if execution without packing takes more than this many times as long.
+"""Weights are packed if execution without packing takes more than this multiple of the time with packing.
 
 Without packing, image networks take at most 1.1 times as long. Networks of matrix products take more than 1.4 times as
 long.

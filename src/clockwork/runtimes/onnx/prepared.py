@@ -6,9 +6,9 @@ use them.
 ONNX Runtime writes two files: the optimised graph, and its larger weights as external data. Both files are read back,
 and the weights are read into one aligned block. A session is then opened from the graph alone. The session's weights
 are tensors in the block (``SessionOptions.add_initializer``). So a new session parses and copies no weights, and
-allocates no memory for them. Opening a session of ResNet-50 (102 MB) on one core takes 4 ms. ONNX Runtime alone takes
-92 ms from the original file and 20 to 60 ms from the optimised file. Even so, sessions may pack some of the weights
-(`clockwork.runtimes.onnx.packing`).
+allocates no memory for them. Opening a session of ResNet-50 (102 MB) on one core takes 4 ms. With ONNX Runtime
+alone, this takes 92 ms from the original file, and 20 to 60 ms from the optimised file. Nevertheless, sessions may pack
+some of the weights (`clockwork.runtimes.onnx.packing`).
 
 The options object of a session refers to the session's weights. All sessions of a model share one options object,
 because filling it takes 1.5 ms for the 330 tensors of DenseNet-121. During most of this time, the interpreter's lock is
@@ -156,7 +156,7 @@ def prepare(file: ModelFile, threads: int, preferred: Path | None, portable: boo
 
     This function needs temporary space for the weights, in ``preferred`` or in one of the other `scratch.places`. If
     ``portable`` is true, it uses only the optimisations that are valid for every device ("basic" in ONNX Runtime's
-    documentation). Otherwise the optimisations are for this CPU.
+    documentation). If ``portable`` is false, the optimisations are for this CPU.
 
     Raises:
         InvalidModelError: ONNX Runtime cannot load the model, an input or output has an unsupported type, or there is
