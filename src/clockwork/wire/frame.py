@@ -65,7 +65,7 @@ _LENGTHS: Final = Struct("<II")
 _LENGTHS_SIZE: Final = _LENGTHS.size
 _ALIGNMENT: Final = 64
 
-# : First bytes of other protocols, each with a hint for the error message.
+#: First bytes of other protocols, each with a hint for the error message.
 _OTHER_PROTOCOLS: Final = (
     ((b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"PRI "), "is this an HTTP client?"),
     ((b"\x16\x03",), "is this a TLS client? TLS is not enabled on this port"),

@@ -102,7 +102,7 @@ class Counts:
         self.verdict = Histogram()  #: time from the arrival of a refused request to its refusal
         self.reasons: dict[str, int] = {}  #: counts of broken promises by reason
 
-        # : counts of requests that were not in time, by reason, until the first request is in time
+        #: counts of requests that were not in time, by reason, until the first request is in time
         self.setbacks: dict[str, int] = {}
         self.failure = ""  #: error message of the first failed request
 

@@ -121,8 +121,8 @@ class ClosedLoop:
     def answered(self, now: Nanos, request: WorkloadRequest, retry_after: Nanos | None) -> None:
         """Schedule the client's next request.
 
-        After a success, the client sends it after a pause. After a failure, the client sends it at the retry time or
-        after the back-off.
+        After a success, the client pauses before the next request. After a failure, the client waits until the retry
+        time or for the back-off.
         """
         if retry_after == BACK_OFF:
             failures = self._failures[request.client] = self._failures.get(request.client, 0) + 1
