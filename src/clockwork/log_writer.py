@@ -128,7 +128,7 @@ class QueuedStream(io.TextIOBase):
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """The handling of encoding errors of the original stream."""
+        """How the original stream handles encoding errors."""
         return self._original.errors
 
     def fileno(self) -> int:

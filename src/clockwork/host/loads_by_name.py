@@ -13,7 +13,7 @@ from clockwork.messages.requests import LoadModelRequest, LoadModelResponse
 from clockwork.messages.status import Status
 
 MAX_WAITING: Final = 100
-"""Limit of the loads whose versions are being looked up. Further loads are refused."""
+"""Largest number of loads whose versions are looked up at a time. Further loads are refused."""
 
 
 class LoadsByName:

@@ -158,7 +158,7 @@ class StateStore:
 
 
 def load_state(directory: Path) -> tuple[StoredState | None, str]:
-    """Return the stored state or None, and the reason why the file cannot be used or an empty text.
+    """Return the stored state (or None), and the reason why the file cannot be used (or an empty text).
 
     A file that cannot be used is renamed, so that the next start does not report it again.
     """

@@ -25,7 +25,7 @@ LAST_READS: Final = 2
 """Number of turns of the event loop between the time-out and the end of the connection.
 
 An event loop runs its timers before it reads, and may run a callback in the same turn in which the callback was
-scheduled. So only after a second turn is it certain that all sockets were read.
+scheduled. So only the second turn guarantees that all sockets were read.
 """
 
 

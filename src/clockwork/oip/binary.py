@@ -23,7 +23,7 @@ from clockwork.units import MIB, Bytes, show_bytes
 _NULL: Final = b"null"
 
 DEFAULT_MAX_JSON: Final[Bytes] = 16 * MIB
-"""Largest JSON of a request or response by default.
+"""Default limit on the JSON of a request or response, in bytes.
 
 The limit is low because the event loop reads and writes JSON.
 """

@@ -34,7 +34,7 @@ MODEL: Final = {
 """
 
 REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
-"""Ends of the paths of repository requests about a model. The values are the method and the operation."""
+"""Last parts of the paths of repository requests about a model. The values are the method and the operation."""
 
 
 class MethodNotAllowedError(RequestFailedError):

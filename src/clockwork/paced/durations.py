@@ -54,7 +54,7 @@ class DurationModel:
     def infer(self, profile: ModelProfile, rows: int) -> Nanos:
         """Return the duration of an Infer with ``rows`` rows.
 
-        The duration is that of the next larger batch size in the profile.
+        If the profile lacks this batch size, the duration of the next larger size is returned.
         """
         size = next((size for size in profile.infer if size >= rows), 0)
         if not size:

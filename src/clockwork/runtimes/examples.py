@@ -5,8 +5,8 @@ Theory of operation. *Candidates* are tried in a fixed order until the model acc
 1. the inputs that the operator gives (`clockwork.runtimes.given`), in the order of their sources;
 2. every free dimension with each of `SIZES`;
 3. the last two dimensions of an input, if both are free, with each of `AREAS`;
-4. if the model has a free first dimension that is no batch dimension: the first dimensions with 1, and every other free
-   dimension with each of `SIZES`;
+4. if the model has a free first dimension that is not a batch dimension: the first dimensions with 1, and every other
+   free dimension with each of `SIZES`;
 5. every free dimension with 1.
 
 Sizes that follow from the graph, such as the number of channels, replace the sizes in this list. If the operator gives
