@@ -1,17 +1,18 @@
 """The demo.
 
-The demo serves four real networks, classifies files with one of them, runs a load test, and reports the result. 1.
-Build three networks of the zoo. The fourth, from the package magika, is trained to recognise types of files. 2. Start
-``clockwork serve`` and show its stages: querying, loading, profiling, serving. 3. Classify files of this repository
-with magika's network, each three times: with Clockwork's client, and with Triton's
+The demo serves four real networks, classifies files with one of them, runs a load test, and reports the result.
+
+1. Build three networks of the zoo. The fourth network, from the package magika, is trained to recognise types of files.
+2. Start ``clockwork serve`` and show its stages: querying, loading, profiling, serving.
+3. Classify files of this repository with magika's network, each three times: with Clockwork's client, and with Triton's
    clients over HTTP and gRPC. Compare the labels with the expected ones.
 4. Send requests with Poisson arrivals to all four networks for 15 s, at half of the device's measured capacity. Each
    model gets an equal share of the device's time. Every request has an SLO of 250 ms, which counts from its due time.
 5. If requests were late, measure what disturbs this machine, with the checks of ``clockwork check-env``.
 
 The exit code is 0 if every label is right in every protocol, and if every request gets one response and does not fail.
-Some requests may be late if the measured disturbance explains it. A refused request is not late, because the server
-refuses requests that it cannot finish in time.
+It is 1 if more requests were late than the measured disturbance of the machine explains. A refused request is not late,
+because the server refuses requests that it cannot finish in time.
 """
 
 import asyncio
@@ -439,7 +440,7 @@ def show_load(tallies: list[Tally]) -> Counter[str]:
 
 
 async def demo() -> bool:
-    """Run the demo, and return whether the software had no fault."""
+    """Run the demo. Return true if it found no fault in the software."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         for name in bar.track(ZOO, description="building networks"):

@@ -3,7 +3,7 @@
     PYTHONPATH=examples clockwork serve --scheduler least_loaded:LeastLoaded model.onnx
 
 `clockwork.scheduling.base` describes the interface of schedulers. A `GPUState` contains the weights that are on a
-device, and creates the actions for the device. A method of the scheduler returns answers to requests. If an Infer
+device, and creates the actions for the device. The scheduler's methods return its answers to requests. If an Infer
 action succeeds, the controller answers its requests.
 """
 

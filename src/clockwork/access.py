@@ -31,7 +31,7 @@ MAX_TOKENS: Final = 10_000
 
 
 class Right(IntEnum):
-    """The rights that a client can have. Each right includes the rights before it.
+    """The rights that a client can have. Each right includes all rights that are listed above it.
 
     - NONE: only harmless requests.
     - INFER: send inference requests, and read all information.

@@ -2,8 +2,8 @@
 
 An array is not copied if it already has the format of a payload, which is little-endian and row-major. An array that is
 created from a payload is a read-only view of the payload. ``BYTES`` elements are always copied, because in an array
-they are Python objects. In arrays that are created from payloads, they are of type ``bytes``. In a user's array, they
-may be ``bytes`` or ``str``; a ``str`` is sent as UTF-8.
+they are Python objects. In arrays that are created from payloads, these objects are of type ``bytes``. In a user's
+array, they may be ``bytes`` or ``str``; a ``str`` is sent as UTF-8.
 """
 
 from functools import cache
@@ -201,7 +201,7 @@ the difference is up to 0.004, even in a batch of identical rows.
 """
 
 FLOAT_BITS: Final = 8
-"""Largest accepted difference for short floats.
+"""Largest accepted difference for float types with few bits, such as ``BF16``.
 
 The unit is the distance between 1 and the next larger number of the float type.
 """
@@ -212,7 +212,7 @@ def difference(wanted: Array, found: Array) -> str:
 
     The description is empty if both agree. Integers, booleans and strings agree if they are equal. Floats agree if
     infinities and NaNs are in the same places, and if no element differs by more than `FLOAT_TOLERANCE` of the largest
-    expected element. The limit for short floats is `FLOAT_BITS`.
+    expected element. For float types with few bits, the limit is `FLOAT_BITS`.
     """
     if wanted.shape != found.shape:
         return f"the shape is {list(found.shape)} instead of {list(wanted.shape)}"

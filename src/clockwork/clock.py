@@ -23,7 +23,10 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """The system's monotonic clock. All processes of a machine share it, and it does not depend on the time of day."""
+    """The system's monotonic clock. All processes of a machine share this clock.
+
+    The clock does not depend on the time of day.
+    """
 
     __slots__ = ()
 
@@ -63,8 +66,8 @@ def with_time(clock: Clock, method: Callable[Concatenate[Nanos, P], T]) -> Calla
 class OffsetClock:
     """A wrong clock for tests.
 
-    The wrong clock is ahead of ``clock`` by ``offset_ns``. From its creation on, it also runs too fast by
-    ``drift_ppm``.
+    The wrong clock is ahead of ``clock`` by ``offset_ns``. The wrong clock also runs too fast by ``drift_ppm``, from
+    its creation on.
     """
 
     __slots__ = ("_clock", "_drift_ppm", "_offset_ns", "_start")

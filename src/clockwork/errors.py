@@ -31,7 +31,7 @@ class ClockworkError(Exception):
     """The name of the status, such as ``TIMEOUT``. HTTP and gRPC responses also contain this name."""
 
     request_id: str = ""
-    """The id under which the server has recorded the inference request; empty if there was none."""
+    """The id under which the server has recorded the inference request; empty if there was no such request."""
 
 
 class InvalidRequestError(ClockworkError):

@@ -78,7 +78,9 @@ def config(
 
 
 _Effective = list[tuple[Parameter, Any, str]]
-"""For each parameter, its value as in a configuration file, and its source. The value is None if no file can set it."""
+"""For each parameter, its value as in a configuration file, and its source. The value is None if a configuration file
+cannot set the parameter.
+"""
 
 
 def _commands(ctx: typer.Context) -> dict[str, ConfiguredCommand]:

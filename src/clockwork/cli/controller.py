@@ -166,8 +166,8 @@ def controller(
 
     Clients may load models until no load has arrived for 10 s (--load-timeout).
 
-    Without TLS and tokens, every machine that can reach the ports may use them. In this case, listen on loopback or in
-    trusted networks only.
+    Without TLS and tokens, every machine that can reach the ports may use them. Without both, listen only on loopback
+    or in trusted networks.
     """
     from clockwork.cli.controller_process import (
         FrontEnds,

@@ -122,7 +122,7 @@ def run_controller(
 
 @asynccontextmanager
 async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> AsyncIterator[ControllerHost]:
-    """Start a controller, and close it when the context ends. In the meantime, garbage collection is restricted."""
+    """Start a controller, and close it when the context ends. Garbage collection is restricted until then."""
     allow_connections(config.max_connections or max(MAX_CONNECTIONS, HTTP.max_connections))
     with steady_timing():
         host = ControllerHost(config, scheduler)

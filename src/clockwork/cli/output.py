@@ -23,7 +23,7 @@ PIPED_WIDTH: Final = 120
 """Width in characters of tables with many columns, if stdout is not a terminal."""
 
 MAX_WIDTH: Final = 10_000
-"""Width of a table that has no limit."""
+"""Width in characters that stands for no limit."""
 
 PIPED_HEIGHT: Final = 50
 """Number of lines of a screen if stdout is not a terminal."""
@@ -276,7 +276,7 @@ def _rounded(steps: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def prediction_table(first_column: str, summaries: dict[str, Summaries]) -> Listing | None:
-    """Return a table with a row for each entry of ``summaries`` and kind of action, or None without rows."""
+    """Return a table with a row for each entry of ``summaries`` and kind of action, or None if there are no rows."""
     rows = [
         (name, kind, *_prediction_cells(summary))
         for name, by_kind in summaries.items()

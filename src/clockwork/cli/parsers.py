@@ -83,7 +83,7 @@ def grpc_address(value: str | Address) -> Address | None:
 
 
 def health_address(value: str | Address) -> Address | None:
-    """Parse the address of a worker's health checks. ``none`` means that there are none."""
+    """Parse the address of a worker's health checks. ``none`` disables the health checks."""
     return None if value == "none" else _address(value, HEALTH_PORT)
 
 

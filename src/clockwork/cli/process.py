@@ -94,7 +94,9 @@ async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) 
 async def run_together(
     *works: Coroutine[Any, Any, None], on_failure: Callable[[BaseException], None] = lambda error: None
 ) -> None:
-    """Run all coroutines until all have ended or one of them fails. Then cancel and await the others.
+    """Run all coroutines until all have ended or one of them fails.
+
+    If one fails, cancel and await the other coroutines.
 
     ``on_failure`` is called with the failure before the other coroutines are cancelled.
     """

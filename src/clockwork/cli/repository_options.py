@@ -91,7 +91,7 @@ ModelShadows: TypeAlias = Annotated[
 
 
 class RepositoryOptions(Struct, frozen=True):
-    """The values of the options."""
+    """The values of the options about model repositories."""
 
     mode: str = ControlMode.NONE.value
     directories: tuple[Path, ...] = ()

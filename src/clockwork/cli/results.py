@@ -123,8 +123,8 @@ def _warnings(results: dict[str, Any]) -> Iterator[str]:
 def show_needed_devices(results: dict[str, Any], target: float) -> None:
     """If the runs have different numbers of devices, print the smallest number of devices that suffices.
 
-    A number suffices if, with this number and with every larger number of devices, at least the share ``target`` of the
-    requests is in time.
+    A number of devices suffices if at least the share ``target`` of the requests is in time. The same must hold for
+    every larger number of devices.
     """
     runs: dict[tuple[float | None, float], list[dict[str, Any]]] = {}
     for row in results["rows"]:
@@ -185,7 +185,7 @@ def _run_name(detail: dict[str, Any]) -> str:
 
 
 def _cold_starts(detail: dict[str, Any]) -> Listing:
-    """Return a table of the cold starts over time. The table has at most ten steps, and includes the warm-up."""
+    """Return a table of the cold starts over time. The table has at most ten time steps, and includes the warm-up."""
     series, step = detail["series"], -(-len(detail["series"]["sent"]) // 10)
     rows = []
     for begin in range(0, len(series["sent"]), step):

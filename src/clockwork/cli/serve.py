@@ -264,7 +264,7 @@ def serve(
 def _emulated(
     models: list[str], copies: int, devices: int, profiles: list[str], cache_size: Bytes | None
 ) -> "tuple[StartModels, tuple[LoadSpec, ...], WorkerOptions]":
-    """Return no models of repositories, the profiles to load as models, and the options of the worker."""
+    """Return an empty `StartModels`, the profiles to load as models, and the options of the worker."""
     from clockwork.cli.models import emulated_models, emulated_pages, emulated_specs
     from clockwork.cli.worker_process import EmulatedWorker
 
@@ -280,8 +280,8 @@ def _local_worker(
 ) -> "WorkerOptions":
     """Return the worker that executes models of files.
 
-    ``files`` contains the values of the options that name models, and whether the models are fixed. If they are fixed,
-    the options may name no other models.
+    ``files`` contains the values of the options that name models, and whether the models are fixed. If the models are
+    fixed, the options may name no other models.
     """
     from clockwork.cli.models import batching_names, link_policy, model_shapes
     from clockwork.cli.worker_process import LocalWorker

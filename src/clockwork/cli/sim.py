@@ -141,8 +141,8 @@ def sim(
 ) -> None:
     """Simulate a scenario in virtual time, with the code of the real controller, scheduler and worker.
 
-    The command prints a table. The same seed always has the same results. If an invariant is violated, the exit code is
-    1.
+    The command prints a table. The same seed always gives the same results. If an invariant is violated, the exit code
+    is 1.
     """
     from clockwork.cli import simulation
     from clockwork.cli.results import show_needed_devices, show_results

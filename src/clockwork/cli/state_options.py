@@ -43,7 +43,7 @@ StateWait: TypeAlias = Annotated[
 
 
 class StateOptions(Struct, frozen=True):
-    """The values of the options, and the state that an earlier process stored in the directory, if there is any."""
+    """The values of the options for the state directory, and the state that an earlier process stored there, if any."""
 
     directory: Path | None
     wait: Nanos
@@ -166,7 +166,7 @@ def _rebased(specs: Iterable[LoadSpec], old: Path, new: Path) -> tuple[LoadSpec,
 
 
 def _inside(specs: Iterable[LoadSpec], root: Path) -> tuple[LoadSpec, ...]:
-    """Return the models inside the model root. Report the models outside it."""
+    """Return the models inside the model root. Report the models outside the root."""
     kept = []
     for spec in specs:
         if spec.path.startswith("../"):

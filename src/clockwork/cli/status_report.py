@@ -57,7 +57,7 @@ RECENT_COLUMNS: Final = (
     ">SLO",
 )
 MANY: Final = 100
-"""Requests per second from which the rate is shown without decimals."""
+"""Rates of at least this many requests per second are shown without decimals."""
 
 RECENT_FIELDS: Final = ("late", "refused", "failed", "broken_promises")
 RECENT_DROP: Final = ("failed", "broken promises", "late", "p50", "refused")
@@ -204,7 +204,7 @@ def _model_tables(groups: list[_Group], limit: int | None) -> Iterator[Listing |
 
 
 def _recent_cells(found: Sequence[RecentCounts]) -> tuple[object, ...]:
-    """Return the requests of some models as cells of a row. The percentiles are the largest of these models."""
+    """Return the requests of some models as cells of a row. Each percentile is the largest among these models."""
     requests = sum(recent.in_time + recent.late + recent.refused + recent.failed for recent in found)
     in_time = sum(recent.in_time for recent in found)
     return (

@@ -308,7 +308,9 @@ class AsyncClient:
         _check(response)
 
     async def shadow(self, name: str, version: str = "", share: float = 1.0) -> None:
-        """Let a version execute copies of a share of the model's requests in idle time. Without a version, end this.
+        """Let a version execute copies of a share of the model's requests in idle time.
+
+        Without a version, end the model's shadow.
 
         ``share`` is more than 0 and at most 1. The server compares the outputs of the copies with the outputs of the
         live requests. `status` contains the comparison.
@@ -316,7 +318,7 @@ class AsyncClient:
         Raises:
             UnknownModelError: the server does not know the model.
             InvalidRequestError: the version is unknown or is the default version, the share is out of range, or the
-                model has no shadow that could end.
+                model has no shadow to end.
             ServerError, ConnectionLostError: the server failed, or the connection ended.
         """
         response, _ = await self._call(ShadowRequest(self._id(), name, version, share), ShadowResponse)

@@ -25,7 +25,7 @@ MAX_LOSSES: Final = 2
 """Number of workers that may be lost while they hold the same request.
 
 After the first loss, the request is tried once more, because it is unlikely to be the cause. After the second loss, the
-request is treated as the cause and is not tried again. Otherwise, one request could crash every worker.
+request is treated as the cause and is not tried again. Without this limit, one request could crash every worker.
 """
 
 RESULT_OF: Final[Mapping[type, type]] = {
@@ -77,7 +77,10 @@ def count_loss(request: PendingRequest, worker_id: str) -> str:
 
 
 def record_result(state: ClockworkState, gpu: GPUState, action: DeviceAction, result: Result) -> Nanos:
-    """Record how long an action took, and the errors of its predicted times. Return how long it occupied the device."""
+    """Record how long an action took, and the errors of its predicted times.
+
+    Return how long the action occupied the device.
+    """
     model = state.models.get(action.model)
     gpu.compare(action, result, model)
     gpu.work.count(result)

@@ -20,8 +20,8 @@ from clockwork.messages.status import Status
 from clockwork.units import Bytes, Nanos, show_duration
 
 SPARE_EXPIRIES: Final = 1000
-"""The heap of expiry times may contain this many entries of requests that no longer wait. Then these entries are
-removed.
+"""Limit of the entries in the heap of expiry times that belong to requests that no longer wait. Above this limit, these
+entries are removed.
 """
 
 

@@ -145,8 +145,8 @@ class Catalog:
     def sources(self, name: str) -> tuple[ModelVersion, ...]:
         """Return the versions that a reload loads: all served versions or, without any, the highest unloaded version.
 
-        If the result is one version whose number was derived from its path, its number is left empty, so that the path
-        decides again.
+        If the result is one version, and its number was derived from its path, the number is left empty. The number is
+        then derived from the path again.
         """
         versions = self.versions(name)
         chosen = [each for each in versions if each.model is not None]
@@ -168,7 +168,7 @@ class Catalog:
         return Status.UNKNOWN_MODEL, unknown_model(name, self._default)
 
     def names(self) -> dict[str, ModelState]:
-        """Return the models that serve requests that name no version, by name. The caller must not change the dict."""
+        """Return, by name, the models that serve requests without a version. The caller must not change the dict."""
         return self._default
 
     def all_names(self) -> list[str]:
@@ -211,7 +211,7 @@ class Catalog:
         self._bound()
 
     def note_failure(self, name: str, reason: str) -> None:
-        """Record that a load failed before its version was known. The version that serves has the reason."""
+        """Record that a load failed before its version was known. The reason is stored in the highest ready version."""
         for number in self.ready(name)[-1:]:
             self._versions[name][number].reason = f"the last load failed: {reason}"
             self.revision += 1
@@ -265,7 +265,7 @@ class Catalog:
         return () if labels is None else tuple(sorted(each for each in labels if labels[each] == version.number))
 
     def is_default(self, version: Version) -> bool:
-        """Return whether this version serves the requests that name no version."""
+        """Return whether this version serves the requests without a version."""
         return version.model is not None and self._default.get(version.name) is version.model
 
     def promoted(self, name: str) -> str:

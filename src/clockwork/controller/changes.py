@@ -3,7 +3,7 @@
 Theory of operation. A *change* makes a name serve a set of versions. All loads of the change begin at once, on every
 worker. Each loaded model is measured until it is ready (`clockwork.controller.live_measuring`). When all models are
 ready, they begin to serve in one step, and the versions that they replace are retired. If any load fails, the whole
-change fails. Then the new models are unloaded, and the earlier versions continue to serve.
+change fails. After a failure, the new models are unloaded, and the earlier versions continue to serve.
 
 A *retired* model gets no new requests, because the catalog no longer contains it. When its last pending request has
 ended, the scheduler forgets the model, and the workers unload it.

@@ -50,20 +50,21 @@ class DesiredModels(Struct, frozen=True):
 class ProfilingConfig(Struct, frozen=True):
     """Configures how models are measured.
 
-    LoadWeights, and an Infer of each batch size, are first executed ``warmups`` times without being measured. Then each
-    is measured as often as the time ``budget`` allows, but at least ``min_samples`` and at most ``max_samples`` times.
-    Batch sizes are the powers of two up to ``max_batch_size``. If a batch size takes longer than ``max_exec``, this
-    size and all larger sizes are left out, as in the original system. Free dimensions other than the batch dimension
-    are set to ``free_dim``, unless the worker found inputs that the model accepts. A measurement that fails is
-    repeated, up to ``attempts`` attempts in total. If a model refuses all generated inputs, its requests are planned
-    with the time ``unmeasured_cap``, until the first request has been executed.
+    LoadWeights, and an Infer of each batch size, are first executed ``warmups`` times without being measured. After
+    that, each of these actions is measured as often as the time ``budget`` allows, but at least ``min_samples`` and at
+    most ``max_samples`` times. Batch sizes are the powers of two up to ``max_batch_size``. If a batch size takes longer
+    than ``max_exec``, this size and all larger sizes are left out, as in the original system. Free dimensions other
+    than the batch dimension are set to ``free_dim``, unless the worker found inputs that the model accepts. A
+    measurement that fails is repeated, up to ``attempts`` attempts in total. If a model refuses all generated inputs,
+    its requests are planned with the time ``unmeasured_cap``, until the first request has been executed.
 
     The other fields apply to models that are loaded while serving (`clockwork.controller.live_measuring`). Such a model
-    is ready after ``ready_samples`` measurements with one row. Until no client has sent a request for ``live_quiet``,
-    measurements take at most ``live_share`` of a device's time. During that time, a large model is ready when its
-    executions took ``ready_budget``, and the executions of each batch size take about ``live_budget`` at most. Each
-    measurement has the SLO ``live_slo``. A refused measurement is tried again after ``live_retry``. If no execution
-    time of a model is known, ``max_first_exec`` is reserved for its first execution.
+    is ready after ``ready_samples`` measurements with one row. A server is busy if a client has sent a request in the
+    last ``live_quiet``. On a busy server, measurements take at most ``live_share`` of a device's time. On a busy
+    server, a large model is ready when its executions have taken ``ready_budget`` in total, and each batch size is
+    executed for about ``live_budget`` at most. Each measurement has the SLO ``live_slo``. A refused measurement is
+    tried again after ``live_retry``. If no execution time of a model is known, ``max_first_exec`` is reserved for its
+    first execution.
     """
 
     max_batch_size: int = 16
@@ -86,7 +87,7 @@ class ProfilingConfig(Struct, frozen=True):
 
 
 DEFAULT_VERIFIED_SHARE: Final = 0.001
-"""Default share of batches that are checked. In each such batch, one request is executed again as a batch of one."""
+"""Default share of batches that are checked. A check executes one request of the batch again, as a batch of one."""
 
 
 class VerifyingConfig(Struct, frozen=True):
@@ -111,8 +112,8 @@ class ShadowingConfig(Struct, frozen=True):
     """Configures how shadows execute copies of live requests (`clockwork.controller.shadowing`).
 
     At most ``max_waiting`` copies wait for their execution. Their inputs and outputs together have at most
-    ``max_bytes``. A copy has the SLO ``slo`` and is tried ``attempts`` times. The time that the live requests of the
-    last ``window`` had to spare limits the execution time of a copy.
+    ``max_bytes``. A copy has the SLO ``slo`` and is tried ``attempts`` times. The execution time of a copy is limited
+    by the spare time of the live requests in the last ``window``.
     """
 
     max_waiting: int = 64
@@ -137,7 +138,7 @@ class ControllerConfig(Struct, frozen=True):
     - ``models``: the models that the controller loads; LOADING ends when they are loaded. If the list is empty, clients
       load models, and LOADING ends ``load_timeout`` after the last start or end of a load
     - ``control``: whether clients may load and unload models while the server serves
-    - ``unusable``: models that cannot be loaded, with the reasons; the host knows this before the start
+    - ``unusable``: models that cannot be loaded, with the reasons; the host finds these models before the start
     - ``only_named``: whether workers unload the models of an earlier controller that are not in ``models``
     - ``labels``: for each model name, a table that maps the model's labels to versions
     - ``promoted``: the default versions of models; by default the highest ready version

@@ -107,7 +107,7 @@ class ControllerWithStartupPhase:
         return self._changes.busy or self._serving.own.measuring.pending
 
     def models(self) -> dict[str, str]:
-        """Return the name under which each model is served, by its name on workers."""
+        """Map each model's name on workers to the name under which it is served."""
         return {key: model.served_as for key, model in self._state.models.items()}
 
     def progress(self, now: Nanos) -> Progress:
@@ -136,7 +136,7 @@ class ControllerWithStartupPhase:
             return commands + self._draining.settle(now)
         if own.due:
             commands += self._serving.begin_own(now)
-            if own.measuring.progress:  # the scheduler has answered at once
+            if own.measuring.progress:  # true if the scheduler answered the request at once
                 commands += self._changes.settle(now)
         return commands
 

@@ -93,7 +93,10 @@ class DesiredSet:
         return any(name in self._catalog.broken for name in model_names(spec.key, spec.no_of_copies))
 
     def _was_changed(self, spec: LoadSpec) -> bool:
-        """Return whether this version, or a version under the same name that only a client loaded, has been ready."""
+        """Return whether a client may have changed the model.
+
+        The result is true if this version has been ready, or another version that the operator did not name.
+        """
         versions = [version for name in spec_names(spec) for version in self._catalog.versions(name)]
         others = {named.version for named in self._named if named.name == spec.name and named != spec}
         return any(version.source is not None and version.number not in others for version in versions)

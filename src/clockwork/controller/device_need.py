@@ -3,19 +3,19 @@
 Theory of operation. A device should be busy for at most `TARGET` of its time, so that a growing load finds room while a
 new device starts. So work of 4.5 device-seconds per second needs five devices.
 
-Fast up: the work is averaged over several windows, and the largest average counts. The shortest window is three
-seconds. Chance must not cause a step up, so each average is lowered by its standard deviation.
+The number rises fast: the work is averaged over several windows, and the largest average counts. The shortest window is
+three seconds. Chance must not cause a step up, so each average is lowered by its standard deviation.
 
-Slow down: the number falls only to the largest need of the last `HOLD`. For this purpose the need is computed with a
-lower target (`TARGET` less `GAP`), so that a load at the border of two numbers does not change the number again and
-again.
+The number falls slowly: it never falls below the largest need of the last `HOLD` slots. For this purpose the need is
+computed with a lower target (`TARGET` less `GAP`), so that a load at the border of two numbers does not change the
+number again and again.
 
-Work that can wait (an SLO longer than `CAN_WAIT`) fills all devices that there are, because its clients send as much as
-they get answers. Such work asks for more devices only if requests are refused or late.
+Clients whose requests can wait (an SLO longer than `CAN_WAIT`) often send a new request for each answer. Such clients
+keep any number of devices busy, so for their requests more devices are wanted only if requests are refused or late.
 
-Feedback: the fleet may have the wanted devices and still refuse requests, for example because SLOs are short or times
-vary. Then a device can do less than `TARGET`. The target falls to the work that the devices have done, and recovers in
-`RECOVERY`.
+The target adapts: the fleet may have all wanted devices and still refuse requests, for example because SLOs are short
+or times vary. In this case, devices cannot be busy for `TARGET` of their time. The target is lowered to the share of
+their time for which the devices were busy, and rises to `TARGET` again over `RECOVERY` slots.
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ TARGET: Final = 0.9
 """Share of its time for which a device should execute."""
 
 MIN_TARGET: Final = 0.5
-"""Limit below which the target never falls. So wrong refusals cannot ask for more than twice the devices."""
+"""Limit below which the target never falls. So wrong refusals can at most double the wanted number of devices."""
 
 GAP: Final = 0.08
 """Difference between the targets for more and for fewer devices."""
@@ -49,29 +49,31 @@ HOLD: Final = 300
 """Number of slots for which the largest need is kept."""
 
 START: Final = 60
-"""Number of slots after the start in which at least the devices in service are wanted. `HOLD` begins after them."""
+"""Number of slots after the start in which at least the devices in service are wanted. `HOLD` applies after these
+slots.
+"""
 
 MISSED_SHARE: Final = 0.001
-"""Share of refused or late work that counts as none."""
+"""If no more than this share of the work is refused or late, the refused and late work is ignored."""
 
 TOO_MUCH_MISSED: Final = 0.01
 """Share of refused or late work that lowers the target if the fleet has all wanted devices."""
 
 SETTLED: Final = 5
-"""Number of slots for which the wanted devices must miss requests before the target falls."""
+"""Number of slots with missed requests, in spite of all wanted devices, after which the target falls."""
 
 REDUCTION: Final = 0.95
-"""Target that follows from the work that the devices have done while they missed requests, as a share of this work."""
+"""New target after missed requests, relative to the share of their time for which the devices were busy meanwhile."""
 
 RECOVERY: Final = 1800
-"""Number of slots in which the target recovers."""
+"""Number of slots over which a lowered target rises to `TARGET` again."""
 
 
 class Slot(NamedTuple):
     """The work of one slot, in device-seconds.
 
     - ``urgent``: work of requests with an SLO of at most `CAN_WAIT`
-    - ``patient``: work of the other requests
+    - ``patient``: work of requests with a longer SLO
     - ``variance``: sum of the squares of the work of each request
     - ``missed``: part of ``urgent`` and ``patient`` that was refused or late because all devices were busy
     - ``cold``: part of ``urgent`` and ``patient`` that was refused because weights could not be loaded in time
@@ -104,11 +106,11 @@ class DeviceNeed:
     """The wanted number of devices of one kind. `close` is called once for each slot."""
 
     def __init__(self, devices: int = 0) -> None:
-        """Start without work. ``devices`` are in service. At the start, at least these devices are wanted."""
+        """Start without work. ``devices`` is the number of devices in service, and the first wanted number."""
         self.wanted = max(1, devices)
         self.target = TARGET
         self.needed = 0.0  #: need of the last slots, in devices, without damping
-        self.loading = False  #: whether the last slots need devices to load weights, more than to execute
+        self.loading = False  #: whether the last slots need more devices for loading weights than for executing
         self._slots: deque[Slot] = deque(maxlen=max(WINDOWS))
         self._closed = 0  #: number of slots so far
         self._idle = 0  #: number of slots without work since the last slot with work
@@ -176,7 +178,10 @@ class DeviceNeed:
         return _Average(urgent, urgent + patient, error, missed, cold, loading)
 
     def _need(self, average: _Average, target: float, sign: int, devices: int) -> float:
-        """Return the number of devices that the work needs. The standard deviation is added with this sign."""
+        """Return the number of devices that the work needs.
+
+        The standard deviation of the work is added with the given sign.
+        """
         error = sign * average.error
         if average.missed > MISSED_SHARE * average.work:
             executing = (average.work + error) / target

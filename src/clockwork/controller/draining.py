@@ -1,9 +1,10 @@
 """Implements the stage DRAINING, in which pending requests are finished and new requests are refused.
 
 Theory of operation. The operator can begin the drain in any stage. From then on, requests are refused with
-SHUTTING_DOWN. Before SERVING, no request has been admitted. Then the requests that wait for SERVING are also refused,
-and the drain ends at once. During SERVING, the scheduler continues with the pending requests. The drain ends when no
-request is pending, or when its time limit is reached. Requests that are still pending at the limit get SHUTTING_DOWN.
+SHUTTING_DOWN. Before SERVING, no request has been admitted. A drain that begins before SERVING also refuses the
+requests that wait for SERVING, and ends at once. During SERVING, the scheduler continues with the pending requests. The
+drain ends when no request is pending, or when its time limit is reached. Requests that are still pending at the limit
+get SHUTTING_DOWN.
 """
 
 from typing import Final

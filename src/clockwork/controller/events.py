@@ -51,7 +51,7 @@ class ClientRequest(Struct, frozen=True):
 
     ``wrong`` is an error message if an InferRequest contradicts its payload or is too large. Otherwise, ``wrong`` is
     empty. ``arrival`` is the time when the request reached the controller's machine. If ``arrival`` is None, the host
-    does not know this time. Then the time at which the event is handled is used. The SLO counts from the arrival.
+    does not know this time, and the time at which the event is handled is used. The SLO counts from the arrival.
     ``shared`` means that the client is a front end with many connections, so the limits of one client do not apply.
     """
 
@@ -70,16 +70,20 @@ class ClientLost(Struct, frozen=True):
 
 
 class RequestsShed(Struct, frozen=True):
-    """The host has refused requests without asking the controller. The numbers are by model and version.
+    """The host has refused requests without asking the controller.
 
-    The version is the version in the request. Requests for unknown models count under an empty model and version.
+    ``by_model`` counts these requests by model and version. The version is the one that the request names. Requests for
+    unknown models count under an empty model and version.
     """
 
     by_model: dict[tuple[str, str], int]
 
 
 class ServerLoad(Struct, frozen=True):
-    """A measurement by the host. ``busy`` is the share of the server's processor time in use, from 0 to 1."""
+    """The host has measured the load of the server.
+
+    ``busy`` is the share of the server's processor time in use, from 0 to 1.
+    """
 
     busy: float
 

@@ -9,18 +9,19 @@ it read the model, or the model's times on another kind of device. If both are m
 A measurement has a distant deadline, so a scheduler that plans by deadlines executes it when a device is free. At most
 one measurement is under way in the whole fleet. If the server is *quiet*, a measurement begins at once. A server is
 quiet if no request is pending and no client has sent a request for ``live_quiet``. Otherwise, the measurement begins
-after a pause, so that measurements take at most ``live_share`` of a device's time. A device that happens to be idle
-between two requests is no reason to begin earlier. Measurements would then take all of the time between requests, and
-requests that arrive during a long measurement are refused.
+after a pause, so that measurements take at most ``live_share`` of a device's time. A measurement does not begin earlier
+on a device that is idle between two requests. If it did, measurements would take all of the time between requests, and
+requests that arrive during a long measurement would be refused.
 
 A model is ready when ``ready_samples`` executions of one row are measured. Larger batch sizes are measured afterwards.
 If a batch size fails, no larger ones are measured. If the batch size 1 fails ``attempts`` times, the model cannot be
 served.
 
 While the server is not quiet, large models are measured with fewer executions, because each execution delays requests.
-If the executions of one row took ``ready_budget`` together, including the warm-ups, the last one counts as a sample,
-and the model is ready. If the executions of a batch size took ``live_budget`` together, the next batch size follows. A
-profile with fewer than ``min_samples`` samples is not stored, so the next start of the server measures the model again.
+If the executions of one row took ``ready_budget`` together, including the warm-ups, the last execution counts as a
+sample, and the model is ready. If the executions of a batch size took ``live_budget`` together, the next batch size
+follows. A profile with fewer than ``min_samples`` samples is not stored, so the next start of the server measures the
+model again.
 
 The first executions of one row may be slow, for example because a device allocates memory for them. The profile
 contains these durations separately (`ModelProfile.first`), because every other device will also be slow at first.
@@ -70,10 +71,12 @@ LOAD_FACTOR: Final = 2
 """Bound of a LoadWeights, as a multiple of the slowest known load time per page."""
 
 MIN_BOUND: Final[Nanos] = 2 * MILLISECOND
-"""Smallest bound. The time of a shorter action depends mainly on the operating system."""
+"""Smallest bound. If an action is shorter, its time depends mainly on the operating system."""
 
 MAX_BOUND: Final[Nanos] = 60 * SECOND
-"""Largest bound of one row. A smaller limit would let requests be admitted behind an execution that takes longer."""
+"""Largest bound of one row. With a smaller limit, requests could be admitted behind an execution that takes longer than
+its bound.
+"""
 
 MAX_LOAD: Final[Nanos] = 1 * SECOND
 """Bound of a LoadWeights if no model was measured on this kind of device."""
@@ -180,7 +183,7 @@ class LiveMeasuring:
     def add(self, model: ModelState, kinds: Iterable[str]) -> None:
         """Measure a model that has no profile. The model is ready after its measurement on the first kind of device.
 
-        The other kinds follow.
+        It is measured on the other kinds of devices later.
         """
         example = model.info.example
         if example is not None and example.unmeasured:
@@ -370,7 +373,7 @@ class LiveMeasuring:
         return []
 
     def _failed(self, job: _Job, why: str, *, refused: bool = False) -> list[ControllerCommand]:
-        """Handle a failed measurement: try other shapes, try again, measure no larger sizes, or give up on the model.
+        """Handle a failed measurement: try other shapes or try again, skip larger batch sizes, or give up on the model.
 
         If the model has ``refused`` all generated inputs, clients' first requests are used as measurements.
         """

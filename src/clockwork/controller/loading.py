@@ -2,10 +2,10 @@
 
 Theory of operation. A load is sent to all workers. The load ends when each worker has answered or is lost. A load
 succeeds on all workers or on none. If one worker fails, the models of this load are unloaded from the other workers.
-Then the client gets an error with the message of each worker that failed. If a worker is lost during a load before
-SERVING, this counts as a failure, because the model may have crashed the worker. While the server serves, a load goes
-on with the workers that remain. At most ``loads_per_worker`` LoadModelFromDisk
-actions are outstanding at a worker. Other loads wait in order.
+The client gets an error with the message of each worker that failed. Before SERVING, the loss of a worker during a load
+counts as a failure, because the model may have crashed the worker. While the server serves, a load goes on with the
+workers that remain. At most ``loads_per_worker`` LoadModelFromDisk actions are outstanding at a worker. Other loads
+wait in order.
 
 A load is *partial* if the server is serving, or if the operator named the model. A partial load may succeed even if
 some workers lack the file: one worker that has loaded the file is enough. Workers without the file are not used for the
@@ -47,8 +47,8 @@ class Load:
 
         ``partial``: workers that lack the file do not make the load fail.
 
-        ``serving``: the load belongs to a change while the server serves. Lost workers do not make the load fail. The
-        change reports its failure.
+        ``serving``: the load belongs to a change while the server serves. Lost workers do not make the load fail. If
+        the load fails, the change reports the failure.
         """
         self.spec = spec
         self.client = client
@@ -252,7 +252,7 @@ class Loads:
         for info in next(iter(load.loaded.values())):
             if info.name not in gone:
                 self._state.add_model(info)
-        return self._undo(load) if gone else self._finish(load)  # if some copies were unloaded, unload the rest
+        return self._undo(load) if gone else self._finish(load)  # if some copies are gone, unload the others
 
     def _note_lacking(self, load: Load) -> None:
         """Record which workers lack the file.

@@ -35,9 +35,9 @@ class MeasurementFailedError(ClockworkError):
 def measure(gpu: GPUState, model: ModelState, config: ProfilingConfig, *, lenient: bool = False) -> Script:
     """Measure all times that a scheduler needs.
 
-    If ``lenient`` is true and a batch size fails, the profile ends with the next smaller batch size. This is for models
-    that declare a free batch dimension but work only with some sizes. If the model refuses the inputs even at batch
-    size 1, it is not measured.
+    If ``lenient`` is true and a batch size fails, the profile ends with the next smaller batch size. Some models need
+    this, because they declare a free batch dimension but accept only some batch sizes. If the model refuses the inputs
+    even at batch size 1, it is not measured.
 
     Raises:
         MeasurementFailedError: an action failed, or the model does not fit on the device.
@@ -76,8 +76,8 @@ def unmeasured(load_weights: Measurement, config: ProfilingConfig, reason: str) 
 def possible_shapes(model: ModelState, config: ProfilingConfig) -> list[tuple[tuple[int, ...], ...]]:
     """Return the input shapes to try in a measurement, without a batch dimension. The list has at least one entry.
 
-    If the worker searched for shapes, these are the shapes that it found. Otherwise, free dimensions have the size
-    ``free_dim``, or 1 in a second try.
+    If the worker searched for shapes, these are the shapes that it found. If the worker did not search, free dimensions
+    have the size ``free_dim``, or 1 in a second try.
     """
     if model.info.example is not None:
         first = 1 if model.info.batchable else 0
@@ -124,9 +124,9 @@ def too_long(batch_size: int, duration: Nanos, limit: Nanos) -> str:
 def report_measured(
     model: str, device_kind: str, profile: ModelProfile, when: str = "", more: Mapping[str, str] | None = None
 ) -> Report:
-    """Return the report of a new profile. In its text, ``when`` follows the model's name.
+    """Return the report of a new profile. ``when`` is a text that follows the model's name in the report.
 
-    ``more`` has further fields.
+    ``more`` contains further fields of the report.
     """
     times = ", ".join(f"b{size} {as_ms(profile.infer[size].p99):.2f}" for size in profile.batch_sizes)
     load = as_ms(profile.load_weights.p99)

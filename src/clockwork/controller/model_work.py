@@ -2,9 +2,9 @@
 
 Theory of operation. A busy device executes large batches, and an idle device executes small ones. So the utilisation of
 a half idle fleet does not show how many devices its load needs. This module computes the cost of a row in a fleet that
-is just large enough. In such a fleet a batch gathers the rows that arrive while the device executes other batches. The
-batch can wait for the length of the SLO, less its own time. The batch size with the least time per row counts, as in
-the Clockwork scheduler.
+is just large enough. In such a fleet a batch gathers the rows that arrive while the device executes other batches. A
+batch can wait for as long as the SLO, less the batch's execution time. As in the Clockwork scheduler, the cost is
+computed for the batch size with the least time per row.
 
 The times are the times of the profile, multiplied by a pace. The pace is the ratio of the times in service to the times
 of the profile.
@@ -18,10 +18,12 @@ from clockwork.state import ModelState
 from clockwork.units import SECOND, Nanos
 
 GATHERING: Final = 0.9
-"""Share of the time before the deadline in which a batch gathers rows. The rest is for variation."""
+"""Share of the time before the deadline in which a batch gathers rows. The rest of this time is a reserve, because
+times vary.
+"""
 
 MAX_SLO: Final[Nanos] = SECOND
-"""A longer SLO does not make batches larger. So one request with a long SLO hardly changes the average."""
+"""A longer SLO does not make batches larger. With this limit, one long SLO hardly changes the average."""
 
 KEPT: Final = 0.7
 """Share of a count that remains after each slot. The counts cover about three slots."""
@@ -42,7 +44,7 @@ class KindTimes:
         """Start from the profile."""
         self.pace = 1.0
         self.executed = 0.0  #: decaying count of the rows that devices of this kind executed
-        self.cost: float = 0.0  #: nanoseconds of a device for each row
+        self.cost: float = 0.0  #: time that a device spends on each row, in nanoseconds
         self._use(profile)
 
     def _use(self, profile: ModelProfile) -> None:
@@ -101,7 +103,7 @@ class ModelWork:
         self.requests = 0  #: requests that arrived in this slot
         self.slos: Nanos = 0  #: sum of the SLOs of these requests
         self.slo: float = 0.0  #: average SLO of recent requests
-        self.rate = self.missed = 0.0  #: decaying counts of the rows that arrived, and of those that were missed
+        self.rate = self.missed = 0.0  #: decaying counts of the rows that arrived, and of the rows that were missed
         self.weight = 0.0  #: decaying count of slots
         self.by_kind: dict[str, KindTimes] = {}
         self.shares: tuple[tuple[str, float], ...] = ()  #: device-seconds of a row, divided among kinds of devices

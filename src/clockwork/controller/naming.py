@@ -26,8 +26,8 @@ def load_spec(path: str, name: str, no_of_copies: int, max_copies: int) -> LoadS
     """Return a checked `LoadSpec`. If ``name`` is empty, the name is derived from the path.
 
     Raises:
-        InvalidRequestError: the name is not allowed, the path is empty or too long, or the number of copies is not 1 to
-            ``max_copies``.
+        InvalidRequestError: the name is not allowed, the path is empty or too long, or the number of copies is not from
+            1 to ``max_copies``.
     """
     if name:
         check_model_name(name)

@@ -95,9 +95,9 @@ class OwnRequests:
         return request
 
     def make_way(self, now: Nanos, arrived: PendingRequest) -> PendingRequest | None:
-        """Withdraw the check or copy under way if it was not sent to a device yet. The request that arrived goes first.
+        """Withdraw the check or copy under way if it was not sent to a device yet.
 
-        The caller must cancel the request that is returned.
+        A client's new request then goes first. Return the withdrawn request, which the caller must cancel.
         """
         self.measuring.note_request(now)
         if self.shadows.running:

@@ -1,18 +1,18 @@
 """Executes a model again after the server has refused its requests because the device is too slow for them.
 
 Theory of operation. A disturbance of a device, such as another program on its core, makes executions slow. The
-estimates grow, and may exceed the SLO of all requests for a model. Then every request for the model is refused. So the
-model is not executed, and the estimates stay high long after the disturbance has ended. Therefore, the controller
-itself executes the model, with input shapes of a refused request. These executions are requests without a client, so
-they cannot break a promise. The scheduler updates its estimates with the times of these executions, in the same way as
-with the times of clients' requests.
+estimates grow, and may exceed the SLO of all requests for a model. In this case, every request for the model is
+refused. The model is then not executed, so the estimates stay high long after the disturbance has ended. Therefore, the
+controller itself executes the model, with input shapes of a refused request. These executions are requests without a
+client, so they cannot break a promise. The scheduler updates its estimates with the times of these executions, in the
+same way as with the times of clients' requests.
 
 A refusal starts a *series* of executions. The series is long enough to replace all times from which an estimate is
 computed. If an execution takes longer than the SLO, the series ends, because the device is still slow. After each
 series there is a pause, in which no series of the model begins. If a request for the model succeeded in the last
-minute, the series take at most a fifth of a device's time. Otherwise, each pause is twice as long as the previous one.
-So an SLO that the device can never meet causes only few executions. If requests with longer SLOs are executed, their
-times keep the estimates up to date, and no series is needed.
+minute, the series take at most a fifth of a device's time. If there was no success, each pause is twice as long as the
+previous pause. So an SLO that the device can never meet causes only few executions. If requests with longer SLOs are
+executed, their times keep the estimates up to date, and no series is needed.
 
 The executions take at most half of a device's time. While requests are pending, the executions take at most
 ``live_share`` of a device's time. At most one execution is under way in the whole fleet.
@@ -137,7 +137,7 @@ class Remeasuring:
         return self.request
 
     def ended(self, now: Nanos, duration: Nanos | None) -> None:
-        """Handle the end of the execution. ``duration`` is None if no device executed it."""
+        """Handle the end of the execution. ``duration`` is None if no device executed the request."""
         slow, self._under_way, self.request = self._under_way, None, None
         assert slow is not None
         if duration is None:

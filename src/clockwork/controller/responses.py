@@ -47,7 +47,7 @@ def retry_time(status: int, known: Nanos | None = None) -> Nanos | None:
     """Return the retry time for a response with this status.
 
     If a retry time is ``known``, the result is this time. Otherwise, if ``status`` means that a retry may succeed, the
-    result is a default. The result is None if neither applies, or if waiting does not help (``known`` is `NO_RETRY`).
+    result is a default. In all other cases, and if waiting does not help (``known`` is `NO_RETRY`), the result is None.
     """
     if known == NO_RETRY:
         return None

@@ -40,7 +40,7 @@ slower than planned or was lost. With the other reasons, more devices would not 
 _STATUSES: Final = frozenset(int(status) for status in REFUSAL_STATUSES)
 
 MAX_PASSED: Final = HOLD + max(WINDOWS)
-"""Limit of the slots that are closed at once. Further slots without work change nothing."""
+"""Limit of the slots that are closed at once. More slots without work would not change the result."""
 
 MAX_KINDS: Final = 64
 """Limit of the kinds of devices that are counted."""
@@ -67,7 +67,7 @@ class _Sums:
 
 
 class Scaling:
-    """The work of all kinds of devices, and the number of devices that it needs."""
+    """The work of all kinds of devices, and the number of devices that the work needs."""
 
     def __init__(self, state: ClockworkState) -> None:
         """Start without work. ``state`` contains the devices in service."""

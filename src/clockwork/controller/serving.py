@@ -183,7 +183,7 @@ class Serving:
     def refuse_full(
         self, now: Nanos, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota
     ) -> Respond | None:
-        """Return a refusal if this request, the ``waiting`` and the pending requests together exceed a limit."""
+        """Return a refusal if this request would exceed a limit. The ``waiting`` requests count as pending requests."""
         full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
         if full is None:
             return None
@@ -397,7 +397,7 @@ class Serving:
         return [self._send(now, queued) for queued in self._state.actions.take()]
 
     def _send(self, now: Nanos, queued: QueuedAction) -> SendAction | Report:
-        """Send an action with the payloads of its requests. If the action must not be sent, report this instead."""
+        """Send an action with the payloads of its requests. If the action must not be sent, return a report instead."""
         action, gpu = queued.action, queued.gpu
         if gpu.worker_id not in self._state.workers:
             gpu.settle(action, ErrorResult(action.id, "", Status.CANCELLED, "it was not sent"))
@@ -436,7 +436,7 @@ class Serving:
     def _expire(
         self, now: Nanos, request: PendingRequest, timing: RequestTiming, *, executed: bool = False
     ) -> list[ControllerCommand]:
-        """Answer a pending request at its deadline. If no device could have met its SLO, the answer is a refusal."""
+        """Answer a pending request at its deadline, with a refusal if no device could have met the request's SLO."""
         own = request.client_id == NO_CLIENT
         if not (executed or own) and (fastest := impossible_slo(request, self._state.outstanding())):
             text, status = IMPOSSIBLE.format(time=show_duration(fastest)), Status.CONTROLLER_COULD_NOT_START_IN_TIME

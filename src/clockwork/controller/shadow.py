@@ -10,7 +10,7 @@ class Shadow:
     """A shadow and its counts. For the counts, see `ShadowStatus`."""
 
     def __init__(self, name: str, spec: ShadowSpec) -> None:
-        """Create a shadow that has not begun yet. ``name`` is the name of its model."""
+        """Create a shadow that has not begun yet. ``name`` is the name of the model."""
         self.name = name
         self.spec = spec
         self.version = spec.version

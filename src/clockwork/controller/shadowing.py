@@ -84,7 +84,7 @@ class Shadows:
         self._spare = SpareTime(self._config.window)
         self._catalog_seen = -1  #: revision of the catalog at the last call of `settle`
         self._compared = 0  #: id of the comparison that is under way
-        self._lost = ""  #: why the current copy ends the shadow; empty if it does not end it
+        self._lost = ""  #: why the current copy ends the shadow; empty if the shadow continues
         self.running: dict[str, Shadow] = {}  #: the shadows that get copies, by the name of their model
         self.request: PendingRequest | None = None  #: the request that executes a copy
         self.revision = 0  #: grows with every shadow that begins or ends

@@ -6,8 +6,8 @@ measures its time per request, just as it measures a model's execution time. The
 number of requests that were read but not handled yet.
 
 The decision is made before the body is parsed and before the model is known. So the decision uses only counts, times
-and the SLO. If these do not clearly show that the request would be late, the request is accepted, because the scheduler
-knows more.
+and the SLO. A request is refused only if these clearly show that the request would be late. All other requests are
+accepted, because the scheduler knows more.
 """
 
 from typing import Final
@@ -69,9 +69,9 @@ MIN_RETRY: Final[Nanos] = 5 * MILLISECOND
 class Shed(Struct, frozen=True):
     """The refusal of a request before it reaches the scheduler, with the reason and the retry time.
 
-    ``wait`` is the time until the controller could handle the request. None means that the devices have no capacity for
-    most requests for the model. If the SLO is shorter than the model's time on the fastest device, ``fastest`` is this
-    time. Then waiting does not help, and there is no retry time.
+    ``wait`` is the time until the controller could handle the request. ``wait`` is None if the devices have no capacity
+    for most requests for the model. If the SLO is shorter than the model's time on the fastest device, ``fastest`` is
+    this time. In this case, waiting does not help, and there is no retry time.
     """
 
     wait: Nanos | None
@@ -160,7 +160,7 @@ class Shedder:
     def taken(self, now: Nanos, count: int) -> None:
         """Record that ``count`` requests have been handled by ``now``.
 
-        The caller has already called `withdrawn` for each of them.
+        The caller has already called `withdrawn` for each of these requests.
         """
         if self._last is not None and count:
             kept = (1 - WEIGHT) ** count

@@ -11,15 +11,16 @@ Theory of operation. `clockwork.controller.stage` lists the stages and the event
     SERVING    The scheduler decides.
 
 A worker that connects later reports its state and loads the models that it lacks. If its kind of device is new, the
-models are measured on it. The scheduler uses the worker only after that. `WorkerPhase` defines the phases of a worker.
+models are measured on it. After these steps, the scheduler uses the worker. `WorkerPhase` defines the phases of a
+worker.
 
 A load that a client requests during QUERYING waits for LOADING.
 
-A model that the operator named is *broken* if it cannot be loaded or measured. The other models are served without it.
-Start-up fails if no model is left. With ``strict``, start-up fails at the first broken model. If a worker is lost
-during several loads, any of these loads may have crashed the worker. So these loads are tried again, one at a time. If
-a worker is also lost during the second load of a model, the model is broken. Without named models, a controller that
-has no model left stays in LOADING or returns to it.
+A model that the operator named is *broken* if it cannot be loaded or measured. All other models are served. Start-up
+fails if no model is left. With ``strict``, start-up fails at the first broken model. If a worker is lost during several
+loads, any of these loads may have crashed the worker. So these loads are tried again, one at a time. If a worker is
+also lost during the second load of a model, the model is broken. If the operator named no models, a controller that has
+no model left stays in LOADING or returns to LOADING.
 """
 
 from collections import deque
@@ -363,7 +364,7 @@ class Startup:
         return commands + self._on_serving(now)
 
     def _drop_broken_models(self) -> Commands:
-        """Unload the broken models from the workers. No worker serves requests yet."""
+        """Unload the broken models from the workers, none of which serves requests yet."""
         for name in self.broken:
             self._state.models.pop(name, None)
         commands: Commands = []

@@ -142,7 +142,10 @@ class Counts:
         self.checks[outcome] = self.checks.get(outcome, 0) + 1
 
     def take(self, other: "Counts") -> None:
-        """Move the counts of another load of the same version here. Pending requests stay with the other load."""
+        """Move the counts of another load of the same version into these counters.
+
+        Pending requests stay with the other load.
+        """
         _move(self.answers, other.answers)
         _move(self.checks, other.checks)
         _move(self.refusals, other.refusals)
@@ -227,14 +230,17 @@ class Tally:
         return self.of(request.model.name).finished(request, status, total, reason)
 
     def excluded(self, model: str, rows: int, slo: Nanos) -> Counts:
-        """Do not count a request's rows as work of devices, because its deadline had passed. Return the counters."""
+        """Do not count a request's rows as work of devices, because the request's deadline had passed.
+
+        Return the counters.
+        """
         self.scaling.excluded(model, rows, slo)
         return self.of(model)
 
     def acted(
         self, now: Nanos, gpu: GPUState, model: ModelState, action: DeviceAction, result: Result, occupied: Nanos
     ) -> None:
-        """Count an action that a device executed. ``occupied`` is the time for which it occupied the device."""
+        """Count an action that a device executed. ``occupied`` is the time for which the action occupied the device."""
         self.of(model.name).acted(action, result)
         if isinstance(result, InferResult) and isinstance(action, Infer):
             self.scaling.executed(gpu.kind, model, action.batch_size, occupied)
@@ -256,7 +262,7 @@ class Tally:
         self._successors[model] = successor
 
     def forget(self, model: str) -> None:
-        """Forget a model that was removed. Its successor takes the counts since `succeed`."""
+        """Forget a model that was removed. The load that replaced the model takes the counts since `succeed`."""
         counts = self._counts.pop(model, None)
         successor = self._successors.pop(model, "")
         for other, following in list(self._successors.items()):

@@ -1,18 +1,19 @@
 """Limits how many requests reach the scheduler while the server is busy.
 
-The scheduler refuses requests that the devices cannot serve in time. By then, the server has received and parsed the
-request, which costs nearly as much as serving it. So if the scheduler refuses most requests of a model and the server
-is the bottleneck, the throttle refuses most of these requests before the server receives their bodies.
+The scheduler refuses requests that the devices cannot serve in time. When the scheduler refuses a request, the server
+has already received and parsed it, which costs nearly as much as serving it. So if the scheduler refuses most requests
+of a model and the server is the bottleneck, the throttle refuses most of these requests before the server receives
+their bodies.
 
 Theory of operation (Google, "Site Reliability Engineering", chapter 21, adaptive throttling). For each model, the
 throttle counts all requests and the admitted requests. Both counts decay over time. The throttle lets `HEADROOM` times
-as many requests pass as the scheduler admits. The throttle refuses the rest, spread evenly over time. So the scheduler
-still gets slightly more requests than the devices can serve. Therefore, the scheduler can choose among requests, and
-notices at once when there is more capacity.
+as many requests pass as the scheduler admits. The throttle refuses all other requests, spread evenly over time. So the
+scheduler still gets slightly more requests than the devices can serve. Therefore, the scheduler can choose among
+requests, and notices at once when there is more capacity.
 
 Only requests that are expensive to receive are throttled. Small requests are never throttled, because the devices need
 many of them to form large batches. If fewer small requests reached the scheduler, batches would become smaller, and
-fewer requests would be admitted. Then even fewer requests would reach the scheduler.
+fewer requests would be admitted. As a result, even fewer requests would reach the scheduler.
 
 A request is never throttled if its SLO is longer than the SLOs of the recently refused requests. In addition, the share
 `TRICKLE` of all requests is never throttled. So the throttle notices soon when the scheduler admits requests again.

@@ -1,4 +1,4 @@
-"""Removes models from workers while they serve. The weights of a model are removed from the devices first.
+"""Removes models from workers that serve requests. The weights of a model are removed from the devices first.
 
 Theory of operation. A worker refuses an UnloadModel while the weights of the model are in use or being moved
 (`clockwork.worker.tasks`). So the weights are first evicted from all devices of a worker. UnloadModel is sent when no
@@ -29,7 +29,7 @@ class Unloads:
         return bool(self._evicting or self._outstanding)
 
     def begin(self, worker: WorkerState, models: list[str]) -> list[ControllerCommand]:
-        """Remove models from a worker. The scheduler must not use them any more."""
+        """Remove models from a worker. The scheduler must not use these models any more."""
         held = {name for name in models if name in worker.models}
         if held:
             self._evicting.setdefault(worker.id, set()).update(held)

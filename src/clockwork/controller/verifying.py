@@ -6,8 +6,8 @@ Theory of operation. A *sample* is a request of an executed batch, with its inpu
 sample after it has sent the response. For each batch size and input shape of a model's content, two requests of the
 first batch become samples. After that, every Nth batch is sampled: one request of the batch becomes a sample, each time
 at a different place in the batch. Samples wait until the server is idle. Then `Serving` passes a sample to the
-scheduler as a request without a client. The *check* is this execution, and a comparison of its outputs with the outputs
-in the batch. The host compares the outputs.
+scheduler as a request without a client. A *check* executes a sample again, and compares the outputs with the outputs in
+the batch. The host compares the outputs.
 
 If the outputs differ, the model's content is no longer batched. Later requests are then slower, but their responses are
 right. The responses of the sampled batch have already been sent.
@@ -75,7 +75,7 @@ class BatchChecks:
     # --- samples -----------------------------------------------------------------------------------------------------
 
     def places(self, action: Infer) -> tuple[int, ...]:
-        """Return the places of the requests that become samples, in an executed batch.
+        """Return the places in an executed batch whose requests become samples.
 
         Call this method once per batch.
         """
@@ -123,7 +123,7 @@ class BatchChecks:
     def forget(self, model: ModelState) -> None:
         """Drop the samples of a model that was removed.
 
-        No request for the model is pending, but outputs may be compared.
+        No request for the model is pending, but a comparison of outputs may be under way.
         """
         if self._samples.current is not None and self._samples.current.model is model:
             self._samples.end()

@@ -94,8 +94,8 @@ def _show(gpu: Gpu) -> str:
 def _each(values: Iterable[str | None]) -> str:
     """Return the values of all GPUs as text.
 
-    If all values are equal, the text is, for example, ``on``. If they differ, it is, for example, ``0: on; 1: off``. If
-    no value is known, it is empty.
+    If all values are equal, the text is, for example, ``on``. If the values differ, the text is, for example, ``0: on;
+    1: off``. If no value is known, the text is empty.
     """
     shown = [value or UNKNOWN for value in values]
     if all(value == UNKNOWN for value in shown):

@@ -25,7 +25,7 @@ MAX_FILE_BYTES: Final = 1 << 20
 """Largest number of bytes that are read from a file. With many cores, ``/proc/stat`` is the largest of the files."""
 
 MAX_CORE: Final = 1 << 16
-"""Numbers of cores must be below this limit. A list with a larger number is malformed. Linux allows 8192 cores."""
+"""The number of a core must be below this limit. A list with a larger number is malformed. Linux allows 8192 cores."""
 
 MAX_DIGITS: Final = 18
 """Largest number of digits of a number. Any number with 18 digits fits into 63 bits."""
@@ -160,7 +160,7 @@ def _groups(root: Path) -> Iterator[Path]:
     """Yield the directories of this process's control groups.
 
     The directories are groups of cgroup version 2 (``0::/path``), or groups of the controller ``cpu`` of version 1.
-    Inside a container, the path may not exist. Then the mounted directory itself is the container's group.
+    If the path does not exist, as inside some containers, the mounted directory itself is the container's group.
     """
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")

@@ -141,7 +141,7 @@ WAITS: Final[tuple[tuple[str, Wait], ...]] = (
     ("select", partial(select.select, (), (), ())),
     ("condition", _condition),
 )
-"""The kinds of waits that are measured. The lanes of a worker use a condition."""
+"""The kinds of waits that are measured. A worker's lanes wait on a condition."""
 
 
 @contextmanager

@@ -15,7 +15,7 @@ PAGE: Final[Bytes] = 16 * MIB
 """Default size of a page of a weights cache. A worker whose cache is smaller than a page does not start."""
 
 MIN_OPEN_FILES: Final = 1024
-"""The usual lowest limit on open files."""
+"""The lowest limit on open files that is usual on Linux."""
 
 
 def memory(environment: Environment) -> Finding:

@@ -11,8 +11,8 @@ from clockwork.host.lanes import WATCH
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos, show_duration
 
 LOST_WARNING: Final = 0.01
-"""If at least this share of the time is lost, the result is a warning. Estimates are a p99, so one inference in 100 may
-be slow.
+"""If at least this share of the time is lost, the result is a warning. An estimate is a 99th percentile, so one
+inference in 100 may be slow.
 """
 
 LOST_BAD: Final = 0.10
@@ -38,8 +38,8 @@ EXAMPLE: Final[Nanos] = 10 * MILLISECOND
 """Length of the example inference in the texts about costs."""
 
 SLOW_READING: Final[Nanos] = MICROSECOND
-"""If a reading of the clock takes longer, it counts as slow. In Python, a reading without a system call takes about 0.1
-us.
+"""A reading of the clock that takes longer than this counts as slow. In Python, a reading without a system call takes
+about 0.1 us.
 """
 
 COARSE_CLOCKS: Final = frozenset({"jiffies", "refined-jiffies"})

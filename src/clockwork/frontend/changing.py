@@ -11,7 +11,7 @@ An unload has these parameters:
 
 - ``unload_dependents`` (Triton): this has no effect, because models do not depend on each other.
 - ``version`` (Clockwork): the only version to unload.
-- ``wait`` (Clockwork): as for a load.
+- ``wait`` (Clockwork): this has the same meaning as for a load.
 """
 
 from collections.abc import Mapping

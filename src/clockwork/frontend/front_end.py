@@ -1,4 +1,4 @@
-"""Defines Defines `FrontEnd`, which serves requests that a transport (HTTP or gRPC) has decoded."""
+"""Defines `FrontEnd`, which serves requests that a transport (HTTP or gRPC) has decoded."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -204,8 +204,8 @@ class FrontEnd:
         Args:
             name: the model's name.
             parameters: the request's parameters, which `clockwork.frontend.changing` describes.
-            default_name: the model's name if ``name`` is a path. If it is empty, the name is derived from the file's
-                name.
+            default_name: the model's name if ``name`` is a path. If this name is empty, the name is derived from the
+                file's name.
         """
         wanted = load_parameters(parameters)
         versions: tuple[ModelVersion, ...] = ()

@@ -1,4 +1,4 @@
-"""Implements Implements gRPC's health checking protocol.
+"""Implements gRPC's health checking protocol.
 
 Kubernetes' gRPC probes, load balancers and grpc_health_probe use this protocol.
 

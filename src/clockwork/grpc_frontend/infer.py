@@ -46,7 +46,7 @@ Such parameters would change the response. Unknown parameters that are not in th
 def parse(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
     """Decode a ModelInferRequest. Return the message, and its raw tensors separately.
 
-    The returned message itself may be without the raw tensors.
+    The returned message itself may lack the raw tensors.
 
     Raises:
         DecodeError: the bytes are not a ModelInferRequest.

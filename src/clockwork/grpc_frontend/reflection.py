@@ -1,4 +1,4 @@
-"""Implements Implements gRPC's server reflection.
+"""Implements gRPC's server reflection.
 
 The reflection service describes the server's services to clients without a .proto file, such as ``grpcurl``. The
 descriptors of this server's messages are in several pools. This module copies the descriptors into one private pool.

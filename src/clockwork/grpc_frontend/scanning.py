@@ -2,8 +2,8 @@
 
 The parser creates all objects of a message in one step, which would block the event loop for a large message. So this
 module first adds up the lengths of the fields in the encoded message. The scan does not read strings, bytes or packed
-numbers, and does not check whether the message is valid. The parser does this later. The Open Inference Protocol v2
-defines the field numbers.
+numbers, and does not check whether the message is valid. The parser reads and checks the message later. The Open
+Inference Protocol v2 defines the field numbers.
 """
 
 from collections.abc import Iterator

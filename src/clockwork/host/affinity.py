@@ -2,11 +2,12 @@
 
 Theory of operation. The execution times of a CPU device are steady only if no other thread uses its cores. So each
 device's EXEC thread has its own cores. These cores are taken from the end of the list of cores that the process may
-use. All other threads of the worker share the rest. If there are too few cores, some threads have to share cores, and
-the plan's note states what is missing.
+use. All other threads of the worker share the remaining cores. If there are too few cores, some threads have to share
+cores, and the plan's note states what is missing.
 
 With more than one thread per device, the runtime creates a pool of threads. A new thread inherits the cores and the
-priority of the thread that creates it. The LOAD threads create the pools, so these threads are not pinned in that case.
+priority of the thread that creates it. The LOAD threads create these pools, so with more than one thread per device,
+the LOAD threads are not pinned.
 
 To claim a core, a worker binds a socket to a name in the abstract namespace of unix(7). Such a claim needs no writable
 directory. All users of the host can see the claim, and the kernel ends the claim with the process. Containers with
@@ -31,7 +32,8 @@ class CorePlan(Struct, frozen=True):
 
     A thread without cores in the plan is not pinned.
 
-    ``taken`` contains the cores that other workers have claimed. ``is_crowded`` means that they left too few cores.
+    ``taken`` contains the cores that other workers have claimed. ``is_crowded`` means that the other workers left too
+    few cores.
     """
 
     exec: tuple[tuple[int, ...], ...]

@@ -130,7 +130,7 @@ class ArenaView:
 
 
 def make_arena(nbytes: Bytes) -> Arena | None:
-    """Return an arena, or None if ``nbytes`` is 0 or the system has no memory.
+    """Return an arena, or None if ``nbytes`` is 0 or the system cannot provide the memory.
 
     Without an arena, payloads are sent over the connection.
     """

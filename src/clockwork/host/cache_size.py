@@ -14,7 +14,7 @@ DEFAULT_CACHE_BYTES: Final[Bytes] = 4 * GIB
 CACHE_SHARE: Final = 0.25
 """Share of the available memory that all weights caches take together by default.
 
-The rest of the memory is needed for two reasons. Host memory also contains every model, and a session of ONNX Runtime
+The rest of the memory is needed because host memory also contains every model, and because a session of ONNX Runtime
 takes more memory than its weights.
 """
 

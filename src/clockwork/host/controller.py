@@ -3,7 +3,7 @@
 This module makes no decisions. The module converts messages to events, and commands to messages. The payloads of
 tensors are passed between clients and workers without being changed. The module also translates times. The windows of
 actions are sent as times of the worker's clock, and the times in results are converted to this host's clock. A clock
-offset that is smaller than its own error counts as zero. Between processes on one host, offsets are that small.
+offset that is smaller than its own error counts as zero. Offsets between processes on one host are normally that small.
 """
 
 import asyncio
@@ -104,9 +104,10 @@ class ControllerHostConfig:
     """Configures where a controller listens, which peers it admits, what it stores on disk, and how it starts.
 
     ``tls`` and ``access`` apply to clients and front ends, ``worker_tls`` and ``worker_tokens`` to workers. Without
-    them, connections are not encrypted and every peer is admitted. ``payload_bytes`` is the size of the memory for
-    payloads that the controller shares with a worker on this host (`ControllerHost.arena`). ``max_connections`` limits
-    the port for clients; None means the default. ``repository`` and ``state`` are None if there are no directories.
+    these settings, connections are not encrypted and every peer is admitted. ``payload_bytes`` is the size of the
+    memory for payloads that the controller shares with a worker on this host (`ControllerHost.arena`).
+    ``max_connections`` limits the port for clients; None means the default. ``repository`` or ``state`` is None if the
+    server has no such directory.
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -239,7 +240,7 @@ class ControllerHost:
         """Wait until the controller fails. The call does not return in normal operation.
 
         Raises:
-            ServerError: the reason of the failure.
+            ServerError: the controller has failed; the message contains the reason.
         """
         await asyncio.shield(self._failure)
 
