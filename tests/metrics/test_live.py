@@ -252,7 +252,8 @@ def test_when_a_worker_leaves_its_devices_disappear_and_model_counts_stay() -> N
             await eventually(lambda: not host.description().fleet)
             found = await scraped(peer)
             assert total(found, "clockwork_workers") == 0
-            assert not [key for key in found if "device" in key[0] or "cache" in key[0]]
+            assert not [name for name, _ in found if "_device_" in name or "cache" in name]
+            assert (total(found, "clockwork_devices"), total(found, "clockwork_devices_wanted")) == (0, 1)
             assert total(found, "nv_inference_request_success", model="m") == 1
             assert total(found, "clockwork_predictions_total", action="infer", of="duration") == 1
 
