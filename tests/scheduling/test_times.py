@@ -152,3 +152,12 @@ def test_a_measurement_near_the_guess_does_not_make_the_device_slow(shaped: Mode
     for number in range(20):
         made.add(ms(number), shaped, 1, (("x", (4, 100 + number)),), ms(50))
     assert made.of(ms(20), shaped, 1, (("x", (4, 25)),)) == ms(10)
+
+
+def test_two_loads_of_a_content_of_which_one_is_not_fully_measured_share_their_times(made: InferTimes) -> None:
+    whole, provisional = a_model(*map(ms, SIZES)), a_model(*map(ms, SIZES))
+    ((kind, profile),) = whole.profiles.items()
+    provisional.profiles[kind] = replace(profile, infer={1: measurement(ms(9))})
+    made.of(0, provisional, 1, ())  # creates the table with one size
+    assert set(made.by_size(0, whole, ())) == set(SIZES)
+    assert made.sizes(whole) == SIZES

@@ -156,6 +156,11 @@ def test_changes_cannot_be_combined_with_an_slo_factor() -> None:
         scenario(change(), workload=(stream,))
 
 
+def test_two_loads_of_one_content_are_planned_although_one_of_them_is_not_fully_measured() -> None:
+    simulation = Simulation(swarm.draw_changes(2483), 2483, check_every=swarm.CHECK_EVERY).run()
+    assert simulation.watcher.violations == []
+
+
 @pytest.mark.parametrize("seed", [6, 16, 20])
 def test_nothing_is_left_of_the_models_that_were_unloaded(seed: int) -> None:
     simulation = Simulation(swarm.draw_changes(seed), seed, check_every=swarm.CHECK_EVERY).run()

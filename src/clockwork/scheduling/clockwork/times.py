@@ -93,7 +93,24 @@ class InferTimes:
             largest = model.max_rows
             sizes = tuple(size for size in model.profiles[self._kind].batch_sizes if size <= largest)
             self._sizes[model.info.digest] = sizes
+            self._add_sizes(model, sizes)
         return sizes
+
+    def _add_sizes(self, model: ModelState, sizes: tuple[int, ...]) -> None:
+        """Add batch sizes to the tables of a content.
+
+        Another load of the content, which is not fully measured, may have created the tables.
+        """
+        digest = model.info.digest
+        tables = [table for (content, _), table in self._shaped.items() if content == digest]
+        if digest in self._tables:
+            tables.append(self._tables[digest])
+        for table in tables:
+            for size in sizes:
+                if size not in table.estimates:
+                    self._estimate(table, model, size)
+            table.rows = sorted(table.estimates)
+            table.computed_for = -1
 
     def worthwhile_size(self, model: ModelState, key: ShapeKey) -> int:
         """Return the largest batch size that takes about as little time per row as smaller batch sizes."""
@@ -106,6 +123,7 @@ class InferTimes:
 
     def by_size(self, now: Nanos, model: ModelState, key: ShapeKey) -> Mapping[int, Nanos]:
         """Return the time of an Infer for each number of rows that is measured or is a batch size of the profile."""
+        self.sizes(model)  # the table has these sizes from now on
         return self._table(now, model, key).times
 
     def of(self, now: Nanos, model: ModelState, rows: int, key: ShapeKey) -> Nanos:
@@ -179,7 +197,8 @@ class InferTimes:
     def _fill(self, table: _Table, model: ModelState) -> None:
         """Start all estimates from the profile and the table's scale."""
         table.estimates = {}
-        for size in model.profiles[self._kind].batch_sizes:
+        sizes = {*model.profiles[self._kind].batch_sizes, *self._sizes.get(model.info.digest, ())}
+        for size in sorted(sizes):
             self._estimate(table, model, size)
         table.rows = sorted(table.estimates)
 
