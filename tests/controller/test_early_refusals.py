@@ -20,7 +20,7 @@ def early(request: InferRequest, *, measured: bool = True) -> tuple[Serving, Inf
         model.profiles = dict(model.profiles) if measured else {}
     serving = Serving(state, EchoScheduler(), ControllerConfig())
     serving.start(0)
-    refused = serving.refuse_early(0, 1, request)
+    refused = serving.refusing.refuse_early(0, 1, request)
     if refused is None:
         return serving, None
     assert isinstance(refused.response, InferResponse)

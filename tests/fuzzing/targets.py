@@ -84,7 +84,7 @@ def infer_body(data: bytes) -> None:
         head = parsed.head
         specs, payload = at_once(inputs_of(parsed))
         check_specs(specs, len(payload))
-        slo = requested_slo(head.parameters)
+        slo, _ = requested_slo(head.parameters)
         assert slo is None or slo > 0
 
 

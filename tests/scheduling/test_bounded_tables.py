@@ -123,7 +123,7 @@ def test_the_controller_s_memory_does_not_grow_with_invalid_inputs() -> None:
 
     def once(number: int) -> None:
         request = infer_request(number, "a", inputs=(spec(f"x{number}", "FP32", (1, number + 1)),))
-        refused = serving.refuse_early(0, 1, request)
+        refused = serving.refusing.refuse_early(0, 1, request)
         assert refused is not None
         assert isinstance(refused.response, InferResponse)
         assert refused.response.status == Status.INVALID_REQUEST

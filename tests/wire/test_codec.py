@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockwork.errors import ProtocolError
-from clockwork.messages import actions, link, requests, results
+from clockwork.messages import actions, explanation, link, requests, results
 from clockwork.messages.counts import BatchCounts, DeviceCounts, ModelCounts
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.profile import Measurement, ModelProfile
@@ -74,6 +74,8 @@ REQUESTS = [
     requests.ListModelsRequest(4),
     requests.EvictRequest(5, "m"),
     requests.StatusRequest(6),
+    requests.ListRequestsRequest(10, "refused", "m", 5),
+    requests.ExplainRequest(11, "a-1"),
 ]
 WRONG = ErrorSummary(9, 3, 1, 2, 3, 4, 5, 6, 7)
 PREDICTED = {"infer": PredictionSummary(WRONG, WRONG, WRONG, 8, 1)}
@@ -105,6 +107,15 @@ STATUS = requests.ServerStatus(
         ),
     ),
 )
+ACTION = explanation.ExplainedAction("infer", "m", 2, 1, 2, None, 4, None, "why")
+EXPLANATION = explanation.Explanation(
+    *("a-1", "m", "1", 0, 5, "in_time", "", False, "SUCCESS", "", 1, True, 100, "why", 50, 60, None, "w0/gpu0"),
+    action=ACTION,
+    mates=("a-2",),
+    ahead=(ACTION,),
+    steps=(explanation.Step("exec", 1, 2),),
+    compared=(explanation.Comparison("exec", None, 2),),
+)
 RESPONSES = [
     requests.InferResponse(1, 0, "", (X,), requests.RequestTiming(1, 2, 3, 4, True), 5, 6),
     requests.LoadModelResponse(2, 0, "", ("m-1", "m-2")),
@@ -114,6 +125,10 @@ RESPONSES = [
     requests.ListModelsResponse(3, 0, "", (requests.ModelSummary("m", (), (), True, 8, 10),)),
     requests.EvictResponse(4, 0, "", 1),
     requests.StatusResponse(5, STATUS),
+    requests.ListRequestsResponse(
+        10, 0, "", (explanation.RequestSummary("a-1", "m", "1", "refused", "device_busy", 1, 2, 3, False, "why"),)
+    ),
+    requests.ExplainResponse(11, 0, "", EXPLANATION),
     requests.ErrorResponse(6, 1, "bad"),
 ]
 

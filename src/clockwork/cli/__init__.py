@@ -41,7 +41,8 @@ def run(arguments: Sequence[str]) -> int:
             f"{path}: {_one_line(error.format_message()).removesuffix('.')} (see {path} --help)", error.exit_code
         )
     except ClockworkError as error:
-        return _fail(f"clockwork: {_one_line(str(error))}", 1)
+        hint = f" (clockwork explain {error.request_id} shows the details)" if error.request_id else ""
+        return _fail(f"clockwork: {_one_line(str(error))}{hint}", 1)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:  # the program that reads stdout (for example head) has ended

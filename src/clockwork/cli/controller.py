@@ -28,6 +28,8 @@ from clockwork.cli.controller_options import (
     WorkerListen,
 )
 from clockwork.cli.limit_options import (
+    ExplainFailures,
+    ExplainRequests,
     HttpKeepAlive,
     MaxBody,
     MaxClientPending,
@@ -116,6 +118,8 @@ def controller(
     max_body: MaxBody = DEFAULT_LIMITS.max_body,
     max_head: MaxHead = DEFAULT_LIMITS.max_head,
     max_connections: MaxConnections = None,
+    explain_requests: ExplainRequests = DEFAULT.explain_requests,
+    explain_failures: ExplainFailures = DEFAULT.explain_failures,
     max_pending: MaxPending = DEFAULT.max_pending,
     max_pending_size: MaxPendingSize = DEFAULT.max_pending_bytes,
     max_client_pending: MaxClientPending = DEFAULT.max_client_pending,
@@ -204,6 +208,7 @@ def controller(
             profile_seconds=profile_seconds,
             unmeasured_cap=unmeasured_cap,
             verify_batches=verify_batches,
+            explained=(explain_requests, explain_failures),
             **client_limits(max_pending, max_pending_size, max_client_pending, max_client_size, max_loads, max_slo),
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),

@@ -66,6 +66,7 @@ def controller_config(
     profile_seconds: float,
     unmeasured_cap: Nanos,
     verify_batches: float,
+    explained: tuple[int, int],
     **settings: Any,
 ) -> ControllerConfig:
     """Return the configuration of a controller. ``settings`` contains values for other fields of `ControllerConfig`."""
@@ -76,6 +77,8 @@ def controller_config(
             max_batch_size=max_batch, budget=seconds(profile_seconds), unmeasured_cap=unmeasured_cap
         ),
         verifying=VerifyingConfig(verify_batches),
+        explain_requests=explained[0],
+        explain_failures=explained[1],
         **settings,
     )
 

@@ -38,6 +38,25 @@ MaxHead: TypeAlias = Annotated[
         help="Largest head of one HTTP request: its first line and its headers.",
     ),
 ]
+ExplainRequests: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--explain-requests",
+        min=0,
+        max=1_000_000,
+        help="Number of the last requests that clockwork explain knows; 0 switches recording off.",
+    ),
+]
+ExplainFailures: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--explain-failures",
+        min=1,
+        max=1_000_000,
+        help="Number of the last requests that clockwork explain knows of each outcome other than in time, and of each "
+        "reason of a refusal.",
+    ),
+]
 MaxConnections: TypeAlias = Annotated[
     int | None,
     typer.Option(

@@ -273,7 +273,7 @@ def _result_lines(result: "InferenceResult", round_trip: Nanos) -> Iterable[str]
     yield (
         f"{show_duration(round_trip)} round trip; at the server {show_duration(timing.total)}: queue "
         f"{show_duration(timing.queue)}, execution {show_duration(timing.exec)} in a batch of {timing.batch_size}, "
-        f"{temperature}"
+        f"{temperature}; request {result.request_id}"
     )
 
 

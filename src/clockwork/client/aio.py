@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from numpy.typing import ArrayLike
 
 from clockwork.arrays import to_payload
+from clockwork.client.recorded import RecordedRequests
 from clockwork.client.result import InferenceResult
 from clockwork.client.status_errors import error_for_status
 from clockwork.errors import ConnectionLostError, InvalidRequestError, ProtocolError
@@ -65,7 +66,7 @@ uvloop's timers have a resolution of one millisecond, and the server refuses a r
 """
 
 
-class AsyncClient:
+class AsyncClient(RecordedRequests):
     """A connection to a controller.
 
     Example::

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from clockwork.client.aio import CLOSED, AsyncClient
 from clockwork.client.result import InferenceResult
 from clockwork.errors import ConnectionLostError
+from clockwork.messages.explanation import DEFAULT_LISTED, Explanation, RequestSummary
 from clockwork.messages.requests import ModelSummary, ServerStatus
 from clockwork.net.address import CLIENT_PORT
 
@@ -132,6 +133,14 @@ class Client:
     def shadow(self, name: str, version: str = "", share: float = 1.0) -> None:
         """Begin or end a shadow; see `AsyncClient.shadow`."""
         self._run(self._client.shadow(name, version, share))
+
+    def recent_requests(self, outcome: str = "", model: str = "", limit: int = DEFAULT_LISTED) -> list[RequestSummary]:
+        """Return the last answered requests. `AsyncClient.recent_requests` describes the arguments."""
+        return self._run(self._client.recent_requests(outcome, model, limit))
+
+    def explain(self, request_id: str) -> Explanation:
+        """Return the explanation of an answered request. `AsyncClient.explain` describes it."""
+        return self._run(self._client.explain(request_id))
 
     def ls(self) -> list[ModelSummary]:
         """Return the served models, sorted by name."""

@@ -4,6 +4,7 @@ from typing import Final
 
 from clockwork.controller.config import ControllerConfig
 from clockwork.errors import InvalidRequestError
+from clockwork.messages.explanation import MODEL_DEFAULT, NATIVE_FACTOR, NATIVE_SLO, SERVER_DEFAULT
 from clockwork.messages.requests import InferRequest
 from clockwork.messages.tensors import Datatype, TensorInfo, TensorSpec
 from clockwork.state import ModelState
@@ -74,11 +75,27 @@ class Admission:
             raise InvalidRequestError(f"slo is {show_duration(slo)}; the limit is {limit}")
         return slo
 
+    def source(self, request: InferRequest, slo: Nanos) -> str:
+        """Return where the SLO of a request came from: a key of `SLO_SOURCES`, or empty for a default."""
+        if request.slo is None:
+            return "" if request.slo_factor is None else NATIVE_FACTOR
+        if request.slo != slo:
+            return NATIVE_FACTOR
+        return request.slo_source or NATIVE_SLO
+
+    def default_source(self, model: ModelState) -> str:
+        """Return the key of `SLO_SOURCES` for the requests of a model that set no SLO."""
+        return MODEL_DEFAULT if self._model_slo(model) is not None else SERVER_DEFAULT
+
     def default_slo(self, model: ModelState) -> Nanos:
         """Return the SLO of the model's requests that set no SLO."""
+        slo = self._model_slo(model)
+        return self._config.default_slo if slo is None else slo
+
+    def _model_slo(self, model: ModelState) -> Nanos | None:
         known = self._config.model_slos
         names = (model.served_as, model.name, model.info.load)
-        return next((known[name] for name in names if name in known), self._config.default_slo)
+        return next((known[name] for name in names if name in known), None)
 
 
 def _check_inputs(model: ModelState, inputs: tuple[TensorSpec, ...]) -> int:

@@ -37,9 +37,11 @@ from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import (
     CancelRequest,
     EvictRequest,
+    ExplainRequest,
     InferRequest,
     ListModelsRequest,
     ListModelsResponse,
+    ListRequestsRequest,
     LoadModelRequest,
     Progress,
     PromoteRequest,
@@ -92,8 +94,9 @@ class ControllerWithStartupPhase:
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         self._summaries = Summaries(self._serving.catalog)
+        self._explaining = self._serving.explaining()
         self.throttle = self._serving.throttle
-        self.refuse_full = self._serving.refuse_full
+        self.refuse_full = self._serving.refusing.refuse_full
         self.catalog = self._serving.catalog
 
     @property
@@ -204,7 +207,7 @@ class ControllerWithStartupPhase:
 
         Sizes are not checked.
         """
-        return self._serving.refuse_early(now, client_id, request) if self.stage is Stage.SERVING else None
+        return self._serving.refusing.refuse_early(now, client_id, request) if self.stage is Stage.SERVING else None
 
     def predictions(self) -> Predictions:
         """Return the errors of the predictions of all actions in service."""
@@ -272,7 +275,7 @@ class ControllerWithStartupPhase:
             return [self._draining.refuse(now, client_id, request)]
         match request:
             case InferRequest() if event.wrong:
-                return [self._serving.refuse(now, client_id, request, Status.INVALID_REQUEST, event.wrong)]
+                return [self._serving.refusing.refuse(now, client_id, request, Status.INVALID_REQUEST, event.wrong)]
             case InferRequest() if self._startup.serving_since is not None:
                 return self._serving.infer(now, client_id, request, event.payload, event.arrival, event.shared)
             case ListModelsRequest() if self._startup.serving_since is not None:
@@ -294,6 +297,10 @@ class ControllerWithStartupPhase:
             case EvictRequest() | ShadowRequest():
                 text = f"the server is starting up ({self.stage.value}); retry later"
                 return [refusal_response(client_id, request, Status.INITIALIZING, text)]
+            case ListRequestsRequest():
+                return [self._explaining.listed(now, client_id, request)]
+            case ExplainRequest():
+                return self._explaining.explained(now, client_id, request)
             case StatusRequest():
                 return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
 

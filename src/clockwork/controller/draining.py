@@ -41,7 +41,7 @@ class Draining:
     def refuse(self, now: Nanos, client_id: int, request: Refusable) -> Respond:
         """Refuse a request that arrives during the drain or that was waiting for SERVING."""
         if isinstance(request, InferRequest):
-            return self._serving.refuse(now, client_id, request, Status.SHUTTING_DOWN, self.text)
+            return self._serving.refusing.refuse(now, client_id, request, Status.SHUTTING_DOWN, self.text)
         return refusal_response(client_id, request, Status.SHUTTING_DOWN, self.text)
 
     def settle(self, now: Nanos) -> list[ControllerCommand]:

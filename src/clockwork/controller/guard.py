@@ -12,6 +12,7 @@ from typing import Concatenate, ParamSpec
 from clockwork.controller.events import Report
 from clockwork.messages.actions import Infer, LoadWeights
 from clockwork.messages.commands import Answer
+from clockwork.messages.explanation import WhatIf
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
@@ -76,6 +77,17 @@ def explain(scheduler: Scheduler, now: Nanos, request: PendingRequest) -> tuple[
         text = f"the reason is unknown, because the scheduler raised {type(error).__name__}"
         return text, [_raised("explain", error)]
     return reason if isinstance(reason, str) else "", []
+
+
+def counterfactuals(scheduler: Scheduler, request: PendingRequest) -> tuple[tuple[WhatIf, ...], list[Report]]:
+    """Return what would have happened to a request under other circumstances, if the scheduler knows it."""
+    try:
+        found: object = scheduler.counterfactuals(request)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
+        return (), [_raised("counterfactuals", error)]
+    if isinstance(found, tuple) and all(isinstance(each, WhatIf) for each in found):
+        return found, []
+    return (), [Report("ERROR", f"the scheduler's counterfactuals returned {found!r}, which is not a tuple of WhatIf")]
 
 
 def expectations(now: Nanos, action: LoadWeights | Infer, start: object) -> tuple[Nanos, Nanos, Nanos]:

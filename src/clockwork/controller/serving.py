@@ -10,7 +10,6 @@ from typing import Concatenate, Final, ParamSpec
 from clockwork.controller.action_results import checked_result, count_loss, record_result, request_timing, why_late
 from clockwork.controller.admission import Admission
 from clockwork.controller.catalog import Catalog
-from clockwork.controller.checking import check_names
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import (
     ControllerCommand,
@@ -22,12 +21,15 @@ from clockwork.controller.events import (
 )
 from clockwork.controller.evicting import evict_everywhere
 from clockwork.controller.expired import IMPOSSIBLE, expired_at_arrival, impossible_slo
+from clockwork.controller.explaining import Explaining
 from clockwork.controller.guard import ask, expectations, explain, next_wakeup, request_ids
 from clockwork.controller.own_requests import OwnRequests
 from clockwork.controller.pending import NO_CLIENT, Pending
 from clockwork.controller.promises import FAULTS_OF_CLIENTS, Promise
-from clockwork.controller.quota import Quota, input_bytes
-from clockwork.controller.responses import refusal_response, retry_time
+from clockwork.controller.quota import input_bytes
+from clockwork.controller.recording import Recorder
+from clockwork.controller.refusing import Refusing
+from clockwork.controller.responses import retry_time
 from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
 from clockwork.errors import InvalidRequestError
@@ -42,7 +44,7 @@ from clockwork.messages.tensors import TensorSpec
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
 from clockwork.state.gpu import QueuedAction
-from clockwork.units import Bytes, Nanos, show_duration
+from clockwork.units import Nanos, show_duration
 
 P = ParamSpec("P")
 
@@ -73,6 +75,13 @@ class Serving:
         self.throttle = Throttle()
         known = {} if profiles is None else profiles
         self.own = OwnRequests(state, self.tally, config, known, self._pending, self.catalog, self.admission)
+        state.recording = config.explain_requests > 0
+        self.recorder = Recorder(config.explain_requests, config.explain_failures)
+        self.refusing = Refusing(self.catalog, self.tally, self.admission, self._pending, self.recorder)
+
+    def explaining(self) -> Explaining:
+        """Return the object that explains recent requests."""
+        return Explaining(self.recorder, self.admission, self._pending, self._state, self._scheduler)
 
     @property
     def pending(self) -> int:
@@ -104,6 +113,7 @@ class Serving:
         self.own.forget(model)
         self.tally.forget(model.name)
         self.throttle.forget(model.name)
+        self.recorder.forget(model.name)
         self.admission.forget(model.name)
         return self._ask(now, (), self._scheduler.model_removed, model)
 
@@ -126,7 +136,7 @@ class Serving:
         try:
             request = self._admit(now, client_id, message, payload, arrival, shared)
         except InvalidRequestError as error:
-            return [self.refuse(now, client_id, message, Status.INVALID_REQUEST, str(error))]
+            return [self.refusing.refuse(now, client_id, message, Status.INVALID_REQUEST, str(error))]
         if isinstance(request, Respond):
             return [request]
         withdrawn = self.own.make_way(now, request)
@@ -141,10 +151,14 @@ class Serving:
         """Return the request if it is accepted, or its refusal. Raise InvalidRequestError if the request is wrong."""
         model = self.catalog.find(message.model, message.version)
         if model is None:
-            return self.refuse(now, client_id, message, *self.catalog.why_missing(message.model, message.version))
+            return self.refusing.refuse(
+                now, client_id, message, *self.catalog.why_missing(message.model, message.version)
+            )
         if not model.profiles:
             text = f"model {model.served_as} has not been measured: no connected worker has it"
-            return self.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE)
+            return self.refusing.refuse(
+                now, client_id, message, Status.SKIPPED_BY_CONTROLLER, text, RefusalReason.NO_DEVICE
+            )
         batch_size = self.admission.batch_size(model, message)
         slo = self.admission.slo(model, message)
         self.tally.arrived(now, model, batch_size, slo)
@@ -152,58 +166,29 @@ class Serving:
             raise InvalidRequestError(f"request id {message.id} is used by another pending request of this client")
         if full := self._pending.quota.reason_to_refuse(client_id, input_bytes(message), shared=shared):
             self.tally.scaling.missed(model.name, batch_size)
-            return self.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
+            return self.refusing.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
         deadline = arrival + slo
         if deadline < now:
             counts, fastest = self.tally.excluded(model.name, batch_size, slo), model.infer_estimate(batch_size)
-            return expired_at_arrival(now, counts, client_id, message, now - arrival, slo, fastest)
+            expired = expired_at_arrival(now, counts, client_id, message, now - arrival, slo, fastest)
+            return self.refusing.recorded(now, message, expired)
         self._last_id += 1
         outputs = tuple(dict.fromkeys(message.outputs)) if len(message.outputs) > 1 else message.outputs
         share = InferInput(self._last_id, batch_size, message.inputs, outputs, message.generated)
         cold = model.name not in self._state.holders
-        number, name = self._last_id, message.request_id
         return PendingRequest(
-            number, client_id, message.id, model, share, payload, arrival, deadline, cold, public_id=name
+            self._last_id,
+            client_id,
+            message.id,
+            model,
+            share,
+            payload,
+            arrival,
+            deadline,
+            cold,
+            public_id=message.request_id,
+            slo_source=self.admission.source(message, slo),
         )
-
-    def refuse_early(self, now: Nanos, client_id: int, message: InferRequest) -> Respond | None:
-        """Return and count a refusal if the model is unknown or does not accept the inputs. Otherwise, return None."""
-        model = self.catalog.find(message.model, message.version)
-        status, text = Status.INVALID_REQUEST, ""
-        try:
-            check_names(message)
-            if model is None:
-                status, text = self.catalog.why_missing(message.model, message.version)
-            elif model.profiles:  # otherwise, `infer` refuses the request, because the model has no profile
-                self.admission.batch_size(model, message)
-        except InvalidRequestError as error:
-            text = str(error)
-        return self.refuse(now, client_id, message, status, text) if text else None
-
-    def refuse_full(
-        self, now: Nanos, client_id: int, message: InferRequest, nbytes: Bytes, waiting: Quota
-    ) -> Respond | None:
-        """Return a refusal if this request would exceed a limit. The ``waiting`` requests count as pending requests."""
-        full = self._pending.quota.reason_to_refuse(client_id, nbytes, beside=waiting)
-        if full is None:
-            return None
-        return self.refuse(now, client_id, message, Status.SKIPPED_BY_CONTROLLER, full.text, full.reason)
-
-    def refuse(
-        self,
-        now: Nanos,
-        client_id: int,
-        message: InferRequest,
-        status: Status,
-        text: str,
-        reason: RefusalReason = RefusalReason.OTHER,
-    ) -> Respond:
-        """Count the refusal of a request that was not admitted, and return the response."""
-        if (model := self.catalog.find(message.model, message.version)) is not None:
-            self.tally.of(model.name).answered(now, status, 0, reason=reason)
-        else:
-            self.tally.count_without_model(status)
-        return refusal_response(client_id, message, status, text, retry_after=self.catalog.retry_time(message.model))
 
     def note(self, now: Nanos, event: RequestsShed | ServerLoad) -> list[ControllerCommand]:
         """Record a load of the server that the host has measured, or count requests that the host has refused."""
@@ -227,6 +212,7 @@ class Serving:
             text = f"the worker contradicts the controller about weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
         occupied = record_result(self._state, gpu, action, result)
+        self.recorder.ended(now, action, result, served=action.model in self._state.models)
         if (model := self._state.models.get(action.model)) is not None and not self.own.is_alone(action):
             self.tally.acted(now, gpu, model, action, result, occupied)
         if isinstance(action, Infer) and isinstance(result, InferResult):
@@ -318,6 +304,7 @@ class Serving:
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """Handle the loss of a worker that was ready, with its outstanding actions."""
         self._state.depart(worker.id)
+        self.recorder.lost(action for gpu in worker.gpus for action in gpu.outstanding)
         actions = [action for gpu in worker.gpus for action in gpu.outstanding.values()]
         inputs = [share for action in actions if isinstance(action, Infer) for share in action.inputs]
         about = self._pending_of(inputs)
@@ -405,13 +392,16 @@ class Serving:
         if isinstance(action, EvictWeights):
             return queued.command()
         payloads: tuple[object, ...] = ()
+        requests: list[PendingRequest] = []
         if isinstance(action, Infer):
-            requests = [self._pending.get(request_id) for request_id in request_ids(action)]
-            payloads = tuple([request.payload for request in requests if request is not None])
-            if len(payloads) < len(requests):
+            found = [self._pending.get(request_id) for request_id in request_ids(action)]
+            requests = [request for request in found if request is not None]
+            payloads = tuple([request.payload for request in requests])
+            if len(payloads) < len(action.inputs):
                 gpu.settle(action, ErrorResult(action.id, "Infer", Status.CANCELLED, "it was not sent"))
                 return Report("ERROR", f"the scheduler made an Infer for a request that is over: {action}")
         gpu.predict(action, *expectations(now, action, queued.start))
+        self.recorder.sent(now, gpu, action, requests)
         return queued.command(payloads)
 
     def _answer(self, now: Nanos, answer: Answer) -> list[ControllerCommand]:
@@ -465,8 +455,9 @@ class Serving:
         self._forget(request)
         if request.client_id == NO_CLIENT:
             return self.own.answered(request.arrival + timing.total, request, status, message)
+        now = request.arrival + timing.total
         promise = self.tally.finished(request, status, timing.total, reason)
-        self.own.client_answered(request.arrival + timing.total, request, status, reason)
+        self.own.client_answered(now, request, status, reason)
         self.throttle.verdict(request, status, timing, retry_after)
         if request.promised is not None and predicted is None:
             predicted = request.promised - request.arrival
@@ -482,6 +473,7 @@ class Serving:
             request.model.version,
             request.public_id,
         )
+        self.recorder.answered(now, request, response, reason, broken=promise is Promise.BROKEN)
         return [Respond(request.client_id, response, payload)]
 
     def _forget(self, request: PendingRequest) -> None:

@@ -1,6 +1,6 @@
 """Defines `FrontEnd`, which serves requests that a transport (HTTP or gRPC) has decoded."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,14 +15,19 @@ from clockwork.frontend.scaling import scaling_document
 from clockwork.frontend.token_brake import TokenBrake
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
+from clockwork.messages.explanation import MODEL_DEFAULT, SLO_SOURCES
 from clockwork.messages.faults import not_served, quoted, unknown_model, unknown_version
 from clockwork.messages.requests import (
     DEFAULT_RETRY,
     ErrorResponse,
+    ExplainRequest,
+    ExplainResponse,
     InferRequest,
     InferResponse,
     ListModelsRequest,
     ListModelsResponse,
+    ListRequestsRequest,
+    ListRequestsResponse,
     LoadModelRequest,
     LoadModelResponse,
     ModelSummary,
@@ -33,6 +38,7 @@ from clockwork.messages.requests import (
 )
 from clockwork.messages.status import Status
 from clockwork.oip.classification import with_classes
+from clockwork.oip.explanations import described
 from clockwork.oip.failures import Failure, RequestFailedError
 from clockwork.oip.metadata import (
     NO_WORKER,
@@ -42,7 +48,6 @@ from clockwork.oip.metadata import (
     server_metadata,
 )
 from clockwork.oip.model_config import model_config
-from clockwork.oip.parameters import slo_source
 from clockwork.repository.models import RepositoryModel
 from clockwork.stepping import BACKGROUND_REST, SharedResult
 from clockwork.units import MILLISECOND, Nanos
@@ -246,7 +251,6 @@ class FrontEnd:
         request: InferRequest,
         payload: Any,
         arrival: Nanos,
-        parameters: Callable[[], Mapping[str, Any]] = dict,
     ) -> tuple[InferResponse, Any]:
         """Send a request to the controller, and return the successful response and its payload.
 
@@ -255,15 +259,13 @@ class FrontEnd:
             request: the request, with an id from ``client``.
             payload: the bytes of the inputs.
             arrival: when the request arrived. The request's SLO counts from its arrival.
-            parameters: returns the request's parameters. The function is called only if the request misses its
-                deadline.
         """
         response, outputs = await client.ask(request, payload, arrival)
         if isinstance(response, InferResponse):
             if response.status != Status.SUCCESS:
                 failure = Failure.from_response(response)
                 if response.status in _MISSED:
-                    failure = self._with_slo(failure, request, parameters())
+                    failure = self._with_slo(failure, request)
                 raise RequestFailedError(failure)
             return response, outputs
         assert isinstance(response, ErrorResponse), response
@@ -279,15 +281,30 @@ class FrontEnd:
         """
         return await self.stepper.run(with_classes(response, payload, classes, batched))
 
-    def _with_slo(self, failure: Failure, request: InferRequest, parameters: Mapping[str, Any]) -> Failure:
+    def _with_slo(self, failure: Failure, request: InferRequest) -> Failure:
         """Return the failure. The failure's message also contains the request's SLO and the source of the SLO."""
         slo = request.slo
         if slo is None:
-            slo, source = self.reception.default_slo(request.model), "the default SLO of the model"
-        else:
-            source = slo_source(parameters, slo, ignore_timeout=self.ignore_timeout) or "the deadline of the gRPC call"
+            slo = self.reception.default_slo(request.model)
+        source = SLO_SOURCES[request.slo_source or MODEL_DEFAULT]
         text = f"{failure.message} (deadline of {slo / MILLISECOND:.12g} ms from {source})"
         return msgspec.structs.replace(failure, message=text)
+
+    # --- recent requests ---------------------------------------------------------------------------------------------
+
+    async def recent_requests(self, outcome: str, model: str, limit: int) -> list[Any]:
+        """Return descriptions of the last answered requests. `ListRequestsRequest` explains the arguments."""
+        request = ListRequestsRequest(self.client.next_id(), outcome, model, limit)
+        response, _ = await self._ask(request, ListRequestsResponse)
+        _check(response)
+        return [described(summary) for summary in response.requests]
+
+    async def explanation(self, request_id: str) -> Any:
+        """Return the explanation of an answered request."""
+        response, _ = await self._ask(ExplainRequest(self.client.next_id(), request_id), ExplainResponse)
+        if response.explanation is None:
+            raise RequestFailedError(Failure(404, "NOT_FOUND", response.message, response.status))
+        return described(response.explanation)
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
@@ -314,7 +331,7 @@ class FrontEnd:
         return Failure.from_status(Status.INITIALIZING, message, retry_after=DEFAULT_RETRY)
 
 
-def _check(response: ListModelsResponse | LoadModelResponse | UnloadModelResponse) -> None:
+def _check(response: ListModelsResponse | LoadModelResponse | UnloadModelResponse | ListRequestsResponse) -> None:
     if response.status != Status.SUCCESS:
         retry_after = retry_time(response.status)
         raise RequestFailedError(Failure.from_status(response.status, response.message, retry_after=retry_after))

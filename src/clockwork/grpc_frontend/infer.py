@@ -14,6 +14,7 @@ from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.contents import add_contents
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, split, with_raw_outputs
 from clockwork.grpc_frontend.response_parameters import encoded_parameters
+from clockwork.messages.explanation import GRPC_DEADLINE
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.tensors import MAX_RANK, MAX_TENSORS, TensorSpec
 from clockwork.oip.parameters import requested_slo
@@ -92,14 +93,14 @@ def request_of(
     count = len(message.parameters) + sum(len(tensor.parameters) for tensor in tensors)
     if count > MAX_PARAMETERS:
         raise InvalidRequestError(f"request has {count} parameters; at most {MAX_PARAMETERS} are accepted")
-    slo = None
+    slo, source = None, ""
     if message.parameters:
-        slo = requested_slo(_checked_parameters(message.parameters), ignore_timeout=ignore_timeout)
+        slo, source = requested_slo(_checked_parameters(message.parameters), ignore_timeout=ignore_timeout)
     for tensor in tensors:
         if tensor.parameters:
             _checked_parameters(tensor.parameters)
-    if limit is not None:
-        slo = limit if slo is None else min(slo, limit)
+    if limit is not None and (slo is None or limit < slo):
+        slo, source = limit, GRPC_DEADLINE
     specs = _raw_specs(message, raw) if raw else _typed_specs(message)
     outputs = tuple(output.name for output in message.outputs)
     return InferRequest(
@@ -110,6 +111,7 @@ def request_of(
         outputs=outputs,
         version=message.model_version,
         request_id=name,
+        slo_source=source,
     )
 
 

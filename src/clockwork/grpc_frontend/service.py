@@ -245,9 +245,7 @@ class Service:
             front.check_early(client, request)
         batched = bool(classes) and (await front.model(request.model, request.version)).batchable
         request, payload = await self._stepper.run(with_payload(message, raw, request, self._allocate))
-        response, outputs = await front.infer(
-            client, request, payload, arrived, lambda: parameter_values(message.parameters)
-        )
+        response, outputs = await front.infer(client, request, payload, arrived)
         self._reception.note_slo(request.model, request.slo, version=request.version)
         if classes:
             response, outputs = await front.classify(response, outputs, classes, batched)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable
 from functools import cache
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -36,19 +37,24 @@ from clockwork.http.receiving import LARGE_BODY, BodyQuota
 from clockwork.messages.request_ids import TRACE_HEADER
 from clockwork.messages.requests import InferRequest
 from clockwork.messages.status import Status
+from clockwork.messages.tensors import TensorSpec
 from clockwork.metrics import Metrics
 from clockwork.oip.binary import inputs_of, parse_infer
+from clockwork.oip.failures import bad_request
 from clockwork.oip.metadata import HTTP_EXTENSIONS
 from clockwork.oip.openapi import document
 from clockwork.oip.parameters import requested_slo
 from clockwork.oip.response import response_body
-from clockwork.oip.rest import MethodNotAllowedError, Route, repository_head, route, unknown_path
+from clockwork.oip.rest import MethodNotAllowedError, Route, listed_requests, repository_head, route, unknown_path
 from clockwork.version import __version__
 
 log = logging.getLogger("clockwork.http")
 
 NEEDED_RIGHTS = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN, "unload": Right.ADMIN}
 """The right that a client needs for each operation. Operations that are not in this table need INFER."""
+
+MAX_FIELDS = 10
+"""Largest number of parameters in a query."""
 
 JSON = (b"content-type", b"application/json")
 _TRACE_HEADER = TRACE_HEADER.encode()
@@ -126,7 +132,7 @@ class Application:
             with self._bodies.keeping() as kept:
                 body = await self._bodies.receive(scope, headers, receive, kept, limit)
                 return await self._repository(found, body)
-        reply = await unless_gone(self._get(found, scope["path"], headers), scope[PRESENCE])
+        reply = await unless_gone(self._get(found, scope, headers), scope[PRESENCE])
         # Triton's asyncio client accepts gzip in every request, but decompresses only replies to inferences.
         return await packed(reply, headers) if found.operation == "metrics" else reply
 
@@ -134,19 +140,30 @@ class Application:
         front, model = self._front, found.model
         parsed = await self._stepper.run(parse_infer(await receiving, header_bytes(headers), self._max_json))
         head = parsed.head
-        slo = requested_slo(head.parameters, ignore_timeout=front.ignore_timeout)
+        slo, source = requested_slo(head.parameters, ignore_timeout=front.ignore_timeout)
         outputs = tuple(output.name for output in head.outputs)
         number = front.client.next_id()
         name = front.reception.request_ids.choose(head.id, str(headers.get(_TRACE_HEADER, b""), "latin-1"))
+
+        def request_for(specs: tuple[TensorSpec, ...]) -> InferRequest:
+            return InferRequest(
+                number,
+                model,
+                specs,
+                slo,
+                outputs=outputs,
+                version=found.version,
+                request_id=name,
+                slo_source=source,
+            )
+
         if not parsed.all_binary:
             specs = parsed.specs()
-            early = InferRequest(number, model, specs, slo, outputs=outputs, version=found.version, request_id=name)
-            front.check_early(front.client, early)
+            front.check_early(front.client, request_for(specs))
         specs, payload = await self._stepper.run(inputs_of(parsed))
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await front.model(model, found.version)).batchable
-        request = InferRequest(number, model, specs, slo, outputs=outputs, version=found.version, request_id=name)
-        inferring = front.infer(front.client, request, payload, scope[BEGAN], lambda: head.parameters)
+        inferring = front.infer(front.client, request_for(specs), payload, scope[BEGAN])
         response, data = await unless_gone(inferring, scope[PRESENCE])
         del payload, parsed, inferring  # frees the memory of large objects early
         front.reception.note_slo(model, slo, response.timing.total, version=found.version)
@@ -157,7 +174,7 @@ class Application:
         length = b"%d" % sum(map(len, json))
         return Reply(200, [BINARY, (b"inference-header-content-length", length), id_header(name)], [*json, *binary])
 
-    async def _get(self, found: Route, path: str, headers: Headers) -> Reply:
+    async def _get(self, found: Route, scope: Scope, headers: Headers) -> Reply:
         front = self._front
         model = found.model
         match found.operation:
@@ -170,10 +187,15 @@ class Application:
                 return Reply(200, [JSON], [_openapi()])
             case "metrics":
                 if self._metrics is None:
-                    raise unknown_path(path)
+                    raise unknown_path(scope["path"])
                 accept = str(headers.get(b"accept", b""), "latin-1")
                 content_type, text = await self._metrics.text(accept)
                 return Reply(200, [(b"content-type", content_type.encode()), (b"vary", b"accept")], text)
+            case "requests":
+                query = listed_requests(_fields(scope["query_string"]))
+                return json_reply({"requests": await front.recent_requests(query.outcome, query.model, query.limit)})
+            case "explanation":
+                return json_reply(await front.explanation(found.request_id))
             case "server":
                 return json_reply(front.server_metadata(HTTP_EXTENSIONS))
             case "scaling":
@@ -199,6 +221,14 @@ class Application:
         else:
             await self._front.load(found.model, head.parameters, default_name=found.model)
         return json_reply({})
+
+
+def _fields(query: bytes) -> dict[str, str]:
+    """Return the parameters of a query string."""
+    try:
+        return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError:
+        raise bad_request(f"the query has too many parameters; at most {MAX_FIELDS} are accepted") from None
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from msgspec import Struct
 
 from clockwork.messages.counts import DeviceCounts, ModelCounts, ModelDemand, RecentCounts
+from clockwork.messages.explanation import DEFAULT_LISTED, Explanation, RequestSummary
 from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import DEFAULT_VERSION, GPUInfo, ModelInfo
@@ -34,6 +35,7 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
     - ``version``: number or label of a version; empty for the model's default version
     - ``request_id``: the id under which the request is recorded (`clockwork.messages.request_ids`); empty if the server
       chooses it
+    - ``slo_source``: a key of `clockwork.messages.explanation.SLO_SOURCES`, set by front ends
     """
 
     id: int
@@ -45,6 +47,7 @@ class InferRequest(Struct, frozen=True, array_like=True, tag=16):
     generated: bool = False
     version: str = ""
     request_id: str = ""
+    slo_source: str = ""
 
 
 class RequestTiming(Struct, frozen=True, array_like=True):
@@ -392,6 +395,45 @@ class StatusResponse(Struct, frozen=True, array_like=True, tag=26):
     server: ServerStatus
 
 
+class ListRequestsRequest(Struct, frozen=True, array_like=True, tag=36):
+    """Request the last answered requests.
+
+    - ``outcome``: one of `clockwork.messages.explanation.OUTCOMES`; empty for all requests
+    - ``model``: name of a model; empty for all models
+    - ``limit``: largest number of requests in the response
+    """
+
+    id: int
+    outcome: str = ""
+    model: str = ""
+    limit: int = DEFAULT_LISTED
+
+
+class ListRequestsResponse(Struct, frozen=True, array_like=True, tag=37):
+    """The response to ListRequestsRequest. The newest request comes first."""
+
+    id: int
+    status: int
+    message: str
+    requests: tuple[RequestSummary, ...] = ()
+
+
+class ExplainRequest(Struct, frozen=True, array_like=True, tag=38):
+    """Request the explanation of the request with the id ``request_id``."""
+
+    id: int
+    request_id: str
+
+
+class ExplainResponse(Struct, frozen=True, array_like=True, tag=39):
+    """The response to ExplainRequest. ``explanation`` is None if the request is not recorded."""
+
+    id: int
+    status: int
+    message: str
+    explanation: Explanation | None = None
+
+
 class ErrorResponse(Struct, frozen=True, array_like=True, tag=27):
     """The response to a request that the server could not decode. The request may be of any type."""
 
@@ -410,6 +452,8 @@ Request: TypeAlias = (
     | ListModelsRequest
     | EvictRequest
     | StatusRequest
+    | ListRequestsRequest
+    | ExplainRequest
 )
 Response: TypeAlias = (
     InferResponse
@@ -420,5 +464,7 @@ Response: TypeAlias = (
     | ListModelsResponse
     | EvictResponse
     | StatusResponse
+    | ListRequestsResponse
+    | ExplainResponse
     | ErrorResponse
 )

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from clockwork.messages.explanation import BROKEN, DEFAULT_LISTED, MAX_LISTED, OUTCOMES
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype
 from clockwork.oip.binary import DEFAULT_MAX_JSON, InferHead
@@ -42,7 +43,7 @@ def document(version: str) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Clockwork", "version": version, "summary": _SUMMARY, "description": _DESCRIPTION},
-        "paths": _guarded(_server() | _models() | _repository() | _unsupported()),
+        "paths": _guarded(_server() | _models() | _repository() | _recent() | _unsupported()),
         "security": [{}, {"token": []}],
         "components": {
             "schemas": {**schemas, **_replies()},
@@ -169,6 +170,21 @@ def _repository() -> Json:
     return paths
 
 
+def _recent() -> Json:
+    listed = _operation(
+        "recentRequests", "The last answered requests", _json("the requests", "RecentRequests"), 400, 500, 503
+    )
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LISTED, "default": DEFAULT_LISTED}
+    queries = {"outcome": {"enum": list(OUTCOMES)}, "model": _TEXT, "limit": limit}
+    listed["parameters"] = [{"name": name, "in": "query", "schema": schema} for name, schema in queries.items()]
+    explained = _operation(
+        "explanation", "Why a request had its outcome", _json("the explanation", "Explanation"), 404, 500, 503
+    )
+    base = "/v2/clockwork/requests"
+    one = f"{base}/{{request}}"
+    return {base: {"get": listed}, one: {"parameters": _parameters(one), "get": explained}}
+
+
 def _unsupported() -> Json:
     families = [f"/v2/{kind}sharedmemory{region}" for kind in ("system", "cuda") for region in ("", "/region/{region}")]
     both = ("/v2/logging", "/v2/trace/setting", "/v2/models/{model}/trace/setting")
@@ -219,7 +235,7 @@ _FAILURES: Final = {
 def _parameters(path: str) -> list[Json]:
     """Return the descriptions of the parameters in a path. A version may be a number or a label."""
     name = _TEXT | {"pattern": "^[^/]+$"}
-    schemas = {"model": name, "version": name | {"example": "1"}, "region": name}
+    schemas = {"model": name, "version": name | {"example": "1"}, "region": name, "request": name}
     names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
     return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
 
@@ -288,9 +304,36 @@ def _replies() -> Json:
         "Scaling": _scaling(),
         "Statistics": _statistics(),
         "Index": _list(_object(entry, "version")),
+        "RecentRequests": _object({"requests": _list(_request())}),
+        "Explanation": _explanation(),
         "Empty": {"type": "object", "maxProperties": 0},
         "InferResponse": _infer_response(),
     }
+
+
+def _request() -> Json:
+    return _object(
+        {
+            "request_id": _TEXT,
+            "model": _TEXT,
+            "version": _TEXT,
+            "outcome": {"enum": [outcome for outcome in OUTCOMES if outcome != BROKEN]},
+            "reason": _TEXT | {"description": "reason of a refusal, as in clockwork_refusals_total"},
+            "age_ms": _MS | {"description": "milliseconds since the response"},
+            "slo_ms": _MS,
+            "total_ms": _MS,
+            "broken": _FLAG | {"description": "whether a promise was broken"},
+            "message": _TEXT,
+        }
+    )
+
+
+def _explanation() -> Json:
+    described = _request()
+    described["description"] = "times of events are in milliseconds after the request's arrival"
+    lists = dict.fromkeys(("ahead", "steps", "compared"), _list({"type": "object"}))
+    described["properties"] |= {"mates": _list(_TEXT), **lists}
+    return described
 
 
 def _error() -> Json:

@@ -12,19 +12,14 @@ MAX_PRIORITY: Final = 2**64 - 1
 MAX_DURATION: Final = 1e15
 """Largest value of a parameter that is a duration. The parameter's name defines the unit."""
 
-_SOURCES: Final = {
-    "timeout": "the request parameter timeout, in microseconds",
-    "slo_ms": "the request parameter slo_ms",
-}
-
 _SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
 
 
-def requested_slo(parameters: Mapping[str, Any], *, ignore_timeout: bool = False) -> Nanos | None:
-    """Check all parameters, and return the SLO that the request sets.
+def requested_slo(parameters: Mapping[str, Any], *, ignore_timeout: bool = False) -> tuple[Nanos | None, str]:
+    """Check all parameters, and return the SLO that the request sets, and the name of the parameter.
 
     Triton's ``timeout`` is in microseconds, and ``slo_ms`` is in milliseconds. If a request sets both, the shorter
-    duration applies. A timeout of 0 sets no SLO, as in Triton. The result is None if the request sets no SLO.
+    duration applies. A timeout of 0 sets no SLO, as in Triton. The SLO is None if the request sets no SLO.
     ``priority`` is checked but has no effect, because the scheduler orders requests by their deadlines. If
     ``ignore_timeout`` is true, only ``slo_ms`` sets an SLO.
 
@@ -32,26 +27,20 @@ def requested_slo(parameters: Mapping[str, Any], *, ignore_timeout: bool = False
         InvalidRequestError: a parameter has a wrong value, or requests a sequence.
     """
     if not parameters:
-        return None
+        return None, ""
     _check_priority(parameters.get("priority"))
     for name in _SEQUENCES:
         if parameters.get(name):
             raise InvalidRequestError(f"parameter {name} is not supported; send the requests of a sequence without it")
     limits = _limits(parameters, ignore_timeout=ignore_timeout)
-    return max(1, min(limits.values())) if limits else None
-
-
-def slo_source(parameters: Mapping[str, Any], slo: Nanos, *, ignore_timeout: bool = False) -> str:
-    """Return a description of the parameter that set ``slo``, or an empty string if no parameter set it.
-
-    The parameters must have been checked before.
-    """
-    limits = _limits(parameters, ignore_timeout=ignore_timeout)
-    return next((_SOURCES[name] for name, limit in limits.items() if max(1, limit) == slo), "")
+    if not limits:
+        return None, ""
+    source = min(limits, key=limits.__getitem__)
+    return max(1, limits[source]), source
 
 
 def _limits(parameters: Mapping[str, Any], *, ignore_timeout: bool) -> dict[str, Nanos]:
-    limits = {}
+    limits: dict[str, Nanos] = {}
     timeout = None if ignore_timeout else parameters.get("timeout")
     if timeout is not None and (value := _duration("timeout", timeout)):
         limits["timeout"] = round(value * MICROSECOND)

@@ -1,10 +1,13 @@
 """The paths of the Open Inference Protocol over HTTP, and the paths of Triton's extensions."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from clockwork.messages.explanation import DEFAULT_LISTED
 from clockwork.messages.faults import MAX_QUOTED, quoted
 from clockwork.messages.status import Status
 from clockwork.oip.failures import Failure, RequestFailedError, bad_request
@@ -19,6 +22,7 @@ SERVER: Final = {
     "v2/models/stats": ("GET", "all_stats"),
     "v2/clockwork/scaling": ("GET", "scaling"),
     "v2/repository/index": ("POST", "index"),
+    "v2/clockwork/requests": ("GET", "requests"),
     "metrics": ("GET", "metrics"),
 }
 """Paths of requests about the server. The values are the method and the operation."""
@@ -33,8 +37,15 @@ MODEL: Final = {
 """Paths of requests about a model, without the model's name and version. The values are the method and the operation.
 """
 
+EXPLANATION: Final = ("GET", "explanation")
+"""Method and operation of a request for the explanation of an inference request."""
+
 REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
 """Last parts of the paths of repository requests about a model. The values are the method and the operation."""
+
+
+MAX_DIGITS: Final = 10
+"""Limit of the digits of a number in a query."""
 
 
 class MethodNotAllowedError(RequestFailedError):
@@ -48,11 +59,15 @@ class MethodNotAllowedError(RequestFailedError):
 
 
 class Route(Struct, frozen=True):
-    """The operation for a request line, and the model and version if the path contains them."""
+    """The operation for a request line, and the names in its path.
+
+    ``request_id`` is the id of the request to explain.
+    """
 
     operation: str
     model: str = ""
     version: str = ""
+    request_id: str = ""
 
 
 class RepositoryHead(Struct, frozen=True):
@@ -90,6 +105,9 @@ def route(method: str, path: str) -> Route:
             found = MODEL.get("".join(rest))
         case ["v2", "repository", "models", model, action]:
             found = REPOSITORY.get(action)
+        case ["v2", "clockwork", "requests", _, *_]:
+            request_id = path.lstrip("/").removeprefix("v2/clockwork/requests/")
+            return replace(_checked(method, EXPLANATION), request_id=request_id)
         case _:
             model = ""
     if found and model:
@@ -119,6 +137,29 @@ def repository_head(body: bytes | bytearray | memoryview) -> RepositoryHead:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(f"the body is not a repository request: {error}") from None
     return RepositoryHead({name: long.restore(value) for name, value in head.parameters.items()}, head.ready)
+
+
+class ListedRequests(Struct, frozen=True):
+    """The query of a request for recent requests."""
+
+    outcome: str = ""
+    model: str = ""
+    limit: int = DEFAULT_LISTED
+
+
+def listed_requests(fields: Mapping[str, str]) -> ListedRequests:
+    """Check the query of a request for recent requests.
+
+    Raises:
+        RequestFailedError: the query has an unknown parameter, or ``limit`` is not an integer.
+    """
+    names = ListedRequests.__struct_fields__
+    if unknown := [name for name in fields if name not in names]:
+        raise bad_request(f"query parameter {quoted(unknown[0])} is unknown; expected one of: {', '.join(names)}")
+    limit = fields.get("limit", str(DEFAULT_LISTED))
+    if not (limit.isascii() and limit.isdigit() and len(limit) < MAX_DIGITS):
+        raise bad_request(f"limit is {quoted(limit)}; it must be an integer")
+    return ListedRequests(fields.get("outcome", ""), fields.get("model", ""), int(limit))
 
 
 def unknown_path(path: str) -> RequestFailedError:

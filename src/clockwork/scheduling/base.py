@@ -32,6 +32,7 @@ from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import DeviceAction
 from clockwork.messages.commands import Answer
+from clockwork.messages.explanation import WhatIf
 from clockwork.messages.results import Result
 from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
 from clockwork.units import Nanos
@@ -70,6 +71,14 @@ class Scheduler(ABC):
         Return an empty text if the reason is unknown.
         """
         return ""
+
+    def counterfactuals(self, request: PendingRequest) -> tuple[WhatIf, ...]:
+        """Return what would have happened to an answered request under other circumstances.
+
+        Use only the state of the decision, which ``request.verdict`` contains. An empty result means that the answer is
+        unknown.
+        """
+        return ()
 
     def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
         """Handle an operator's eviction of a model from these devices.

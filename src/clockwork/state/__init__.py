@@ -11,5 +11,17 @@ from clockwork.state.model import ModelState
 from clockwork.state.prediction import Predictions
 from clockwork.state.request import PendingRequest
 from clockwork.state.residency import Residency
+from clockwork.state.sent import SentAction
+from clockwork.state.verdict import Verdict
 
-__all__ = ["ClockworkState", "GPUState", "ModelState", "PendingRequest", "Predictions", "Residency", "WorkerState"]
+__all__ = [
+    "ClockworkState",
+    "GPUState",
+    "ModelState",
+    "PendingRequest",
+    "Predictions",
+    "Residency",
+    "SentAction",
+    "Verdict",
+    "WorkerState",
+]

@@ -83,6 +83,7 @@ class ClockworkState:
         self.workers: dict[str, WorkerState] = {}
         self.models: dict[str, ModelState] = {}
         #: actions that `GPUState` objects have queued; the controller sends them after each call of the scheduler
+        self.recording = False  #: whether the parts of decisions are recorded (`PendingRequest.verdict`)
         self.actions = ActionQueue()
         #: model -> devices that have its weights, in the order in which they got them; includes devices of workers that
         #: are not ready yet, but no models that are on no device

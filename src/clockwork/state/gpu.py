@@ -69,6 +69,7 @@ class GPUState:
         """
         self.worker_id = worker_id
         self.gpu_id = info.id
+        self.label = f"{worker_id}/gpu{info.id}"  #: the name of the device in messages
         self.kind = info.kind
         self.models = models
         self.cache = PageCache(info.total_pages)
@@ -347,7 +348,7 @@ class GPUState:
         self._actions.add(QueuedAction(self, action, start))
 
     def __str__(self) -> str:
-        return f"{self.worker_id}/gpu{self.gpu_id}"
+        return self.label
 
     def __repr__(self) -> str:  # this is not an alias of __str__, because mypyc does not compile aliases of methods
         return str(self)

@@ -19,7 +19,7 @@ from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.device import Device, SentInfer
 from clockwork.scheduling.clockwork.timeline import FAR, Timeline, TimelineEntry
 from clockwork.scheduling.shapes import ShapeKey, is_alone
-from clockwork.state import ModelState, PendingRequest
+from clockwork.state import ModelState, PendingRequest, Verdict
 from clockwork.units import Nanos
 
 MAX_OVERTAKING: Final = 16
@@ -27,6 +27,9 @@ MAX_OVERTAKING: Final = 16
 
 MAX_SENT: Final = 512
 """Limit of outstanding Infers on one device. Without this limit, a silent device would get more and more Infers."""
+
+MAX_AHEAD: Final = 8
+"""Number of models whose batches are listed in the verdict about a refused request."""
 
 MAX_PASSED: Final = 64
 """If the first batch waits for its weights, this number of batches is searched for a batch with loaded weights."""
@@ -83,6 +86,7 @@ class Plan:
         #: batches by model; contains only models with batches
         self.batches_of: dict[str, dict[PlannedBatch, None]] = {}
         self.booked: Nanos = 0  #: end of the last batch that refused clients can fill with retries
+        self.records = False  #: whether the parts of decisions are recorded
         self.wake_at: Nanos = FAR  #: time at which `next_batch` has to be called again
         self._unplaced: tuple[float, Nanos] = (0.0, 0)  #: efficiency and time of the last refused batch
         self._claim: float = 0.0  #: efficiency of a batch for which the plan keeps time free
@@ -249,8 +253,10 @@ class Plan:
             batch.capacity = batch.rows + offer.room
             batch.reserved = offer.reserved
         promised = offer.end + self.device.return_delay
+        verdict = self._verdict(now, offer, batch) if self.records else None
         for request in requests:
             request.promised = promised
+            request.verdict = verdict
             batch.requests.append(request)
             batch.rows += request.batch_size
             batch.due = min(batch.due, self.due(request, offer.end, now))
@@ -259,6 +265,34 @@ class Plan:
         else:
             self.batches.update(batch)
         return batch
+
+    def _verdict(self, now: Nanos, offer: Offer, batch: PlannedBatch) -> Verdict:
+        """Return the parts of the decision to accept an offer."""
+        device, config = self.device, self.config
+        margin = config.safety_margin + int(config.safety_share * (offer.end - now))
+        return Verdict(
+            now,
+            self.gpu.label,
+            offer.end - batch.reserved,
+            offer.end,
+            batch.ready,
+            device.send_delay,
+            device.return_delay,
+            margin,
+            len(device.sent),
+            len(self.batches),
+            offer.batch is not None,
+        )
+
+    def ahead(self) -> tuple[tuple[str, int], ...]:
+        """Return the number of unfinished Infers and planned batches by model, for some models with the most."""
+        counts: dict[str, int] = {}
+        for sent in islice(self.device.sent.values(), MAX_PASSED):
+            counts[sent.model.served_as] = counts.get(sent.model.served_as, 0) + 1
+        for batches in self.batches_of.values():
+            name = next(iter(batches)).model.served_as
+            counts[name] = counts.get(name, 0) + len(batches)
+        return tuple(sorted(counts.items(), key=lambda item: -item[1])[:MAX_AHEAD])
 
     def is_full(self, batch: PlannedBatch) -> bool:
         """Return whether no request of any size can join the batch."""

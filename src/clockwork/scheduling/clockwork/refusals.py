@@ -13,11 +13,12 @@ from clockwork.messages.commands import NO_RETRY, Answer
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
 from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.clockwork.counterfactual import KeptDecision
 from clockwork.scheduling.clockwork.open_batches import GroupKey
 from clockwork.scheduling.clockwork.plan import Plan
 from clockwork.scheduling.common import NO_DEVICE
 from clockwork.scheduling.shapes import ShapeKey
-from clockwork.state import ModelState, PendingRequest
+from clockwork.state import ModelState, PendingRequest, Verdict
 from clockwork.units import Nanos, show_duration
 
 MAX_RETRY_TIMES: Final = 4096
@@ -48,7 +49,14 @@ class Refusals:
         self._config = config
         self._retry_times: dict[GroupKey, _RetryTime] = {}  #: the last retry time of each group
 
-    def answers(self, now: Nanos, plans: list[Plan], key: ShapeKey, requests: list[PendingRequest]) -> list[Answer]:
+    def answers(
+        self,
+        now: Nanos,
+        plans: list[Plan],
+        key: ShapeKey,
+        requests: list[PendingRequest],
+        kept: KeptDecision | None = None,
+    ) -> list[Answer]:
         """Refuse requests of one group. ``plans`` are the plans of the devices that might have served the requests."""
         model = requests[0].model
         plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
@@ -65,6 +73,7 @@ class Refusals:
         group = (model.name, key)
         retry = self._retry_times.get(group)
         soonest = now + self._config.verdict_delay
+        ahead = plan.ahead() if plan.records else ()
         for request in requests:
             if retry is None or retry.room < request.batch_size or retry.at < soonest:
                 retry = self._next_retry_time(now, plan, model, key, request, start)
@@ -73,6 +82,8 @@ class Refusals:
                 self._keep(group, retry)
             takes = plan.device.infer_time(now, model, request.batch_size, key) + plan.device.return_delay
             end = start + takes
+            if plan.records:
+                request.verdict = self._verdict(now, plan, model, start, end, ahead, kept)
             text, reason = _text(request, end), RefusalReason.DEVICE_BUSY
             if end <= request.deadline:
                 reason = RefusalReason.WOULD_DELAY_OTHERS
@@ -91,6 +102,34 @@ class Refusals:
                 Answer(request.id, status, text, predicted=predicted, retry_after=retry_after, reason=reason)
             )
         return answers
+
+    def _verdict(
+        self,
+        now: Nanos,
+        plan: Plan,
+        model: ModelState,
+        start: Nanos,
+        end: Nanos,
+        ahead: tuple[tuple[str, int], ...],
+        kept: KeptDecision | None,
+    ) -> Verdict:
+        """Return the parts of the decision to refuse a request whose predicted completion is ``end``."""
+        device = plan.device
+        done = end - device.return_delay
+        return Verdict(
+            now,
+            plan.gpu.label,
+            start,
+            done,
+            _ready_at(now, plan, model),
+            device.send_delay,
+            device.return_delay,
+            self._config.safety_margin + int(self._config.safety_share * (done - now)),
+            len(device.sent),
+            len(plan.batches),
+            ahead=ahead,
+            kept=kept,
+        )
 
     @property
     def kept(self) -> int:

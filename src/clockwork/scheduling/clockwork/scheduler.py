@@ -20,12 +20,14 @@ from mypy_extensions import mypyc_attr
 
 from clockwork.messages.actions import DeviceAction, Infer, LoadWeights
 from clockwork.messages.commands import Answer
+from clockwork.messages.explanation import WhatIf
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.results import ErrorResult, InferResult, LoadWeightsResult, Result
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.clockwork.batching_delay import BatchingDelay
 from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.clockwork.counterfactual import Keeper, KeptDecision
 from clockwork.scheduling.clockwork.demand import Demand
 from clockwork.scheduling.clockwork.device import Device
 from clockwork.scheduling.clockwork.open_batches import GroupKey
@@ -69,6 +71,7 @@ class ClockworkScheduler(Scheduler):
         self._delay = BatchingDelay()
         self._placing = Placing(self._weights, self._demand, self._delay)
         self._refusals = Refusals(self._config)
+        self._keeper = Keeper(self._config, self._weights)
         self._groups: dict[GroupKey, list[PendingRequest]] = {}  #: requests that wait for a decision
         self._verdict_at: Nanos = FAR
         self._failures: dict[int, int] = {}  #: request id -> number of failed attempts
@@ -130,6 +133,11 @@ class ClockworkScheduler(Scheduler):
         plan = self._placing.plan_of(request)
         return "" if plan is None else plan.device.reason_for_delay(now)
 
+    def counterfactuals(self, request: PendingRequest) -> tuple[WhatIf, ...]:
+        """Ask the plans of the decision that refused the request."""
+        kept = None if request.verdict is None else request.verdict.kept
+        return kept.what_if(request) if isinstance(kept, KeptDecision) else ()
+
     def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
         """Plan the affected requests again. If no device has the weights any more, load the weights first."""
         requests = [request for gpu in gpus for request in self._placing.drop_model(self._plans[gpu], model)]
@@ -149,6 +157,7 @@ class ClockworkScheduler(Scheduler):
         shared = any(other.info.digest == model.info.digest for other in self.state.models.values())
         self._weights.remove_model(model.name)
         self._refusals.forget(model.name)
+        self._keeper.forget(model)
         for plan in self._plans.values():
             plan.device.forget_model(model.name)
             if not shared:
@@ -216,12 +225,15 @@ class ClockworkScheduler(Scheduler):
         if not plans:
             plans = [plan for plan in self._weights.some(self._weights.plans) if plan.gpu.can_hold(model.name)]
             self._weights.load_for_later(now, plans, model)
+        kept = None
+        if self.state.recording:
+            kept = self._keeper.keep(now, plans, group[1], requests, self._demand.rate(now, model.name))
         for plan in plans:
             plan.claim_room(now)
             plan.device.note_refusal(now, model.name)
         for request in requests:
             request.reason = request.reason or reason
-        return self._refusals.answers(now, plans, group[1], requests)
+        return self._refusals.answers(now, plans, group[1], requests, kept)
 
     def _place_again(
         self, now: Nanos, requests: Iterable[PendingRequest], reason: str, *, late: bool = False
@@ -265,6 +277,7 @@ class ClockworkScheduler(Scheduler):
             self._last_number += 1
             device = Device(gpu, self._config, self.state.workers[gpu.worker_id].round_trip // 2)
             plan = self._plans[gpu] = Plan(device, self._config, self._last_number)
+            plan.records = self.state.recording
             plans.append(plan)
             for model in slow:
                 device.note_profile(model)

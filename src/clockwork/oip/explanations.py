@@ -1,0 +1,53 @@
+"""Describes recent requests in JSON, with times in milliseconds."""
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from clockwork.units import MILLISECOND
+
+_TIMES: Final = frozenset(
+    {
+        "actual",
+        "age",
+        "at",
+        "begin",
+        "completion",
+        "estimate",
+        "margin",
+        "start",
+        "value",
+        "way_back",
+        "way_there",
+        "weights_ready",
+        "end",
+        "expected",
+        "expected_begin",
+        "planned",
+        "predicted",
+        "retry_after",
+        "sent",
+        "slo",
+        "total",
+    }
+)
+"""Fields that are times. The names of these fields get the suffix ``_ms``."""
+
+
+def described(value: Any) -> Any:
+    """Return a struct of `clockwork.messages.explanation` as a JSON object. Fields without a value are left out."""
+    match value:
+        case Struct():
+            content: dict[str, Any] = {}
+            for field in value.__struct_fields__:
+                found = getattr(value, field)
+                if found is None:
+                    continue
+                if field in _TIMES:
+                    content[f"{field}_ms"] = found / MILLISECOND
+                else:
+                    content[field] = described(found)
+            return content
+        case tuple():
+            return [described(item) for item in value]
+    return value

@@ -1,0 +1,252 @@
+"""Computes what would have happened to a refused request under other circumstances.
+
+Theory of operation. When the scheduler refuses a group of requests, it keeps a copy of the plans that it considered.
+The copy contains the times of the planned batches, the estimates for the group, and the delays. To answer a question,
+real `Plan` objects are made from the copies, and are asked for offers as in a live decision. So the answers are the
+scheduler's own.
+
+Copies take time and memory. So at most one group per `KEEP_EVERY` is copied, and only the last `MAX_KEPT` copies are
+kept. A plan with more than `MAX_BATCHES` batches is not copied.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+from clockwork.messages.explanation import ALONE, OTHER_SLO, SPARE_DEVICE, WARM_WEIGHTS, WhatIf
+from clockwork.messages.results import GPUInfo
+from clockwork.scheduling.clockwork.config import ClockworkConfig
+from clockwork.scheduling.clockwork.device import Device, SentInfer
+from clockwork.scheduling.clockwork.plan import Offer, Plan, PlannedBatch
+from clockwork.scheduling.clockwork.times import InferTimes
+from clockwork.scheduling.clockwork.weights import Weights
+from clockwork.scheduling.shapes import ShapeKey
+from clockwork.state import GPUState, ModelState, PendingRequest
+from clockwork.state.gpu import ActionQueue
+from clockwork.units import MILLISECOND, SECOND, Nanos
+
+KEEP_EVERY: Final[Nanos] = 20 * MILLISECOND
+"""Shortest time between two decisions whose state is kept. A copy of a plan takes up to 0.2 ms."""
+
+MAX_KEPT: Final = 500
+"""Number of decisions whose state is kept."""
+
+MAX_PLANS: Final = 4
+"""Number of plans that are kept of one decision."""
+
+MAX_BATCHES: Final = 100
+"""Largest number of batches in a plan that is kept."""
+
+MAX_SLO: Final[Nanos] = 100 * SECOND
+"""Longest SLO that is tried."""
+
+STEP: Final[Nanos] = MILLISECOND // 10
+"""Precision of the SLO with which a request would have been admitted."""
+
+
+class _KeptBatch:
+    """A planned batch. ``joinable`` means that a request of the refused group might have joined it."""
+
+    __slots__ = ("capacity", "due", "joinable", "ready", "reserved", "rows")
+
+    def __init__(self, batch: PlannedBatch, model: ModelState, key: ShapeKey) -> None:
+        self.capacity, self.rows = batch.capacity, batch.rows
+        self.reserved, self.due, self.ready = batch.reserved, batch.due, batch.ready
+        self.joinable = batch.model is model and batch.key == key
+
+
+class _KeptTimes(InferTimes):
+    """The estimates of one model and shape at the time of the decision."""
+
+    def __init__(
+        self, kind: str, window: int, sizes: tuple[int, ...], largest: int, times: Mapping[int, Nanos]
+    ) -> None:
+        super().__init__(kind, window)
+        self._kept_sizes, self._kept_largest, self._kept_times = sizes, largest, times
+
+    def sizes(self, model: ModelState) -> tuple[int, ...]:
+        return self._kept_sizes
+
+    def worthwhile_size(self, model: ModelState, key: ShapeKey) -> int:
+        return self._kept_largest
+
+    def by_size(self, now: Nanos, model: ModelState, key: ShapeKey) -> Mapping[int, Nanos]:
+        return self._kept_times
+
+
+class _KeptPlan:
+    """A copy of one plan. ``ready`` is when the model's weights can be on the device; None: they cannot be loaded."""
+
+    def __init__(
+        self, now: Nanos, plan: Plan, model: ModelState, key: ShapeKey, ready: Nanos | None, alone: Nanos
+    ) -> None:
+        device = plan.device
+        self.kind = plan.gpu.kind
+        self.free = device.first_start(now)
+        self.busy = bool(device.sent)
+        self.send_delay, self.return_delay = device.send_delay, device.return_delay
+        self.ready = ready
+        self.alone = alone
+        self.batches = [_KeptBatch(batch, model, key) for batch in plan.batches]
+        self.sizes = device.times.sizes(model)
+        self.largest = device.times.worthwhile_size(model, key)
+        self.times = dict(device.times.by_size(now, model, key))
+
+    def plan(self, config: ClockworkConfig, model: ModelState, key: ShapeKey, *, idle: bool) -> Plan:
+        """Return a plan with the state of the copy. An ``idle`` plan has no batches, and its device is free."""
+        gpu = GPUState("", GPUInfo(0, self.kind, 0), {}, ActionQueue(), {})
+        device = Device(gpu, config, 0)
+        device.times = _KeptTimes(self.kind, config.window, self.sizes, self.largest, self.times)
+        device.send_delay, device.return_delay = self.send_delay, self.return_delay
+        plan = Plan(device, config, 0)
+        if idle:
+            return plan
+        device.free = self.free
+        if self.busy:
+            device.sent[0] = SentInfer(model, key, [], rows=0, expected=0, earliest=0)
+        for kept in self.batches:
+            batch = PlannedBatch(plan, model, key, kept.capacity, kept.reserved)
+            batch.rows, batch.due, batch.ready = kept.rows, kept.due, kept.ready
+            plan.batches.insert(batch, None)
+        return plan
+
+
+class KeptDecision:
+    """The state of a decision about one group of requests."""
+
+    __slots__ = ("config", "key", "model", "now", "plans", "rate")
+
+    def __init__(
+        self,
+        now: Nanos,
+        model: ModelState,
+        key: ShapeKey,
+        rate: float,
+        config: ClockworkConfig,
+        plans: list[_KeptPlan],
+    ) -> None:
+        """``rate`` is the model's demand in requests per nanosecond."""
+        self.now = now
+        self.model = model
+        self.key = key
+        self.rate = rate
+        self.config = config
+        self.plans = plans
+
+    def what_if(self, request: PendingRequest) -> tuple[WhatIf, ...]:
+        """Return what would have happened to one of the requests under other circumstances."""
+        if not self.plans:
+            return ()
+        found = []
+        slo = request.deadline - request.arrival
+        if (needed := self._needed_slo(request, slo)) is not None:
+            found.append(self._told(OTHER_SLO, needed, request, self._offer(request, needed)))
+        found.append(self._told(SPARE_DEVICE, None, request, self._offer(request, slo, idle=True, warm=True)))
+        if any(plan.ready != 0 for plan in self.plans):
+            found.append(self._told(WARM_WEIGHTS, None, request, self._offer(request, slo, warm=True)))
+        alone = min(plan.send_delay + plan.alone + plan.return_delay for plan in self.plans)
+        found.append(WhatIf(ALONE, None, alone <= slo, alone))
+        return tuple(found)
+
+    def _needed_slo(self, request: PendingRequest, slo: Nanos) -> Nanos | None:
+        """Return the shortest SLO, in steps of `STEP`, with which the request would have been admitted."""
+        low, high = slo // STEP, max(1, slo // STEP)
+        while self._offer(request, high * STEP) is None:
+            low, high = high, 2 * high
+            if high * STEP > MAX_SLO:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._offer(request, middle * STEP) is None:
+                low = middle
+            else:
+                high = middle
+        return high * STEP
+
+    def _offer(self, request: PendingRequest, slo: Nanos, *, idle: bool = False, warm: bool = False) -> Offer | None:
+        """Return the offer that ends first for the request with another SLO.
+
+        ``idle`` means that the devices have no other work. ``warm`` means that the weights are on the devices.
+        """
+        first = PendingRequest(
+            request.id,
+            request.client_id,
+            request.client_request_id,
+            self.model,
+            request.input,
+            None,
+            request.arrival,
+            request.arrival + slo,
+        )
+        best: Offer | None = None
+        rows = request.batch_size
+        for kept in self.plans:
+            ready = 0 if warm else kept.ready
+            if ready is None:
+                continue
+            plan = kept.plan(self.config, self.model, self.key, idle=idle)
+            offers = [plan.offer(self.now, self.model, self.key, rows, first, self.rate, ready)]
+            for batch, copy in zip(plan.batches, kept.batches, strict=False):
+                if copy.joinable:
+                    offers.append(plan.offer_to_join(self.now, batch, rows, first, self.rate))
+            for offer in offers:
+                if offer is not None and (best is None or offer.end < best.end):
+                    best = offer
+        return best
+
+    def _told(self, change: str, value: Nanos | None, request: PendingRequest, offer: Offer | None) -> WhatIf:
+        if offer is None:
+            return WhatIf(change, value, False, None)
+        return WhatIf(change, value, True, offer.end + offer.plan.device.return_delay - request.arrival)
+
+
+class Keeper:
+    """Decides which decisions are kept, and limits their number."""
+
+    def __init__(self, config: ClockworkConfig, weights: Weights) -> None:
+        """Start without kept decisions."""
+        self._config = config
+        self._weights = weights
+        self._kept: deque[KeptDecision] = deque()
+        self._next: Nanos = 0
+
+    def keep(
+        self, now: Nanos, plans: Sequence[Plan], key: ShapeKey, requests: Sequence[PendingRequest], rate: float
+    ) -> KeptDecision | None:
+        """Copy the state of a decision about these requests of one group, or return None."""
+        if now < self._next:
+            return None
+        self._next = now + KEEP_EVERY
+        first, model = requests[0], requests[0].model
+        copies = [
+            _KeptPlan(
+                now,
+                plan,
+                model,
+                key,
+                self._ready(now, plan, model),
+                plan.device.infer_time(now, model, first.batch_size, key),
+            )
+            for plan in islice(plans, MAX_PLANS)
+            if not plan.gpu.silent and plan.gpu.kind in model.profiles and len(plan.batches) <= MAX_BATCHES
+        ]
+        decision = KeptDecision(now, model, key, rate, self._config, copies)
+        self._kept.append(decision)
+        if len(self._kept) > MAX_KEPT:
+            self._kept.popleft().plans = []
+        return decision
+
+    def forget(self, model: ModelState) -> None:
+        """Forget the decisions about a model that was removed."""
+        self._kept = deque(decision for decision in self._kept if decision.model is not model)
+
+    def _ready(self, now: Nanos, plan: Plan, model: ModelState) -> Nanos | None:
+        device = plan.device
+        if model.name in device.ready:
+            return device.ready[model.name]
+        if model.name in plan.gpu.cache:
+            return 0
+        if self._weights.can_load(plan, model) and self._weights.victims(now, plan, model) is not None:
+            return device.ready_at(now, model)
+        return None

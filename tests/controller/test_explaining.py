@@ -1,0 +1,234 @@
+"""Recent requests are listed and explained, for every scheduler, within limited memory."""
+
+from itertools import count
+from typing import Any
+
+from msgspec.structs import replace
+
+from builders import infer_request
+from clockwork.controller.config import LoadSpec
+from clockwork.controller.recording import Recorder
+from clockwork.messages.explanation import MAX_LISTED, Explanation, RequestSummary
+from clockwork.messages.refusal_reason import RefusalReason
+from clockwork.messages.requests import (
+    EvictRequest,
+    ExplainRequest,
+    ExplainResponse,
+    InferRequest,
+    InferResponse,
+    ListRequestsRequest,
+    ListRequestsResponse,
+    RequestTiming,
+)
+from clockwork.messages.status import Status
+from clockwork.scheduling.clockwork import ClockworkScheduler
+from clockwork.scheduling.simple import SimpleScheduler
+from clockwork.units import ms, seconds
+from cluster import Cluster, quick_config, serving
+from fake_worker import File
+from served import FILES
+
+QUESTIONS = count(900_000)
+
+
+def explain(cluster: Cluster, request_id: str) -> Explanation:
+    number = next(QUESTIONS)
+    cluster.ask(ExplainRequest(number, request_id), 2)
+    response = cluster.answer(number, 2)
+    assert isinstance(response, ExplainResponse)
+    assert response.explanation is not None, response.message
+    return response.explanation
+
+
+def why_not(cluster: Cluster, request_id: str) -> str:
+    number = next(QUESTIONS)
+    cluster.ask(ExplainRequest(number, request_id), 2)
+    response = cluster.answer(number, 2)
+    assert isinstance(response, ExplainResponse)
+    assert response.explanation is None
+    return response.message
+
+
+def listed(cluster: Cluster, outcome: str = "", model: str = "", limit: int = 20) -> tuple[RequestSummary, ...]:
+    number = next(QUESTIONS)
+    cluster.ask(ListRequestsRequest(number, outcome, model, limit), 2)
+    response = cluster.answer(number, 2)
+    assert isinstance(response, ListRequestsResponse)
+    assert response.status == 0, response.message
+    return response.requests
+
+
+def named(number: int, **more: Any) -> InferRequest:
+    return replace(infer_request(number, **more), request_id=f"r{number}")
+
+
+def test_a_request_in_time_is_explained_with_its_batch_and_what_the_device_did_before() -> None:
+    cluster = serving(ClockworkScheduler(), FILES)
+    for number in (1, 2, 3):
+        cluster.ask(named(number))
+    cluster.run_until(cluster.now + seconds(1))
+    first, last = explain(cluster, "r1"), explain(cluster, "r3")
+    assert (first.outcome, first.model, first.version, first.status) == ("in_time", "a", "1", "SUCCESS")
+    assert (first.slo, first.slo_source) == (ms(100), "the client's argument slo")
+    assert first.device == last.device == "w0/gpu0"
+    assert not first.ahead
+    assert last.mates == ("r2",)
+    assert [(action.kind, action.rows) for action in last.ahead] == [("infer", 1)]
+    steps = {step.name: step for step in last.steps}
+    assert list(steps) == ["plan", "device", "input", "exec", "output", "response"]
+    assert steps["device"].end == steps["exec"].begin >= last.ahead[0].end  # type: ignore[operator]
+    assert steps["response"].end == last.total
+    compared = {each.name: each for each in last.compared}
+    assert last.action is not None
+    assert compared["exec"].planned == last.action.expected
+    assert (compared["completion"].planned, compared["completion"].actual) == (last.predicted, last.total)
+
+
+def test_a_cold_request_is_explained_with_the_load_for_which_it_waited() -> None:
+    cluster = serving(ClockworkScheduler(), {"a.onnx": File(pages=3)})
+    cluster.ask(EvictRequest(1, "a"))
+    cluster.run_until(cluster.now + ms(10))
+    cluster.ask(named(2, slo=seconds(1)))
+    cluster.run_until(cluster.now + seconds(2))
+    found = explain(cluster, "r2")
+    assert found.cold_start
+    assert found.load is not None
+    assert found.load.kind == "load"
+    assert found.load.begin is not None
+    assert [step.name for step in found.steps] == ["plan", "load", "device", "input", "exec", "output", "response"]
+    assert {each.name for each in found.compared} == {"load", "begin", "exec", "response", "completion"}
+
+
+def test_a_refused_request_is_explained_with_its_reason_and_the_retry_time() -> None:
+    cluster = serving(ClockworkScheduler(), FILES)
+    cluster.ask(named(1, slo=ms(1)))
+    cluster.run_until(cluster.now + ms(50))
+    found = explain(cluster, "r1")
+    assert (found.outcome, found.reason, found.broken) == ("refused", "device_too_slow", False)
+    assert found.predicted is not None
+    assert found.action is None
+    assert not found.steps
+
+
+def test_a_late_request_is_explained_with_what_the_device_did_before() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    for number in range(12):
+        cluster.ask(named(number, slo=ms(10)))
+    cluster.run_until(cluster.now + seconds(2))
+    late = listed(cluster, "late")
+    assert late
+    found = explain(cluster, late[0].request_id)
+    assert (found.outcome, found.status) == ("late", "TIMEOUT")
+    assert found.total > found.slo == ms(10)
+
+
+def test_the_default_slo_names_its_source() -> None:
+    config = quick_config(models=(LoadSpec("a.onnx"),))
+    for slos, source in (({}, "the default SLO of the server"), ({"a": ms(70)}, "the default SLO of the model")):
+        cluster = serving(SimpleScheduler(), FILES, config=replace(config, model_slos=slos))
+        cluster.ask(named(1, slo=None))
+        cluster.run_until(cluster.now + seconds(1))
+        assert explain(cluster, "r1").slo_source == source
+
+
+def test_requests_that_never_became_pending_are_recorded() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    cluster.ask(named(1, model="nobody"))
+    cluster.ask(named(2, slo=-1))
+    assert explain(cluster, "r1").message.startswith("model 'nobody' is unknown")
+    assert explain(cluster, "r2").outcome == "failed"
+    assert [request.request_id for request in listed(cluster, "failed")] == ["r2", "r1"]
+
+
+def test_lists_are_filtered_and_the_newest_request_comes_first() -> None:
+    cluster = serving(ClockworkScheduler(), {"a.onnx": File(), "b.onnx": File()}, pages=8)
+    for number, model in enumerate(("a", "b", "a", "b")):
+        cluster.ask(named(number, model=model))
+        cluster.run_until(cluster.now + ms(50))
+    assert [request.request_id for request in listed(cluster)] == ["r3", "r2", "r1", "r0"]
+    assert [request.request_id for request in listed(cluster, model="a")] == ["r2", "r0"]
+    assert [request.request_id for request in listed(cluster, "in_time", "b", 1)] == ["r3"]
+    assert listed(cluster, "refused") == ()
+
+
+def test_wrong_questions_are_refused() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    for message in (
+        ListRequestsRequest(1, "slow"),
+        ListRequestsRequest(2, limit=0),
+        ListRequestsRequest(3, limit=MAX_LISTED + 1),
+    ):
+        cluster.ask(message)
+        response = cluster.answer(message.id)
+        assert isinstance(response, ListRequestsResponse)
+        assert response.status == Status.INVALID_REQUEST
+    assert why_not(cluster, "nobody").startswith("request 'nobody' is not recorded")
+
+
+def test_a_pending_request_is_not_explained_yet() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    cluster.ask(named(1))
+    assert why_not(cluster, "r1") == "request 'r1' is still pending; retry later"
+
+
+def test_the_last_request_with_an_id_is_explained() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    for number in (1, 2):
+        cluster.ask(replace(named(number), request_id="same"))
+        cluster.run_until(cluster.now + ms(50))
+    found = explain(cluster, "same")
+    assert found.same_id == 1
+    assert found.age < ms(50)
+
+
+def test_without_recording_requests_are_served_and_not_explained() -> None:
+    config = quick_config(models=(LoadSpec("a.onnx"),))
+    cluster = serving(SimpleScheduler(), FILES, config=replace(config, explain_requests=0))
+    cluster.ask(named(1))
+    cluster.run_until(cluster.now + ms(50))
+    assert cluster.answer(1) is not None
+    assert "--explain-requests" in why_not(cluster, "r1")
+
+
+def test_the_records_of_each_reason_are_limited_and_do_not_displace_others() -> None:
+    recorder = Recorder(10, 5)
+    message = infer_request(1)
+    for number in range(100):
+        for status, reason in (
+            (Status.SKIPPED_BY_CONTROLLER, RefusalReason.SERVER_FULL),
+            (Status.CONTROLLER_COULD_NOT_START_IN_TIME, RefusalReason.DEVICE_BUSY),
+            (Status.TIMEOUT, RefusalReason.OTHER),
+        ):
+            name = f"{reason.value}-{number}"
+            response = InferResponse(1, int(status), "", (), RequestTiming(1), request_id=name)
+            recorder.refused(number, message, response, reason)
+    assert len(list(recorder)) == 15
+    assert [record.response.request_id for record in recorder.last("refused", "", 2)] == [
+        "server_full-99",
+        "device_busy-99",
+    ]
+
+
+def test_actions_are_limited_and_those_of_lost_workers_are_forgotten() -> None:
+    cluster = serving(
+        SimpleScheduler(), FILES, config=replace(quick_config(models=(LoadSpec("a.onnx"),)), explain_requests=4)
+    )
+    recorder = cluster.controller._serving.recorder
+    for number in range(20):
+        cluster.ask(named(number))
+        cluster.run_until(cluster.now + ms(20))
+    assert len(recorder._actions) == 4
+    assert not recorder._outstanding
+    cluster.ask(named(50))
+    assert recorder._outstanding
+    cluster.lose("w0")
+    assert not recorder._outstanding
+
+
+def test_a_recorded_request_keeps_no_payload() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    cluster.ask(named(1))
+    cluster.run_until(cluster.now + ms(50))
+    (record,) = cluster.controller._serving.recorder
+    assert record.request is not None
+    assert record.request.payload is None
