@@ -89,7 +89,7 @@ def test_a_volume_that_kubernetes_has_mounted_holds_one_model(file: str, tmp_pat
             "contains several .onnx files: b.onnx, c.onnx; name one of them",
         ),
         (["a/b/model.onnx", "a/c/1/model.onnx"], "a", "contains several models: b, c; name one of them, as in b=a/b"),
-        (["a/1/model.onnx", "a/2/other.txt"], "a", "version 2 of model 'a', its highest, has no model.onnx"),
+        (["a/1/model.onnx", "a/2/other.txt"], "a", "version 2, the highest of model 'a', has no model.onnx"),
         (["a.pt2"], "a.pt2", "'a.pt2' is not an ONNX model: expected a .onnx file"),
         (["a/model.onnx/other"], "a", "model file 'model.onnx' does not exist"),
         ([], "a.onnx", "model file 'a.onnx' does not exist"),

@@ -37,7 +37,7 @@ class Shutdown:
     """Holds an optional function. After a signal, the function is called before the process's work is cancelled."""
 
     def __init__(self) -> None:
-        """Start without a function that is called after a signal."""
+        """Create the object. It calls no function after a signal, until such a function is set."""
         self._finish: Callable[[], Awaitable[None]] | None = None
 
     def before_end(self, finish: Callable[[], Awaitable[None]]) -> None:

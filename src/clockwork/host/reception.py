@@ -173,7 +173,7 @@ class Reception:
         return Shed(None, None, fastest)
 
     def refuses_late(self, remaining: Nanos) -> Shed | None:
-        """Return a refusal if a request with only ``remaining`` time to its deadline must be refused, or None.
+        """Return a refusal if a request with ``remaining`` time to its deadline must be refused, else None.
 
         The method is for transports that hide how long a request has waited, so that only its deadline is known. Call
         this method only while `is_behind` is true.

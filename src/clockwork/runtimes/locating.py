@@ -117,7 +117,7 @@ def _in_directory(path: Path, suffix: str, name: str, depth: int = 1) -> Path | 
         found = _named_model(newest, suffix) or _only_file(newest, list(_children(newest)), suffix, name)
         if found is None:
             raise InvalidModelError(
-                f"version {newest.name} of model {path.name!r}, its highest, has no model{suffix}: "
+                f"version {newest.name}, the highest of model {path.name!r}, has no model{suffix}: "
                 "add it or remove the version"
             )
         return found

@@ -202,7 +202,7 @@ def run(seed: int, record: Record | None = None) -> Simulation:
 
 
 def _controller(seed: int) -> ControllerSpec:
-    """Return costs of the controller in one seed of five.
+    """Return the costs of the controller. One seed in five has costs; the others have none.
 
     The costs come from a separate random generator, so that a seed's scenario is otherwise the same with and without
     costs.

@@ -116,7 +116,7 @@ def across_error(value: Value) -> MixesRowsError:
 
 
 def proof_of(outputs: dict[str, Value]) -> Proof:
-    """Return the result for a graph with these outputs by name."""
+    """Return the proof of a graph. ``outputs`` maps the name of each output to its value."""
     problems = [tensor.problem for tensor in outputs.values() if tensor.problem is not None]
     for problem in sorted(problems, key=lambda problem: not problem.mixes):
         return Proof(proved=False, mixes=problem.mixes, reason=problem.reason)

@@ -153,7 +153,7 @@ class Device:
         return max(self.load_free, now + self.send_delay) + self.load_time(now, model)
 
     def earliest_for(self, now: Nanos, start: Nanos) -> Nanos:
-        """Return the ``earliest`` for an Infer that is sent now, so that the device keeps the plan's order.
+        """Return the ``earliest`` with which an Infer that is sent now keeps its place in the plan's order.
 
         A worker orders Infers by ``earliest``. If the weights of an Infer are still being loaded, a later Infer may be
         executed first.
