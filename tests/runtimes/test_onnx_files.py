@@ -106,7 +106,7 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
     saved(dense(), tmp_path / "elsewhere.onnx")
     (tmp_path / "a" / "1").mkdir(parents=True)
     (tmp_path / "a" / "1" / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
-    with pytest.raises(InvalidModelError, match=r"1/model.onnx of model 'a' is a link out"):
+    with pytest.raises(InvalidModelError, match=r"1/model.onnx of model 'a' is a link that points out"):
         find(tmp_path / "a")
 
 
