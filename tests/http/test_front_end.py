@@ -503,7 +503,7 @@ def test_a_sequence_is_refused() -> None:
     run(test())
 
 
-OVERLOADED = "the server is overloaded"
+OVERLOADED = "the server is overloaded: requests wait"
 
 
 @pytest.mark.parametrize(
