@@ -56,6 +56,12 @@ OVERLOAD: Final = 3.0
 include the cost of batches.
 """
 
+MAX_FACTOR: Final = 1.9
+"""Largest factor by which a change multiplies the times of a model.
+
+For the first LoadWeights of a new file, the controller reserves twice the slowest known time per page.
+"""
+
 MIN_KEPT: Final = 0.5
 """Smallest allowed goodput under `OVERLOAD`, as a share of the goodput at `RESERVE`.
 
@@ -144,7 +150,7 @@ def draw_shadows(seed: int) -> Scenario:
         every_s=0.01,
         stop_s=0.01 * len(names),
         read_ms=rng.choice((0.0, 50.0)),
-        factor=rng.choice((0.5, 1.0, 3.0)),
+        factor=rng.choice((0.5, 1.0, MAX_FACTOR)),
         measured=rng.random() < MEASURED_SHARE,
     )
     shadows = tuple(f"{name}=2:{rng.choice((0.05, 0.5, 1.0, 1.0))}" for name in names)
@@ -256,7 +262,7 @@ def _change(rng: Random, models: Sequence[str], duration: float) -> ChangeSpec:
         rng.uniform(0.0, 0.8) * duration,
         rng.choice((0.0, 0.05, 0.2, 1.0)),
         read_ms=rng.choice((0.0, 10.0, 100.0, 500.0)),
-        factor=rng.choice((0.5, 1.0, 1.0, 1.9)),
+        factor=rng.choice((0.5, 1.0, 1.0, MAX_FACTOR)),
         trial_factor=rng.choice((0.0, 1.0, 2.0, 5.0)),  # the bound, three times this, covers slow first executions
         first_factor=first,
         first_count=rng.choice((1, 2, 5)),
