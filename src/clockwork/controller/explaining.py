@@ -69,7 +69,7 @@ class Explaining:
 
     def listed(self, now: Nanos, client_id: int, message: ListRequestsRequest) -> Respond:
         """Return the response with the last requests."""
-        if message.outcome not in ("", *OUTCOMES):
+        if message.outcome and message.outcome not in OUTCOMES:
             text = f"outcome {quoted(message.outcome)} is unknown; expected one of: {', '.join(OUTCOMES)}"
         elif not 1 <= message.limit <= MAX_LISTED:
             text = f"limit is {message.limit}; it must be from 1 to {MAX_LISTED}"
