@@ -114,7 +114,10 @@ def test_a_shadow_reports_exactly_how_its_outputs_differ_over_http_and_grpc(tmp_
         assert [(each.info.version, each.default, each.in_time) for each in models] == [("1", True, 3), ("2", False, 1)]
 
 
-def test_the_command_begins_and_ends_a_shadow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_begins_and_ends_a_shadow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     explicit = ("--model-control-mode=explicit", "--load-model=net", "--version-policy=net=all")
     with (
         serve(save_versions(tmp_path), *explicit) as process,
@@ -134,7 +137,7 @@ def test_the_command_begins_and_ends_a_shadow(tmp_path: Path, capsys: pytest.Cap
         assert run(["status", address]) == 0
         lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
         assert "Shadows" in lines
-        assert any(line.startswith("net:2 0.5 running 2 2 0 0.5 100.00% 0 0") for line in lines), lines
+        assert any(line.startswith("net:2 0.5 running 2 2 0 0.5 100.00% 0 0") for line in lines), "\n".join(lines)
         assert run(["shadow", "net", "--off", address]) == 0
         assert client.status().shadows == ()
         assert run(["shadow", "net", "--off", address]) == 1

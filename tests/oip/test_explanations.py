@@ -83,7 +83,7 @@ def test_the_command_lists_and_explains(server: Server, capsys: pytest.CaptureFi
     assert text.startswith("Request command?[31m for two:1, answered ")
     assert "What happened" in text
     assert json.loads(shown("command\x1b[31m", "--json"))["outcome"] == "in_time"
-    assert json.loads(shown("--model=nobody", "--json")) == []
+    assert json.loads(shown("--model=without-requests", "--json")) == []
     assert run(["explain", "nobody", "--address", server.native]) == 1
     assert "request 'nobody' is not recorded" in capsys.readouterr().err
 
