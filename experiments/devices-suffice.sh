@@ -39,6 +39,7 @@ print(round(float(sys.argv[2]) * 1e9 / statistics.mean(times), 1))
 PYTHON
 )
 sed "s/^rate = .*/rate = $rate/; s/^duration_s = .*/duration_s = 65/" experiments/live.toml >$out/load.toml
+sed "s/^rate = .*/rate = $rate/" experiments/live.toml >$out/check.toml
 
 echo "== the usual load: one CPU device, $rate requests/s, SLO 250 ms"
 $clockwork load-test "$address" $out/load.toml --json $out/live.json
@@ -54,6 +55,6 @@ for count in $((devices - 1)) "$devices"; do
     [ "$count" -ge 1 ] || continue
     echo "== emulated: $count devices, twice the load, SLO 50 ms"
     serve --emulate "$count" --profile $out/state.json
-    $clockwork load-test "$address" $out/load.toml --load 2x --slo 50ms --generated --json "$out/emulated-$count.json"
+    $clockwork load-test "$address" $out/check.toml --load 2x --slo 50ms --generated --json "$out/emulated-$count.json"
     stop
 done
