@@ -35,8 +35,6 @@ from collections.abc import Iterable
 from math import prod
 from typing import Final, NamedTuple
 
-from msgspec.structs import replace
-
 from clockwork.controller.config import ProfilingConfig
 from clockwork.controller.events import ControllerCommand, Report, SaveProfile
 from clockwork.controller.measuring import (
@@ -48,7 +46,7 @@ from clockwork.controller.measuring import (
     unmeasured,
     why_limited,
 )
-from clockwork.controller.pending import NO_CLIENT
+from clockwork.controller.pending import own_request
 from clockwork.messages.actions import Infer
 from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey, count_slow_first
 from clockwork.messages.results import InferOutput, InferResult
@@ -237,18 +235,9 @@ class LiveMeasuring:
             return None
         # a model that is not ready goes before the larger batch sizes of other models
         job = self._under_way = next((job for job in self._jobs if not job.ready), self._jobs[0])
-        share = replace(generated_inputs(job.model, job.size, job.shapes[0])[0], request_id=request_id)
-        self.request = PendingRequest(
-            id=request_id,
-            client_id=NO_CLIENT,
-            client_request_id=request_id,
-            model=job.model,
-            input=share,
-            payload=None,
-            arrival=now,
-            deadline=now + self._config.live_slo + job.bound,
-            cold_start=job.model.name not in self._state.holders,
-        )
+        share = generated_inputs(job.model, job.size, job.shapes[0])[0]
+        cold, slo = job.model.name not in self._state.holders, self._config.live_slo + job.bound
+        self.request = own_request(now, request_id, job.model, share, None, slo, cold_start=cold)
         return self.request
 
     def executed(

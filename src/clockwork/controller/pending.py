@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from typing import Final
 
+from msgspec.structs import replace
+
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.quota import Quota
-from clockwork.state import PendingRequest
+from clockwork.messages.actions import InferInput
+from clockwork.state import ModelState, PendingRequest
 from clockwork.units import Nanos
 
 NO_CLIENT: Final = -1
@@ -19,6 +22,32 @@ NO_CLIENT: Final = -1
 SPARE_DEADLINES: Final = 1000
 """Number of outdated entries that the heap of deadlines may contain, in addition to one entry for each pending request.
 """
+
+
+def own_request(
+    now: Nanos,
+    request_id: int,
+    model: ModelState,
+    share: InferInput,
+    payload: object,
+    slo: Nanos,
+    *,
+    cold_start: bool = False,
+    background: bool = False,
+) -> PendingRequest:
+    """Return one of the controller's own requests, with the inputs ``share``, which may have a different id."""
+    return PendingRequest(
+        id=request_id,
+        client_id=NO_CLIENT,
+        client_request_id=request_id,
+        model=model,
+        input=replace(share, request_id=request_id),
+        payload=payload,
+        arrival=now,
+        deadline=now + slo,
+        cold_start=cold_start,
+        background=background,
+    )
 
 
 class Pending:

@@ -23,7 +23,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from clockwork.controller.config import ProfilingConfig
-from clockwork.controller.pending import NO_CLIENT
+from clockwork.controller.pending import own_request
 from clockwork.messages.actions import InferInput
 from clockwork.messages.tensors import Datatype
 from clockwork.state import ClockworkState, ModelState, PendingRequest
@@ -122,17 +122,8 @@ class Remeasuring:
         slow = next(slow for slow in self._slow.values() if slow.left)
         assert slow.share is not None
         self._under_way, self._idle = slow, idle
-        self.request = PendingRequest(
-            id=request_id,
-            client_id=NO_CLIENT,
-            client_request_id=request_id,
-            model=slow.model,
-            input=replace(slow.share, request_id=request_id),
-            payload=None,
-            arrival=now,
-            deadline=now + self._config.live_slo,
-            cold_start=slow.model.name not in self._state.holders,
-        )
+        cold, slo = slow.model.name not in self._state.holders, self._config.live_slo
+        self.request = own_request(now, request_id, slow.model, slow.share, None, slo, cold_start=cold)
         self._settle()
         return self.request
 

@@ -31,7 +31,7 @@ from clockwork.controller.admission import Admission
 from clockwork.controller.catalog import Catalog, VersionState
 from clockwork.controller.config import ControllerConfig, ControlMode, ShadowSpec
 from clockwork.controller.events import CompareShadow, ControllerCommand, Report, Respond, ShadowCompared
-from clockwork.controller.pending import NO_CLIENT
+from clockwork.controller.pending import own_request
 from clockwork.controller.responses import refusal_response
 from clockwork.controller.samples import Sample, Samples, sample_bytes
 from clockwork.controller.shadow import Shadow, SpareTime
@@ -273,17 +273,7 @@ class Shadows:
         else:
             return None
         self._samples.take(copy)
-        self.request = PendingRequest(
-            id=request_id,
-            client_id=NO_CLIENT,
-            client_request_id=request_id,
-            model=model,
-            input=replace(copy.input, request_id=request_id),
-            payload=copy.payload,
-            arrival=now,
-            deadline=now + self._config.slo,
-            background=True,
-        )
+        self.request = own_request(now, request_id, model, copy.input, copy.payload, self._config.slo, background=True)
         return self.request
 
     def _why_not(self, model: ModelState, rows: int, spare: Nanos | None) -> str:

@@ -17,11 +17,9 @@ One check is under way at a time. If too many samples wait, new samples are skip
 
 from typing import Final, TypeAlias
 
-from msgspec.structs import replace
-
 from clockwork.controller.config import VerifyingConfig
 from clockwork.controller.events import CompareOutputs, ControllerCommand, OutputsCompared, Report, SaveProfile
-from clockwork.controller.pending import NO_CLIENT
+from clockwork.controller.pending import own_request
 from clockwork.controller.samples import Sample, Samples, sample_bytes
 from clockwork.controller.tally import Tally
 from clockwork.messages.actions import Infer
@@ -146,31 +144,17 @@ class BatchChecks:
         if sample is None:
             return None
         self._samples.take(sample)
-        share = replace(sample.input, request_id=request_id)
-        deadline = now + self._config.slo
-        self.request = PendingRequest(
-            id=request_id,
-            client_id=NO_CLIENT,
-            client_request_id=request_id,
-            model=sample.model,
-            input=share,
-            payload=sample.payload,
-            arrival=now,
-            deadline=deadline,
-        )
+        self.request = own_request(now, request_id, sample.model, sample.input, sample.payload, self._config.slo)
         return self.request
 
-    def is_alone(self, action: object) -> bool:
-        """Return whether an action executes the check's request and no other request."""
-        if self.request is None or not isinstance(action, Infer) or len(action.inputs) != 1:
-            return False
-        return action.inputs[0].request_id == self.request.id
-
     def executed(self, action: Infer, output: InferOutput, payload: object) -> list[ControllerCommand]:
-        """Compare the outputs if the request was executed as a batch of one."""
+        """Compare the outputs if the request was executed as a batch of one.
+
+        ``action`` executed the check's request.
+        """
         if output.refusal and not output.failed:
             return self.answered(Status.INVALID_REQUEST, output.refusal)
-        if not self.is_alone(action) or output.failed:
+        if len(action.inputs) > 1 or output.failed:
             self.failed()
             return []
         assert self.request is not None
