@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from clockwork.cli.options import NoWait, ServerAddress, examples
-from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
+from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, connect
 from clockwork.net.address import DEFAULT_LISTEN
 
 UNLOAD_EXAMPLES: Final = examples(
@@ -37,12 +37,10 @@ def unload(
     Admitted requests are finished first. New requests for the model are refused at once. The command returns when the
     model's memory is free.
     """
-    from clockwork.client import Client
-
     name, colon, version = model.partition(":")
     if colon and not version:
         raise typer.BadParameter(f"{model!r} has no version; leave out the colon to unload all versions of {name}")
-    with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
+    with connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         for number in client.unload(name, version, wait=not no_wait):
             print(f"{name}:{number}")
 
@@ -61,9 +59,7 @@ def reload(
     If the server has a model repository, the repository decides which versions are loaded. If the load fails, the
     earlier versions continue to serve.
     """
-    from clockwork.client import Client
-
-    with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
+    with connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         for loaded in client.load(name, wait=not no_wait):
             print(loaded)
 
@@ -81,9 +77,7 @@ def promote(
     token_file: ClientTokenFile = None,
 ) -> None:
     """Make a version the default of its model, or give it a label."""
-    from clockwork.client import Client
-
-    with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
+    with connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         client.promote(name, version, label)
 
 
@@ -107,7 +101,6 @@ def shadow(
 
     The copies delay no promised request, and clients get only the live outputs. clockwork status shows the comparison.
     """
-    from clockwork.client import Client
     from clockwork.controller.shadow_specs import parse_shadow
     from clockwork.errors import InvalidRequestError
 
@@ -120,5 +113,5 @@ def shadow(
         except InvalidRequestError as error:
             raise typer.BadParameter(str(error)) from None
         version, share = spec.version, spec.share
-    with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
+    with connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         client.shadow(name, version, share)

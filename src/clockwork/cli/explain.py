@@ -6,7 +6,7 @@ import typer
 
 from clockwork.cli.options import AsJson, ServerAddress, examples
 from clockwork.cli.parsers import one_of
-from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
+from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, connect
 from clockwork.messages.explanation import DEFAULT_LISTED, MAX_LISTED, OUTCOMES
 from clockwork.net.address import DEFAULT_LISTEN
 
@@ -49,9 +49,8 @@ def explain(
     """
     from clockwork.cli.explanation_report import explanation_lines, request_table
     from clockwork.cli.output import show, show_json
-    from clockwork.client import Client
 
-    with Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments()) as client:
+    with connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         if request_id:
             explanation = client.explain(request_id)
             if json:

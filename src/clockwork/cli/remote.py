@@ -1,20 +1,19 @@
 """The commands that connect to a running server: ``clockwork load``, ``ls``, ``infer`` and ``status``."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
 from clockwork.cli.options import AsJson, NoWait, ServerAddress, examples
 from clockwork.cli.parsers import duration
-from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials
-from clockwork.net.address import DEFAULT_LISTEN, Address
+from clockwork.cli.security import ClientTlsCa, ClientTlsCert, ClientTlsKey, ClientTokenFile, Credentials, connect
+from clockwork.net.address import DEFAULT_LISTEN
 from clockwork.units import SECOND, Nanos, as_seconds, show_bytes, show_duration
 
 if TYPE_CHECKING:
     from clockwork.arrays import Array
-    from clockwork.client import Client, InferenceResult
+    from clockwork.client import InferenceResult
     from clockwork.messages.requests import ModelSummary
 
 LOAD_EXAMPLES: Final = examples(
@@ -104,7 +103,7 @@ def ls(
     """List the served models with their inputs and outputs. During start-up the command waits for at most 10 s."""
     from clockwork.cli.output import show, show_json, table
 
-    with _connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
+    with connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         models = client.ls()
     if json:
         show_json(models)
@@ -167,7 +166,7 @@ def infer(
     from clockwork.errors import UnknownModelError
     from clockwork.messages.faults import unknown_model, unknown_version
 
-    with _connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
+    with connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         name, _, version = model.partition(":")
         models = client.ls()
         served = [summary for summary in models if summary.name == name]
@@ -219,7 +218,7 @@ def status(
     from clockwork.cli.output import screen_height, show, show_json
     from clockwork.cli.status_report import describe_server
 
-    with _connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
+    with connect(address, tls_ca, tls_cert, tls_key, token_file) as client:
         server = client.status()
     if json:
         show_json(server)
@@ -231,14 +230,6 @@ def status(
 def _version(model: "ModelSummary") -> str:
     """Return the number of a version, and its labels."""
     return ", ".join((model.version, *model.labels))
-
-
-def _connect(
-    address: Address, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, token_file: Path | None
-) -> "Client":
-    from clockwork.client import Client
-
-    return Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments())
 
 
 # --------------------------------------------------------------------------------------------- infer's output

@@ -1,7 +1,8 @@
 """Options about model repositories and changes of models, which ``serve`` and ``controller`` share."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
@@ -149,13 +150,10 @@ class RepositoryOptions(Struct, frozen=True):
         Raises:
             typer.BadParameter: a label is wrong.
         """
-        from clockwork.errors import InvalidRequestError
         from clockwork.repository.labels import parse_labels
 
-        try:
+        with _faults_of("--label"):
             versions = parse_labels(self.labels).versions
-        except InvalidRequestError as error:
-            raise typer.BadParameter(str(error), param_hint="--label") from None
         return {name: {label: str(number) for label, number in given.items()} for name, given in versions.items()}
 
     def version_shadows(self) -> dict[str, ShadowSpec]:
@@ -165,12 +163,9 @@ class RepositoryOptions(Struct, frozen=True):
             typer.BadParameter: a shadow is wrong.
         """
         from clockwork.controller.shadow_specs import parse_shadows
-        from clockwork.errors import InvalidRequestError
 
-        try:
+        with _faults_of("--shadow"):
             return parse_shadows(self.shadows)
-        except InvalidRequestError as error:
-            raise typer.BadParameter(str(error), param_hint="--shadow") from None
 
     def version_policies(self) -> "dict[str, VersionPolicy]":
         """Return the version policies by model name.
@@ -178,13 +173,10 @@ class RepositoryOptions(Struct, frozen=True):
         Raises:
             typer.BadParameter: a policy is wrong.
         """
-        from clockwork.errors import InvalidRequestError
         from clockwork.repository.policy import parse_policies
 
-        try:
+        with _faults_of("--version-policy"):
             return parse_policies(self.policies)
-        except InvalidRequestError as error:
-            raise typer.BadParameter(str(error), param_hint="--version-policy") from None
 
     def model_root(self, named: "Sequence[NamedModel]", chosen: Path | None) -> Path:
         """Return the workers' model root. The root contains the repositories and the ``named`` models.
@@ -205,6 +197,17 @@ class RepositoryOptions(Struct, frozen=True):
                     param_hint="--model-root",
                 )
         return chosen.absolute()
+
+
+@contextmanager
+def _faults_of(option: str) -> Iterator[None]:
+    """Return a context that reports an invalid value as a fault of this option."""
+    from clockwork.errors import InvalidRequestError
+
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def repository_options(

@@ -8,14 +8,18 @@ import os
 import ssl
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias, TypedDict
 
 import typer
 
 from clockwork.access import Access, Tokens
 from clockwork.errors import InvalidRequestError
+from clockwork.net.address import Address
 from clockwork.net.tls import ServerTls, all_or_none, client_tls, server_tls
 from clockwork.units import MIB, Bytes
+
+if TYPE_CHECKING:
+    from clockwork.client import Client
 
 TOKEN_VARIABLE: Final = "CLOCKWORK_TOKEN"
 """Environment variable with a client's token. The program uses the variable if ``--token-file`` is not given."""
@@ -129,6 +133,15 @@ class Credentials(NamedTuple):
         if len(tokens) != 1:
             raise InvalidRequestError(f"{self.token_file} has {len(tokens)} tokens; keep exactly one")
         return tokens[0]
+
+
+def connect(
+    address: Address, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, token_file: Path | None
+) -> "Client":
+    """Return a client of the server at this address, with the credentials of the options."""
+    from clockwork.client import Client
+
+    return Client(str(address), **Credentials(tls_ca, tls_cert, tls_key, token_file).arguments())
 
 
 class ClientPorts(TypedDict):
