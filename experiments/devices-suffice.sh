@@ -5,39 +5,9 @@
 #     experiments/devices-suffice.sh [LOAD]      load of the one device, relative to its capacity; default: 0.7
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-load=${1:-0.7}
 out=build/devices-suffice
-clockwork=.venv/bin/clockwork
-mkdir -p $out
-server=
-stop() {
-    if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; server=; fi
-}
-trap stop EXIT
-
-serve() { # serve ARGUMENT...: start a server and set $address
-    : >$out/serve.txt
-    $clockwork serve "$@" --listen 127.0.0.1:0 --http none --no-profile-cache >$out/serve.txt 2>$out/serve.log &
-    server=$!
-    until grep -q "is serving" $out/serve.txt; do
-        kill -0 $server || { cat $out/serve.log; exit 1; }
-        sleep 0.2
-    done
-    address=$(grep -o "127.0.0.1:[0-9]*" $out/serve.txt)
-}
-
-$clockwork zoo build $out/models squeezenet shufflenet >$out/zoo.txt
-serve $out/models/squeezenet.onnx $out/models/shufflenet.onnx
-$clockwork status --json --address "$address" >$out/before.json
-# The rate at which single requests keep the device busy, multiplied by the load.
-rate=$(.venv/bin/python - $out/before.json "$load" <<'PYTHON'
-import json, statistics, sys
-
-models = json.load(open(sys.argv[1]))["models"]
-times = [next(iter(model["profiles"].values()))["infer"]["1"]["p50"] for model in models]
-print(round(float(sys.argv[2]) * 1e9 / statistics.mean(times), 1))
-PYTHON
-)
+source experiments/live-server.sh
+serve_networks "${1:-0.7}"
 sed "s/^rate = .*/rate = $rate/; s/^duration_s = .*/duration_s = 65/" experiments/live.toml >$out/load.toml
 sed "s/^rate = .*/rate = $rate/" experiments/live.toml >$out/check.toml
 
