@@ -127,6 +127,7 @@ def outcomes(answers: list[Answer]) -> dict[str, Any]:
         "late": late,
         "broken_promises": sum(response.admitted for response in failed),
         "refused": sum(not response.admitted for response in failed),
+        "broken": [response.message for response in failed if response.admitted][:10],
     }
 
 

@@ -12,6 +12,7 @@ only check, and all batches are executed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -114,18 +115,19 @@ class _Trial:
         self._execute_alone(max(order) + 1)
         if not self._rows:
             return "it rejects every random row made to try it"
-        picked = [self._rows[i % len(self._rows)] for i in order]
-        outputs = attempt(self._run, stack([feed for feed, _ in picked]))
+        numbers = [i % len(self._rows) for i in order]
+        outputs = attempt(self._run, stack([self._rows[i][0] for i in numbers]))
         if outputs is None:
             return f"it rejects a batch of {len(order)} rows, each of which it accepts alone"
-        for position, (feed, wanted) in enumerate(picked):
-            for output, (alone, together) in enumerate(zip(wanted, outputs, strict=True)):
+        copies_of = cache(partial(self._copies, len(order)))  # some rows are in the batch more than once
+        for position, number in enumerate(numbers):
+            for output, (alone, together) in enumerate(zip(self._rows[number][1], outputs, strict=True)):
                 if alone.shape[:1] != (1,) or together.shape != (len(order), *alone.shape[1:]):
                     return (
                         f"output {output} has shape {list(together.shape)} for {len(order)} rows "
                         f"and {list(alone.shape)} for one"
                     )
-                if not self._agree(feed, output, alone, together[position : position + 1], len(order)):
+                if not self._agree(partial(copies_of, number), output, alone, together[position : position + 1]):
                     return f"output {output} of a row differs between a batch of {len(order)} rows and the row alone"
         return ""
 
@@ -141,7 +143,13 @@ class _Trial:
             if outputs is not None and all(map(_is_finite, outputs)):
                 self._rows.append((feed, outputs))
 
-    def _agree(self, feed: Feed, output: int, alone: Array, together: Array, size: int) -> bool:
+    def _copies(self, size: int, number: int) -> list[Array] | None:
+        """Execute a batch of ``size`` copies of one row."""
+        return attempt(self._run, stack([self._rows[number][0]] * size))
+
+    def _agree(
+        self, execute_copies: Callable[[], list[Array] | None], output: int, alone: Array, together: Array
+    ) -> bool:
         if not is_float(alone):
             return self._coarse or bool(np.array_equal(alone, together))
         wanted: Any = alone.astype(np.float64)
@@ -152,7 +160,7 @@ class _Trial:
         precision = PRECISIONS[alone.dtype.name]
         if difference <= ULPS * precision.ulp * largest:
             return True
-        copies = attempt(self._run, stack([feed] * size))
+        copies = execute_copies()
         if copies is None:
             return False
         noise = _distance(wanted, copies[output])  # the largest difference of a copy from the row alone

@@ -33,7 +33,7 @@ from typing import Final, TypeAlias
 from clockwork.arrays import Array
 from clockwork.clock import MonotonicClock
 from clockwork.errors import ClockworkError
-from clockwork.units import MIB, SECOND, Bytes, Nanos
+from clockwork.units import MIB, MILLISECOND, Bytes, Nanos
 
 MIN_PACKED_BYTES: Final[Bytes] = MIB
 """Smaller packed weights are kept without a trial, because packing them takes less than a millisecond."""
@@ -46,13 +46,13 @@ long.
 """
 
 MIN_ROUNDS: Final = 2
-MAX_ROUNDS: Final = 7
+MAX_ROUNDS: Final = 8
 """`MIN_ROUNDS` and `MAX_ROUNDS` limit the number of rounds.
 
 Each round runs both variants. The shortest time of each variant counts, because disturbances only add time.
 """
 
-BUDGET: Final[Nanos] = SECOND
+BUDGET: Final[Nanos] = 500 * MILLISECOND
 """Time after which no further round starts, except for the first `MIN_ROUNDS` rounds."""
 
 Feed: TypeAlias = Mapping[str, Array]
@@ -73,13 +73,11 @@ def worth_packing(packed: Run, unpacked: Run, feeds: Sequence[Feed], packed_byte
 
 
 def _shortest(packed: Run, unpacked: Run, feed: Feed) -> tuple[Nanos, Nanos]:
-    runs = (packed, unpacked)
-    for run in runs:
-        run(feed)  # the first run is slower, because it allocates memory for activations
+    """Return the shortest time of each run. The first run is slower, because it allocates memory for activations."""
     times: tuple[list[Nanos], list[Nanos]] = ([], [])
     begin = _clock.now()
     while len(times[0]) < MIN_ROUNDS or (len(times[0]) < MAX_ROUNDS and _clock.now() - begin < BUDGET):
-        for run, run_times in zip(runs, times, strict=True):
+        for run, run_times in zip((packed, unpacked), times, strict=True):
             start = _clock.now()
             run(feed)
             run_times.append(_clock.now() - start)
