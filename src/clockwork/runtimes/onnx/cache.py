@@ -17,8 +17,9 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +28,7 @@ from clockwork.arrays import Array
 from clockwork.runtimes import scratch
 from clockwork.runtimes.onnx.prepared import PreparedModel, aligned
 from clockwork.runtimes.probe import Verdict
+from clockwork.runtimes.reading import read_into
 from clockwork.runtimes.signature import Signature
 from clockwork.units import MIB, Bytes
 
@@ -178,7 +180,7 @@ class PreparedCache:
         return result
 
 
-def _read(source: BinaryIO) -> tuple[PreparedModel, Verdict] | None:
+def _read(source: BufferedReader) -> tuple[PreparedModel, Verdict] | None:
     if source.read(len(MAGIC)) != MAGIC:
         return None
     length = int.from_bytes(source.read(4), "little")
@@ -190,7 +192,7 @@ def _read(source: BinaryIO) -> tuple[PreparedModel, Verdict] | None:
         return None
     graph = source.read(header.graph_bytes)
     weights: Array = aligned(header.weights_bytes)
-    source.readinto(weights.data)  # type: ignore[attr-defined]
+    read_into(source, weights.data)
     if zlib.crc32(weights.data, zlib.crc32(graph)) != header.checksum:
         return None
     return PreparedModel(graph, weights, header.ports), header.verdict

@@ -19,6 +19,7 @@ from clockwork.runtimes.foreign_files import HEAD_BYTES, recognise
 from clockwork.runtimes.links import NO_LINKS, OPTION, LinkPolicy
 from clockwork.runtimes.locating import locate
 from clockwork.runtimes.onnx.zipmap import replace_zipmaps
+from clockwork.runtimes.reading import read_file
 from clockwork.units import KIB, Bytes
 
 SUFFIX: Final = ".onnx"
@@ -69,7 +70,7 @@ def read(path: Path, links: LinkPolicy = NO_LINKS) -> ModelFile:
                 f"{path.name!r} has {size} bytes; one file can have at most {MAX_PROTOBUF_BYTES}: "
                 "save the model with external data"
             )
-        content = path.read_bytes()
+        content = read_file(path)
         digest = hashlib.sha256(content)
         model = _parsed(path.name, content)
         del content  # the bytes take as much memory as the model and are not needed any more
@@ -160,7 +161,7 @@ def _check_stateless(name: str, model: Any) -> None:
                 )
 
 
-def _parsed(name: str, content: bytes) -> Any:
+def _parsed(name: str, content: bytearray) -> Any:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
@@ -168,7 +169,7 @@ def _parsed(name: str, content: bytes) -> Any:
     except DecodeError:
         problem = f"or is cut off: its {len(content)} bytes do not parse"
     if problem:
-        found = recognise(content[:HEAD_BYTES])
+        found = recognise(bytes(content[:HEAD_BYTES]))
         comma = "," if problem.startswith("or") else ":"
         raise InvalidModelError(f"{name!r} {found}" if found else f"{name!r} is not an ONNX model{comma} {problem}")
     _check_stateless(name, model)

@@ -38,6 +38,7 @@ from clockwork.runtimes.onnx.original import open_original
 from clockwork.runtimes.onnx.sessions import Provider, options, ort_value, session
 from clockwork.runtimes.onnx.signature import signature
 from clockwork.runtimes.ort import onnxruntime
+from clockwork.runtimes.reading import read_into
 from clockwork.runtimes.signature import Signature
 from clockwork.units import KIB, Bytes
 
@@ -250,9 +251,7 @@ def _read(tensor: Any, directory: Path, into: memoryview) -> None:
     offset, length = _range(tensor)
     with (directory / location).open("rb", buffering=0) as file:
         file.seek(offset)
-        done = 0
-        while done < length and (count := file.readinto(into[done:])):
-            done += count
+        done = read_into(file, into)
     if done < length:
         raise ServerError(
             f"the optimised model's weights end after {done} of {length} bytes: check that the disk is not full"
