@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clockwork.errors import ProtocolError
-from clockwork.messages import actions, explanation, link, requests, results
+from clockwork.messages import actions, explanation, link, requests, results, timeline
 from clockwork.messages.counts import BatchCounts, DeviceCounts, ModelCounts
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.profile import Measurement, ModelProfile
@@ -76,6 +76,7 @@ REQUESTS = [
     requests.StatusRequest(6),
     requests.ListRequestsRequest(10, "refused", "m", 5),
     requests.ExplainRequest(11, "a-1"),
+    timeline.TimelineRequest(12, 1, 2, 3, 4),
 ]
 WRONG = ErrorSummary(9, 3, 1, 2, 3, 4, 5, 6, 7)
 PREDICTED = {"infer": PredictionSummary(WRONG, WRONG, WRONG, 8, 1)}
@@ -129,6 +130,17 @@ RESPONSES = [
         10, 0, "", (explanation.RequestSummary("a-1", "m", "1", "refused", "device_busy", 1, 2, 3, False, "why"),)
     ),
     requests.ExplainResponse(11, 0, "", EXPLANATION),
+    timeline.TimelineResponse(
+        12,
+        0,
+        "",
+        timeline.Timeline(
+            9,
+            *(8, 7, 6, 5, 4),
+            ("w0/gpu0",),
+            (timeline.TimelineAction(1, 2, "w0/gpu0", "infer", "m", requests=("a-1",), begin=3, input=(1, 2)),),
+        ),
+    ),
     requests.ErrorResponse(6, 1, "bad"),
 ]
 

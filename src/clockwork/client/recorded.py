@@ -1,4 +1,4 @@
-"""The calls of a client that ask about recent requests."""
+"""The calls of a client that ask about recent requests and about the actions of devices."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,12 +14,21 @@ from clockwork.messages.requests import (
     Request,
 )
 from clockwork.messages.status import Status
+from clockwork.messages.timeline import (
+    DEFAULT_HORIZON,
+    DEFAULT_LIMIT,
+    DEFAULT_PAST,
+    Timeline,
+    TimelineRequest,
+    TimelineResponse,
+)
+from clockwork.units import as_seconds, seconds
 
 ResponseT = TypeVar("ResponseT")
 
 
 class RecordedRequests(ABC):
-    """A client that can list and explain the requests that the server has recorded."""
+    """A client that can read the requests and the actions that the server has recorded."""
 
     @abstractmethod
     def _id(self) -> int:
@@ -64,3 +73,30 @@ class RecordedRequests(ABC):
         if response.explanation is None:
             raise error_for_status(response.status, response.message)
         return response.explanation
+
+    async def timeline(
+        self,
+        after: int = 0,
+        *,
+        past: float = as_seconds(DEFAULT_PAST),
+        horizon: float = as_seconds(DEFAULT_HORIZON),
+        limit: int = DEFAULT_LIMIT,
+    ) -> Timeline:
+        """Return what the devices executed recently, and what they are expected to execute next.
+
+        Args:
+            after: the attribute ``last`` of the previous timeline; 0 for the first timeline.
+            past: return only actions that ended in the last ``past`` seconds.
+            horizon: return only planned batches that begin in the next ``horizon`` seconds. If ``horizon`` is 0, only
+                ended actions are returned.
+            limit: largest number of ended actions.
+
+        Raises:
+            InvalidRequestError: an argument is wrong, or the server records no actions.
+            ServerError, ConnectionLostError: the server failed, or the connection ended.
+        """
+        request = TimelineRequest(self._id(), after, seconds(past), seconds(horizon), limit)
+        response, _ = await self._call(request, TimelineResponse)
+        if response.timeline is None:
+            raise error_for_status(response.status, response.message)
+        return response.timeline

@@ -20,7 +20,9 @@ from clockwork.client.result import InferenceResult
 from clockwork.errors import ConnectionLostError
 from clockwork.messages.explanation import DEFAULT_LISTED, Explanation, RequestSummary
 from clockwork.messages.requests import ModelSummary, ServerStatus
+from clockwork.messages.timeline import DEFAULT_HORIZON, DEFAULT_LIMIT, DEFAULT_PAST, Timeline
 from clockwork.net.address import CLIENT_PORT
+from clockwork.units import as_seconds
 
 T = TypeVar("T")
 
@@ -137,6 +139,17 @@ class Client:
     def recent_requests(self, outcome: str = "", model: str = "", limit: int = DEFAULT_LISTED) -> list[RequestSummary]:
         """Return the last answered requests. `AsyncClient.recent_requests` describes the arguments."""
         return self._run(self._client.recent_requests(outcome, model, limit))
+
+    def timeline(
+        self,
+        after: int = 0,
+        *,
+        past: float = as_seconds(DEFAULT_PAST),
+        horizon: float = as_seconds(DEFAULT_HORIZON),
+        limit: int = DEFAULT_LIMIT,
+    ) -> Timeline:
+        """Return the timeline of the devices. `AsyncClient.timeline` describes the arguments."""
+        return self._run(self._client.timeline(after, past=past, horizon=horizon, limit=limit))
 
     def explain(self, request_id: str) -> Explanation:
         """Return the explanation of an answered request. `AsyncClient.explain` describes it."""

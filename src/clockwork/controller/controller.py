@@ -52,6 +52,7 @@ from clockwork.messages.requests import (
 )
 from clockwork.messages.scaling import KindScaling
 from clockwork.messages.status import Status
+from clockwork.messages.timeline import TimelineRequest
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, Predictions
 from clockwork.units import Nanos
@@ -94,7 +95,7 @@ class ControllerWithStartupPhase:
         self._draining = Draining(self._serving)
         self._buffer = StartupBuffer(self._config)
         self._summaries = Summaries(self._serving.catalog)
-        self._explaining = self._serving.explaining()
+        self._explaining, self._timeline = self._serving.explaining(), self._serving.timeline()
         self.throttle = self._serving.throttle
         self.refuse_full = self._serving.refusing.refuse_full
         self.catalog = self._serving.catalog
@@ -301,6 +302,8 @@ class ControllerWithStartupPhase:
                 return [self._explaining.listed(now, client_id, request)]
             case ExplainRequest():
                 return self._explaining.explained(now, client_id, request)
+            case TimelineRequest():
+                return self._timeline.read(now, client_id, request, self._serving.pending)
             case StatusRequest():
                 return [Respond(client_id, StatusResponse(request.id, self.description(now).server()))]
 

@@ -225,7 +225,7 @@ class _Executed:
             begin=None if timing is None else timing.begin - arrival,
             end=None if timing is None else timing.end - arrival,
             expected_begin=sent.expected_begin - arrival if sent.expected_begin else None,
-            expected=action.expected_duration or None,
+            expected=sent.expected or None,
             error=sent.result.message if isinstance(sent.result, ErrorResult) else "",
         )
 
@@ -245,17 +245,17 @@ class _Executed:
         yield Step("response", max(result.exec.end, result.copy_output.end) - arrival, self._record.answered - arrival)
 
     def _compared(self) -> tuple[Comparison, ...]:
-        arrival, sent, action = self._arrival, self._sent, self._sent.action
+        arrival, sent = self._arrival, self._sent
         compared = []
         loaded = None if self._load is None else timing_of(self._load.result)
         if self._load is not None and loaded is not None:
-            compared.append(Comparison("load", self._load.action.expected_duration or None, loaded.duration))
+            compared.append(Comparison("load", self._load.expected or None, loaded.duration))
         timing = timing_of(sent.result)
         if timing is not None:
             verdict = self._request.verdict
             expected = sent.expected_begin if verdict is None else verdict.start
             compared.append(Comparison("begin", expected - arrival if expected else None, timing.begin - arrival))
-            compared.append(Comparison("exec", action.expected_duration or None, timing.duration))
+            compared.append(Comparison("exec", sent.expected or None, timing.duration))
             way_back = None if verdict is None else verdict.return_delay
             compared.append(Comparison("response", way_back, sent.arrived - timing.end))
         response = self._record.response

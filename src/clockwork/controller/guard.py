@@ -16,7 +16,7 @@ from clockwork.messages.explanation import WhatIf
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
-from clockwork.state import PendingRequest
+from clockwork.state import PendingRequest, PlannedWork
 from clockwork.units import FOREVER, Nanos
 
 P = ParamSpec("P")
@@ -88,6 +88,17 @@ def counterfactuals(scheduler: Scheduler, request: PendingRequest) -> tuple[tupl
     if isinstance(found, tuple) and all(isinstance(each, WhatIf) for each in found):
         return found, []
     return (), [Report("ERROR", f"the scheduler's counterfactuals returned {found!r}, which is not a tuple of WhatIf")]
+
+
+def planned(scheduler: Scheduler, now: Nanos, until: Nanos, limit: int) -> tuple[tuple[PlannedWork, ...], list[Report]]:
+    """Return the work that the scheduler plans to begin before ``until``, at most ``limit`` batches on each device."""
+    try:
+        found: object = scheduler.planned(now, until, limit)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - this module catches all exceptions of schedulers
+        return (), [_raised("planned", error)]
+    if isinstance(found, tuple) and all(isinstance(each, PlannedWork) and each.requests for each in found):
+        return found, []
+    return (), [Report("ERROR", f"the scheduler's planned returned {found!r}, which is not a tuple of PlannedWork")]
 
 
 def expectations(now: Nanos, action: LoadWeights | Infer, start: object) -> tuple[Nanos, Nanos, Nanos]:

@@ -8,18 +8,19 @@ A request keeps no payload: `answered` releases it.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 
 from clockwork.controller.records import Record
-from clockwork.messages.actions import EvictWeights, Infer, LoadWeights
+from clockwork.messages.actions import DeviceAction, Infer
 from clockwork.messages.counts import REFUSAL_STATUSES
 from clockwork.messages.explanation import BROKEN, CANCELLED, FAILED, IN_TIME, LATE, REFUSED
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.messages.results import InferResult, LoadWeightsResult, Result, Timing
 from clockwork.messages.status import Status
+from clockwork.messages.timeline import MAX_IDS
 from clockwork.state import GPUState, PendingRequest, SentAction
 from clockwork.units import Nanos
 
@@ -37,6 +38,7 @@ class Recorder:
         self._others: dict[str, deque[Record]] = {}  #: records by outcome, or by reason if the request was refused
         self._actions: deque[SentAction] = deque(maxlen=requests)
         self._outstanding: dict[int, SentAction] = {}
+        self._ended = 0
 
     @property
     def enabled(self) -> bool:
@@ -51,23 +53,34 @@ class Recorder:
 
     # --- actions -----------------------------------------------------------------------------------------------------
 
-    def sent(self, now: Nanos, gpu: GPUState, action: Infer | LoadWeights, requests: Iterable[PendingRequest]) -> None:
+    @property
+    def latest(self) -> int:
+        """Number of the last action that has ended."""
+        return self._ended
+
+    def outstanding(self) -> Iterable[SentAction]:
+        """Return the actions that were sent and have not ended, in the order of sending."""
+        return self._outstanding.values()
+
+    def sent(self, now: Nanos, gpu: GPUState, action: DeviceAction, requests: Sequence[PendingRequest] = ()) -> None:
         """Record an action that is sent now for these requests."""
         if not self._limit:
             return
         sent = SentAction(now, gpu.label, action, gpu.predicted_start(action.id) or 0)
         self._outstanding[action.id] = sent
-        for request in requests:
-            request.sent = sent
+        if requests:
+            sent.ids = tuple([request.public_id for request in requests[:MAX_IDS]])
+            sent.deadlines = tuple([request.deadline for request in requests])
+            for request in requests:
+                request.sent = sent
 
-    def ended(
-        self, now: Nanos, action: Infer | LoadWeights | EvictWeights, result: Result, *, served: bool = True
-    ) -> None:
+    def ended(self, now: Nanos, action: DeviceAction, result: Result, *, served: bool = True) -> None:
         """Record the result of an action. If its model is not ``served`` any more, forget the action."""
         sent = self._outstanding.pop(action.id, None)
         if sent is None:
             return
-        sent.arrived, sent.result = now, result
+        self._ended += 1
+        sent.arrived, sent.result, sent.number = now, result, self._ended
         if served:
             self._actions.append(sent)
 
@@ -91,6 +104,20 @@ class Recorder:
                 if len(found) == limit:
                     break
         return found[::-1]
+
+    def after(self, number: int, begin: Nanos) -> list[SentAction]:
+        """Return the ended actions with higher numbers whose results arrived at ``begin`` or later, in order."""
+        found: list[SentAction] = []
+        for sent in reversed(self._actions):
+            if sent.number <= number or sent.arrived < begin:
+                break
+            found.append(sent)
+        return found[::-1]
+
+    def dropped(self, number: int) -> int:
+        """Return how many of the ended actions with higher numbers are older than all recorded actions."""
+        oldest = self._actions[0].number if self._actions else self._ended + 1
+        return max(0, oldest - number - 1)
 
     def mates(self, request: PendingRequest) -> tuple[str, ...]:
         """Return the ids of the other requests in the last batch of a request, if they are still recorded."""

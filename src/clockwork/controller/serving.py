@@ -32,6 +32,7 @@ from clockwork.controller.refusing import Refusing
 from clockwork.controller.responses import retry_time
 from clockwork.controller.tally import Tally
 from clockwork.controller.throttling import Throttle
+from clockwork.controller.timeline import TimelineReader
 from clockwork.errors import InvalidRequestError
 from clockwork.messages.actions import EvictWeights, Infer, InferInput
 from clockwork.messages.commands import Answer, SendAction
@@ -82,6 +83,10 @@ class Serving:
     def explaining(self) -> Explaining:
         """Return the object that explains recent requests."""
         return Explaining(self.recorder, self.admission, self._pending, self._state, self._scheduler)
+
+    def timeline(self) -> TimelineReader:
+        """Return the object that answers the requests for the timeline."""
+        return TimelineReader(self.recorder, self._state, self._scheduler)
 
     @property
     def pending(self) -> int:
@@ -390,6 +395,7 @@ class Serving:
             gpu.settle(action, ErrorResult(action.id, "", Status.CANCELLED, "it was not sent"))
             return Report("ERROR", f"the scheduler made an action for {gpu}, which is not in service: {action}")
         if isinstance(action, EvictWeights):
+            self.recorder.sent(now, gpu, action)
             return queued.command()
         payloads: tuple[object, ...] = ()
         requests: list[PendingRequest] = []

@@ -37,6 +37,7 @@ from clockwork.messages.requests import (
     UnloadModelResponse,
 )
 from clockwork.messages.status import Status
+from clockwork.messages.timeline import TimelineRequest, TimelineResponse
 from clockwork.oip.classification import with_classes
 from clockwork.oip.explanations import described
 from clockwork.oip.failures import Failure, RequestFailedError
@@ -48,6 +49,8 @@ from clockwork.oip.metadata import (
     server_metadata,
 )
 from clockwork.oip.model_config import model_config
+from clockwork.oip.rest import TimelineQuery
+from clockwork.oip.timeline import timeline_document
 from clockwork.repository.models import RepositoryModel
 from clockwork.stepping import BACKGROUND_REST, SharedResult
 from clockwork.units import MILLISECOND, Nanos
@@ -305,6 +308,15 @@ class FrontEnd:
         if response.explanation is None:
             raise RequestFailedError(Failure(404, "NOT_FOUND", response.message, response.status))
         return described(response.explanation)
+
+    async def timeline(self, query: TimelineQuery) -> dict[str, Any]:
+        """Return what the devices executed recently, and what they are expected to execute next."""
+        past, horizon = query.past_ms * MILLISECOND, query.horizon_ms * MILLISECOND
+        request = TimelineRequest(self.client.next_id(), query.after, past, horizon, query.limit)
+        response, _ = await self._ask(request, TimelineResponse)
+        if response.timeline is None:
+            raise RequestFailedError(Failure.from_status(response.status, response.message))
+        return await self.stepper.run(timeline_document(response.timeline))
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 

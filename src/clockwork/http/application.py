@@ -45,7 +45,15 @@ from clockwork.oip.metadata import HTTP_EXTENSIONS
 from clockwork.oip.openapi import document
 from clockwork.oip.parameters import requested_slo
 from clockwork.oip.response import response_body
-from clockwork.oip.rest import MethodNotAllowedError, Route, listed_requests, repository_head, route, unknown_path
+from clockwork.oip.rest import (
+    MethodNotAllowedError,
+    Route,
+    listed_requests,
+    repository_head,
+    route,
+    timeline_query,
+    unknown_path,
+)
 from clockwork.version import __version__
 
 log = logging.getLogger("clockwork.http")
@@ -194,6 +202,8 @@ class Application:
             case "requests":
                 query = listed_requests(_fields(scope["query_string"]))
                 return json_reply({"requests": await front.recent_requests(query.outcome, query.model, query.limit)})
+            case "timeline":
+                return json_reply(await front.timeline(timeline_query(_fields(scope["query_string"]))))
             case "explanation":
                 return json_reply(await front.explanation(found.request_id))
             case "server":

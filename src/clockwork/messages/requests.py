@@ -15,6 +15,7 @@ from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import DEFAULT_VERSION, GPUInfo, ModelInfo
 from clockwork.messages.shadows import ShadowStatus
 from clockwork.messages.tensors import TensorInfo, TensorSpec
+from clockwork.messages.timeline import TimelineRequest, TimelineResponse
 from clockwork.units import SECOND, Bytes, Nanos
 
 DEFAULT_RETRY: Final[Nanos] = 1 * SECOND
@@ -454,6 +455,7 @@ Request: TypeAlias = (
     | StatusRequest
     | ListRequestsRequest
     | ExplainRequest
+    | TimelineRequest
 )
 Response: TypeAlias = (
     InferResponse
@@ -466,5 +468,6 @@ Response: TypeAlias = (
     | StatusResponse
     | ListRequestsResponse
     | ExplainResponse
+    | TimelineResponse
     | ErrorResponse
 )

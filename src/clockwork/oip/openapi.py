@@ -1,34 +1,24 @@
 """The OpenAPI 3.1 document of the HTTP front end. The document describes every path that `clockwork.oip.rest` defines.
 
 The schemas of request bodies are generated from the types into which the bodies are decoded. The schemas of replies are
-written in this module. tests/http/test_openapi.py compares them with the replies of a live server.
+in `clockwork.oip.reply_schemas`.
 """
 
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import msgspec
 
-from clockwork.messages.explanation import BROKEN, DEFAULT_LISTED, MAX_LISTED, OUTCOMES
-from clockwork.messages.status import Status
-from clockwork.messages.tensors import Datatype
+from clockwork.messages.explanation import DEFAULT_LISTED, MAX_LISTED, OUTCOMES
+from clockwork.messages.timeline import MAX_LIMIT, MAX_SPAN
 from clockwork.oip.binary import DEFAULT_MAX_JSON, InferHead
 from clockwork.oip.failures import http_statuses
-from clockwork.oip.rest import RepositoryHead
-from clockwork.units import MIB
-
-Json: TypeAlias = dict[str, Any]
+from clockwork.oip.reply_schemas import BYTES, COUNT, TEXT, Json, reply_schemas
+from clockwork.oip.rest import MAX_DIGITS, RepositoryHead, TimelineQuery
+from clockwork.units import MIB, MILLISECOND
 
 PATH: Final = "/v2/openapi.json"
 """Path at which the server serves the OpenAPI document."""
 
-_TEXT: Final[Json] = {"type": "string"}
-_VERSION: Final[Json] = {"type": "string", "pattern": "^[0-9]+$", "example": "1"}
-_BYTES: Final[Json] = {"type": "string", "format": "binary"}
-_FLAG: Final[Json] = {"type": "boolean"}
-_COUNT: Final[Json] = {"type": "integer", "minimum": 0}
-_MS: Final[Json] = {"type": "number", "minimum": 0, "description": "milliseconds"}
-_DATATYPE: Final[Json] = {"enum": [str(datatype) for datatype in Datatype]}
-_DIMS: Final[Json] = {"type": "array", "items": {"type": "integer", "minimum": -1}}
 
 _INFER: Final = "application/octet-stream"
 _HEADER: Final = "Inference-Header-Content-Length"
@@ -43,10 +33,10 @@ def document(version: str) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Clockwork", "version": version, "summary": _SUMMARY, "description": _DESCRIPTION},
-        "paths": _guarded(_server() | _models() | _repository() | _recent() | _unsupported()),
+        "paths": _guarded(_server() | _models() | _repository() | _recent() | _timeline_path() | _unsupported()),
         "security": [{}, {"token": []}],
         "components": {
-            "schemas": {**schemas, **_replies()},
+            "schemas": {**schemas, **reply_schemas()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -96,7 +86,7 @@ def _server() -> Json:
                 "responses": {
                     "200": {
                         "description": "the metrics",
-                        "content": {text: {"schema": _TEXT} for text in _METRICS_TYPES},
+                        "content": {text: {"schema": TEXT} for text in _METRICS_TYPES},
                     },
                     "404": _json("the server was started with --no-metrics", "Error"),
                 },
@@ -132,16 +122,16 @@ def _models() -> Json:
 def _infer(suffix: str) -> Json:
     reply = _json("the outputs", "InferResponse")
     reply["content"][_INFER] = {
-        "schema": _BYTES | {"description": "InferResponse in JSON, followed by the binary outputs"}
+        "schema": BYTES | {"description": "InferResponse in JSON, followed by the binary outputs"}
     }
-    length = {"schema": _COUNT, "description": "bytes of JSON in a response with binary outputs"}
+    length = {"schema": COUNT, "description": "bytes of JSON in a response with binary outputs"}
     reply["headers"] = {_HEADER: length}
     operation = _operation(f"infer{suffix}", "Execute a model", reply, *sorted(http_statuses() | {408, 413, 415}))
     operation["parameters"] = [
         {
             "name": _HEADER,
             "in": "header",
-            "schema": _COUNT,
+            "schema": COUNT,
             "description": f"bytes of JSON, at most {DEFAULT_MAX_JSON // MIB} MiB by default; binary tensors follow it",
         }
     ]
@@ -149,7 +139,7 @@ def _infer(suffix: str) -> Json:
         "required": True,
         "content": {
             "application/json": {"schema": _ref("InferHead")},
-            _INFER: {"schema": _BYTES | {"description": "InferHead in JSON, followed by the binary inputs"}},
+            _INFER: {"schema": BYTES | {"description": "InferHead in JSON, followed by the binary inputs"}},
         },
     }
     return operation
@@ -175,7 +165,7 @@ def _recent() -> Json:
         "recentRequests", "The last answered requests", _json("the requests", "RecentRequests"), 400, 500, 503
     )
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LISTED, "default": DEFAULT_LISTED}
-    queries = {"outcome": {"enum": list(OUTCOMES)}, "model": _TEXT, "limit": limit}
+    queries = {"outcome": {"enum": list(OUTCOMES)}, "model": TEXT, "limit": limit}
     listed["parameters"] = [{"name": name, "in": "query", "schema": schema} for name, schema in queries.items()]
     explained = _operation(
         "explanation", "Why a request had its outcome", _json("the explanation", "Explanation"), 404, 500, 503
@@ -183,6 +173,39 @@ def _recent() -> Json:
     base = "/v2/clockwork/requests"
     one = f"{base}/{{request}}"
     return {base: {"get": listed}, one: {"parameters": _parameters(one), "get": explained}}
+
+
+def _timeline_path() -> Json:
+    read = _operation(
+        "timeline",
+        "What the devices executed, and what they will execute",
+        _json("the timeline", "Timeline"),
+        400,
+        500,
+        503,
+    )
+    default = TimelineQuery()
+    queries = (
+        ("after", 0, 10**MAX_DIGITS - 1, "number of the last action that the client has"),
+        ("past_ms", 0, MAX_SPAN // MILLISECOND, "age of the oldest ended action"),
+        (
+            "horizon_ms",
+            0,
+            MAX_SPAN // MILLISECOND,
+            "largest delay of planned batches; 0: only ended actions",
+        ),
+        ("limit", 1, MAX_LIMIT, "largest number of ended actions"),
+    )
+    read["parameters"] = [
+        {
+            "name": name,
+            "in": "query",
+            "description": text,
+            "schema": {"type": "integer", "minimum": least, "maximum": most, "default": getattr(default, name)},
+        }
+        for name, least, most, text in queries
+    ]
+    return {"/v2/clockwork/timeline": {"get": read}}
 
 
 def _unsupported() -> Json:
@@ -213,7 +236,7 @@ def _operation(name: str, summary: str, reply: Json, *failures: int) -> Json:
     for status in failures:
         responses[str(status)] = _json(_FAILURES[status], "Error")
         if status == 503:
-            responses["503"]["headers"] = {"Retry-After": {"schema": _TEXT, "description": "seconds, if known"}}
+            responses["503"]["headers"] = {"Retry-After": {"schema": TEXT, "description": "seconds, if known"}}
     return {"operationId": name, "summary": summary, "responses": responses}
 
 
@@ -234,7 +257,7 @@ _FAILURES: Final = {
 
 def _parameters(path: str) -> list[Json]:
     """Return the descriptions of the parameters in a path. A version may be a number or a label."""
-    name = _TEXT | {"pattern": "^[^/]+$"}
+    name = TEXT | {"pattern": "^[^/]+$"}
     schemas = {"model": name, "version": name | {"example": "1"}, "region": name, "request": name}
     names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
     return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
@@ -250,184 +273,3 @@ def _json(description: str, schema: str) -> Json:
 
 def _content(description: str, schema: Json) -> Json:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def _object(properties: Json, *optional: str) -> Json:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": properties, "required": required}
-
-
-def _list(items: Json) -> Json:
-    return {"type": "array", "items": items}
-
-
-def _replies() -> Json:
-    tensor = _object({"name": _TEXT, "datatype": _DATATYPE, "shape": _DIMS})
-    model_input = _object({"name": _TEXT, "datatype": _DATATYPE, "shape": _DIMS, "optional": _FLAG}, "optional")
-    config_tensor = {"name": _TEXT, "data_type": _TEXT | {"pattern": "^TYPE_"}, "dims": _DIMS}
-    entry = {
-        "name": _TEXT,
-        "version": _VERSION,
-        "state": {"enum": ["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]},
-        "reason": _TEXT,
-    }
-    return {
-        "Error": _error(),
-        "Live": _object({"live": {"const": True}}),
-        "Ready": _object({"ready": _FLAG}),
-        "Server": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}),
-        "Model": _object(
-            {
-                "name": _TEXT,
-                "versions": _list(_VERSION),
-                "platform": _TEXT,
-                "inputs": _list(model_input),
-                "outputs": _list(tensor),
-            }
-        ),
-        "ModelReady": _object({"name": _TEXT, "ready": {"const": True}}),
-        "Config": _object(
-            {
-                "name": _TEXT,
-                "platform": _TEXT,
-                "backend": _TEXT,
-                "max_batch_size": _COUNT,
-                "input": _list(_object({**config_tensor, "format": _TEXT, "optional": _FLAG})),
-                "output": _list(_object({**config_tensor, "label_filename": _TEXT})),
-                "version_policy": {"type": "object"},
-                "optimization": {"type": "object"},
-                "instance_group": _list({"type": "object"}),
-                "default_model_filename": _TEXT,
-                "parameters": {"type": "object"},
-            }
-        ),
-        "Scaling": _scaling(),
-        "Statistics": _statistics(),
-        "Index": _list(_object(entry, "version")),
-        "RecentRequests": _object({"requests": _list(_request())}),
-        "Explanation": _explanation(),
-        "Empty": {"type": "object", "maxProperties": 0},
-        "InferResponse": _infer_response(),
-    }
-
-
-def _request() -> Json:
-    return _object(
-        {
-            "request_id": _TEXT,
-            "model": _TEXT,
-            "version": _TEXT,
-            "outcome": {"enum": [outcome for outcome in OUTCOMES if outcome != BROKEN]},
-            "reason": _TEXT | {"description": "reason of a refusal, as in clockwork_refusals_total"},
-            "age_ms": _MS | {"description": "milliseconds since the response"},
-            "slo_ms": _MS,
-            "total_ms": _MS,
-            "broken": _FLAG | {"description": "whether a promise was broken"},
-            "message": _TEXT,
-        }
-    )
-
-
-def _explanation() -> Json:
-    described = _request()
-    described["description"] = "times of events are in milliseconds after the request's arrival"
-    lists = dict.fromkeys(("ahead", "steps", "compared"), _list({"type": "object"}))
-    described["properties"] |= {"mates": _list(_TEXT), **lists}
-    return described
-
-
-def _error() -> Json:
-    numbers = [int(status) for status in Status if status != Status.SUCCESS]
-    return _object(
-        {
-            "error": _TEXT | {"description": "error message"},
-            "status": {"enum": numbers},
-            "status_name": {"enum": [Status(number).name for number in numbers]},
-            "predicted_ms": _MS | {"description": "predicted completion: milliseconds after the request's arrival"},
-            "retry_after_ms": _MS | {"description": "milliseconds after which to retry"},
-            "id": _TEXT | {"description": "id of the inference request"},
-        },
-        "predicted_ms",
-        "retry_after_ms",
-        "id",
-    )
-
-
-def _scaling() -> Json:
-    number = {"type": "number", "minimum": 0}
-    kind = {
-        "kind": _TEXT,
-        "devices": _COUNT,
-        "wanted": _COUNT,
-        "why": _TEXT,
-        "needed": number | {"description": "devices that the last seconds need, without damping"},
-        "execution": number | {"description": "work of the requests, in device-seconds per second"},
-        "refused": number | {"description": "part of execution that was refused or late"},
-        "loading": number | {"description": "work of loading weights, in device-seconds per second"},
-        "target": number,
-        "held_s": number | {"description": "seconds for which an earlier peak still counts"},
-    }
-    model = {
-        "model": _TEXT,
-        "kind": _TEXT,
-        "rate": number | {"description": "rows per second"},
-        "refused": number | {"description": "rows per second that were refused or late"},
-        "row_ms": _MS,
-        "work": number | {"description": "device-seconds per second"},
-        "version": _VERSION,
-    }
-    return _object({"kinds": _list(_object(kind)), "models": _list(_object(model)), "other_models": _COUNT})
-
-
-def _statistics() -> Json:
-    duration = _object({"count": _COUNT, "ns": _COUNT})
-    names = (
-        "success",
-        "fail",
-        "queue",
-        "compute_input",
-        "compute_infer",
-        "compute_output",
-        "cache_hit",
-        "cache_miss",
-    )
-    model = {
-        "name": _TEXT,
-        "version": _VERSION,
-        "last_inference": _COUNT | {"description": "milliseconds since 1970; 0: no inference yet"},
-        "inference_count": _COUNT,
-        "execution_count": _COUNT,
-        "inference_stats": _object(dict.fromkeys(names, duration)),
-        "batch_stats": _list({"type": "object"}),
-        "response_stats": {"type": "object", "description": "always empty: each request gets one response"},
-        "memory_usage": _list({"type": "object"}),
-    }
-    return _object({"model_stats": _list(_object(model))})
-
-
-def _infer_response() -> Json:
-    parameters = _object(
-        {
-            "predicted_ms": _MS | {"description": "predicted completion: milliseconds after the request's arrival"},
-            "queue_ms": _MS,
-            "load_ms": _MS | {"description": "the part of queue_ms in which weights were loaded, in milliseconds"},
-            "exec_ms": _MS,
-            "total_ms": _MS,
-            "batch_size": _COUNT,
-            "cold_start": _FLAG,
-        },
-        "predicted_ms",
-    )
-    output = _object(
-        {
-            "name": _TEXT,
-            "datatype": _DATATYPE,
-            "shape": _DIMS,
-            "data": _list({}) | {"description": "elements in row-major order"},
-            "parameters": _object({"binary_data_size": _COUNT}),
-        },
-        "data",
-        "parameters",
-    )
-    properties = {"model_name": _TEXT, "model_version": _VERSION, "id": _TEXT}
-    return _object({**properties, "parameters": parameters, "outputs": _list(output)}, "id")

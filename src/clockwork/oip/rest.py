@@ -10,9 +10,11 @@ from msgspec.structs import replace
 from clockwork.messages.explanation import DEFAULT_LISTED
 from clockwork.messages.faults import MAX_QUOTED, quoted
 from clockwork.messages.status import Status
+from clockwork.messages.timeline import DEFAULT_HORIZON, DEFAULT_LIMIT, DEFAULT_PAST
 from clockwork.oip.failures import Failure, RequestFailedError, bad_request
 from clockwork.oip.long_strings import LongStrings
 from clockwork.oip.unsupported import unsupported_path
+from clockwork.units import MILLISECOND
 
 SERVER: Final = {
     "v2": ("GET", "server"),
@@ -23,6 +25,7 @@ SERVER: Final = {
     "v2/clockwork/scaling": ("GET", "scaling"),
     "v2/repository/index": ("POST", "index"),
     "v2/clockwork/requests": ("GET", "requests"),
+    "v2/clockwork/timeline": ("GET", "timeline"),
     "metrics": ("GET", "metrics"),
 }
 """Paths of requests about the server. The values are the method and the operation."""
@@ -44,7 +47,7 @@ REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
 """Last parts of the paths of repository requests about a model. The values are the method and the operation."""
 
 
-MAX_DIGITS: Final = 10
+MAX_DIGITS: Final = 18
 """Limit of the digits of a number in a query."""
 
 
@@ -153,13 +156,41 @@ def listed_requests(fields: Mapping[str, str]) -> ListedRequests:
     Raises:
         RequestFailedError: the query has an unknown parameter, or ``limit`` is not an integer.
     """
-    names = ListedRequests.__struct_fields__
+    _check_names(fields, ListedRequests.__struct_fields__)
+    limit = _integer(fields, "limit", DEFAULT_LISTED)
+    return ListedRequests(fields.get("outcome", ""), fields.get("model", ""), limit)
+
+
+class TimelineQuery(Struct, frozen=True):
+    """The query of a request for the timeline. `TimelineRequest` explains the fields."""
+
+    after: int = 0
+    past_ms: int = DEFAULT_PAST // MILLISECOND
+    horizon_ms: int = DEFAULT_HORIZON // MILLISECOND
+    limit: int = DEFAULT_LIMIT
+
+
+def timeline_query(fields: Mapping[str, str]) -> TimelineQuery:
+    """Check the query of a request for the timeline.
+
+    Raises:
+        RequestFailedError: the query has an unknown parameter, or a parameter is not an integer.
+    """
+    _check_names(fields, TimelineQuery.__struct_fields__)
+    default = TimelineQuery()
+    return TimelineQuery(*(_integer(fields, name, getattr(default, name)) for name in TimelineQuery.__struct_fields__))
+
+
+def _check_names(fields: Mapping[str, str], names: tuple[str, ...]) -> None:
     if unknown := [name for name in fields if name not in names]:
         raise bad_request(f"query parameter {quoted(unknown[0])} is unknown; expected one of: {', '.join(names)}")
-    limit = fields.get("limit", str(DEFAULT_LISTED))
-    if not (limit.isascii() and limit.isdigit() and len(limit) < MAX_DIGITS):
-        raise bad_request(f"limit is {quoted(limit)}; it must be an integer")
-    return ListedRequests(fields.get("outcome", ""), fields.get("model", ""), int(limit))
+
+
+def _integer(fields: Mapping[str, str], name: str, default: int) -> int:
+    value = fields.get(name, str(default))
+    if not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
+        raise bad_request(f"{name} is {quoted(value)}; it must be an integer of at most {MAX_DIGITS} digits")
+    return int(value)
 
 
 def unknown_path(path: str) -> RequestFailedError:

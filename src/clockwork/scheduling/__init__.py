@@ -11,7 +11,7 @@ from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferRes
 from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.common import batch_from, failed_answer, load_evicting_lru, rows_of
-from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, Residency, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, PlannedWork, Residency, WorkerState
 from clockwork.units import FOREVER, MICROSECOND, MILLISECOND, SECOND, Nanos
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ModelState",
     "Nanos",
     "PendingRequest",
+    "PlannedWork",
     "Residency",
     "Result",
     "Scheduler",

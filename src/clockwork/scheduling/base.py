@@ -34,7 +34,7 @@ from clockwork.messages.actions import DeviceAction
 from clockwork.messages.commands import Answer
 from clockwork.messages.explanation import WhatIf
 from clockwork.messages.results import Result
-from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, PlannedWork, WorkerState
 from clockwork.units import Nanos
 
 
@@ -77,6 +77,13 @@ class Scheduler(ABC):
 
         Use only the state of the decision, which ``request.verdict`` contains. An empty result means that the answer is
         unknown.
+        """
+        return ()
+
+    def planned(self, now: Nanos, until: Nanos, limit: int) -> tuple[PlannedWork, ...]:
+        """Return the batches that are planned to begin before ``until`` and have not been sent, in order per device.
+
+        For each device, return at most ``limit`` batches. An empty result means that the scheduler plans nothing.
         """
         return ()
 

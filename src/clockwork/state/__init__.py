@@ -8,6 +8,7 @@ updates the state with the results of actions. So a scheduler cannot make the vi
 from clockwork.state.fleet import ClockworkState, WorkerState
 from clockwork.state.gpu import GPUState
 from clockwork.state.model import ModelState
+from clockwork.state.planned import PlannedWork
 from clockwork.state.prediction import Predictions
 from clockwork.state.request import PendingRequest
 from clockwork.state.residency import Residency
@@ -19,6 +20,7 @@ __all__ = [
     "GPUState",
     "ModelState",
     "PendingRequest",
+    "PlannedWork",
     "Predictions",
     "Residency",
     "SentAction",

@@ -19,7 +19,7 @@ from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.device import Device, SentInfer
 from clockwork.scheduling.clockwork.timeline import FAR, Timeline, TimelineEntry
 from clockwork.scheduling.shapes import ShapeKey, is_alone
-from clockwork.state import ModelState, PendingRequest, Verdict
+from clockwork.state import ModelState, PendingRequest, PlannedWork, Verdict
 from clockwork.units import Nanos
 
 MAX_OVERTAKING: Final = 16
@@ -102,6 +102,18 @@ class Plan:
         config = self.config
         margin = config.safety_margin + int(config.safety_share * (end - now))
         return request.deadline - self.device.return_delay - margin
+
+    def upcoming(self, now: Nanos, until: Nanos, limit: int) -> list[PlannedWork]:
+        """Return the batches that begin before ``until``, at most ``limit`` of them."""
+        found: list[PlannedWork] = []
+        end = self.device.first_start(now)
+        for batch in islice(self.batches, limit):
+            begin = max(end, batch.ready)
+            if begin >= until:
+                break
+            end = begin + batch.reserved
+            found.append(PlannedWork(self.gpu, tuple(batch.requests), begin, end))
+        return found
 
     def end_load(self, model: str) -> None:
         """Record that the load of a model has ended. The model's batches no longer wait for the load."""

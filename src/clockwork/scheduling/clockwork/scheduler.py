@@ -37,7 +37,7 @@ from clockwork.scheduling.clockwork.refusals import ADMITTED, Refusals
 from clockwork.scheduling.clockwork.timeline import FAR
 from clockwork.scheduling.clockwork.weights import Weights
 from clockwork.scheduling.shapes import shape_key
-from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, WorkerState
+from clockwork.state import ClockworkState, GPUState, ModelState, PendingRequest, PlannedWork, WorkerState
 from clockwork.units import Nanos
 
 MAX_ATTEMPTS: Final = 2
@@ -137,6 +137,10 @@ class ClockworkScheduler(Scheduler):
         """Ask the plans of the decision that refused the request."""
         kept = None if request.verdict is None else request.verdict.kept
         return kept.what_if(request) if isinstance(kept, KeptDecision) else ()
+
+    def planned(self, now: Nanos, until: Nanos, limit: int) -> tuple[PlannedWork, ...]:
+        """Return the first batches of each plan."""
+        return tuple(work for plan in self._plans.values() for work in plan.upcoming(now, until, limit))
 
     def evicted(self, now: Nanos, model: str, gpus: Sequence[GPUState]) -> list[Answer]:
         """Plan the affected requests again. If no device has the weights any more, load the weights first."""

@@ -1,0 +1,162 @@
+"""Returns the timeline of devices: the recorded actions, the outstanding actions, and the work that is planned.
+
+The timeline is computed from the actions that `clockwork.controller.recording` keeps. So a reader gets the actions that
+ended before it connected, and the server does no additional work while nobody reads the timeline. A read takes about
+2 us for each action in the response, and the number of actions is limited.
+"""
+
+from typing import Final
+
+from clockwork.controller.events import ControllerCommand, Report, Respond
+from clockwork.controller.explaining import DISABLED
+from clockwork.controller.guard import planned
+from clockwork.controller.recording import Recorder, timing_of
+from clockwork.messages.actions import EvictWeights, Infer
+from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferResult, Timing
+from clockwork.messages.status import Status, status_name
+from clockwork.messages.timeline import (
+    EVICT,
+    INFER,
+    LOAD,
+    MAX_IDS,
+    MAX_LIMIT,
+    MAX_SPAN,
+    Timeline,
+    TimelineAction,
+    TimelineRequest,
+    TimelineResponse,
+)
+from clockwork.scheduling.base import Scheduler
+from clockwork.state import ClockworkState, PlannedWork, SentAction
+from clockwork.units import FOREVER, SECOND, Nanos
+
+MAX_PLANNED: Final = 64
+"""Largest number of planned batches of one device in a timeline."""
+
+MAX_UPCOMING: Final = 512
+"""Largest number of outstanding actions and planned batches in a timeline."""
+
+
+class TimelineReader:
+    """Answers requests for the timeline."""
+
+    def __init__(self, recorder: Recorder, state: ClockworkState, scheduler: Scheduler) -> None:
+        """All objects are those of the stage SERVING."""
+        self._recorder = recorder
+        self._state = state
+        self._scheduler = scheduler
+
+    def read(self, now: Nanos, client_id: int, message: TimelineRequest, pending: int) -> list[ControllerCommand]:
+        """Return the response with the timeline. ``pending`` is the number of clients' pending requests."""
+        if wrong := self._why_wrong(message):
+            return [Respond(client_id, TimelineResponse(message.id, Status.INVALID_REQUEST, wrong))]
+        after = message.after if message.after <= self._recorder.latest else 0  # the server has restarted since
+        found = self._recorder.after(after, now - message.past)
+        ended = tuple(map(self._ended, found[: message.limit]))
+        upcoming, reports = self._upcoming(now, now + message.horizon) if message.horizon else ((), [])
+        latest = self._recorder.latest
+        timeline = Timeline(
+            now,
+            ended[-1].number if ended else latest,
+            latest,
+            self._recorder.dropped(after) if after else 0,
+            pending,
+            sum([action.late for action in upcoming]),
+            tuple([gpu.label for gpu in self._state.gpus()]),
+            ended,
+            upcoming,
+        )
+        return [*reports, Respond(client_id, TimelineResponse(message.id, Status.SUCCESS, "", timeline))]
+
+    def _why_wrong(self, message: TimelineRequest) -> str:
+        """Return why a request cannot be answered, or an empty text."""
+        if not self._recorder.enabled:
+            return DISABLED
+        if message.after < 0:
+            return f"after is {message.after}; it must be the number of an action, or 0"
+        if not 1 <= message.limit <= MAX_LIMIT:
+            return f"limit is {message.limit}; it must be from 1 to {MAX_LIMIT}"
+        for name, span in (("past", message.past), ("horizon", message.horizon)):
+            if not 0 <= span <= MAX_SPAN:
+                return f"{name} is {span} ns; it must be from 0 to {MAX_SPAN // SECOND} s"
+        return ""
+
+    def _upcoming(self, now: Nanos, until: Nanos) -> tuple[tuple[TimelineAction, ...], list[Report]]:
+        """Return the outstanding actions and the planned work by device."""
+        by_device: dict[str, list[TimelineAction]] = {gpu.label: [] for gpu in self._state.gpus()}
+        number = 0
+        for sent in self._recorder.outstanding():
+            if number == MAX_UPCOMING or sent.device not in by_device:
+                continue
+            number += 1
+            by_device[sent.device].append(self._described(sent, _missed(sent, max(now, _planned_end(sent) or now))))
+        plans, reports = planned(self._scheduler, now, until, MAX_PLANNED) if by_device else ((), [])
+        for work in plans[: MAX_UPCOMING - number]:
+            if work.gpu.label in by_device:
+                by_device[work.gpu.label].append(_planned(work))
+        return tuple([action for actions in by_device.values() for action in actions]), reports
+
+    def _ended(self, sent: SentAction) -> TimelineAction:
+        return self._described(sent, _missed(sent, sent.arrived))
+
+    def _described(self, sent: SentAction, late: int) -> TimelineAction:
+        action, result = sent.action, sent.result
+        model = self._state.models.get(action.model)
+        infer = isinstance(action, Infer)
+        timing: Timing | None = result.timing if isinstance(result, EvictWeightsResult) else timing_of(result)
+        return TimelineAction(
+            sent.number,
+            action.id,
+            sent.device,
+            INFER if infer else EVICT if isinstance(action, EvictWeights) else LOAD,
+            action.model if model is None else model.served_as,
+            "" if model is None else model.version,
+            action.batch_size if isinstance(action, Infer) else 0,
+            len(action.inputs) if isinstance(action, Infer) else 0,
+            tuple([name for name in sent.ids if name]),
+            sent.sent,
+            sent.arrived or None,
+            action.earliest or None,
+            action.latest if action.latest < FOREVER else None,
+            sent.expected_begin or None,
+            _planned_end(sent),
+            None if timing is None else timing.begin,
+            None if timing is None else timing.end,
+            _span(result.copy_input) if isinstance(result, InferResult) else None,
+            _span(result.copy_output) if isinstance(result, InferResult) else None,
+            late,
+            "" if result is None else status_name(result.status) if isinstance(result, ErrorResult) else "SUCCESS",
+            result.message if isinstance(result, ErrorResult) else "",
+        )
+
+
+def _planned(work: PlannedWork) -> TimelineAction:
+    model = work.requests[0].model
+    return TimelineAction(
+        0,
+        0,
+        work.gpu.label,
+        INFER,
+        model.served_as,
+        model.version,
+        sum([request.batch_size for request in work.requests]),
+        len(work.requests),
+        tuple([request.public_id for request in work.requests[:MAX_IDS] if request.public_id]),
+        planned_begin=work.begin,
+        planned_end=work.end,
+        late=sum([request.deadline < work.end for request in work.requests]),
+    )
+
+
+def _planned_end(sent: SentAction) -> Nanos | None:
+    """Return the predicted end of an action, or None if there was no prediction."""
+    return sent.expected_begin + sent.expected if sent.expected_begin and sent.expected else None
+
+
+def _missed(sent: SentAction, end: Nanos) -> int:
+    """Return the number of an action's requests whose deadline is before ``end``."""
+    return sum([deadline < end for deadline in sent.deadlines])
+
+
+def _span(timing: Timing) -> tuple[Nanos, Nanos] | None:
+    return (timing.begin, timing.end) if timing.end > timing.begin else None
