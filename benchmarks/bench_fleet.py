@@ -25,8 +25,9 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from clockwork.sim.autoscaler_spec import AutoscalerSpec
+from clockwork.sim.devices_spec import DevicesSpec
 from clockwork.sim.run import Simulation
-from clockwork.sim.scenario import DevicesSpec, ModelSpec, Scenario
+from clockwork.sim.scenario import ModelSpec, Scenario
 from clockwork.workload.spec import StreamSpec
 
 SEED: Final = 1

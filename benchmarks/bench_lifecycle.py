@@ -39,8 +39,9 @@ import lifecycle_live as live
 from msgspec.structs import replace
 
 from clockwork.sim.change_spec import ChangeSpec
+from clockwork.sim.devices_spec import DevicesSpec
 from clockwork.sim.run import Simulation
-from clockwork.sim.scenario import DevicesSpec, ModelSpec, Scenario
+from clockwork.sim.scenario import ModelSpec, Scenario
 from clockwork.workload.spec import StreamSpec
 
 CORES: Final = sorted(os.sched_getaffinity(0))[:2]

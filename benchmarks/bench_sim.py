@@ -21,8 +21,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from clockwork.scheduling.clockwork import ClockworkScheduler
+from clockwork.sim.devices_spec import DevicesSpec
 from clockwork.sim.run import Simulation
-from clockwork.sim.scenario import DevicesSpec, ModelSpec, Scenario, parse_scenario
+from clockwork.sim.scenario import ModelSpec, Scenario, parse_scenario
 from clockwork.workload.spec import StreamSpec
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -51,3 +51,22 @@ def test_a_load_test_of_an_emulated_fleet(tmp_path: Path) -> None:
         assert run(["load-test", process.address(), str(scenario), "--generated", "--json", str(out)]) == 0
     (row,) = json.loads(out.read_text())["rows"]
     assert row["sent"] == row["in_time"] >= 99
+
+
+def test_emulated_workers_of_different_speeds_are_measured_apart() -> None:
+    listen = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0", "--http=none", "--no-profile-cache")
+    with clockwork("controller", *listen, "--workers=2", "--profile-seconds=0.02", "--max-batch=2") as controller:
+        found = controller.err.wait_for(r"listening for clients on (\S+), for workers on (\S+)$")
+        common = ("worker", "--emulate=1", "--profile=resnet50-v100", f"--controller={found[2]}")
+        slow = ("--name=old", "--emulate-factor=3")
+        with clockwork(*common, "--name=new"), clockwork(*common, *slow), Client(found[1]) as client:
+            client.load("resnet50-v100", "resnet50-v100")
+            controller.address()  # waits until the model is measured and served
+            profiles = client.status().models[0].profiles
+            times = {kind: profile.infer_estimate(1) / 2_730_000 for kind, profile in profiles.items()}
+            assert times == pytest.approx({"emulated": 1.0, "emulated x3": 3.0}, rel=0.02)
+
+
+def test_a_factor_needs_emulated_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["worker", "--emulate-factor=2"]) == 2
+    assert "--emulate-factor needs --emulate" in capsys.readouterr().err

@@ -340,6 +340,22 @@ def test_a_worker_that_joins_gets_the_models_of_the_moment() -> None:
     cluster.check_rest()
 
 
+def test_a_worker_of_a_new_kind_does_not_measure_models_that_are_unloaded_meanwhile() -> None:
+    cluster = a_cluster(make_scheduler("clockwork"), "a/1", "b/1", "c/1")
+    files = {f"{name}/1": File(version="1", infer=seconds(1)) for name in "abc"}
+    cluster.connect(FakeWorker("w9", files, kind="new"))
+    cluster.run_until(cluster.now + ms(500))
+    (first,) = {send.action.model for send in cluster.actions(Infer, "w9")}
+    others = sorted({"a", "b", "c"} - {first})
+    for number, name in enumerate(others, 50):
+        cluster.ask(UnloadModelRequest(number, name))
+    cluster.run_until(cluster.now + seconds(120))
+    assert [status(cluster, number) for number in (50, 51)] == [Status.SUCCESS] * 2
+    assert {send.action.model for send in cluster.actions(Infer, "w9")} == {first}
+    assert cluster.workers["w9"].models.keys() == {first}
+    assert not cluster.controller.joining
+
+
 def test_a_worker_that_joins_after_one_copy_was_replaced_gets_the_other_copies() -> None:
     config = quick_config(models=(LoadSpec("b/1", "m", 3),), control=ControlMode.EXPLICIT)
     cluster = Cluster(make_scheduler("clockwork"), config)

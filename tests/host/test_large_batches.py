@@ -10,7 +10,7 @@ from clockwork.client import AsyncClient
 from clockwork.controller.config import ControllerConfig, LoadSpec
 from clockwork.errors import ServerError
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
-from clockwork.host.worker import run_emulated
+from clockwork.host.worker import EmulatedDevices, run_emulated
 from clockwork.messages.tensors import TensorInfo
 from clockwork.paced.models import PROFILES, PacedModel
 from clockwork.scheduling.registry import make_scheduler
@@ -33,7 +33,7 @@ async def ask_at_once(count: int) -> list[object]:
     settings = ControllerHostConfig(LOOPBACK, LOOPBACK, config, max_frame_bytes=64 * KIB)
     host = ControllerHost(settings, make_scheduler("clockwork"))
     await host.start()
-    working = asyncio.ensure_future(run_emulated(host.worker_address, "w", [MODEL], 1, 100))
+    working = asyncio.ensure_future(run_emulated(host.worker_address, "w", [MODEL], EmulatedDevices(1, 100)))
     try:
         async with AsyncClient(str(host.client_address)) as client:
             await client.infer("m", ROW, slo=10)

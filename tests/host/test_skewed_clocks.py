@@ -56,13 +56,13 @@ def test_a_request_is_served_in_time_with_skewed_clocks(tmp_path: Path, controll
 WORKER = """
 import sys, uvloop
 from clockwork.clock import MonotonicClock, OffsetClock
-from clockwork.host.worker import run_emulated
+from clockwork.host.worker import EmulatedDevices, run_emulated
 from clockwork.net.address import parse_address
 from clockwork.paced.models import PROFILES, PacedModel
 
 models = [PacedModel("m", "d", PROFILES["resnet50-v100"])]
 clock = OffsetClock(MonotonicClock(), int(sys.argv[2]), drift_ppm=100)
-uvloop.run(run_emulated(parse_address(sys.argv[1], 0), "skewed", models, 2, 100, clock))
+uvloop.run(run_emulated(parse_address(sys.argv[1], 0), "skewed", models, EmulatedDevices(2, 100), clock))
 """
 
 

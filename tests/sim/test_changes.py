@@ -8,9 +8,10 @@ from msgspec.structs import replace
 from clockwork.errors import InvalidRequestError
 from clockwork.sim import swarm
 from clockwork.sim.change_spec import ChangeSpec, timed_changes
+from clockwork.sim.devices_spec import DevicesSpec
 from clockwork.sim.leftovers import leftovers
 from clockwork.sim.run import Simulation
-from clockwork.sim.scenario import DevicesSpec, Scenario, checked, parse_scenario
+from clockwork.sim.scenario import Scenario, checked, parse_scenario
 from clockwork.units import seconds
 from schedulers import Forgetful
 
@@ -161,7 +162,7 @@ def test_two_loads_of_one_content_are_planned_although_one_of_them_is_not_fully_
     assert simulation.watcher.violations == []
 
 
-@pytest.mark.parametrize("seed", [6, 16, 20])
+@pytest.mark.parametrize("seed", [6, 16, 20, 700096])
 def test_nothing_is_left_of_the_models_that_were_unloaded(seed: int) -> None:
     simulation = Simulation(swarm.draw_changes(seed), seed, check_every=swarm.CHECK_EVERY).run()
     assert simulation.watcher.violations == []

@@ -22,6 +22,7 @@ from clockwork.cli.worker_options import (
     DeviceKind,
     Devices,
     Emulate,
+    EmulatedFactor,
     IoSize,
     ModelCache,
     ModelCacheSize,
@@ -101,6 +102,7 @@ def worker(
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
     emulate: Emulate = None,
+    emulate_factor: EmulatedFactor = 1.0,
     profile: Profile = None,
     tls_cert: WorkerTlsCert = None,
     tls_key: WorkerTlsKey = None,
@@ -127,9 +129,11 @@ def worker(
         end_with_parent()
 
     from clockwork.host.arena import ArenaView
-    from clockwork.host.worker import WorkerConfig, default_name, run_emulated, run_worker
+    from clockwork.host.worker import EmulatedDevices, WorkerConfig, default_name, run_emulated, run_worker
 
     check_emulated(emulate, profile)
+    if emulate_factor != 1.0 and not emulate:
+        raise typer.BadParameter("--emulate-factor needs --emulate", param_hint="--emulate-factor")
     options = DeviceOptions(device, pinned_size, workspace_size, io_size)
     options.check(threads_per_device, bool(emulate))
     if options.on_gpus:
@@ -158,8 +162,9 @@ def worker(
     from clockwork.runtimes.batching import batching_options
 
     if emulate:
-        models, cache = emulated_models(profile).values(), emulated_pages(cache_size)
-        link = partial(run_emulated, controller, config.name, models, emulate, cache, tls=tls, token=token, arena=arena)
+        models = emulated_models(profile).values()
+        emulated = EmulatedDevices(emulate, emulated_pages(cache_size), emulate_factor)
+        link = partial(run_emulated, controller, config.name, models, emulated, tls=tls, token=token, arena=arena)
         _run(lambda on_host: link(on_host=on_host), health)
     else:
         executor, worker_config = _make_runtime(

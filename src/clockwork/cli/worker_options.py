@@ -6,6 +6,7 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from clockwork.cli.parsers import one_of, size, size_or_none, size_or_zero
+from clockwork.paced.durations import MAX_FACTOR, MIN_FACTOR
 from clockwork.units import Bytes
 
 DEVICE_KINDS: Final = ("cpu", "cuda")
@@ -93,6 +94,16 @@ Emulate: TypeAlias = Annotated[
         max=1024,
         show_default=False,
         help="Number of devices to emulate. Emulated devices take the times of --profile and execute no models.",
+    ),
+]
+EmulatedFactor: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--emulate-factor",
+        min=MIN_FACTOR,
+        max=MAX_FACTOR,
+        metavar="FACTOR",
+        help="Factor for all times of --profile. Devices with another factor than 1 are of a kind of their own.",
     ),
 ]
 Profile: TypeAlias = Annotated[

@@ -106,6 +106,11 @@ class ControllerWithStartupPhase:
         return self._startup.stage
 
     @property
+    def joining(self) -> bool:
+        """Whether a connected worker does not serve yet."""
+        return any(phase is not WorkerPhase.READY for phase in self._fleet.phases.values())
+
+    @property
     def changing(self) -> bool:
         """Whether a model is being loaded, measured or unloaded while the server serves."""
         return self._changes.busy or self._serving.own.measuring.pending

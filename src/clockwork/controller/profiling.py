@@ -157,7 +157,11 @@ class Profiler:
         return commands
 
     def _begin(self, gpu: GPUState) -> list[ProfilingCommand]:
-        for job in self._queue:
+        for job in list(self._queue):
+            job.models = [model for model in job.models if self._state.models.get(model.name) is model]
+            if not job.models:  # all were unloaded while the job waited
+                self._queue.remove(job)
+                continue
             model = job.fits(gpu)
             if model is not None:
                 self._queue.remove(job)

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from msgspec import Struct
+
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import DeviceLostError, InvalidRequestError, ProtocolError, ServerError
 from clockwork.host.affinity import CorePlan, allowed_cores, claimed_cores, confined, plan_cores
@@ -67,7 +69,7 @@ PAGE_SIZE: Final[Bytes] = 16 * MIB
 """Default page size of a weights cache, which is the page size in the paper (section 5.1)."""
 
 EMULATED: Final = "emulated"
-"""Device kind of emulated devices. The times of these devices depend only on the profile."""
+"""Device kind of emulated devices. The times of these devices depend only on the profile and the factor."""
 
 log = logging.getLogger("clockwork.worker")
 
@@ -333,12 +335,27 @@ def _planned_cores(config: WorkerConfig) -> AbstractContextManager[CorePlan]:
     return nullcontext(plan_cores(allowed_cores(), config.devices, config.threads_per_device, config.taken_cores))
 
 
+class EmulatedDevices(Struct, frozen=True):
+    """The emulated devices of a worker. ``pages`` is the size of the weights cache of each device.
+
+    Tasks take ``factor`` times as long as in the profile.
+    """
+
+    count: int
+    pages: Pages
+    factor: float = 1.0
+
+    @property
+    def kind(self) -> str:
+        """The device kind. Devices with different factors have different kinds, because their times differ."""
+        return EMULATED if self.factor == 1.0 else f"{EMULATED} x{self.factor:g}"
+
+
 async def run_emulated(
     controller: Address,
     name: str,
     models: Iterable[PacedModel],
-    devices: int,
-    pages: Pages,
+    devices: EmulatedDevices,
     clock: Clock = MonotonicClock(),  # noqa: B008 - a clock has no state
     *,
     on_host: OnHost = lambda host: None,
@@ -348,18 +365,19 @@ async def run_emulated(
 ) -> None:
     """Run a worker with emulated devices in this process until cancelled.
 
-    A task takes the time that its profile states.
+    A task takes the time that its profile states, multiplied by the factor of the devices.
     """
     noise = NoiseModel("measured")  # durations from a profile with only one sample do not vary
-    durations = [DurationModel(noise, random.Random(f"{name}/{gpu}")) for gpu in range(devices)]
+    rngs = [random.Random(f"{name}/{gpu}") for gpu in range(devices.count)]
+    durations = [DurationModel(noise, rng, devices.factor) for rng in rngs]
 
     def make(on_answers: Callable[[], None], on_crash: Callable[[Exception], None]) -> PacedDevices:
-        core = WorkerCore(PAGE_SIZE, [(EMULATED, pages)] * devices)
+        core = WorkerCore(PAGE_SIZE, [(devices.kind, devices.pages)] * devices.count)
         return PacedDevices(core, {model.path: model for model in models}, durations, clock, on_answers)
 
     with steady_timing():
         host = WorkerHost(controller, name, make, clock=clock, tls=tls, token=token, arena=arena)
-        log.info("worker %s: %d emulated devices", name, devices)
+        log.info("worker %s: %d %s devices", name, devices.count, devices.kind)
         on_host(host)
         await host.run()
 

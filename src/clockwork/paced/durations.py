@@ -1,12 +1,16 @@
 """Computes the durations of a paced device's tasks from the model's profile, noise, and the slowdown by faults."""
 
 from random import Random
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.units import Nanos
+
+MIN_FACTOR: Final = 0.01
+MAX_FACTOR: Final = 100.0
+"""`MIN_FACTOR` and `MAX_FACTOR` limit by how much the usual times of a device differ from the profile."""
 
 
 class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,18 +42,18 @@ class NoiseModel(Struct, frozen=True, forbid_unknown_fields=True):
 class DurationModel:
     """Durations on one device. The durations are taken from the profile, with noise, and multiplied by ``factor``.
 
-    Faults change ``factor``.
+    ``usual_factor`` is the factor without faults. It is above 1 for a device that is slower than that of the profile.
     """
 
-    __slots__ = ("_begin", "_noise", "_places", "_rng", "factor")
+    __slots__ = ("_begin", "_noise", "_places", "_rng", "factor", "usual_factor")
 
-    def __init__(self, noise: NoiseModel, rng: Random) -> None:
-        """Start with a ``factor`` of 1."""
+    def __init__(self, noise: NoiseModel, rng: Random, usual_factor: float = 1.0) -> None:
+        """Start with the usual factor."""
         self._noise = noise
         self._rng = rng
         self._begin = rng.random()  #: where in the samples this device begins: 0 is the start, 1 the end
         self._places: dict[int, int] = {}  #: index of the next sample, by the identity of the measurement
-        self.factor = 1.0
+        self.factor = self.usual_factor = usual_factor
 
     def infer(self, profile: ModelProfile, rows: int) -> Nanos:
         """Return the duration of an Infer with ``rows`` rows.

@@ -5,8 +5,8 @@ from typing import Final
 from msgspec import Struct
 
 from clockwork.errors import InvalidRequestError
+from clockwork.sim.devices_spec import MAX_WORKERS
 
-MAX_WORKERS: Final = 10_000
 MAX_TIME_S: Final = 86_400.0
 
 

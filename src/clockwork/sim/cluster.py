@@ -5,7 +5,7 @@ The cluster only delivers messages and advances the time. Each part behaves like
 worker's clock, and the controller's side converts the worker's times.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -31,24 +31,24 @@ from clockwork.controller.events import (
 from clockwork.controller.stage import Stage
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
-from clockwork.messages.profile import ProfileKey
+from clockwork.messages.profile import ModelProfile, ProfileKey
 from clockwork.messages.requests import InferRequest, ServerStatus, StatusRequest, StatusResponse
 from clockwork.messages.results import InferResult
 from clockwork.paced.durations import DurationModel, NoiseModel
-from clockwork.paced.models import PacedModel, measured
+from clockwork.paced.models import PacedModel, measured, scaled
 from clockwork.paced.worker import VERSION
 from clockwork.scheduling.base import Scheduler
 from clockwork.sim.controller import Costs, TimedController
+from clockwork.sim.devices_spec import WorkerSpec
 from clockwork.sim.files import ModelFiles
 from clockwork.sim.links import Link, LinkModel
 from clockwork.sim.loop import Loop
 from clockwork.sim.watcher import Watcher
 from clockwork.sim.worker import SimWorker
-from clockwork.units import MIB, SECOND, Bytes, Nanos, Pages
+from clockwork.units import MIB, SECOND, Bytes, Nanos
 from clockwork.wire.clock_offset import ClockOffset, shift_action, shift_result
 from clockwork.worker.events import ActionReceived, ControllerLost
 
-KIND: Final = "sim"
 PING_EVERY: Final[Nanos] = SECOND // 2
 """Time between two pings, as on a live link."""
 
@@ -68,8 +68,9 @@ class SimulationError(Exception):
 class _Worker:
     """A worker in the cluster, with its process, its links, and the controller's estimate of its clock offset."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, spec: WorkerSpec) -> None:
         self.name = name
+        self.spec = spec
         self.process: SimWorker | None = None
         self.down: Link
         self.up: Link
@@ -87,9 +88,7 @@ class Cluster:
         scheduler: Scheduler,
         models: list[tuple[PacedModel, int]],
         *,
-        workers: int,
-        devices: int,
-        pages: Pages,
+        fleet: Sequence[WorkerSpec],
         watcher: Watcher,
         on_response: Callable[[Respond], None],
         page_size: Bytes = 16 * MIB,
@@ -101,6 +100,8 @@ class Cluster:
     ) -> None:
         """``models`` contains pairs of a model file and its number of copies.
 
+        ``fleet`` has an entry for each kind of devices. Workers that are added later are of the first kind.
+
         ``skews`` contains the clock offset and the clock drift by worker number.
 
         ``costs`` are the times that the controller's work takes. None means that the work takes no time.
@@ -108,7 +109,8 @@ class Cluster:
         self.loop = loop
         self.watcher = watcher
         self._rng = rng
-        self._devices, self._pages, self._page_size = devices, pages, page_size
+        self._page_size = page_size
+        self._fleet = fleet
         self._link_model = link or LinkModel()
         self._noise = noise or NoiseModel()
         self._skews = skews or {}
@@ -117,12 +119,15 @@ class Cluster:
         specs = tuple(LoadSpec(model.path, "", copies) for model, copies in models)
         config = config or UNLIMITED
         self._known = {model.path: measured(model.profile, self._noise, rng) for model, _ in models}
-        self._profiles = {_key(model): self._known[model.path] for model, _ in models}
-        config = replace(config, workers=workers, models=specs)
+        self._profiles: dict[ProfileKey, ModelProfile] = {}
+        for model, _ in models:
+            self._remember(model, self._known[model.path])
+        config = replace(config, workers=sum(kind.workers for kind in fleet), models=specs)
         self.controller = ControllerWithStartupPhase(scheduler, config, self._profiles)
         moved = partial(watcher.moved, self.controller)
         self._timed = TimedController(loop, self.controller, self._execute, moved, costs or Costs())
-        self.workers = [_Worker(f"w{i}") for i in range(workers)]
+        specs_of_workers = [kind for kind in fleet for _ in range(kind.workers)]
+        self.workers = [_Worker(f"w{number}", spec) for number, spec in enumerate(specs_of_workers)]
         self._by_name = {worker.name: worker for worker in self.workers}
         self.status: ServerStatus | None = None
         self._busy_of_dead: Nanos = 0
@@ -149,14 +154,15 @@ class Cluster:
         """Start a worker process and connect it to the controller."""
         worker = self.workers[number]
         offset, drift = self._skews.get(number, (0, 0.0))
-        rngs = [Random(self._rng.getrandbits(64)) for _ in range(self._devices + 2)]
-        durations = [DurationModel(self._noise, rng) for rng in rngs[2:]]
+        spec = worker.spec
+        rngs = [Random(self._rng.getrandbits(64)) for _ in range(spec.per_worker + 2)]
+        durations = [DurationModel(self._noise, rng, spec.factor) for rng in rngs[2:]]
         worker.up = Link(self.loop, self._link_model, rngs[0], self._receive)
         worker.process = process = SimWorker(
             self.loop,
             worker.name,
-            KIND,
-            self._pages,
+            spec.kind,
+            spec.pages,
             self._page_size,
             self._files.of(worker.name),
             durations,
@@ -174,16 +180,20 @@ class Cluster:
 
     @property
     def devices_per_worker(self) -> int:
-        """Number of devices of each worker."""
-        return self._devices
+        """Number of devices of each worker of the first kind."""
+        return self._fleet[0].per_worker
 
     def connected(self) -> list[int]:
         """Return the numbers of the connected workers."""
         return [number for number, worker in enumerate(self.workers) if worker.connected]
 
+    def connected_devices(self) -> int:
+        """Return the number of devices of the connected workers."""
+        return sum(worker.spec.per_worker for worker in self.workers if worker.connected)
+
     def add_worker(self) -> None:
-        """Add a worker to the cluster, and connect it."""
-        worker = _Worker(f"w{len(self.workers)}")
+        """Add a worker of the first kind to the cluster, and connect it."""
+        worker = _Worker(f"w{len(self.workers)}", self._fleet[0])
         self.workers.append(worker)
         self._by_name[worker.name] = worker
         self.connect(len(self.workers) - 1)
@@ -212,7 +222,13 @@ class Cluster:
         if rng is not None:
             profile = measured(model.profile, self._noise, rng)
             first = tuple(round(profile.infer[1].median * factor) for factor in model.first)
-            self._profiles[_key(model)] = replace(profile, first=first)
+            self._remember(model, replace(profile, first=first))
+
+    def _remember(self, model: PacedModel, profile: ModelProfile) -> None:
+        """Let the controller know a model's times on each kind of devices."""
+        for kind in self._fleet:
+            known = profile if kind.factor == 1.0 else scaled(profile, kind.factor)
+            self._profiles[ProfileKey(model.digest, VERSION, kind.kind)] = known
 
     def can_read(self, worker: str, path: str) -> bool:
         """Return whether a worker can read a model file."""
@@ -315,7 +331,3 @@ class Cluster:
         self._timed.handle(ClientRequest(0, StatusRequest(0)))
         assert self.status is not None
         return self.status
-
-
-def _key(model: PacedModel) -> ProfileKey:
-    return ProfileKey(model.digest, VERSION, KIND)

@@ -61,7 +61,7 @@ def _set_factor(argument: Any) -> None:
     process = cluster.workers[fault.worker].process
     if process is not None:
         for durations in process.worker.durations:
-            durations.factor = factor
+            durations.factor = factor * durations.usual_factor
 
 
 def _set_failing(argument: Any) -> None:

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from clockwork.errors import InvalidRequestError
 from clockwork.paced.durations import NoiseModel
 from clockwork.paced.from_status import DAMAGED, models_of, whole
-from clockwork.sim.scenario import DevicesSpec, ModelSpec, NetworkSpec, Scenario
+from clockwork.sim.devices_spec import DevicesSpec
+from clockwork.sim.scenario import ModelSpec, NetworkSpec, Scenario
 from clockwork.units import MILLISECOND, SECOND
 from clockwork.workload.spec import MAX_RATE, StreamSpec
 

@@ -21,6 +21,7 @@ from clockwork.sim.autoscaler import Autoscaler
 from clockwork.sim.change_spec import timed_changes
 from clockwork.sim.changes import OPERATOR, Changes
 from clockwork.sim.cluster import UNLIMITED, Cluster
+from clockwork.sim.devices_spec import WorkerSpec
 from clockwork.sim.faults import arrange, explains, skews
 from clockwork.sim.leftovers import leftovers
 from clockwork.sim.loop import Loop
@@ -88,15 +89,13 @@ class Simulation:
             scenario.workload, scenario.model_names(), self._duration, workload_rng(seed), traces or {}
         )
         devices = scenario.devices
-        settle = max(SETTLE, _time_to_fill(models, devices.pages))
+        settle = max(SETTLE, _time_to_fill(models, devices.kinds))
         self.cluster = Cluster(
             self.loop,
             Random(rng.getrandbits(64)),
             _checked(scheduler or scheduler_of(scenario), scenario),
             models,
-            workers=devices.workers,
-            devices=devices.per_worker,
-            pages=devices.pages,
+            fleet=devices.kinds,
             watcher=self.watcher,
             on_response=self._answered,
             link=scenario.network.link(),
@@ -164,10 +163,16 @@ class Simulation:
     def finish(self) -> None:
         """Run until all requests and changes have ended and no message is in flight. Then check the final state."""
         end = self.loop.now + (DRAIN_OF_CHANGES if self.scenario.changes else DRAIN)
-        while (self._waiting or self.changes.pending or self.cluster.controller.changing) and self.loop.now < end:
+        while (self._waiting or self._changing()) and self.loop.now < end:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
         self.loop.run(self.loop.now + SETTLE)
         self._check()
+
+    def _changing(self) -> bool:
+        """Return whether a change has not ended, or a worker returns in a scenario with changes."""
+        controller = self.cluster.controller
+        joining = bool(self.scenario.changes) and controller.joining
+        return bool(self.changes.pending) or controller.changing or joining
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
@@ -328,7 +333,7 @@ class Simulation:
         """
         if not self.scenario.autoscaler.max_workers:
             return self.scenario.devices.count
-        return max(1, len(self.cluster.connected()) * self.scenario.devices.per_worker)
+        return max(1, self.cluster.connected_devices())
 
     def _request_record(
         self, request: WorkloadRequest, arrival: Nanos, response: InferResponse, outcome: Outcome
@@ -389,7 +394,8 @@ def _inputs(model: PacedModel) -> tuple[TensorSpec, ...]:
     )
 
 
-def _time_to_fill(models: list[tuple[PacedModel, int]], pages: int) -> Nanos:
+def _time_to_fill(models: list[tuple[PacedModel, int]], kinds: Sequence[WorkerSpec]) -> Nanos:
     """Return an upper limit of the time that a device needs to load all models that fit."""
     load = max(max(model.profile.load_weights.samples) for model, _ in models)
-    return load * min(sum(copies for _, copies in models), pages) * 11 // 10
+    count = sum(copies for _, copies in models)
+    return max(round(load * kind.factor) * min(count, kind.pages) * 11 // 10 for kind in kinds)

@@ -14,6 +14,10 @@
     per_worker = 1
     pages = 1376               # weights cache of each device, in pages of 16 MiB
 
+    [[devices.others]]         # devices of another kind; see clockwork.sim.devices_spec
+    kind = "old"
+    factor = 3.0
+
     [[models]]
     name = "resnet50"
     copies = 15
@@ -52,31 +56,18 @@ from clockwork.messages.profile import ModelProfile
 from clockwork.paced.durations import NoiseModel
 from clockwork.paced.models import PROFILES, RESNET50_BYTES, PacedModel, constant_profile, scaled
 from clockwork.scheduling.clockwork import ClockworkConfig
-from clockwork.sim.autoscaler_spec import MAX_WORKERS, AutoscalerSpec, check_autoscaler
+from clockwork.sim.autoscaler_spec import AutoscalerSpec, check_autoscaler
 from clockwork.sim.change_spec import ChangeSpec, check_changes
 from clockwork.sim.controller import Costs
+from clockwork.sim.devices_spec import MAX_WORKERS, DevicesSpec, check_devices
 from clockwork.sim.links import LinkModel
 from clockwork.units import Bytes, Nanos, ms
 from clockwork.workload.spec import StreamSpec, check_finite, has_slo_factor, with_slo_scaled, without_slo
 from clockwork.workload.spec import scaled as scaled_stream
 
 MAX_MODELS: Final = 100_000
-MAX_PAGES: Final = 1 << 24
 MAX_COST_MS: Final = 1000.0
 MAX_DURATION: Final = 31 * 24 * 3600.0
-
-
-class DevicesSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """The devices of the fleet."""
-
-    workers: int = 1
-    per_worker: int = 1
-    pages: int = 1376
-
-    @property
-    def count(self) -> int:
-        """Number of devices of all workers together."""
-        return self.workers * self.per_worker
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -238,7 +229,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True):
         if any(profile != profiles[0] for profile in profiles):
             return None
         rates = [size * 1e9 / profiles[0].infer[size].median for size in profiles[0].infer]
-        return max(rates) * self.devices.workers * self.devices.per_worker
+        return max(rates) * self.devices.speed
 
     def bucket(self) -> Nanos:
         """Return the length of a step of the time series. A run has at most about a thousand steps."""
@@ -315,16 +306,12 @@ def _refuse(problems: dict[str, bool]) -> None:
 
 
 def _check_fleet(scenario: Scenario) -> None:
-    devices, network, controller = scenario.devices, scenario.network, scenario.controller
+    network, controller = scenario.network, scenario.controller
+    check_devices(scenario.devices)
     costs = [getattr(controller, name) for name in controller.__struct_fields__]
     delays = (network.delay_ms, network.jitter_ms, network.resend_ms, network.client_delay_ms)
     _refuse(
         {
-            f"[devices] workers is {devices.workers}; the range is 1 to {MAX_WORKERS}": not (
-                1 <= devices.workers <= MAX_WORKERS
-            ),
-            f"[devices] per_worker is {devices.per_worker}; the range is 1 to 64": not 1 <= devices.per_worker <= 64,
-            f"[devices] pages is {devices.pages}; the range is 1 to {MAX_PAGES}": not 1 <= devices.pages <= MAX_PAGES,
             f"[controller] costs must be 0 to {MAX_COST_MS:g} ms": not 0 <= min(costs) <= max(costs) <= MAX_COST_MS,
             "a delay in [network] is out of range; the range is 0 to 1e6 ms": min(delays) < 0 or max(delays) > 1e6,
             f"[network] loss is {network.loss}; it must be at least 0 and less than 1": not 0 <= network.loss < 1,
@@ -388,7 +375,7 @@ def _check_faults(scenario: Scenario) -> None:
     _refuse(
         {
             "a fault names a worker that does not exist; workers count from 0": any(
-                not 0 <= fault.worker < scenario.devices.workers for fault in faults
+                not 0 <= fault.worker < scenario.devices.all_workers for fault in faults
             ),
             "at_s or for_s of a fault is out of range; at_s must be at least 0 and for_s positive": any(
                 fault.at_s < 0 or fault.for_s <= 0 or fault.at_s + fault.for_s > MAX_DURATION for fault in faults
@@ -420,15 +407,21 @@ def variants(scenario: Scenario) -> list[tuple[float, Scenario]]:
 
 
 def with_devices(scenario: Scenario, count: int) -> Scenario:
-    """Return a copy of the scenario with this number of devices.
+    """Return a copy of the scenario with this number of devices. The devices of other kinds remain.
 
     Raises:
-        InvalidRequestError: the number is not a multiple of the number of devices per worker.
+        InvalidRequestError: there are more devices of other kinds, or the rest is not a multiple of the number of
+            devices per worker.
     """
-    each = scenario.devices.per_worker
-    if count % each:
+    devices, each = scenario.devices, scenario.devices.per_worker
+    others = devices.count - devices.workers * each
+    if count <= others:
+        raise InvalidRequestError(
+            f"cannot have {count} devices: [[devices.others]] has {others}; set at least {others + each}"
+        )
+    if (count - others) % each:
         raise InvalidRequestError(f"cannot have {count} devices: each worker has {each} (per_worker in [devices])")
-    return replace(scenario, devices=replace(scenario.devices, workers=count // each))
+    return replace(scenario, devices=replace(devices, workers=(count - others) // each))
 
 
 def altered(

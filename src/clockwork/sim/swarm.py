@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from clockwork.paced.durations import NoiseModel
 from clockwork.sim.change_spec import ChangeSpec
+from clockwork.sim.devices_spec import DevicesSpec, WorkerSpec
 from clockwork.sim.run import Record, Simulation
 from clockwork.sim.scenario import (
     ControllerSpec,
-    DevicesSpec,
     FaultSpec,
     ModelSpec,
     NetworkSpec,
@@ -47,6 +47,9 @@ MEASURED_SHARE: Final = 0.25
 
 SAME_SHARE: Final = 0.1
 """Share of the changes that load the same content again."""
+
+KINDS_SHARE: Final = 0.2
+"""Share of the seeds whose fleet has devices of several kinds."""
 
 RESERVE: Final = 0.8
 """Load that a controller must be able to handle, as a share of its capacity with batches of one request."""
@@ -105,7 +108,7 @@ def draw(seed: int) -> Scenario:
             warmup_s=0.0,
             scheduler=rng.choice(SCHEDULERS),
             slo_ms=rng.choice((5.0, 12.0, 25.0, 100.0, 100.0, 500.0)),
-            devices=devices,
+            devices=replace(devices, others=_others(seed)),
             network=network,
             noise=noise,
             faults=tuple(_within(fault, duration) for fault in faults),
@@ -218,6 +221,21 @@ def _controller(seed: int) -> ControllerSpec:
         return ControllerSpec()
     request = rng.choice((0.02, 0.1, 0.4))
     return ControllerSpec(request, request / 5, request * rng.choice((0.5, 1.0)), request * rng.choice((0.0, 2.0)))
+
+
+def _others(seed: int) -> tuple[WorkerSpec, ...]:
+    """Return the workers with devices of other kinds. One seed in five has such workers.
+
+    They come from a separate random generator, so that a seed's scenario is otherwise the same.
+    """
+    rng = Random(f"kinds of devices {seed}")
+    if rng.random() >= KINDS_SHARE:
+        return ()
+    factors = rng.sample((0.3, 1.0, 3.0, 10.0), rng.randint(1, 2))
+    return tuple(
+        WorkerSpec(f"x{factor:g}", rng.randint(1, 2), rng.choice((1, 2)), rng.choice((15, 40, 1376)), factor)
+        for factor in factors
+    )
 
 
 def _within(fault: FaultSpec, duration: float) -> FaultSpec:

@@ -13,6 +13,7 @@ from clockwork.messages.tensors import TensorInfo, TensorSpec, spec
 from clockwork.paced.models import PacedModel, constant_profile
 from clockwork.scheduling.base import Scheduler
 from clockwork.sim.cluster import Cluster
+from clockwork.sim.devices_spec import WorkerSpec
 from clockwork.sim.loop import Loop
 from clockwork.sim.watcher import Watcher
 from clockwork.units import MIB, MILLISECOND, SECOND, Nanos, ms
@@ -62,9 +63,7 @@ class Clients:
             Random(seed),
             scheduler,
             list(MODELS),
-            workers=2,
-            devices=2,
-            pages=4,
+            fleet=[WorkerSpec(workers=2, per_worker=2, pages=4)],
             watcher=self.watcher,
             on_response=self._responded,
         )

@@ -19,8 +19,9 @@ from msgspec.structs import replace
 
 from clockwork.scheduling.base import Scheduler, changes_models
 from clockwork.sim.change_spec import ChangeSpec
+from clockwork.sim.devices_spec import DevicesSpec
 from clockwork.sim.run import Simulation
-from clockwork.sim.scenario import DevicesSpec, FaultSpec, ModelSpec, NetworkSpec, Scenario
+from clockwork.sim.scenario import FaultSpec, ModelSpec, NetworkSpec, Scenario
 from clockwork.testing.clients import Clients
 from clockwork.testing.observed import Observed
 from clockwork.workload.spec import StreamSpec
