@@ -35,7 +35,7 @@ class Right(IntEnum):
 
     - NONE: only harmless requests.
     - INFER: send inference requests, and read all information.
-    - ADMIN: also load, unload and evict models, and change shadows.
+    - ADMIN: also load, unload and evict models, and change shadows and log settings.
     """
 
     NONE = 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 from cli.processes import Process, clockwork, save_dense, serve
 from clockwork.cli import run
@@ -84,6 +85,34 @@ def test_serve_logs_its_life_as_json_only(tmp_path: Path) -> None:
     check_life(records, address)
     assert of(records, "connected")["logger"] == "clockwork.worker", "the lines of the worker process are included"
     assert process.out.seen[-1] == f"clockwork is serving 1 model on {address}"
+
+
+def test_a_debug_log_has_lines_for_requests_and_actions_and_can_be_switched_on_while_serving(tmp_path: Path) -> None:
+    model = str(save_dense(tmp_path / "dense.onnx"))
+
+    def infer(address: str) -> None:
+        with Client(address) as client:
+            client.model("dense").infer({"x": np.ones((1, 32), np.float32)}, slo=20)
+
+    with serve(model, "--log-format=json", "--http=127.0.0.1:0") as process:
+        url = f"http://{process.out.wait_for(r'^clockwork serves HTTP on (.+)$')[1]}/v2/logging"
+        address = process.address()
+        infer(address)
+        assert requests.get(url, timeout=30).json()["log_format"] == "json"
+        assert requests.post(url, json={"log_verbose_level": 1}, timeout=30).json()["log_verbose_level"] == 1
+        infer(address)
+        process.err.wait_for(r'"event": "response"')
+        assert requests.post(url, json={"log_verbose_level": 0}, timeout=30).json()["log_verbose_level"] == 0
+        infer(address)
+        process.send(signal.SIGTERM)
+        assert process.ended() == 0
+    records = [line for line in parsed(process.err.seen) if line["level"] == "debug"]
+    (response,) = (line for line in records if line["event"] == "response")
+    (request,) = (line for line in records if line["event"] == "request")
+    assert (request["model"], request["request"], response["status"]) == ("dense", response["request"], "SUCCESS")
+    actions = {line["action"]: line for line in records if line["event"] == "action"}
+    results = {line["action"]: line for line in records if line["event"] == "result"}
+    assert any(line["kind"] == "Infer" and results[action]["took_ns"] > 0 for action, line in actions.items())
 
 
 def check_life(records: list[dict[str, Any]], address: str) -> None:

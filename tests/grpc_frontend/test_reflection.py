@@ -199,7 +199,6 @@ def test_the_number_of_watching_calls_has_a_limit(monkeypatch: pytest.MonkeyPatc
     ("method", "why"),
     [
         ("TraceSetting", "tracing is not supported"),
-        ("LogSettings", "--log-level"),
         ("SystemSharedMemoryStatus", "shared memory is not supported"),
         ("SystemSharedMemoryRegister", "shared memory is not supported"),
         ("SystemSharedMemoryUnregister", "shared memory is not supported"),

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from cli.processes import save_dense, serve
 from clockwork import __version__
 from clockwork.oip.openapi import PATH, document
-from clockwork.oip.rest import EXPLANATION, MODEL, REPOSITORY, SERVER
+from clockwork.oip.rest import EXPLANATION, LOGGING, MODEL, REPOSITORY, SERVER
 
 DOCUMENT = json.loads(msgspec.json.encode(document(__version__)))
 RIGHT = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 32], "data": [0.5] * 32}]}
@@ -70,6 +70,7 @@ def test_the_document_has_exactly_the_routed_paths() -> None:
         *(served(MODEL, f"/v2/models/{{model}}{version}") for version in ("", "/versions/{version}")),
         served(REPOSITORY, "/v2/repository/models/{model}"),
         served({"{request}": EXPLANATION}, "/v2/clockwork/requests"),
+        *(served({"logging": found}, "/v2") for found in LOGGING.values()),
     )
     described = {
         f"{method.upper()} {path}"

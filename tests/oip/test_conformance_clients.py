@@ -70,14 +70,66 @@ def test_a_wrong_request_raises_an_exception_with_a_status(server: Server, proto
 @pytest.mark.parametrize("protocol", TRITON)
 @pytest.mark.parametrize(
     "method",
-    ["get_trace_settings", "get_log_settings", "get_system_shared_memory_status", "unregister_cuda_shared_memory"],
+    ["get_trace_settings", "get_system_shared_memory_status", "unregister_cuda_shared_memory"],
 )
 def test_unsupported_methods_raise_an_exception(server: Server, protocol: str, method: str) -> None:
     def ask(triton: Any, client: Any) -> Any:
         return getattr(client, method)()
 
-    with pytest.raises(InferenceServerException, match=r"not supported|--log-level"):
+    with pytest.raises(InferenceServerException, match="not supported"):
         with_client(server, protocol, ask)
+
+
+@pytest.mark.parametrize("protocol", TRITON)
+def test_log_settings_are_read_and_changed(server: Server, protocol: str) -> None:
+    as_json = {} if protocol == "http" else {"as_json": True}
+
+    async def ask(triton: Any, client: Any) -> list[Any]:
+        first = await client.get_log_settings(**as_json)
+        changed = await client.update_log_settings({"log_info": False, "log_verbose_level": 2}, **as_json)
+        after = await client.get_log_settings(**as_json)
+        restored = await client.update_log_settings({"log_info": True, "log_verbose_level": 0}, **as_json)
+        return [first, changed, after, restored]
+
+    first, changed, after, restored = (named(settings) for settings in with_client(server, protocol, ask))
+    assert first == {
+        "log_file": "",
+        "log_info": True,
+        "log_warning": True,
+        "log_error": True,
+        "log_verbose_level": 0,
+        "log_format": "default",
+    }
+    assert changed == after == first | {"log_info": False, "log_verbose_level": 2}
+    assert restored == first
+
+
+def named(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the value of each setting. In JSON that was made from a message, each value is in an object."""
+    if "settings" not in settings:
+        return settings
+    return {name: next(iter(value.values())) for name, value in settings["settings"].items()}
+
+
+@pytest.mark.parametrize("protocol", TRITON)
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"log_file": "/tmp/log"}, "log_file is ''; it cannot be changed"),
+        ({"log_format": "ISO8601"}, "log_format is 'default'; .* start the server with --log-format"),
+        ({"log_warnings": True}, "log setting 'log_warnings' is unknown; expected one of: log_file, log_info"),
+    ],
+)
+def test_a_log_setting_that_cannot_be_changed_is_an_error_and_changes_nothing(
+    server: Server, protocol: str, settings: dict[str, Any], why: str
+) -> None:
+    async def ask(triton: Any, client: Any) -> Any:
+        with pytest.raises(InferenceServerException, match=why) as caught:
+            await client.update_log_settings({"log_info": False, **settings})
+        assert caught.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
+        return await client.get_log_settings(**({} if protocol == "http" else {"as_json": True}))
+
+    assert named(with_client(server, protocol, ask))["log_info"]
 
 
 def test_responses_of_all_three_protocols_have_the_same_timing(server: Server) -> None:

@@ -88,6 +88,13 @@ def readiness(client: Any, library: Any) -> list[bool]:
     return [*known, client.is_model_ready("two", "7"), client.is_model_ready("nobody")]
 
 
+def log_settings(client: Any, library: Any) -> dict[str, Any]:
+    found = client.get_log_settings()
+    if isinstance(found, dict):
+        return found
+    return {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in found.settings.items()}
+
+
 FEATURES: dict[str, Probe] = {
     "inference": values,
     "chosen outputs": lambda client, library: values(client, library, library.InferRequestedOutput("sum")),
@@ -104,6 +111,7 @@ FEATURES: dict[str, Probe] = {
     "configuration of a model": configuration,
     "statistics": statistics,
     "repository index": index,
+    "log settings": log_settings,
 }
 
 REFUSED: dict[str, Probe] = {
@@ -115,7 +123,6 @@ REFUSED: dict[str, Probe] = {
     "a sequence": lambda client, library: values(client, library, sequence_id=7, sequence_start=True),
     "unload": lambda client, library: client.unload_model("two"),
     "trace settings": lambda client, library: client.get_trace_settings(),
-    "log settings": lambda client, library: client.get_log_settings(),
     "system shared memory": lambda client, library: client.get_system_shared_memory_status(),
 }
 

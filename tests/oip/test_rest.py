@@ -27,6 +27,9 @@ RIGHT = {
     "POST /v2/repository/index": Route("index"),
     "GET /metrics": Route("metrics"),
     "POST /v2/repository/models/m/load": Route("load", "m"),
+    "GET /v2/logging": Route("log_settings"),
+    "HEAD /v2/logging": Route("log_settings"),
+    "POST /v2/logging": Route("change_log_settings"),
 }
 WRONG = {
     "GET /": 404,
@@ -40,8 +43,6 @@ WRONG = {
     "POST /v2": 405,
     "DELETE /v2/models/m": 405,
     "GET /v2/repository/index": 405,
-    "GET /v2/logging": 501,
-    "POST /v2/logging": 501,
     "POST /v2/models/m/generate": 501,
     "POST /v2/models/m/versions/1/generate_stream": 501,
     "GET /v2/models/m/generate": 405,

@@ -186,6 +186,25 @@ def test_grpc_needs_a_token_except_for_health() -> None:
     run(test())
 
 
+def test_only_an_admin_token_changes_log_settings() -> None:
+    async def test() -> None:
+        async with guarded() as host, serving_http(host, LOOPBACK) as address, serve_grpc(host, LOOPBACK) as server:
+            async with connected(address) as peer:
+                assert (await peer.ask("GET", "/v2/logging")).status == 401
+                assert (await peer.ask("GET", "/v2/logging", **bearer(READER))).status == 200
+                assert (await peer.ask("POST", "/v2/logging", **bearer(READER))).status == 403
+                assert (await peer.ask("POST", "/v2/logging", **bearer(ADMIN))).status == 200
+            async with triton.InferenceServerClient(str(server.address)) as client:
+                reader, admin = ({"authorization": f"Bearer {token}"} for token in (READER, ADMIN))
+                before = await client.get_log_settings(headers=reader)
+                with pytest.raises(InferenceServerException) as caught:
+                    await client.update_log_settings({"log_info": True}, headers=reader)
+                assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
+                assert await client.update_log_settings({"log_info": True}, headers=admin) == before
+
+    run(test())
+
+
 def test_grpc_health_needs_no_token_and_streams_do() -> None:
     async def test() -> None:
         async with guarded() as host, serve_grpc(host, LOOPBACK) as server:

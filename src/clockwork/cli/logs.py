@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from clockwork import log_writer
 from clockwork.host.log_events import event_fields
+from clockwork.host.log_levels import LOG
+from clockwork.oip.log_settings import DEFAULT_FORMAT
 from clockwork.version import __version__
 
 if TYPE_CHECKING:
@@ -90,12 +92,13 @@ def start_log(level: str, log_format: str) -> "Console":
     from rich.console import Console
 
     console = Console(stderr=True, force_terminal=False if log_format == JSON else None)
+    handler: logging.Handler
     if log_format == JSON:
-        _start_json(level)
+        handler = _start_json()
     else:
         plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
         _write_from_threads(plain)
-        handler: logging.Handler = logging.StreamHandler()
+        handler = logging.StreamHandler()
         if console.is_terminal:
             from rich.logging import RichHandler
 
@@ -103,10 +106,8 @@ def start_log(level: str, log_format: str) -> "Console":
             handler.setFormatter(logging.Formatter("%(message)s"))
         else:
             handler.setFormatter(plain)
-        logging.basicConfig(level=level.upper(), handlers=[handler])
-    if level == "info":  # these loggers report each client that connects or disconnects
-        for name in ("asyncio", "clockwork.link"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        logging.basicConfig(handlers=[handler])
+    LOG.attach(handler, level, JSON if log_format == JSON else DEFAULT_FORMAT)
     log.info("clockwork %s begins", __version__, extra=event_fields("start", version=__version__, pid=os.getpid()))
     for text in _at_start:
         log.warning("%s", text)
@@ -114,18 +115,19 @@ def start_log(level: str, log_format: str) -> "Console":
     return console
 
 
-def _start_json(level: str) -> None:
-    """Start a log of JSON. All other text that Python writes to stderr is turned into JSON too."""
+def _start_json() -> logging.Handler:
+    """Start a log of JSON, and return its handler. Other text that Python writes to stderr becomes JSON too."""
     formatter = JsonFormatter()
     _write_from_threads(formatter)
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(True)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would write lines of text
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable
+    return handler
 
 
 def _write_from_threads(formatter: logging.Formatter) -> None:

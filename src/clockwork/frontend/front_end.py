@@ -15,6 +15,7 @@ from clockwork.frontend.scaling import scaling_document
 from clockwork.frontend.token_brake import TokenBrake
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
+from clockwork.host.log_levels import LOG
 from clockwork.messages.explanation import MODEL_DEFAULT, SLO_SOURCES
 from clockwork.messages.faults import not_served, quoted, unknown_model, unknown_version
 from clockwork.messages.requests import (
@@ -111,6 +112,14 @@ class FrontEnd:
         ``extensions`` are additional extensions that only this transport has.
         """
         return server_metadata(__version__, extensions)
+
+    def log_settings(self) -> dict[str, Any]:
+        """Return the settings of this process's log, by Triton's names."""
+        return LOG.settings.values()
+
+    def change_log_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Change some settings of this process's log, and return all settings."""
+        return LOG.change(values).values()
 
     # --- models ------------------------------------------------------------------------------------------------------
 

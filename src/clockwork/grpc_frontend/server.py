@@ -222,6 +222,7 @@ def _inference(service: Service, infer: grpc.RpcMethodHandler) -> grpc.GenericRp
         "RepositoryIndex": _unary(service.repository_index, pb.RepositoryIndexRequest),
         "RepositoryModelLoad": _unary(service.repository_model_load, pb.RepositoryModelLoadRequest, limited=False),
         "RepositoryModelUnload": _unary(service.repository_model_unload, pb.RepositoryModelUnloadRequest),
+        "LogSettings": _unary(service.log_settings, pb.LogSettingsRequest),
     }
     for name, text in METHODS.items():
         handlers[name] = grpc.unary_unary_rpc_method_handler(_failing(partial(_unsupported, text)))

@@ -13,6 +13,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
+from clockwork.access import Right
 from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import InvalidRequestError
 from clockwork.frontend import FrontEnd, ListFormat, failure_of_error, failure_of_shed
@@ -106,6 +107,19 @@ class Service:
         """Return the server's name, version and extensions."""
         return pb.ServerMetadataResponse(**self._front.server_metadata())
 
+    async def log_settings(self, message: pb.LogSettingsRequest, call: ServicerContext) -> pb.LogSettingsResponse:
+        """Return the settings of the log. If the request contains settings, change them first.
+
+        A change needs the right ADMIN.
+        """
+        values = parameter_values(message.settings)
+        if values:
+            self._front.access.check(_header(call, "authorization"), Right.ADMIN)
+            values = self._front.change_log_settings(values)
+        else:
+            values = self._front.log_settings()
+        return pb.LogSettingsResponse(settings={name: _setting(value) for name, value in values.items()})
+
     # --- models ------------------------------------------------------------------------------------------------------
 
     async def model_ready(self, message: pb.ModelReadyRequest, call: ServicerContext) -> pb.ModelReadyResponse:
@@ -171,7 +185,7 @@ class Service:
         if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
             raise RequestFailedError(failure_of_shed(shed, self._reception.request_ids.next()))
         message, raw = parsed(data)
-        trace = "" if message.id else _traceparent(call)
+        trace = "" if message.id else _header(call, TRACE_HEADER)
         return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()), trace)
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: ServicerContext) -> AsyncIterator[bytes]:
@@ -182,7 +196,7 @@ class Service:
         responses: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         tasks: dict[asyncio.Task[bytes], None] = {}
         slots = asyncio.Semaphore(MAX_STREAM_REQUESTS)
-        trace = _traceparent(call)
+        trace = _header(call, TRACE_HEADER)
         client = self._peers.client(call.peer())
 
         async def read() -> None:
@@ -298,9 +312,17 @@ def _encode_index(entries: list[Any]) -> bytes:
     return encoded
 
 
-def _traceparent(call: ServicerContext) -> str:
-    """Return the call's ``traceparent``, or an empty string if there is none."""
-    return next((str(value) for key, value in call.invocation_metadata() or () if key == TRACE_HEADER), "")
+def _setting(value: bool | int | str) -> pb.LogSettingsResponse.SettingValue:
+    if isinstance(value, bool):
+        return pb.LogSettingsResponse.SettingValue(bool_param=value)
+    if isinstance(value, int):
+        return pb.LogSettingsResponse.SettingValue(uint32_param=value)
+    return pb.LogSettingsResponse.SettingValue(string_param=value)
+
+
+def _header(call: ServicerContext, name: str) -> str:
+    """Return a value of the call's metadata, or an empty string if there is none."""
+    return next((str(value) for key, value in call.invocation_metadata() or () if key == name), "")
 
 
 def _limit(call: ServicerContext, waited: Nanos) -> Nanos | None:

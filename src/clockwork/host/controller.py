@@ -45,6 +45,7 @@ from clockwork.controller.events import (
     WorkerSilent,
 )
 from clockwork.errors import InvalidRequestError, NotPermittedError, ProtocolError, ServerError
+from clockwork.host import debug_log
 from clockwork.host.arena import make_arena
 from clockwork.host.loads_by_name import LoadsByName
 from clockwork.host.local_client import LocalClient
@@ -176,20 +177,15 @@ class ControllerHost:
         self._failure: asyncio.Future[None] = loop.create_future()
 
     async def start(self) -> None:
-        """Listen on both ports.
-
-        Raises:
-            ServerError: a port is in use or not permitted.
-        """
+        """Listen on both ports. Raise `ServerError` if a port is in use or not permitted."""
         workers = await listen(
             self._config.worker_listen,
             role=ROLE_WORKER,
             decode=decode_result,
             config=LinkConfig(
                 max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
-                max_outgoing_bytes=2
                 # pending requests may hold max_pending_bytes of payloads
-                * self._config.controller.max_pending_bytes,
+                max_outgoing_bytes=2 * self._config.controller.max_pending_bytes,
                 heartbeat_interval=WORKER_HEARTBEAT,
                 silent_after=WORKER_SILENT,
                 measure_clock=True,
@@ -331,7 +327,7 @@ class ControllerHost:
             )
             return
         self._workers[worker_id] = connection
-        self._runner.feed(WorkerConnected(worker_id, connection.peer_software))
+        self._runner.feed(WorkerConnected(worker_id))
 
     def _worker_message(self, connection: Connection, message: Any, payload: Any) -> None:
         worker_id = connection.peer_name
@@ -346,6 +342,7 @@ class ControllerHost:
                 return
         self._shared.ended(worker_id, message.id)
         result = shift_result(message, -self._offset(connection))
+        debug_log.result_arrived(worker_id, result)
         self._runner.feed(WorkerResult(worker_id, result, payloads))
 
     def _worker_closed(self, connection: Connection, reason: str) -> None:
@@ -413,6 +410,7 @@ class ControllerHost:
         self, client_id: int, message: Any, payload: Any = b"", arrival: Nanos | None = None, shared: bool = False
     ) -> None:
         if isinstance(message, InferRequest):
+            debug_log.request_arrived(message, client_id)
             self.reception.measure()
             try:
                 check_infer(message, len(payload), self._config.max_frame_bytes)
@@ -462,6 +460,7 @@ class ControllerHost:
 
     def _send_action(self, connection: Connection, command: SendAction) -> None:
         action = command.action
+        debug_log.action_sent(self._clock, command.worker_id, action)
         payloads: Sequence[Any] = command.payloads
         if payloads and connection in self._sharing and isinstance(action, Infer):
             action, payloads = self._shared.share(command.worker_id, action, payloads)
@@ -487,6 +486,7 @@ class ControllerHost:
         response = command.response
         if isinstance(response, InferResponse):
             self._response_log.answered(response)
+            debug_log.request_answered(response)
             if response.status == Status.SUCCESS:
                 self.reception.note_latency(response.timing.total)
         payload: tuple[Any, ...] = (command.payload,) if command.payload is not None else ()

@@ -41,6 +41,7 @@ from clockwork.messages.tensors import TensorSpec
 from clockwork.metrics import Metrics
 from clockwork.oip.binary import inputs_of, parse_infer
 from clockwork.oip.failures import bad_request
+from clockwork.oip.log_settings import decoded_settings
 from clockwork.oip.metadata import HTTP_EXTENSIONS
 from clockwork.oip.openapi import document
 from clockwork.oip.parameters import requested_slo
@@ -58,7 +59,13 @@ from clockwork.version import __version__
 
 log = logging.getLogger("clockwork.http")
 
-NEEDED_RIGHTS = {"live": Right.NONE, "ready": Right.NONE, "load": Right.ADMIN, "unload": Right.ADMIN}
+NEEDED_RIGHTS = {
+    "live": Right.NONE,
+    "ready": Right.NONE,
+    "load": Right.ADMIN,
+    "unload": Right.ADMIN,
+    "change_log_settings": Right.ADMIN,
+}
 """The right that a client needs for each operation. Operations that are not in this table need INFER."""
 
 MAX_FIELDS = 10
@@ -135,10 +142,12 @@ class Application:
             with self._bodies.keeping() as kept:
                 receiving = self._bodies.receive(scope, headers, receive, kept)
                 return await packed(await self._infer(found, scope, headers, receiving), headers)
-        if found.operation in ("index", "load", "unload"):
+        if found.operation in ("index", "load", "unload", "change_log_settings"):
             limit = None if found.operation == "load" else MAX_REPOSITORY_BODY  # a load may contain files
             with self._bodies.keeping() as kept:
                 body = await self._bodies.receive(scope, headers, receive, kept, limit)
+                if found.operation == "change_log_settings":
+                    return json_reply(self._front.change_log_settings(decoded_settings(body)))
                 return await self._repository(found, body)
         reply = await unless_gone(self._get(found, scope, headers), scope[PRESENCE])
         # Triton's asyncio client accepts gzip in every request, but decompresses only replies to inferences.
@@ -206,6 +215,8 @@ class Application:
                 return json_reply(await front.timeline(timeline_query(_fields(scope["query_string"]))))
             case "explanation":
                 return json_reply(await front.explanation(found.request_id))
+            case "log_settings":
+                return json_reply(front.log_settings())
             case "server":
                 return json_reply(front.server_metadata(HTTP_EXTENSIONS))
             case "scaling":

@@ -7,6 +7,7 @@ errors are sent as JSON, while uvicorn sends some errors as plain text.
 """
 
 import asyncio
+import logging
 from functools import partial
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ from clockwork.net.write_timeout import WriteTimeout
 from clockwork.oip.failures import Failure
 from clockwork.units import SECOND, Bytes, Nanos
 from clockwork.wire.frame import Allocate, uninitialised
+
+log = logging.getLogger("clockwork.http")
 
 BAD_BYTES: Final = "the bytes are not an HTTP/1.1 request"
 BAD_BODY: Final = "the chunks of the body are malformed (RFC 9112, section 7.1)"
@@ -86,9 +89,11 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             self._refuse(503, text, Status.SKIPPED_BY_CONTROLLER)
         else:
             self._await_head()
+        log.debug("HTTP connection from %s opened", self.client)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers, discard an incomplete body, and cancel the requests in progress."""
+        log.debug("HTTP connection from %s closed: %s", self.client, exc or "no error")
         self._stop_timer()
         if self._write_timeout is not None:
             self._write_timeout.end()

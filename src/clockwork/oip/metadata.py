@@ -13,7 +13,14 @@ from clockwork.messages.tensors import TensorInfo
 from clockwork.oip.model_config import PLATFORM
 from clockwork.units import MILLISECOND, Nanos
 
-EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics", "parameters", "classification")
+EXTENSIONS: Final = (
+    "model_repository",
+    "model_configuration",
+    "statistics",
+    "parameters",
+    "classification",
+    "logging",
+)
 """The extensions that both transports serve, by the names that Triton gives them."""
 
 HTTP_EXTENSIONS: Final = ("binary_tensor_data",)

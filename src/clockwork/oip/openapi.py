@@ -12,7 +12,7 @@ from clockwork.messages.explanation import DEFAULT_LISTED, MAX_LISTED, OUTCOMES
 from clockwork.messages.timeline import MAX_LIMIT, MAX_SPAN
 from clockwork.oip.binary import DEFAULT_MAX_JSON, InferHead
 from clockwork.oip.failures import http_statuses
-from clockwork.oip.reply_schemas import BYTES, COUNT, TEXT, Json, reply_schemas
+from clockwork.oip.reply_schemas import BYTES, COUNT, TEXT, Json, log_settings, reply_schemas
 from clockwork.oip.rest import MAX_DIGITS, RepositoryHead, TimelineQuery
 from clockwork.units import MIB, MILLISECOND
 
@@ -33,7 +33,9 @@ def document(version: str) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Clockwork", "version": version, "summary": _SUMMARY, "description": _DESCRIPTION},
-        "paths": _guarded(_server() | _models() | _repository() | _recent() | _timeline_path() | _unsupported()),
+        "paths": _guarded(
+            _server() | _models() | _repository() | _logging() | _recent() | _timeline_path() | _unsupported()
+        ),
         "security": [{}, {"token": []}],
         "components": {
             "schemas": {**schemas, **reply_schemas()},
@@ -160,6 +162,15 @@ def _repository() -> Json:
     return paths
 
 
+def _logging() -> Json:
+    read = _operation("logSettings", "The log settings", _json("the settings", "LogSettings"), 500)
+    statuses = (400, 408, 413, 415, 500, 503)
+    change = _operation("changeLogSettings", "Change log settings", _json("all settings", "LogSettings"), *statuses)
+    body = {"type": "object", "properties": log_settings(), "additionalProperties": False}
+    change["requestBody"] = {"content": {"application/json": {"schema": body}}}
+    return {"/v2/logging": {"get": read, "post": change}}
+
+
 def _recent() -> Json:
     listed = _operation(
         "recentRequests", "The last answered requests", _json("the requests", "RecentRequests"), 400, 500, 503
@@ -210,7 +221,7 @@ def _timeline_path() -> Json:
 
 def _unsupported() -> Json:
     families = [f"/v2/{kind}sharedmemory{region}" for kind in ("system", "cuda") for region in ("", "/region/{region}")]
-    both = ("/v2/logging", "/v2/trace/setting", "/v2/models/{model}/trace/setting")
+    both = ("/v2/trace/setting", "/v2/models/{model}/trace/setting")
     paths: dict[str, tuple[str, ...]] = dict.fromkeys(both, ("get", "post"))
     for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         paths |= {f"{base}/{action}": ("post",) for action in ("generate", "generate_stream")}

@@ -9,6 +9,7 @@ from clockwork.messages.explanation import BROKEN, OUTCOMES
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import Datatype
 from clockwork.messages.timeline import KINDS, MAX_IDS
+from clockwork.oip.log_settings import MAX_VERBOSE_LEVEL
 
 Json: TypeAlias = dict[str, Any]
 
@@ -76,12 +77,25 @@ def reply_schemas() -> Json:
         ),
         "Scaling": _scaling(),
         "Statistics": _statistics(),
+        "LogSettings": object_of(log_settings()),
         "Index": list_of(object_of(entry, "version")),
         "RecentRequests": object_of({"requests": list_of(_request())}),
         "Explanation": _explanation(),
         "Timeline": _timeline(),
         "Empty": {"type": "object", "maxProperties": 0},
         "InferResponse": _infer_response(),
+    }
+
+
+def log_settings() -> Json:
+    """Return the schemas of the log settings, by name."""
+    return {
+        "log_file": {"const": "", "description": "always empty: the log is written to stderr"},
+        "log_info": FLAG,
+        "log_warning": FLAG,
+        "log_error": FLAG,
+        "log_verbose_level": COUNT | {"maximum": MAX_VERBOSE_LEVEL, "description": "1 or more: log debug lines"},
+        "log_format": {"enum": ["default", "json"], "description": "cannot be changed while the server runs"},
     }
 
 

@@ -46,6 +46,8 @@ EXPLANATION: Final = ("GET", "explanation")
 REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
 """Last parts of the paths of repository requests about a model. The values are the method and the operation."""
 
+LOGGING: Final = {"GET": ("GET", "log_settings"), "POST": ("POST", "change_log_settings")}
+"""Methods and operations of requests about the log settings (``v2/logging``), by the method of the request."""
 
 MAX_DIGITS: Final = 18
 """Limit of the digits of a number in a query."""
@@ -111,6 +113,10 @@ def route(method: str, path: str) -> Route:
         case ["v2", "clockwork", "requests", _, *_]:
             request_id = path.lstrip("/").removeprefix("v2/clockwork/requests/")
             return replace(_checked(method, EXPLANATION), request_id=request_id)
+        case ["v2", "logging"]:
+            if method not in (*LOGGING, "HEAD"):
+                raise MethodNotAllowedError(method, "GET, HEAD, POST")
+            return _checked(method, LOGGING.get(method, LOGGING["GET"]))
         case _:
             model = ""
     if found and model:

@@ -11,13 +11,11 @@ _TRACING: Final = (
     "tracing is not supported; the parameters of each response have its times, and `clockwork status` has totals"
 )
 _GENERATE: Final = "generate is not supported; each request has one response: use infer"
-_LOGGING: Final = "log settings cannot be changed while the server runs; start the server with --log-level"
 _SHARED_MEMORY: Final = "shared memory is not supported, and would save only about 0.1 ms; send tensors as binary data"
 _CUDA: Final = "CUDA shared memory is not supported; send tensors as binary data"
 
 METHODS: Final[Mapping[str, str]] = {
     "TraceSetting": _TRACING,
-    "LogSettings": _LOGGING,
     "SystemSharedMemoryStatus": _SHARED_MEMORY,
     "SystemSharedMemoryRegister": _SHARED_MEMORY,
     "SystemSharedMemoryUnregister": _SHARED_MEMORY,
@@ -45,8 +43,6 @@ def unsupported_path(parts: Sequence[str]) -> tuple[tuple[str, ...], str] | None
             return ("POST",), _GENERATE
         case ["v2", "models", _, "versions", _, "generate" | "generate_stream"]:
             return ("POST",), _GENERATE
-        case ["v2", "logging"]:
-            return ("GET", "POST"), _LOGGING
         case ["v2", "trace", "setting"] | ["v2", "models", _, "trace", "setting"]:
             return ("GET", "POST"), _TRACING
         case ["v2", family, action] if family in _SHARED and action in ("status", "unregister"):
