@@ -5,7 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from clockwork.cli import changing, check, config, controller, explain, model_files, remote, serve, sim, worker
+from clockwork.cli import (
+    changing,
+    check,
+    config,
+    controller,
+    explain,
+    model_files,
+    remote,
+    serve,
+    sim,
+    trace,
+    worker,
+)
 from clockwork.cli.configuration import ConfiguredCommand
 from clockwork.cli.options import examples
 from clockwork.version import __version__
@@ -58,6 +70,7 @@ _add(remote.ls, "List the served models.", remote.LS_EXAMPLES)
 _add(remote.infer, "Send one request to a model.", remote.INFER_EXAMPLES)
 _add(remote.status, "Show workers, devices, models and requests.", remote.STATUS_EXAMPLES)
 _add(explain.explain, "Explain a request, or list recent requests.", explain.EXPLAIN_EXAMPLES)
+_add(trace.trace, "Write a trace of the devices for Perfetto.", trace.TRACE_EXAMPLES)
 _add(check.check_env, "Check this host for causes of timing jitter.", check.CHECK_ENV_EXAMPLES)
 _add(check.check_model, "Show a model's inputs, outputs and execution times.", check.CHECK_MODEL_EXAMPLES)
 _add(model_files.export, "Export a PyTorch module to a model file.", model_files.EXPORT_EXAMPLES)
