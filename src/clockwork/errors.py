@@ -84,5 +84,9 @@ class ConnectionLostError(ClockworkError):
     """Raised if the connection could not be made, or ended before the response."""
 
 
+class OtherVersionError(ConnectionLostError):
+    """Raised if the connection could not be made because the peers use different versions of the protocol."""
+
+
 class ProtocolError(ClockworkError):
-    """Raised if the peer sends bytes that are no frame or known message, or a different protocol version."""
+    """Raised if the peer sends bytes that are no frame or known message."""

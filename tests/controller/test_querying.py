@@ -4,7 +4,7 @@ import pytest
 
 from builders import copies_of, model_info, worker_info
 from clockwork.controller.controller import ControllerWithStartupPhase
-from clockwork.controller.events import DropWorker, StageEntered, WorkerConnected, WorkerResult
+from clockwork.controller.events import DropWorker, Report, StageEntered, WorkerConnected, WorkerResult
 from clockwork.controller.stage import Stage
 from clockwork.messages.actions import GetWorkerState, LoadModelFromDisk, UnloadModel
 from clockwork.messages.commands import SendAction
@@ -13,6 +13,7 @@ from clockwork.messages.results import ErrorResult, GetWorkerStateResult, GPUInf
 from clockwork.messages.status import Status
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.units import ms, seconds
+from clockwork.version import __version__
 from cluster import Cluster, quick_config
 from fake_worker import FakeWorker, File
 
@@ -28,6 +29,22 @@ def test_a_worker_that_connects_is_asked_for_its_state() -> None:
     commands = controller.handle(0, WorkerConnected("w0"))
     assert commands[-1] == SendAction("w0", GetWorkerState(1))
     assert controller.stage is Stage.QUERYING
+
+
+def test_the_version_of_a_worker_is_in_the_status_and_another_version_is_reported() -> None:
+    cluster = a_cluster(workers=2)
+    cluster.workers = {"old": FakeWorker("old", FILES), "same": FakeWorker("same", FILES)}
+    cluster.feed(WorkerConnected("old", "clockwork 0.0.1"))
+    cluster.feed(WorkerConnected("same", f"clockwork {__version__}"))
+    cluster.run_until(seconds(1))
+    reports = [(c.event, c.text) for _, c in cluster.said if isinstance(c, Report) and c.event == "worker_version"]
+    text = f"worker old runs clockwork 0.0.1; this controller runs clockwork {__version__}"
+    assert reports == [("worker_version", text)]
+    workers = cluster.controller.description(cluster.now).server().workers
+    assert {worker.id: worker.software for worker in workers} == {
+        "old": "clockwork 0.0.1",
+        "same": f"clockwork {__version__}",
+    }
 
 
 def test_loading_begins_when_the_configured_number_of_workers_has_reported() -> None:

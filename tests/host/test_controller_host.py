@@ -51,7 +51,7 @@ async def still_serves(host: ControllerHost) -> None:
 INVALID_BYTES = {
     "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "garbage": bytes(range(255, 0, -1)) * 10,
-    "old version": struct.pack("<4sHH", b"CLKW", 0, 0),
+    "old version": preamble(0) + encode_frame(msgspec.msgpack.encode(Hello(ROLE_WORKER, "w9", "")))[0],
     "huge frame": preamble() + struct.pack("<II", 0xFFFFFFFF, 10),
     "header longer than frame": preamble() + struct.pack("<II", 4, 100),
     "not msgpack": preamble() + encode_frame(b"\xc1\xc1\xc1")[0],

@@ -23,7 +23,6 @@ NONSENSE = [
     (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "found b'GET / HT': is this an HTTP client?"),
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "is this a TLS client?"),
     (b"\x00" * 300_000, "unknown protocol"),
-    (preamble(2), "peer uses version 2 of Clockwork's protocol; this side uses version 1"),
     (preamble() + b"\xff" * 20, "frame has 4294967295 bytes"),
     (preamble() + struct.pack("<II", 65 * KIB, 5), "frame has 66560 bytes; the limit is 65536"),
     (preamble() + struct.pack("<II", 4, 4) + b"\xc1123", "header is not a request"),

@@ -222,8 +222,30 @@ def test_random_bytes_are_a_message_or_a_protocol_error(noise: bytes) -> None:
             decode(noise)
 
 
-def test_a_message_of_a_newer_version_with_more_fields_is_understood() -> None:
-    assert decode_action(b"\x93\x06\x01\x2a") == actions.ClearCache(1)
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [(decode, message) for decode, messages, _ in DIRECTIONS for message in messages + LINK],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_message_of_a_newer_version_with_more_fields_is_understood(decode: Decode, message: Any) -> None:
+    newer = [*msgspec.msgpack.decode(encode(message)), {"a": ["new", "field"]}]
+    assert decode(msgspec.msgpack.encode(newer)) == message
+
+
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [(decode, message) for decode, messages, _ in DIRECTIONS for message in messages + LINK],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_message_of_an_older_version_without_the_fields_that_have_defaults_is_understood(
+    decode: Decode, message: Any
+) -> None:
+    fields = msgspec.structs.fields(message)
+    required = [field.name for field in fields if field.required]
+    older = msgspec.msgpack.decode(encode(message))[: 1 + len(required)]
+    understood = decode(msgspec.msgpack.encode(older))
+    assert type(understood) is type(message)
+    assert [getattr(understood, name) for name in required] == [getattr(message, name) for name in required]
 
 
 def test_the_parts_of_a_batch_are_views_of_its_payload() -> None:

@@ -160,7 +160,6 @@ NO_FRAMES = [
     (b"SSH-2.0-OpenSSH", "is this an SSH client?"),
     (b"\x00" * 8, "unknown protocol"),
     (b"CLKX\x01\x00\x00\x00", "found b'CLKX"),
-    (preamble(7), "peer uses version 7 of Clockwork's protocol; this side uses version 1"),
     (b"CLKW\x01\x00\x05\x00", "preamble ends in 5; it must end in 0"),
     (preamble() + lengths(65 * MIB, 1), "frame has 68157440 bytes; the limit is 67108864"),
     (preamble() + lengths(10, 11), "frame of 10 bytes has a header of 11 bytes"),

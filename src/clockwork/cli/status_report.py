@@ -137,6 +137,13 @@ def describe_server(
         for name, why in sorted(worker.lacks.items())
     ]
     yield from _reasons(lacking, limit, "file is missing on a worker", "files are missing on workers")
+    own = f"clockwork {server.version}"
+    mixed = [
+        f"worker {worker.id} runs {worker.software}; the controller runs {own}"
+        for worker in server.workers
+        if worker.software not in ("", own)
+    ]
+    yield from _reasons(mixed, limit, "worker runs another version", "workers run another version")
 
 
 def _headline(server: ServerStatus) -> str:

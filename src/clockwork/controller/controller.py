@@ -158,7 +158,7 @@ class ControllerWithStartupPhase:
             case ClientRequest():
                 return self._request(now, event)
             case WorkerConnected():
-                return self._startup.worker_connected(now, event.worker_id)
+                return self._startup.worker_connected(now, event)
             case WorkerLost():
                 return self._startup.worker_lost(now, event.worker_id, event.reason)
             case WorkerSilent():

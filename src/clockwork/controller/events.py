@@ -19,9 +19,13 @@ from clockwork.units import Nanos
 
 
 class WorkerConnected(Struct, frozen=True):
-    """A worker has connected. If a worker with this name is already connected, the earlier connection is lost first."""
+    """A worker has connected. If a worker with this name is already connected, the earlier connection is lost first.
+
+    ``software`` is the name and version of the worker's software, such as ``clockwork 0.1.0``, or empty if unknown.
+    """
 
     worker_id: str
+    software: str = ""
 
 
 class WorkerLost(Struct, frozen=True):

@@ -8,7 +8,7 @@ the silence.
 
 from typing import Final
 
-from clockwork.controller.events import ControllerCommand, DropWorker, Report
+from clockwork.controller.events import ControllerCommand, DropWorker, Report, WorkerConnected
 from clockwork.controller.querying import StateQueries
 from clockwork.controller.stage import WorkerPhase
 from clockwork.messages.actions import UnloadModel
@@ -16,9 +16,11 @@ from clockwork.messages.commands import SendAction
 from clockwork.messages.results import ErrorResult, GetWorkerStateResult, Result
 from clockwork.state import ClockworkState, WorkerState
 from clockwork.units import Nanos
+from clockwork.version import __version__
 
 _TEXTS: Final = {
     "connected": "worker {worker} connected",
+    "version": "worker {worker} runs {reason}",
     "lost": "worker {worker} is lost: {reason}",
     "silent": "worker {worker} is silent: {reason}",
     "heard": "worker {worker} is no longer silent",
@@ -35,16 +37,23 @@ class Fleet:
         self.workers: dict[str, WorkerState] = {}  #: workers that have reported their state
         self.phases: dict[str, WorkerPhase] = {}  #: the phase of each connected worker
         self.queries = StateQueries(state.actions, query_timeout)
+        self._software: dict[str, str] = {}  #: software of each connected worker
         self._unloads: set[int] = set()  #: ids of outstanding UnloadModel actions
 
-    def connect(self, now: Nanos, worker_id: str) -> list[ControllerCommand]:
+    def connect(self, now: Nanos, event: WorkerConnected) -> list[ControllerCommand]:
         """Add a worker that has connected, and request its state."""
+        worker_id, own = event.worker_id, f"clockwork {__version__}"
         self.phases[worker_id] = WorkerPhase.QUERIED
-        return [worker_report("INFO", worker_id, "connected"), self.queries.ask(now, worker_id)]
+        self._software[worker_id] = event.software
+        commands: list[ControllerCommand] = [worker_report("INFO", worker_id, "connected")]
+        if event.software not in ("", own):
+            reason = f"{event.software}; this controller runs {own}"
+            commands.append(worker_report("INFO", worker_id, "version", reason))
+        return [*commands, self.queries.ask(now, worker_id)]
 
     def remove(self, worker_id: str) -> WorkerState | None:
         """Remove a worker that is lost. If the worker has reported its state, return the state."""
-        del self.phases[worker_id]
+        del self.phases[worker_id], self._software[worker_id]
         self.queries.forget(worker_id)
         worker = self.workers.pop(worker_id, None)
         if worker is not None:
@@ -62,7 +71,7 @@ class Fleet:
             worker = WorkerState(worker_id, result.worker, self._state.actions, self._state.holders)
         except ValueError as error:
             return DropWorker(worker_id, str(error))
-        worker.round_trip = round_trip
+        worker.round_trip, worker.software = round_trip, self._software[worker_id]
         self.workers[worker_id] = worker
         self.phases[worker_id] = WorkerPhase.KNOWN
         return worker

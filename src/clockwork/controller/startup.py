@@ -30,7 +30,7 @@ from typing import Final
 from clockwork.controller.action_results import checked_result
 from clockwork.controller.changes import Changes
 from clockwork.controller.config import ControllerConfig, ControlMode, LoadSpec
-from clockwork.controller.events import ControllerCommand, DropWorker, GiveUp, Report, StageEntered
+from clockwork.controller.events import ControllerCommand, DropWorker, GiveUp, Report, StageEntered, WorkerConnected
 from clockwork.controller.fleet import Fleet, worker_report
 from clockwork.controller.loading import Load, Loads, refuse_full
 from clockwork.controller.naming import keyed_specs, load_spec, spec_names
@@ -121,14 +121,15 @@ class Startup:
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
-    def worker_connected(self, now: Nanos, worker_id: str) -> Commands:
+    def worker_connected(self, now: Nanos, event: WorkerConnected) -> Commands:
         """Handle the connection of a worker. If the worker had an earlier connection, that connection is lost."""
+        worker_id = event.worker_id
         commands: Commands = []
         if self._first_worker is None:
             self._first_worker = now
         if worker_id in self.fleet.phases:
             commands += self.worker_lost(now, worker_id, "the worker has connected again")
-        return commands + self.fleet.connect(now, worker_id)
+        return commands + self.fleet.connect(now, event)
 
     def worker_lost(self, now: Nanos, worker_id: str, reason: str) -> Commands:
         """Handle the end of the connection to a worker."""

@@ -327,7 +327,7 @@ class ControllerHost:
             )
             return
         self._workers[worker_id] = connection
-        self._runner.feed(WorkerConnected(worker_id))
+        self._runner.feed(WorkerConnected(worker_id, connection.peer_software))
 
     def _worker_message(self, connection: Connection, message: Any, payload: Any) -> None:
         worker_id = connection.peer_name

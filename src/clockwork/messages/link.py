@@ -7,7 +7,12 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 PROTOCOL_VERSION: Final = 1
-"""Version of the protocol. The version is increased when an older peer would misread a changed message."""
+"""Version of the protocol. The version is increased when an older peer would misread a changed message.
+
+A message may get further fields at its end, with defaults, in the same version. A peer ignores fields that it does not
+know. The preamble, the lengths of a frame, and the messages Hello and Goodbye are the same in all versions. So peers of
+different versions can refuse each other with a reason that both can read.
+"""
 
 ROLE_WORKER: Final = "worker"
 ROLE_CLIENT: Final = "client"
@@ -38,9 +43,13 @@ class Welcome(Struct, frozen=True, array_like=True, tag=1001):
 
 
 class Goodbye(Struct, frozen=True, array_like=True, tag=1002):
-    """The last message before a peer closes the connection. The message contains the reason."""
+    """The last message before a peer closes the connection. The message contains the reason.
+
+    ``other_version`` means that the peers use different versions of the protocol.
+    """
 
     reason: str
+    other_version: bool = False
 
 
 class Ping(Struct, frozen=True, array_like=True, tag=1003):

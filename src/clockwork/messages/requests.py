@@ -294,6 +294,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
     - ``ready``: whether the worker serves requests and is not silent
     - ``silent``: whether the worker is connected but has sent nothing for about a second
     - ``lacks``: the models that the worker cannot load, with the worker's messages; other workers serve these models
+    - ``software``: name and version of the worker's software, such as ``clockwork 0.1.0``; empty if it is unknown
     """
 
     id: str
@@ -302,6 +303,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
     gpus: tuple[GPUStatus, ...]
     silent: bool = False
     lacks: dict[str, str] = {}
+    software: str = ""
 
 
 class ModelStatus(Struct, frozen=True, array_like=True):

@@ -24,8 +24,8 @@ from functools import partial
 from typing import Any, Final, cast
 
 from clockwork.clock import Clock, MonotonicClock
-from clockwork.errors import ConnectionLostError, ProtocolError
-from clockwork.messages.link import Goodbye, Hello, LinkMessage, Ping, Pong, Welcome
+from clockwork.errors import ConnectionLostError, OtherVersionError, ProtocolError
+from clockwork.messages.link import PROTOCOL_VERSION, Goodbye, Hello, LinkMessage, Ping, Pong, Welcome
 from clockwork.net.address import Address
 from clockwork.net.config import DEFAULT_LINK, LinkConfig
 from clockwork.net.frame_arrivals import FrameArrivals
@@ -45,9 +45,9 @@ MAX_GREETING_FRAME_BYTES: Final[Bytes] = 64 * KIB
 """Longest frame that is accepted during the greeting."""
 
 MAX_NAME_CHARACTERS: Final = 200
-"""Longest name and longest role that are accepted in a Hello.
+"""Longest name, role and software that are accepted in a Hello.
 
-Names and roles are used as keys of tables and in the log.
+These texts are used as keys of tables, in the status and in the log.
 """
 
 _LINK_TYPES: Final = frozenset({Hello, Welcome, Goodbye, Ping, Pong})
@@ -120,6 +120,7 @@ class Connection(asyncio.BufferedProtocol):
         self.closed: asyncio.Future[str] = self._loop.create_future()  #: the reason why the connection ended
         self.peer = "an unknown peer"  #: name and address of the peer, for messages and logs
         self.peer_name = ""  #: name from the peer's Hello
+        self.peer_software = ""  #: name and version of the software from the peer's Hello
         self.received_at: Nanos = 0  #: time at which the message that is being handled was read
         self.arrived_at: Nanos = 0  #: earliest time at which the first byte of this message may have arrived
         self._arrivals: FrameArrivals | None = None
@@ -137,6 +138,7 @@ class Connection(asyncio.BufferedProtocol):
         self._handed_over = False
         self._held: list[tuple[Any, Received]] | None = []  # messages that wait for `hand_over`; None after that call
         self._reason = ""
+        self._other_version = False  # whether the peer closed the connection because of its version
         self._timer: asyncio.TimerHandle | None = None  # time limit for the greeting, and later for closing
         self._heartbeat = Heartbeat(
             interval=config.heartbeat_interval,
@@ -185,9 +187,12 @@ class Connection(asyncio.BufferedProtocol):
 
         A second call does nothing.
         """
-        if self.closing:
-            return
-        self._send_now(Goodbye(reason))
+        if not self.closing:
+            self._send_now(Goodbye(reason))
+            self._close(reason)
+
+    def _close(self, reason: str) -> None:
+        """Close the connection after a Goodbye was sent."""
         if not self._leave(reason):
             return
         if self._hello is not None:  # the dialling side does not wait, because it may stop its loop soon
@@ -239,7 +244,7 @@ class Connection(asyncio.BufferedProtocol):
         self._write_timeout = WriteTimeout(self._transport, as_seconds(limit), partial(self.abort, stalled))
         self.peer = _show(transport.get_extra_info("peername"))
         limit = self._config.hello_timeout
-        self._arm(limit, lambda: self.close(f"no greeting arrived within {show_duration(limit)}"))
+        self._arm(limit, lambda: self._refuse_invalid(f"no greeting arrived within {show_duration(limit)}"))
         if self._hello is not None:
             self._write_queue.put([preamble()])
             self._send_now(self._hello)
@@ -303,7 +308,8 @@ class Connection(asyncio.BufferedProtocol):
         self._write_queue.drop()
         _log.debug("%s disconnected: %s", self.peer, self._reason)
         if not self.ready.done():
-            self.ready.set_exception(ConnectionLostError(self._reason))
+            error = OtherVersionError if self._other_version else ConnectionLostError
+            self.ready.set_exception(error(self._reason))
             self.ready.exception()  # prevents a log line about an exception that was never retrieved
         if not self.closed.done():
             self.closed.set_result(self._reason)
@@ -359,6 +365,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _link(self, message: LinkMessage) -> None:
         if isinstance(message, Goodbye):
+            self._other_version = message.other_version
             self._leave(f"the peer closed the connection: {message.reason}")
             self._transport.close()
         elif self.state is ConnectionState.GREETING and isinstance(message, Hello if self._hello is None else Welcome):
@@ -372,13 +379,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def _greet(self, message: LinkMessage) -> None:
         if isinstance(message, Hello):
-            if max(len(message.name), len(message.role)) > MAX_NAME_CHARACTERS:
-                raise ProtocolError(f"name or role is too long; the limit is {MAX_NAME_CHARACTERS} characters")
+            if max(map(len, (message.name, message.role, message.software))) > MAX_NAME_CHARACTERS:
+                raise ProtocolError(
+                    f"name, role or software is too long; the limit is {MAX_NAME_CHARACTERS} characters"
+                )
+            if self._reader.peer_version != PROTOCOL_VERSION:
+                self._refuse_version(f"{message.role} {message.name!r} ({message.software})")
+                return
             if refusal := self._callbacks.on_hello(self, message):
                 self._refuse(refusal)
                 return
             self._send_now(Welcome(f"clockwork {__version__}", self._config.max_frame_bytes))
-            self.peer_name = message.name
+            self.peer_name, self.peer_software = message.name, message.software
             self.peer = f"{message.role} {message.name!r} at {self.peer}"
             self._handed_over, self._held = True, None
         elif isinstance(message, Welcome):
@@ -405,9 +417,29 @@ class Connection(asyncio.BufferedProtocol):
         _log.warning("refused %s: %s", self.peer, why)
         self.close(why)
 
+    def _refuse_version(self, who: str) -> None:
+        """Refuse a peer that uses another version of the protocol, because messages would be misread."""
+        why = (
+            f"{who} uses version {self._reader.peer_version} of the protocol; this side (clockwork {__version__}) uses "
+            f"version {PROTOCOL_VERSION}: install the same version of Clockwork on both sides"
+        )
+        _log.warning("refused %s: %s", self.peer, why)
+        self._send_now(Goodbye(why, other_version=True))
+        self._close(why)
+
     def _disconnect(self, error: ProtocolError) -> None:
         _log.warning("%s broke the protocol: %s", self.peer, error)
-        self.close(str(error))
+        self._refuse_invalid(str(error))
+
+    def _refuse_invalid(self, why: str) -> None:
+        """Close a connection whose peer sent something invalid, or nothing.
+
+        A peer of another version cannot help it, so its version is reported as the reason.
+        """
+        if self.state is ConnectionState.GREETING and self._reader.peer_version != PROTOCOL_VERSION:
+            self._refuse_version("the peer")
+        else:
+            self.close(why)
 
     def _leave(self, reason: str) -> bool:
         """Begin to close, and return True. Return False if the connection is already closing."""

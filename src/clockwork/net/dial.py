@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from clockwork.clock import Clock
-from clockwork.errors import ConnectionLostError
+from clockwork.errors import ConnectionLostError, OtherVersionError
 from clockwork.messages.link import Hello
 from clockwork.net.address import Address
 from clockwork.net.config import DEFAULT_LINK, LinkConfig
@@ -22,6 +22,12 @@ MAX_BACKOFF: Final = 2.0
 """Longest wait in seconds between two attempts to connect. The wait doubles up to this limit.
 
 The wait is short, so that workers connect to a restarted controller within seconds.
+"""
+
+OTHER_VERSION_WAIT: Final = 10.0
+"""Wait in seconds after the peer refused the connection because of its version.
+
+The peer must be replaced before an attempt can succeed.
 """
 
 
@@ -44,6 +50,7 @@ async def dial(
     function returned a connection. If this function raised an exception, ``on_closed`` is never called.
 
     Raises:
+        OtherVersionError: the peer uses another version of the protocol.
         ConnectionLostError: the peer cannot be reached or refused the greeting.
     """
     loop = asyncio.get_running_loop()
@@ -68,7 +75,7 @@ async def dial(
     except (OSError, UnicodeError) as error:  # an invalid host name raises UnicodeError
         raise ConnectionLostError(f"cannot connect to {address}: {_why(error)}") from error
     except ConnectionLostError as error:
-        raise ConnectionLostError(f"cannot connect to {address}: {error}") from None
+        raise type(error)(f"cannot connect to {address}: {error}") from None
     connection.hand_over()
     return connection
 
@@ -84,7 +91,8 @@ async def keep_dialled(
 
     Run until this coroutine is cancelled. The wait doubles after each failed attempt. The wait is partly random, so
     that many workers do not connect at the same time. The wait becomes short again only after a connection that lasted
-    longer than `MAX_BACKOFF`. So a worker whose connections are always closed soon does not connect too often.
+    longer than `MAX_BACKOFF`. So a worker whose connections are always closed soon does not connect too often. After a
+    refusal because of the version, the wait is `OTHER_VERSION_WAIT`.
     ``on_failure`` receives the reason of a failed attempt. The connection's ``on_closed`` receives the reason why a
     connection ended.
     """
@@ -95,6 +103,10 @@ async def keep_dialled(
             connection = await connect()
         except ConnectionLostError as error:
             on_failure(str(error))
+            if isinstance(error, OtherVersionError):
+                await asyncio.sleep(OTHER_VERSION_WAIT * rng.uniform(0.5, 1.0))
+                wait = MIN_BACKOFF
+                continue
         else:
             connected_at = loop.time()
             try:

@@ -138,16 +138,20 @@ class FrameReader:
     ``max_frame_bytes`` is the limit on a frame, and ``allocate`` allocates the memory of long frames. Both attributes
     may be changed between two reads, because the limit is lower during the greeting. After a `ProtocolError`, the
     reader must not be used any more. Frames that arrived in the same read as the invalid bytes are lost.
+
+    ``peer_version`` is the protocol version in the preamble. The reader accepts every version, because the connection
+    refuses other versions only after it has read the greeting.
     """
 
     __slots__ = (
         "_buffer", "_filled", "_frames_read", "_offered", "_own", "_own_filled", "_own_header", "_wants_preamble",
-        "allocate", "max_frame_bytes",
+        "allocate", "max_frame_bytes", "peer_version",
     )  # fmt: skip
 
     def __init__(self, *, expect_preamble: bool = False, max_frame_bytes: Bytes = MAX_FRAME_BYTES) -> None:
         self.max_frame_bytes = max_frame_bytes
         self.allocate: Allocate = uninitialised
+        self.peer_version = PROTOCOL_VERSION
         self._wants_preamble = expect_preamble
         self._frames_read = False
         self._buffer = memoryview(bytearray(SMALL_BUFFER))
@@ -250,12 +254,8 @@ class FrameReader:
             raise ProtocolError(_unknown_protocol(bytes(self._buffer[: min(end, 8)])))
         if end < _PREAMBLE.size:
             return False
-        _, version, zero = _PREAMBLE.unpack_from(self._buffer)
-        if version != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"peer uses version {version} of Clockwork's protocol; this side uses version {PROTOCOL_VERSION}"
-            )
-        if zero:
+        _, self.peer_version, zero = _PREAMBLE.unpack_from(self._buffer)
+        if zero and self.peer_version == PROTOCOL_VERSION:
             raise ProtocolError(f"preamble ends in {zero}; it must end in 0")
         self._wants_preamble = False
         return True
