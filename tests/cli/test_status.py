@@ -1,4 +1,4 @@
-"""The checks of batches in the output of ``clockwork status``."""
+"""The checks of batches and the wanted devices in the output of ``clockwork status``."""
 
 import pytest
 
@@ -6,7 +6,9 @@ from builders import model_info, profile
 from clockwork.cli.output import show
 from clockwork.cli.status_report import describe_server
 from clockwork.messages.counts import ModelCounts
-from clockwork.messages.requests import ModelStatus, Progress, ServerStatus
+from clockwork.messages.requests import GPUStatus, ModelStatus, Progress, ServerStatus, WorkerStatus
+from clockwork.messages.results import GPUInfo
+from clockwork.messages.scaling import KindScaling
 
 
 def shown(capsys: pytest.CaptureFixture[str], *models: ModelStatus) -> list[str]:
@@ -30,3 +32,13 @@ def test_checks_of_batches_are_shown_with_the_reason_for_an_unbatched_model(caps
 
 def test_without_checks_of_batches_their_table_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Checks of batches" not in shown(capsys, ModelStatus(model_info("a"), {}))
+
+
+def test_the_wanted_devices_are_shown_if_the_fleet_has_another_number(capsys: pytest.CaptureFixture[str]) -> None:
+    worker = WorkerStatus("w0", True, 1, (GPUStatus(GPUInfo(0, "fast", 64), 0, 0),))
+    scaling = (KindScaling("fast", 1, 3, "the work is high"), KindScaling("slow", 2, 2, "the work is low"))
+    server = ServerStatus("0.1.0", "fifo", "serving", Progress(), 0, (worker,), (), scaling=scaling)
+    show(*describe_server(server))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "3 wanted of fast, 1 in service: the work is high." in text
+    assert "slow" not in text

@@ -15,6 +15,7 @@ from clockwork.messages import actions, explanation, link, requests, results, ti
 from clockwork.messages.counts import BatchCounts, DeviceCounts, ModelCounts
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.profile import Measurement, ModelProfile
+from clockwork.messages.scaling import KindScaling
 from clockwork.messages.shadows import OutputComparison, ShadowStatus
 from clockwork.messages.tensors import TensorInfo, TensorSpec, spec
 from clockwork.units import FOREVER
@@ -107,6 +108,7 @@ STATUS = requests.ServerStatus(
             "m", "2", 0.5, "running", "", 4, 3, 2, 1, "why", 1, {"shape": 1}, (OutputComparison("y", "FP32"),)
         ),
     ),
+    scaling=(KindScaling("cpu", 1, 2, "why", 1.5),),
 )
 ACTION = explanation.ExplainedAction("infer", "m", 2, 1, 2, None, 4, None, "why")
 EXPLANATION = explanation.Explanation(

@@ -106,6 +106,7 @@ def describe_server(
     if devices:
         yield table("Devices", DEVICE_COLUMNS, shown_devices, DEVICE_DROP)
         yield from _more(len(devices) - len(shown_devices), "device")
+        yield from _wanted(server, MAX_REASONS)
     else:
         yield "\nNo worker is connected."
     if server.models:
@@ -161,6 +162,13 @@ def _headline(server: ServerStatus) -> str:
 def _more(count: int, thing: str) -> Iterator[str]:
     if count:
         yield f" and {count:,} more {thing}{'' if count == 1 else 's'}; --all shows all"
+
+
+def _wanted(server: ServerStatus, limit: int) -> Iterator[str]:
+    """Yield the number of wanted devices, for each kind of which the fleet has another number."""
+    different = [kind for kind in server.scaling if kind.wanted != kind.devices]
+    for kind in different[:limit]:
+        yield f"{kind.wanted:,} wanted of {kind.kind}, {kind.devices:,} in service: {kind.why}."
 
 
 def _reasons(lines: Sequence[str], limit: int | None, one: str, several: str) -> Iterator[str]:

@@ -232,6 +232,7 @@ class Description(Struct, frozen=True):
             ready=self.is_ready(),
             versions=tuple(self.other_versions()),
             shadows=tuple(self.shadows.statuses()),
+            scaling=self.scaling,
         )
 
 

@@ -13,6 +13,7 @@ from clockwork.messages.explanation import DEFAULT_LISTED, Explanation, RequestS
 from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import DEFAULT_VERSION, GPUInfo, ModelInfo
+from clockwork.messages.scaling import KindScaling
 from clockwork.messages.shadows import ShadowStatus
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.messages.timeline import TimelineRequest, TimelineResponse
@@ -373,6 +374,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     - ``without_model``: number of requests that were answered before their model was known, by the status's name
     - ``ready``: whether the server is serving and at least one worker is not silent
     - ``shadows``: the versions that execute copies of live requests, by name
+    - ``scaling``: the devices of each kind that the server wants
     """
 
     version: str
@@ -389,6 +391,7 @@ class ServerStatus(Struct, frozen=True, array_like=True):
     ready: bool = False
     versions: tuple[VersionStatus, ...] = ()
     shadows: tuple[ShadowStatus, ...] = ()
+    scaling: tuple[KindScaling, ...] = ()
 
 
 class StatusResponse(Struct, frozen=True, array_like=True, tag=26):
