@@ -24,7 +24,7 @@ from typing import Any
 
 import raw_http
 import uvloop
-from feature_cost import ON_ITS_CORE, feature_cost, mlp_request
+from feature_cost import ON_ITS_CORE, OPTIONS, feature_cost, mlp_request
 from serving import Served, machine, median, options, p, serving, tell
 
 from clockwork.controller.tally import Counts
@@ -56,8 +56,7 @@ async def scraping(served: Served) -> AsyncIterator[None]:
 async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any]:
     """Measure part (a): the cost of the metrics."""
     bare = ("--no-metrics", "--no-model-histograms")
-    port = "--http=127.0.0.1:0"
-    with serving(model, port, **ON_ITS_CORE) as on, serving(model, port, *bare, **ON_ITS_CORE) as off:
+    with serving(model, *OPTIONS, **ON_ITS_CORE) as on, serving(model, *OPTIONS, *bare, **ON_ITS_CORE) as off:
         return await feature_cost(on, off, mlp_request(on, model.stem), duration, rounds, during=scraping)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from feature_cost import ON_ITS_CORE, feature_cost, mlp_request
+from feature_cost import ON_ITS_CORE, OPTIONS, feature_cost, mlp_request
 from serving import machine, options, serving, tell
 
 from clockwork.zoo import build
@@ -22,8 +22,8 @@ from clockwork.zoo import build
 
 async def bench_explain(model: Path, duration: float, rounds: int) -> dict[str, Any]:
     """Measure the cost of recording requests."""
-    port, off_option = "--http=127.0.0.1:0", "--explain-requests=0"
-    with serving(model, port, **ON_ITS_CORE) as on, serving(model, port, off_option, **ON_ITS_CORE) as off:
+    off_option = "--explain-requests=0"
+    with serving(model, *OPTIONS, **ON_ITS_CORE) as on, serving(model, *OPTIONS, off_option, **ON_ITS_CORE) as off:
         made = await feature_cost(on, off, mlp_request(on, model.stem), duration, rounds)
     return {"explain": made, "explain_cost": made["cost"]}
 

@@ -24,6 +24,9 @@ ON_ITS_CORE: dict[str, Any] = {"on": {CORES[0]}, "here": {CORES[-1]}}
 """Arguments of `serving.serving`: the server's core, and the core of this process."""
 
 SLO_MS = 10_000
+OPTIONS = ("--http=127.0.0.1:0", f"--slo={SLO_MS}ms")
+"""Arguments of the servers. A busy server assumes the default SLO for a request that it has not read yet."""
+
 CONNECTIONS = 64
 WARM_UP = 2.0
 """Duration in seconds of the first turn of each server, which is not counted."""

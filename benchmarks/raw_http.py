@@ -79,7 +79,7 @@ async def closed_loop(address: str, request: bytes, connections: int, duration: 
             status = await connection.ask(request)
             latencies.append((time.perf_counter() - asked) * 1e3)
             if status != 200:
-                raise RuntimeError(f"the server answered {status}")
+                raise RuntimeError(f"the server answered {status}: {connection.body.decode()[:300]}")
 
     await asyncio.gather(*(one_after_the_other(connection) for connection in made))
     for connection in made:

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from builders import infer_request
 from clockwork.controller.config import LoadSpec
-from clockwork.controller.recording import Recorder
+from clockwork.controller.events import ShedRequest
+from clockwork.controller.recording import MAX_AHEAD, Recorder, Sampler
 from clockwork.messages.explanation import MAX_LISTED, Explanation, RequestSummary
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import (
@@ -210,19 +211,93 @@ def test_the_records_of_each_reason_are_limited_and_do_not_displace_others() -> 
 
 
 def test_actions_are_limited_and_those_of_lost_workers_are_forgotten() -> None:
-    cluster = serving(
-        SimpleScheduler(), FILES, config=replace(quick_config(models=(LoadSpec("a.onnx"),)), explain_requests=4)
-    )
+    cluster = serving(SimpleScheduler(), FILES)
     recorder = cluster.controller._serving.recorder
     for number in range(20):
         cluster.ask(named(number))
         cluster.run_until(cluster.now + ms(20))
-    assert len(recorder._actions) == 4
+    (actions,) = recorder._by_device.values()
+    assert len(actions) == 20
+    for number in range(100, 100 + MAX_AHEAD):
+        cluster.ask(named(number))
+        cluster.run_until(cluster.now + ms(20))
+    assert len(actions) == MAX_AHEAD
     assert not recorder._outstanding
     cluster.ask(named(50))
     assert recorder._outstanding
     cluster.lose("w0")
     assert not recorder._outstanding
+    assert not recorder._by_device
+
+
+def test_requests_in_time_are_sampled_and_all_others_are_kept() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    recorder = cluster.controller._serving.recorder
+    for number in range(1000):
+        cluster.ask(named(number))
+        cluster.run_until(cluster.now + ms(5))
+    assert 595 <= len(listed(cluster, "in_time", limit=1000)) <= 605
+    missing = [number for number in range(990, 1000) if recorder.find(f"r{number}")[0] is None]
+    assert "not sampled" in why_not(cluster, f"r{missing[0]}")
+    for number in range(2000, 2100):
+        cluster.ask(named(number, slo=1))
+    cluster.run_until(cluster.now + ms(50))
+    late = listed(cluster, "late", limit=1000) + listed(cluster, "refused", limit=1000)
+    assert len(late) == 100
+
+
+def test_a_sampler_takes_a_burst_and_then_its_rate() -> None:
+    sampler = Sampler()
+    assert sum(sampler.takes(seconds(10)) for _ in range(1000)) == 101
+    taken = sum(sampler.takes(seconds(10) + number * ms(1)) for number in range(5000))
+    assert 495 <= taken <= 500
+    assert sum(sampler.takes(seconds(100)) for _ in range(1000)) == 101
+
+
+def test_a_cold_request_is_kept_although_many_requests_in_time_follow() -> None:
+    cluster = serving(ClockworkScheduler(), {"a.onnx": File(pages=3)})
+    cluster.ask(EvictRequest(1, "a"))
+    cluster.run_until(cluster.now + ms(10))
+    cluster.ask(named(2, slo=seconds(1)))
+    cluster.run_until(cluster.now + seconds(1))
+    for number in range(1000, 7000):
+        cluster.ask(named(number))
+        cluster.run_until(cluster.now + ms(10))
+    assert explain(cluster, "r2").cold_start
+
+
+def test_what_a_device_executed_before_a_request_stays_known() -> None:
+    cluster = serving(ClockworkScheduler(), FILES)
+    for number in (1, 2, 3):
+        cluster.ask(named(number))
+    cluster.run_until(cluster.now + seconds(1))
+    before = explain(cluster, "r3")
+    for number in range(100, 100 + 2 * MAX_AHEAD):
+        cluster.ask(named(number))
+        cluster.run_until(cluster.now + ms(20))
+    after = explain(cluster, "r3")
+    assert after.ahead == before.ahead != ()
+
+
+def test_what_a_device_executed_is_known_for_a_request_whose_batch_ends_after_its_response() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    for number in range(12):
+        cluster.ask(named(number, slo=ms(10)))
+    cluster.run_until(cluster.now + seconds(2))
+    assert any(explain(cluster, late.request_id).ahead for late in listed(cluster, "late"))
+    assert not cluster.controller._serving.recorder._waiting
+
+
+def test_a_request_that_the_host_has_refused_is_listed_with_its_reason() -> None:
+    recorder = Recorder(10, 5)
+    for number in range(10):
+        recorder.shed(ShedRequest(f"s{number}", "a", number, ms(3), ms(10), "the server is overloaded", ms(7)))
+    found = recorder.last("refused", "a", 10)
+    assert [record.response.request_id for record in found] == ["s9", "s8", "s7", "s6", "s5"]
+    record, _ = recorder.find("s9")
+    assert record is not None
+    assert (record.reason, record.slo) == (RefusalReason.SERVER_OVERLOADED, ms(10))
+    assert (record.response.timing.total, record.response.retry_after) == (ms(3), ms(7))
 
 
 def test_a_recorded_request_keeps_no_payload() -> None:

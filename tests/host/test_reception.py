@@ -9,9 +9,10 @@ import uvloop
 
 from builders import infer_request
 from clockwork.controller.config import ControllerConfig
+from clockwork.controller.events import RequestsShed
 from clockwork.controller.shedding import SEED_COST
 from clockwork.controller.throttling import Throttle
-from clockwork.host.reception import BUSY_FOR, MAX_MODELS, REMEMBERED_SLOS, Key, Reception
+from clockwork.host.reception import BUSY_FOR, MAX_MODELS, REMEMBERED_SLOS, Reception
 from clockwork.units import Nanos, ms
 
 
@@ -38,7 +39,7 @@ class ReceptionFixture:
 
     def __init__(self) -> None:
         self.clock = SetClock()
-        self.shed: list[dict[Key, int]] = []
+        self.shed: list[RequestsShed] = []
         self.loads: list[float] = []
         self.throttle = Throttle()
         config = ControllerConfig(default_slo=ms(500), model_slos={"quick": ms(20)})
@@ -96,6 +97,30 @@ def test_a_model_without_requests_has_its_default_slo() -> None:
     run(test)
 
 
+def test_some_refusals_are_recorded_with_their_ids_and_no_invented_names() -> None:
+    async def test() -> None:
+        fixture = ReceptionFixture()
+        fixture.queue(2_000)
+        fixture.reception.note_slo("m", None)
+        now = fixture.clock.at
+        sheds = [fixture.reception.refuses(name, now - ms(3), ms(10)) for name in ("m", "x")]
+        await asyncio.sleep(0)
+        (event,) = fixture.shed
+        for shed, recorded, model in zip(sheds, event.sampled, ("m", ""), strict=True):
+            assert shed is not None
+            assert recorded.request_id == shed.request_id != ""
+            assert (recorded.model, recorded.refused, recorded.waited, recorded.slo) == (model, now, ms(3), ms(10))
+            assert (recorded.message, recorded.retry_after) == (shed.message, shed.retry_after)
+        for _ in range(1000):
+            fixture.reception.refuses("m", now)
+        await asyncio.sleep(0)
+        assert len(fixture.shed[1].sampled) < 110
+        assert fixture.shed[1].by_model == {("m", ""): 1000}
+        fixture.reception.close()
+
+    uvloop.run(test())
+
+
 def test_refusals_are_reported_once_a_turn_and_unknown_names_together() -> None:
     async def test() -> None:
         fixture = ReceptionFixture()
@@ -105,7 +130,7 @@ def test_refusals_are_reported_once_a_turn_and_unknown_names_together() -> None:
             assert fixture.reception.refuses(name, fixture.clock.at) is not None
         assert fixture.shed == []
         await asyncio.sleep(0)
-        assert fixture.shed == [{("m", ""): 2, ("", ""): 2}]
+        assert [event.by_model for event in fixture.shed] == [{("m", ""): 2, ("", ""): 2}]
         fixture.reception.close()
 
     uvloop.run(test())

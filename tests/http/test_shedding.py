@@ -82,9 +82,9 @@ def test_the_table_of_paths_has_a_limit_and_so_have_its_paths() -> None:
 
 def test_a_reply_is_encoded_once_for_each_wait() -> None:
     replies, common = ShedReplies(), [(b"date", b"today")]
-    first = replies.bytes(Shed(40 * MILLISECOND, 40 * MILLISECOND), common, "a-1")
-    assert b"etry" not in replies.bytes(Shed(None, None, 50 * MILLISECOND), common, "a-2")
-    again = replies.bytes(Shed(40 * MILLISECOND + 1, 40 * MILLISECOND), common, "a-3")
+    first = replies.bytes(Shed(40 * MILLISECOND, 40 * MILLISECOND, request_id="a-1"), common)
+    assert b"etry" not in replies.bytes(Shed(None, None, 50 * MILLISECOND, request_id="a-2"), common)
+    again = replies.bytes(Shed(40 * MILLISECOND + 1, 40 * MILLISECOND, request_id="a-3"), common)
     assert again.replace(b"clockwork-request-id: a-3", b"clockwork-request-id: a-1") == first
     assert len(replies._encoded) == 2
     head, _, body = first.partition(b"\r\n\r\n")
@@ -92,7 +92,8 @@ def test_a_reply_is_encoded_once_for_each_wait() -> None:
     assert b"retry-after: 1\r\n" in head + b"\r\n"
     assert b"content-length: %d" % len(body) in head
     assert b"the server is overloaded: requests wait 40 ms before it handles them" in body
-    assert b"tomorrow" in replies.bytes(Shed(40 * MILLISECOND, 1), [(b"date", b"tomorrow")], "")
+    assert first.count(b"clockwork-request-id") == 1
+    assert b"tomorrow" in replies.bytes(Shed(40 * MILLISECOND, 1), [(b"date", b"tomorrow")])
 
 
 @pytest.mark.parametrize(

@@ -114,14 +114,48 @@ def test_weights_on_the_device_would_have_helped_a_cold_request() -> None:
     assert changes["slo"].value > ms(8)
 
 
-def test_an_admitted_request_has_a_verdict_and_no_counterfactuals() -> None:
+def test_an_admitted_request_has_a_verdict_and_would_have_been_faster_alone() -> None:
     cluster = busy(3)
     cluster.run_until(cluster.now + seconds(1))
     found = explain(cluster, "r3")
     assert found.verdict is not None
-    assert found.what_if == ()
+    (alone,) = found.what_if
+    assert alone.change == "alone"
+    assert alone.completion is not None
+    assert alone.completion < found.total
+    other = busy(1)
+    other.run_until(other.now + seconds(1))
+    assert alone.completion == explain(other, "r1").predicted
     compared = {each.name: each for each in found.compared}
     assert compared["begin"].planned == found.verdict.start
+
+
+def test_a_cold_request_in_time_would_have_been_faster_with_its_weights_on_the_device() -> None:
+    cluster = serving(ClockworkScheduler(), {"a.onnx": File(pages=3)})
+    cluster.ask(EvictRequest(1, "a"))
+    cluster.run_until(cluster.now + ms(10))
+    cluster.ask(named(2, slo=seconds(1)))
+    cluster.run_until(cluster.now + seconds(2))
+    found = explain(cluster, "r2")
+    assert found.outcome == "in_time"
+    assert found.cold_start
+    changes = by_change(found)
+    warm = serving(ClockworkScheduler(), {"a.onnx": File(pages=3)})
+    warm.ask(named(2, slo=seconds(1)))
+    warm.run_until(warm.now + seconds(2))
+    assert changes["alone"].completion == explain(warm, "r2").predicted
+    assert changes["weights"].completion is not None
+    assert changes["alone"].completion is not None
+    assert changes["alone"].completion <= changes["weights"].completion < found.total
+
+
+def test_without_kept_plans_a_refused_request_is_told_its_time_alone() -> None:
+    cluster = busy(20)
+    for number in (100, 101):
+        cluster.ask(named(number, slo=ms(9)))
+        cluster.run_until(cluster.now + ms(1))
+    assert set(by_change(explain(cluster, "r100"))) >= {"slo", "device", "alone"}
+    assert set(by_change(explain(cluster, "r101", 900_001))) == {"alone"}
 
 
 def test_the_state_of_decisions_is_kept_at_a_limited_rate_and_number() -> None:

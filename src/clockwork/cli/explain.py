@@ -44,8 +44,8 @@ def explain(
 ) -> None:
     """Explain a request: what was predicted, what happened, and what was later than planned.
 
-    The server keeps the last requests, and more requests that were refused, late or failed. Every response contains the
-    id of its request. If several requests had the same id, the last one is explained.
+    The server keeps the last requests that were refused, late or failed, and a sample of the requests in time. Every
+    response contains the id of its request. If several requests had the same id, the last one is explained.
     """
     from clockwork.cli.explanation_report import explanation_lines, request_table
     from clockwork.cli.output import show, show_json

@@ -5,6 +5,7 @@ from typing import Final
 
 from clockwork.cli.output import Listing, table
 from clockwork.messages.explanation import (
+    REFUSED,
     Comparison,
     ExplainedAction,
     ExplainedVerdict,
@@ -67,7 +68,7 @@ def explanation_lines(found: Explanation) -> Iterator[Listing | str]:
     if found.verdict is not None:
         yield from _verdict_lines(found, found.verdict)
     for what_if in found.what_if:
-        yield f"- {_what_if(what_if)}"
+        yield f"- {_what_if(what_if, admitted=found.outcome != REFUSED or found.broken)}"
     if found.action is not None:
         yield from _action_lines(found, found.action)
     if found.steps:
@@ -120,8 +121,8 @@ def _verdict_lines(found: Explanation, verdict: ExplainedVerdict) -> Iterator[st
     )
 
 
-def _what_if(what_if: WhatIf) -> str:
-    """Return a counterfactual as a sentence."""
+def _what_if(what_if: WhatIf, *, admitted: bool) -> str:
+    """Return a counterfactual as a sentence. ``admitted`` means that the request was admitted."""
     after = "" if what_if.completion is None else f" after {show_duration(what_if.completion)}"
     match what_if.change:
         case "slo":
@@ -135,6 +136,8 @@ def _what_if(what_if: WhatIf) -> str:
             circumstance = "With one more idle device that has the weights"
         case _:
             circumstance = "With the weights on the device"
+    if admitted:
+        return f"{circumstance} it would have been answered{after}."
     if what_if.admitted:
         return f"{circumstance} it would have been admitted, and answered{after}."
     return f"{circumstance} it would have been refused as well."

@@ -44,7 +44,7 @@ ExplainRequests: TypeAlias = Annotated[
         "--explain-requests",
         min=0,
         max=1_000_000,
-        help="Number of the last requests that clockwork explain knows; 0 switches recording off.",
+        help="Number of the last sampled requests in time that clockwork explain knows; 0 switches recording off.",
     ),
 ]
 ExplainFailures: TypeAlias = Annotated[

@@ -156,8 +156,8 @@ class ControllerConfig(Struct, frozen=True):
     - ``loads_per_worker``: the largest number of outstanding model loads per worker
     - ``verifying``: how batches are checked; if it is None, batches are not checked
     - ``shadowing``: how copies of live requests are executed
-    - ``explain_requests``: number of requests in time, and of actions, that are kept to explain requests; if it is 0,
-      requests are not recorded
+    - ``explain_requests``: number of sampled requests in time that are kept to explain requests; if it is 0, requests
+      are not recorded
     - ``explain_failures``: number of requests that are kept of each other outcome, and of each reason of refusals
 
     The other fields are limits. Requests that exceed a limit are refused. ``max_copies`` is the limit of the copies of

@@ -73,14 +73,31 @@ class ClientLost(Struct, frozen=True):
     client_id: int
 
 
+class ShedRequest(Struct, frozen=True, gc=False):
+    """A request that the host has refused without asking the controller.
+
+    ``model`` is empty if the host does not know it. ``slo`` is 0 if the host has not read it. ``waited`` is the time
+    from the request's arrival to the refusal.
+    """
+
+    request_id: str
+    model: str
+    refused: Nanos
+    waited: Nanos
+    slo: Nanos
+    message: str
+    retry_after: Nanos | None
+
+
 class RequestsShed(Struct, frozen=True):
     """The host has refused requests without asking the controller.
 
     ``by_model`` counts these requests by model and version. The version is the one that the request names. Requests for
-    unknown models count under an empty model and version.
+    unknown models count under an empty model and version. ``sampled`` are some of these requests.
     """
 
     by_model: dict[tuple[str, str], int]
+    sampled: tuple[ShedRequest, ...] = ()
 
 
 class ServerLoad(Struct, frozen=True):

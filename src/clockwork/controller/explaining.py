@@ -13,9 +13,8 @@ from clockwork.controller.admission import Admission
 from clockwork.controller.events import ControllerCommand, Report, Respond
 from clockwork.controller.guard import counterfactuals
 from clockwork.controller.pending import Pending
-from clockwork.controller.recording import Recorder, model_of, timing_of
+from clockwork.controller.recording import Recorder, mates_of, model_of
 from clockwork.controller.records import Record
-from clockwork.messages.actions import Infer, LoadWeights
 from clockwork.messages.explanation import (
     IN_TIME,
     LATE,
@@ -33,14 +32,10 @@ from clockwork.messages.explanation import (
 )
 from clockwork.messages.faults import quoted
 from clockwork.messages.requests import ExplainRequest, ExplainResponse, ListRequestsRequest, ListRequestsResponse
-from clockwork.messages.results import ErrorResult, InferResult
 from clockwork.messages.status import Status, status_name
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, PendingRequest, SentAction, Verdict
 from clockwork.units import Nanos
-
-MAX_AHEAD: Final = 64
-"""Largest number of earlier actions of the device in an explanation."""
 
 DISABLED: Final = "requests are not recorded; start the server with --explain-requests above 0"
 """Message of the response if the server records no requests."""
@@ -89,7 +84,7 @@ class Explaining:
             return [Respond(client_id, ExplainResponse(message.id, status, text))]
         model = None if record.request is None else record.request.model
         default = "" if model is None else self._admission.default_source(model)
-        made = _explanation(now, record, others, self._recorder, self._state, default)
+        made = _explanation(now, record, others, self._state, default)
         reports: list[Report] = []
         if record.request is not None and record.request.verdict is not None:
             what_if, reports = counterfactuals(self._scheduler, record.request)
@@ -102,8 +97,8 @@ class Explaining:
         if any(request.public_id == request_id for request in self._pending):
             return Status.INVALID_REQUEST, f"request {quoted(request_id)} is still pending; retry later"
         return Status.INVALID_REQUEST, (
-            f"request {quoted(request_id)} is not recorded: it is unknown, or too many requests followed it "
-            "(--explain-requests, --explain-failures)"
+            f"request {quoted(request_id)} is not recorded: it is unknown, it was in time and not sampled, or too many "
+            "requests followed it (--explain-requests, --explain-failures)"
         )
 
 
@@ -123,9 +118,7 @@ def summarise(now: Nanos, record: Record) -> RequestSummary:
     )
 
 
-def _explanation(
-    now: Nanos, record: Record, same_id: int, recorder: Recorder, state: ClockworkState, default: str
-) -> Explanation:
+def _explanation(now: Nanos, record: Record, same_id: int, state: ClockworkState, default: str) -> Explanation:
     """Return everything that is known about a request.
 
     ``same_id`` is the number of other requests with its id. ``default`` is the source of its SLO if it set none.
@@ -154,7 +147,7 @@ def _explanation(
     )
     if request is None or request.sent is None:
         return made
-    return _Executed(record, request, request.sent, recorder, state).added_to(made)
+    return _Executed(record, request, request.sent, state).added_to(made)
 
 
 def _verdict(request: PendingRequest, verdict: Verdict) -> ExplainedVerdict:
@@ -183,19 +176,11 @@ def _slo(record: Record) -> Nanos:
 class _Executed:
     """A request that was sent to a device in the action ``sent``."""
 
-    def __init__(
-        self, record: Record, request: PendingRequest, sent: SentAction, recorder: Recorder, state: ClockworkState
-    ) -> None:
+    def __init__(self, record: Record, request: PendingRequest, sent: SentAction, state: ClockworkState) -> None:
         self._record, self._request, self._sent, self._state = record, request, sent, state
         self._arrival = request.arrival
-        timing = timing_of(sent.result)
-        begin = record.answered if timing is None else timing.begin
-        earlier = recorder.before(sent.device, request.arrival, begin, MAX_AHEAD)
-        self._ahead = [each for each in earlier if each is not sent]
-        own = [each for each in earlier if isinstance(each.action, LoadWeights)]
-        loads = [each for each in own if each.action.model == sent.action.model]
+        loads = [each for each in record.ahead if each.loads and each.model == sent.model]
         self._load = loads[-1] if loads else None
-        self._mates = recorder.mates(request)
 
     def added_to(self, made: Explanation) -> Explanation:
         """Return the explanation with what the device did."""
@@ -207,50 +192,50 @@ class _Executed:
             device=self._sent.device,
             action=self._described(self._sent),
             load=None if self._load is None else self._described(self._load),
-            mates=self._mates,
-            ahead=tuple(map(self._described, self._ahead)),
+            mates=mates_of(self._request),
+            ahead=tuple(map(self._described, self._record.ahead)),
             steps=tuple(self._steps()),
             compared=compared,
             differed=worst.name if worst is not None and _delay(worst) > 0 else "",
         )
 
     def _described(self, sent: SentAction) -> ExplainedAction:
-        action, timing, arrival = sent.action, timing_of(sent.result), self._arrival
-        model = self._state.models.get(action.model)
+        timing, arrival = sent.timing, self._arrival
+        model = self._state.models.get(sent.model)
         return ExplainedAction(
-            kind="infer" if isinstance(action, Infer) else "load",
-            model=action.model if model is None else model.served_as,
-            rows=action.batch_size if isinstance(action, Infer) else 0,
+            kind="infer" if sent.rows else "load",
+            model=sent.model if model is None else model.served_as,
+            rows=sent.rows,
             sent=sent.sent - arrival,
             begin=None if timing is None else timing.begin - arrival,
             end=None if timing is None else timing.end - arrival,
             expected_begin=sent.expected_begin - arrival if sent.expected_begin else None,
             expected=sent.expected or None,
-            error=sent.result.message if isinstance(sent.result, ErrorResult) else "",
+            error=sent.error,
         )
 
     def _steps(self) -> Iterator[Step]:
         arrival, sent = self._arrival, self._sent
         yield Step("plan", 0, sent.sent - arrival)
-        loaded = None if self._load is None else timing_of(self._load.result)
+        loaded = None if self._load is None else self._load.timing
         if loaded is not None:
             yield Step("load", loaded.begin - arrival, loaded.end - arrival)
-        result = sent.result
-        if not isinstance(result, InferResult):
+        executed, copied_in, copied_out = sent.timing, sent.copy_input, sent.copy_output
+        if executed is None or copied_in is None or copied_out is None:
             return
-        yield Step("device", sent.sent - arrival, result.exec.begin - arrival)
-        for name, timing in (("input", result.copy_input), ("exec", result.exec), ("output", result.copy_output)):
+        yield Step("device", sent.sent - arrival, executed.begin - arrival)
+        for name, timing in (("input", copied_in), ("exec", executed), ("output", copied_out)):
             if timing.end > timing.begin:
                 yield Step(name, timing.begin - arrival, timing.end - arrival)
-        yield Step("response", max(result.exec.end, result.copy_output.end) - arrival, self._record.answered - arrival)
+        yield Step("response", max(executed.end, copied_out.end) - arrival, self._record.answered - arrival)
 
     def _compared(self) -> tuple[Comparison, ...]:
         arrival, sent = self._arrival, self._sent
         compared = []
-        loaded = None if self._load is None else timing_of(self._load.result)
+        loaded = None if self._load is None else self._load.timing
         if self._load is not None and loaded is not None:
             compared.append(Comparison("load", self._load.expected or None, loaded.duration))
-        timing = timing_of(sent.result)
+        timing = sent.timing
         if timing is not None:
             verdict = self._request.verdict
             expected = sent.expected_begin if verdict is None else verdict.start

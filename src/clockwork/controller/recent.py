@@ -10,7 +10,8 @@ from collections import deque
 from typing import Final
 
 from clockwork.histogram import Histogram, add_to_both
-from clockwork.messages.counts import REFUSAL_STATUSES, RecentCounts
+from clockwork.messages.counts import RecentCounts
+from clockwork.messages.explanation import CANCELLED, FAILED, IN_TIME, LATE, REFUSED, outcome_of
 from clockwork.messages.status import Status
 from clockwork.units import FOREVER, SECOND, Nanos
 
@@ -21,12 +22,8 @@ MIN_WINDOW: Final[Nanos] = 1 * SECOND
 """Shortest time over which a rate is computed."""
 
 _IN_TIME, _LATE, _REFUSED, _FAILED, _CANCELLED = range(5)
-_KINDS: Final = {
-    int(Status.SUCCESS): _IN_TIME,
-    int(Status.TIMEOUT): _LATE,
-    int(Status.CANCELLED): _CANCELLED,
-    **{int(status): _REFUSED for status in REFUSAL_STATUSES},
-}
+_ORDER: Final = (IN_TIME, LATE, REFUSED, FAILED, CANCELLED)
+_KINDS: Final = {int(status): _ORDER.index(outcome_of(status)) for status in Status}
 
 
 class _Bucket:

@@ -1,44 +1,86 @@
-"""Keeps the last requests and actions, so that the server can explain a request after its response.
+"""Keeps some of the last requests, so that the server can explain a request after its response.
 
-The memory is limited. The last requests in time are kept, and for each other outcome and each reason of a refusal, the
-last requests. So a burst of refusals does not displace the broken promises. The last actions of all devices are kept
-too. A request takes about a kilobyte. Recording takes about 1.4 us per request.
+Theory of operation. The memory is limited, and so is the time. All broken promises, late requests, failures and
+refusals are kept until later ones displace them. For each of these outcomes, and for each reason of a refusal, there is
+a limit of its own. So a burst of refusals does not displace the broken promises. Requests in time are sampled: at most
+100 requests per second are kept, after a pause up to 100 requests at once. Requests in time that were cold, or later
+than predicted, are sampled separately, because people ask about them. A request that is not kept costs only a few
+comparisons.
 
-A request keeps no payload: `answered` releases it.
+The last actions are kept too, for the timeline (`clockwork.controller.timeline`) and for each device. A record gets the
+actions that its request had to wait for. So the record stays complete when later actions displace them.
+
+A record takes about a kilobyte. It keeps no payload: `answered` releases the payload. An action keeps no tensors.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
+from typing import Final
 
+from clockwork.controller.events import ShedRequest
 from clockwork.controller.records import Record
-from clockwork.messages.actions import DeviceAction, Infer
-from clockwork.messages.counts import REFUSAL_STATUSES
-from clockwork.messages.explanation import BROKEN, CANCELLED, FAILED, IN_TIME, LATE, REFUSED
+from clockwork.messages.actions import DeviceAction, EvictWeights, Infer
+from clockwork.messages.explanation import BROKEN, REFUSED, outcome_of
 from clockwork.messages.refusal_reason import RefusalReason
-from clockwork.messages.requests import InferRequest, InferResponse
-from clockwork.messages.results import InferResult, LoadWeightsResult, Result, Timing
+from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming
+from clockwork.messages.results import Result
 from clockwork.messages.status import Status
 from clockwork.messages.timeline import MAX_IDS
-from clockwork.state import GPUState, PendingRequest, SentAction
-from clockwork.units import Nanos
+from clockwork.state import GPUState, PendingRequest, SentAction, WorkerState
+from clockwork.units import MILLISECOND, SECOND, Nanos
+
+SAMPLE_EVERY: Final[Nanos] = 10 * MILLISECOND
+"""Mean time between two requests that a `Sampler` takes, if there are many requests."""
+
+SAMPLE_BURST: Final[Nanos] = 1 * SECOND
+"""Time for which a `Sampler` saves what it did not take."""
+
+MAX_AHEAD: Final = 64
+"""Number of the last actions of each device that are kept for the records of requests."""
+
+MAX_ACTIONS: Final = 2000
+"""Limit of the last actions of all devices that are kept for the timeline."""
+
+SLOW: Final = "slow"
+"""Key of the records of requests in time that were cold, or later than predicted."""
+
+
+class Sampler:
+    """Takes at most one request per `SAMPLE_EVERY` on average."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        """Start with the whole burst."""
+        self._next: Nanos = -SAMPLE_BURST
+
+    def takes(self, now: Nanos) -> bool:
+        """Return whether to take one more request. ``now`` must not decrease."""
+        if self._next > now:
+            return False
+        self._next = max(self._next, now - SAMPLE_BURST) + SAMPLE_EVERY
+        return True
 
 
 class Recorder:
     """The records of one controller."""
 
     def __init__(self, requests: int, failures: int) -> None:
-        """Keep at most this many requests in time, actions, and requests of each other outcome or reason.
+        """Keep at most this many requests in time, and this many requests of each other outcome or reason.
 
         Nothing is recorded if ``requests`` is 0.
         """
         self._limit, self._failures = requests, failures
         self._in_time: deque[Record] = deque(maxlen=requests)
-        self._others: dict[str, deque[Record]] = {}  #: records by outcome, or by reason if the request was refused
-        self._actions: deque[SentAction] = deque(maxlen=requests)
-        self._outstanding: dict[int, SentAction] = {}
+        self._others: dict[str, deque[Record]] = {}  #: by outcome, by reason if the request was refused, or `SLOW`
+        self._usual, self._slow = Sampler(), Sampler()
+        self._actions: deque[SentAction] = deque(maxlen=min(requests, MAX_ACTIONS))
+        self._by_device: dict[str, deque[SentAction]] = {}  #: the last loads and Infers of each device
         self._ended = 0
+        self._outstanding: dict[int, SentAction] = {}
+        self._waiting: dict[int, list[Record]] = {}  #: records whose batch has not ended, by the id of the action
 
     @property
     def enabled(self) -> bool:
@@ -66,44 +108,69 @@ class Recorder:
         """Record an action that is sent now for these requests."""
         if not self._limit:
             return
-        sent = SentAction(now, gpu.label, action, gpu.predicted_start(action.id) or 0)
-        self._outstanding[action.id] = sent
-        if requests:
-            sent.ids = tuple([request.public_id for request in requests[:MAX_IDS]])
-            sent.deadlines = tuple([request.deadline for request in requests])
-            for request in requests:
+        number = action.id
+        begin = gpu.predicted_start(number) or 0
+        label, model, earliest, latest = gpu.label, action.model, action.earliest, action.latest
+        if isinstance(action, EvictWeights):
+            sent = SentAction(number, now, label, model, earliest, latest, 0, begin, evicts=True)
+        else:
+            sent = SentAction(number, now, label, model, earliest, latest, action.expected_duration, begin)
+            if len(requests) == 1:
+                (request,) = requests
+                sent.rows, sent.requests = request.batch_size, 1
+                sent.ids, sent.deadlines = (request.public_id,), (request.deadline,)
                 request.sent = sent
+            elif isinstance(action, Infer):
+                sent.rows, sent.requests = action.batch_size, len(action.inputs)
+                sent.ids = tuple([request.public_id for request in requests[:MAX_IDS]])
+                sent.deadlines = tuple([request.deadline for request in requests])
+                for request in requests:
+                    request.sent = sent
+        self._outstanding[number] = sent
 
-    def ended(self, now: Nanos, action: DeviceAction, result: Result, *, served: bool = True) -> None:
-        """Record the result of an action. If its model is not ``served`` any more, forget the action."""
+    def ended(self, now: Nanos, action: DeviceAction, result: Result) -> None:
+        """Record the result of an action."""
         sent = self._outstanding.pop(action.id, None)
         if sent is None:
             return
         self._ended += 1
-        sent.arrived, sent.result, sent.number = now, result, self._ended
-        if served:
-            self._actions.append(sent)
+        sent.end(now, self._ended, result)
+        self._actions.append(sent)
+        if not sent.evicts:
+            actions = self._by_device.get(sent.device)
+            if actions is None:
+                actions = self._by_device[sent.device] = deque(maxlen=MAX_AHEAD)
+            actions.append(sent)
+        if self._waiting:
+            self._complete(action.id)
 
-    def lost(self, actions: Iterable[int]) -> None:
-        """Forget actions that will have no result. ``actions`` contains their ids."""
-        for action in actions:
-            self._outstanding.pop(action, None)
+    def lost(self, worker: WorkerState) -> None:
+        """Forget the actions of a worker that was lost. They will have no result."""
+        for gpu in worker.gpus:
+            for action in gpu.outstanding:
+                if self._outstanding.pop(action, None) is not None:
+                    self._complete(action)
+            self._by_device.pop(gpu.label, None)
 
-    def before(self, device: str, begin: Nanos, end: Nanos, limit: int) -> list[SentAction]:
-        """Return the actions that the device executed at any time from ``begin`` to ``end``, in order.
+    def _complete(self, action: int) -> None:
+        for record in self._waiting.pop(action, ()):
+            record.ahead = self._ahead(record)
 
-        If there are more than ``limit`` actions, the last of them are returned.
-        """
+    def _ahead(self, record: Record) -> tuple[SentAction, ...]:
+        """Return the actions that the device executed between the arrival and the begin of a request, in order."""
+        request = record.request
+        if request is None or request.sent is None:
+            return ()
+        own = request.sent
+        begin = record.answered if own.timing is None else own.timing.begin
         found: list[SentAction] = []
-        for sent in reversed(self._actions):
-            if sent.arrived < begin:
+        for sent in reversed(self._by_device.get(own.device, ())):
+            if sent.arrived < request.arrival:
                 break
-            timing = timing_of(sent.result)
-            if sent.device == device and timing is not None and timing.begin < end and timing.end > begin:
+            timing = sent.timing
+            if sent is not own and timing is not None and timing.begin < begin and timing.end > request.arrival:
                 found.append(sent)
-                if len(found) == limit:
-                    break
-        return found[::-1]
+        return tuple(found[::-1])
 
     def after(self, number: int, begin: Nanos) -> list[SentAction]:
         """Return the ended actions with higher numbers whose results arrived at ``begin`` or later, in order."""
@@ -119,30 +186,44 @@ class Recorder:
         oldest = self._actions[0].number if self._actions else self._ended + 1
         return max(0, oldest - number - 1)
 
-    def mates(self, request: PendingRequest) -> tuple[str, ...]:
-        """Return the ids of the other requests in the last batch of a request, if they are still recorded."""
-        if request.sent is None or not isinstance(request.sent.action, Infer) or len(request.sent.action.inputs) < 2:
-            return ()
-        return tuple(
-            record.response.request_id
-            for record in self
-            if record.request is not None and record.request is not request and record.request.sent is request.sent
-        )
-
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def answered(
         self, now: Nanos, request: PendingRequest, response: InferResponse, reason: RefusalReason, *, broken: bool
     ) -> None:
-        """Record a response to a pending request. Release the request's payload, which is not needed any more."""
+        """Record a response to a pending request, or forget a request in time that is not sampled.
+
+        The payload of a recorded request is released, because it is not needed any more.
+        """
         if not self._limit:
             return
-        request.payload = None
         status = response.status
         if status == Status.SUCCESS:
-            self._in_time.append(Record(now, IN_TIME, reason, broken, response, request))
+            if request.cold_start or (request.promised is not None and now > request.promised):
+                if self._slow.takes(now):
+                    self._keep(SLOW, self._recorded(now, request, response, reason))
+            elif self._usual.takes(now):
+                self._in_time.append(self._recorded(now, request, response, reason))
         else:
-            self._add(Record(now, _outcome(status), reason, broken, response, request))
+            self._add(self._recorded(now, request, response, reason, broken))
+
+    def _recorded(
+        self,
+        now: Nanos,
+        request: PendingRequest,
+        response: InferResponse,
+        reason: RefusalReason,
+        broken: bool = False,
+    ) -> Record:
+        request.payload = None
+        record = Record(now, outcome_of(response.status), reason, broken, response, request)
+        sent = request.sent
+        if sent is not None:
+            if sent.arrived:
+                record.ahead = self._ahead(record)
+            else:
+                self._waiting.setdefault(sent.id, []).append(record)
+        return record
 
     def refused(
         self,
@@ -154,7 +235,7 @@ class Recorder:
     ) -> None:
         """Record a response to a request that did not become pending."""
         if self._limit:
-            outcome = _outcome(response.status)
+            outcome = outcome_of(response.status)
             self._add(
                 Record(
                     now,
@@ -169,19 +250,42 @@ class Recorder:
                 )
             )
 
+    def shed(self, request: ShedRequest) -> None:
+        """Record a request that the host has refused without asking the controller."""
+        if self._limit:
+            status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+            response = InferResponse(
+                0,
+                int(status),
+                request.message,
+                (),
+                RequestTiming(request.waited),
+                None,
+                request.retry_after,
+                request_id=request.request_id,
+            )
+            reason = RefusalReason.SERVER_OVERLOADED
+            self._add(
+                Record(request.refused, outcome_of(status), reason, False, response, None, request.model, request.slo)
+            )
+
     def _add(self, record: Record) -> None:
-        key = BROKEN if record.broken else record.reason.value if record.outcome == REFUSED else record.outcome
+        refused = record.outcome == REFUSED
+        self._keep(BROKEN if record.broken else record.reason.value if refused else record.outcome, record)
+
+    def _keep(self, key: str, record: Record) -> None:
         records = self._others.get(key)
         if records is None:
             records = self._others[key] = deque(maxlen=self._failures)
         records.append(record)
 
     def forget(self, model: str) -> None:
-        """Forget the requests and the actions of a model that was removed, so that its memory is free."""
+        """Forget the requests of a model that was removed, so that its memory is free."""
         self._in_time = deque((each for each in self._in_time if not _is_of(each, model)), maxlen=self._limit)
         for key, records in self._others.items():
             self._others[key] = deque((each for each in records if not _is_of(each, model)), maxlen=self._failures)
-        self._actions = deque((sent for sent in self._actions if sent.action.model != model), maxlen=self._limit)
+        for action, waiting in self._waiting.items():
+            self._waiting[action] = [each for each in waiting if not _is_of(each, model)]
 
     def find(self, request_id: str) -> tuple[Record | None, int]:
         """Return the last request with this id, and the number of earlier requests with this id."""
@@ -211,20 +315,13 @@ def model_of(record: Record) -> str:
     return record.model if record.request is None else record.request.model.served_as
 
 
-def timing_of(result: Result | None) -> Timing | None:
-    """Return when a device executed an action, or None if the action failed or has not ended."""
-    if isinstance(result, InferResult):
-        return result.exec
-    return result.timing if isinstance(result, LoadWeightsResult) else None
+def mates_of(request: PendingRequest) -> tuple[str, ...]:
+    """Return the ids of the other requests in the last batch of a request, for the first requests of the batch."""
+    ids = [] if request.sent is None else list(request.sent.ids)
+    if request.public_id in ids:
+        ids.remove(request.public_id)
+    return tuple(ids)
 
 
 def _is_of(record: Record, model: str) -> bool:
     return record.request is not None and record.request.model.name == model
-
-
-def _outcome(status: int) -> str:
-    if status == Status.TIMEOUT:
-        return LATE
-    if status in REFUSAL_STATUSES:
-        return REFUSED
-    return CANCELLED if status == Status.CANCELLED else FAILED

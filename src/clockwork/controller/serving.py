@@ -202,6 +202,8 @@ class Serving:
             return []
         for (name, version), count in event.by_model.items():
             self.tally.shed(now, self.catalog.find(name, version), count)
+        for shed in event.sampled:
+            self.recorder.shed(shed)
         return []
 
     def result(
@@ -217,7 +219,7 @@ class Serving:
             text = f"the worker contradicts the controller about weights on {gpu}: {result}"
             commands.append(DropWorker(worker.id, text))
         occupied = record_result(self._state, gpu, action, result)
-        self.recorder.ended(now, action, result, served=action.model in self._state.models)
+        self.recorder.ended(now, action, result)
         if (model := self._state.models.get(action.model)) is not None and not self.own.is_alone(action):
             self.tally.acted(now, gpu, model, action, result, occupied)
         if isinstance(action, Infer) and isinstance(result, InferResult):
@@ -309,7 +311,7 @@ class Serving:
     def worker_lost(self, now: Nanos, worker: WorkerState) -> list[ControllerCommand]:
         """Handle the loss of a worker that was ready, with its outstanding actions."""
         self._state.depart(worker.id)
-        self.recorder.lost(action for gpu in worker.gpus for action in gpu.outstanding)
+        self.recorder.lost(worker)
         actions = [action for gpu in worker.gpus for action in gpu.outstanding.values()]
         inputs = [share for action in actions if isinstance(action, Infer) for share in action.inputs]
         about = self._pending_of(inputs)

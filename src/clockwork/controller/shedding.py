@@ -66,8 +66,10 @@ MIN_RETRY: Final[Nanos] = 5 * MILLISECOND
 """Shortest retry time."""
 
 
-class Shed(Struct, frozen=True):
+class Shed(Struct):
     """The refusal of a request before it reaches the scheduler, with the reason and the retry time.
+
+    The host sets ``request_id``, the id of the refused request.
 
     ``wait`` is the time until the controller could handle the request. ``wait`` is None if the devices have no capacity
     for most requests for the model. If the SLO is shorter than the model's time on the fastest device, ``fastest`` is
@@ -77,6 +79,7 @@ class Shed(Struct, frozen=True):
     wait: Nanos | None
     retry_after: Nanos | None
     fastest: Nanos | None = None
+    request_id: str = ""
 
     @property
     def message(self) -> str:

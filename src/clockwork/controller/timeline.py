@@ -10,9 +10,8 @@ from typing import Final
 from clockwork.controller.events import ControllerCommand, Report, Respond
 from clockwork.controller.explaining import DISABLED
 from clockwork.controller.guard import planned
-from clockwork.controller.recording import Recorder, timing_of
-from clockwork.messages.actions import EvictWeights, Infer
-from clockwork.messages.results import ErrorResult, EvictWeightsResult, InferResult, Timing
+from clockwork.controller.recording import Recorder
+from clockwork.messages.results import Timing
 from clockwork.messages.status import Status, status_name
 from clockwork.messages.timeline import (
     EVICT,
@@ -28,6 +27,7 @@ from clockwork.messages.timeline import (
 )
 from clockwork.scheduling.base import Scheduler
 from clockwork.state import ClockworkState, PlannedWork, SentAction
+from clockwork.state.sent import NO_RESULT
 from clockwork.units import FOREVER, SECOND, Nanos
 
 MAX_PLANNED: Final = 64
@@ -100,33 +100,31 @@ class TimelineReader:
         return self._described(sent, _missed(sent, sent.arrived))
 
     def _described(self, sent: SentAction, late: int) -> TimelineAction:
-        action, result = sent.action, sent.result
-        model = self._state.models.get(action.model)
-        infer = isinstance(action, Infer)
-        timing: Timing | None = result.timing if isinstance(result, EvictWeightsResult) else timing_of(result)
+        model = self._state.models.get(sent.model)
+        timing = sent.timing
         return TimelineAction(
             sent.number,
-            action.id,
+            sent.id,
             sent.device,
-            INFER if infer else EVICT if isinstance(action, EvictWeights) else LOAD,
-            action.model if model is None else model.served_as,
+            INFER if sent.rows else EVICT if sent.evicts else LOAD,
+            sent.model if model is None else model.served_as,
             "" if model is None else model.version,
-            action.batch_size if isinstance(action, Infer) else 0,
-            len(action.inputs) if isinstance(action, Infer) else 0,
+            sent.rows,
+            sent.requests,
             tuple([name for name in sent.ids if name]),
             sent.sent,
             sent.arrived or None,
-            action.earliest or None,
-            action.latest if action.latest < FOREVER else None,
+            sent.earliest or None,
+            sent.latest if sent.latest < FOREVER else None,
             sent.expected_begin or None,
             _planned_end(sent),
             None if timing is None else timing.begin,
             None if timing is None else timing.end,
-            _span(result.copy_input) if isinstance(result, InferResult) else None,
-            _span(result.copy_output) if isinstance(result, InferResult) else None,
+            _span(sent.copy_input),
+            _span(sent.copy_output),
             late,
-            "" if result is None else status_name(result.status) if isinstance(result, ErrorResult) else "SUCCESS",
-            result.message if isinstance(result, ErrorResult) else "",
+            "" if sent.status == NO_RESULT else status_name(sent.status),
+            sent.error,
         )
 
 
@@ -158,5 +156,5 @@ def _missed(sent: SentAction, end: Nanos) -> int:
     return sum([deadline < end for deadline in sent.deadlines])
 
 
-def _span(timing: Timing) -> tuple[Nanos, Nanos] | None:
-    return (timing.begin, timing.end) if timing.end > timing.begin else None
+def _span(timing: Timing | None) -> tuple[Nanos, Nanos] | None:
+    return None if timing is None or timing.end <= timing.begin else (timing.begin, timing.end)

@@ -37,7 +37,7 @@ def failure_of_error(error: Exception, log: logging.Logger) -> Failure:
     return Failure.from_status(Status.ERROR, "the server failed; see its log")
 
 
-def failure_of_shed(shed: Shed, request_id: str = "") -> Failure:
+def failure_of_shed(shed: Shed) -> Failure:
     """Return the failure for a request that the server refuses because it is overloaded."""
     status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
-    return Failure.from_status(status, shed.message, retry_after=shed.retry_after, request_id=request_id)
+    return Failure.from_status(status, shed.message, retry_after=shed.retry_after, request_id=shed.request_id)

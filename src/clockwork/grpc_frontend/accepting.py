@@ -107,7 +107,7 @@ class Acceptors:
             except Exception:  # noqa: BLE001 - grpcio raises a private type when the server ends
                 return
             if (shed := self._too_late(call)) is not None:
-                self._run(_refuse(self._context(call), shed, self._reception.request_ids.next()), call)
+                self._run(_refuse(self._context(call), shed), call)
             else:
                 self._reception.put(partial(self._serve, call, self._reception.arrivals.earliest_arrival()), "")
 
@@ -137,9 +137,9 @@ class Acceptors:
         task.add_done_callback(self._calls.discard)
 
 
-async def _refuse(context: Any, shed: Shed, request_id: str) -> None:
+async def _refuse(context: Any, shed: Shed) -> None:
     with suppress(grpc.aio.AbortError, grpc.RpcError):  # the call has ended, or its client has disconnected
-        await abort(context, failure_of_shed(shed, request_id))
+        await abort(context, failure_of_shed(shed))
 
 
 def can_take_many() -> bool:

@@ -183,7 +183,7 @@ class Service:
         # a small message. The model determines the default SLO.
         model, version = model_and_version(data) if large else ("", "")
         if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
-            raise RequestFailedError(failure_of_shed(shed, self._reception.request_ids.next()))
+            raise RequestFailedError(failure_of_shed(shed))
         message, raw = parsed(data)
         trace = "" if message.id else _header(call, TRACE_HEADER)
         return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()), trace)

@@ -386,8 +386,8 @@ class ControllerHost:
         slo = request.slo
         if slo is None and request.slo_factor is None:
             slo = self.reception.default_slo(request.model)
-        if (shed := self.reception.refuses(request.model, arrival, slo, version=request.version)) is not None:
-            connection.send(shed.response(request))
+        if (refusal := self.reception.refuses_native(request, arrival, slo)) is not None:
+            connection.send(refusal)
             return
         refused = self._native_inbox.put(client_id, request, payload, arrival, slo)
         if refused is not None:
@@ -402,9 +402,9 @@ class ControllerHost:
     def _load_measured(self, busy: float) -> None:
         self._runner.feed(ServerLoad(busy))
 
-    def _requests_shed(self, by_model: dict[tuple[str, str], int]) -> None:
-        self._response_log.refused(sum(by_model.values()))
-        self._runner.feed(RequestsShed(by_model))
+    def _requests_shed(self, shed: RequestsShed) -> None:
+        self._response_log.refused(sum(shed.by_model.values()))
+        self._runner.feed(shed)
 
     def _handle_request(
         self, client_id: int, message: Any, payload: Any = b"", arrival: Nanos | None = None, shared: bool = False

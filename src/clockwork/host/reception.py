@@ -14,12 +14,15 @@ from typing import Final, TypeAlias
 
 from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
+from clockwork.controller.events import RequestsShed, ShedRequest
+from clockwork.controller.recording import Sampler
 from clockwork.controller.shedding import MIN_RETRY, Shed
 from clockwork.controller.throttling import Throttle
 from clockwork.host.backpressure import Backpressure
 from clockwork.host.cpu_usage import CpuUsage
 from clockwork.host.inbox import Handle, Inbox, Waiting
 from clockwork.host.request_ids import RequestIds
+from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.net.arrival import Arrivals
 from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
@@ -85,7 +88,7 @@ class Reception:
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         config: ControllerConfig,
-        on_shed: Callable[[dict[Key, int]], None],
+        on_shed: Callable[[RequestsShed], None],
         on_load: Callable[[float], None],
         throttle: Throttle,
         model: Callable[[str, str], ModelState | None] = lambda name, version: None,
@@ -96,7 +99,7 @@ class Reception:
             loop: the running event loop.
             clock: the host's clock.
             config: contains the default SLOs.
-            on_shed: gets the number of early refusals by model and version, at most once per turn of the loop.
+            on_shed: gets the early refusals, at most once per turn of the loop.
             on_load: gets the share of processor time in use (see `CpuUsage`) while requests arrive.
             throttle: the controller's throttle.
             model: returns the load that serves a model and version.
@@ -117,6 +120,8 @@ class Reception:
         self._latency: Nanos = 0  #: moving average of the time from arrival to success
         self._busy_until: Nanos = 0  #: time until which the server counts as busy; 0: it was not busy lately
         self._shed: dict[Key, int] = {}
+        self._shed_sampled: list[ShedRequest] = []
+        self._sampler = Sampler()
         self._answers: dict[Key, _Answers] = {}
 
     def is_behind(self, now: Nanos | None = None) -> bool:
@@ -134,7 +139,7 @@ class Reception:
     def refuses(
         self, model: str, arrival: Nanos, slo: Nanos | None = None, *, large: bool = False, version: str = ""
     ) -> Shed | None:
-        """Return a refusal if a request must be refused now, or None. The refusal is counted.
+        """Return a refusal if a request must be refused now, or None. The refusal gets an id, and is counted.
 
         ``slo`` is the request's own SLO. None means that the SLO is not known yet. For an unknown SLO, the longest of
         the model's recent SLOs is assumed, or the default SLO. ``large`` means that the request is expensive to
@@ -149,9 +154,18 @@ class Reception:
             shed = None if retry is None else Shed(None, retry)
             if shed is not None and slo is not None:
                 shed = self._checked_for_hope(shed, model, version, slo)
-        if shed is not None:
-            self.count_refused(model, version)
-        return shed
+        return None if shed is None else self.count_refused(shed, now, model, version, arrival, slo)
+
+    def refuses_native(self, request: InferRequest, arrival: Nanos, slo: Nanos | None) -> InferResponse | None:
+        """Return the refusal of a request of the native protocol, or None; see `refuses`. The request has an id."""
+        now = self.clock.now()
+        if not self.is_behind(now):
+            return None
+        shed = self.check(now, request.model, arrival, slo, request.version)
+        if shed is None:
+            return None
+        shed.request_id = request.request_id
+        return self.count_refused(shed, now, request.model, request.version, arrival, slo).response(request)
 
     def check(self, now: Nanos, model: str, arrival: Nanos, slo: Nanos | None, version: str = "") -> Shed | None:
         """Return what `refuses` returns, but do not count the refusal, and ignore the throttle.
@@ -181,8 +195,8 @@ class Reception:
         wait = self._shedder.wait(remaining)
         if remaining >= wait + int(LATENCY_RESERVE * self._latency):
             return None
-        self.count_refused("", "")
-        return Shed(wait, max(MIN_RETRY, wait))
+        now = self.clock.now()
+        return self.count_refused(Shed(wait, max(MIN_RETRY, wait)), now, "", "", now, None)
 
     def note_latency(self, latency: Nanos) -> None:
         """Count the time from the arrival of a request to its success."""
@@ -239,13 +253,26 @@ class Reception:
         """Close the file descriptor that is used to measure arrival times."""
         self.arrivals.close()
 
-    def count_refused(self, model: str, version: str = "") -> None:
-        """Count a request that was refused before it was handled."""
+    def count_refused(
+        self, shed: Shed, now: Nanos, model: str, version: str, arrival: Nanos, slo: Nanos | None
+    ) -> Shed:
+        """Count a request that was refused before it was handled. Return the refusal, with the id of the request.
+
+        Some of these requests are recorded, so that they can be explained.
+        """
         if not self._shed:
             self._loop.call_soon(self._report_shed)
+        if not shed.request_id:
+            shed.request_id = self.request_ids.next()
         key = (model, version) if (model, version) in self._answers else ("", "")  # unknown models count together
         self._shed[key] = self._shed.get(key, 0) + 1
+        if self._sampler.takes(now):
+            self._shed_sampled.append(
+                ShedRequest(shed.request_id, key[0], now, now - arrival, slo or 0, shed.message, shed.retry_after)
+            )
+        return shed
 
     def _report_shed(self) -> None:
-        shed, self._shed = self._shed, {}
-        self._on_shed(shed)
+        event = RequestsShed(self._shed, tuple(self._shed_sampled))
+        self._shed, self._shed_sampled = {}, []
+        self._on_shed(event)

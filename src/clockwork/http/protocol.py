@@ -148,14 +148,12 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
             return False
         if whole_request(data) is None:  # this check is the slowest, so it comes last
             return False
-        self.reception.count_refused(*model)
+        self.reception.count_refused(shed, now, *model, self._arrived, slo)
         self._stop_timer()
         self._shed_lately = True
         if self.timeout_keep_alive_task is None:  # no timer is set before the connection's first request
             self._keep_alive()
-        self.transport.write(
-            self.shed_replies.bytes(shed, self.server_state.default_headers, self.reception.request_ids.next())
-        )
+        self.transport.write(self.shed_replies.bytes(shed, self.server_state.default_headers))
         if self.reception.backpressure.is_needed and not self.flow.read_paused:
             self._was_paused = True
             self.flow.pause_reading()
@@ -267,7 +265,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         if (large or not checked) and reception.is_behind():
             shed = reception.refuses(model, scope[BEGAN], large=large, version=version)
             if shed is not None:
-                write(cycle, shed_reply(shed, reception.request_ids.next()))
+                write(cycle, shed_reply(shed))
                 return
         reception.put(partial(super()._start_asgi_task, cycle, app), model, version=version)
 

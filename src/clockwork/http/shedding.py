@@ -9,6 +9,7 @@ not certain, the parser reads the request, and the server may refuse the request
 import re
 from typing import Final
 
+from msgspec.structs import replace
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from clockwork.controller.shedding import Shed
@@ -98,9 +99,9 @@ def remember(paths: dict[bytes, Key], path: bytes, model: Key) -> None:
     paths[path] = model
 
 
-def shed_reply(shed: Shed, request_id: str) -> Reply:
+def shed_reply(shed: Shed) -> Reply:
     """Return the reply to a request that the server refuses because it is overloaded."""
-    return error_reply(failure_of_shed(shed, request_id))
+    return error_reply(failure_of_shed(shed))
 
 
 class ShedReplies:
@@ -115,7 +116,7 @@ class ShedReplies:
         self._encoded: dict[tuple[int, ...], tuple[bytes, bytes]] = {}  #: the bytes before and after the id
         self._common: object = None
 
-    def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]], request_id: str) -> bytes:
+    def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]]) -> bytes:
         """Return an encoded reply.
 
         ``common`` are the headers that all replies contain. The common headers change every second, because one of them
@@ -129,9 +130,9 @@ class ShedReplies:
             key = (shed.fastest, -2)
         encoded = self._encoded.get(key)
         if encoded is None:
-            reply = error_reply(failure_of_shed(shed))
+            reply = error_reply(failure_of_shed(replace(shed, request_id="")))
             (body,) = reply.parts
             lines = [b"%s: %s\r\n" % header for header in (*common, *reply.headers)]
             lines.append(b"content-length: %d\r\n%s: " % (len(body), ID_HEADER.encode()))
             encoded = self._encoded[key] = b"".join([STATUS_LINE[reply.status], *lines]), b"\r\n\r\n" + body
-        return encoded[0] + request_id.encode() + encoded[1]
+        return encoded[0] + shed.request_id.encode() + encoded[1]

@@ -8,6 +8,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from clockwork.messages.counts import REFUSAL_STATUSES
+from clockwork.messages.status import Status
 from clockwork.units import Nanos
 
 IN_TIME: Final = "in_time"
@@ -22,6 +24,19 @@ OUTCOMES: Final = (IN_TIME, LATE, REFUSED, FAILED, CANCELLED, BROKEN)
 
 ``broken`` selects the requests whose promise was broken. Each of them also has another outcome.
 """
+
+_OUTCOMES_BY_STATUS: Final[Mapping[int, str]] = {
+    int(Status.SUCCESS): IN_TIME,
+    int(Status.TIMEOUT): LATE,
+    int(Status.CANCELLED): CANCELLED,
+    **{int(status): REFUSED for status in REFUSAL_STATUSES},
+}
+
+
+def outcome_of(status: int) -> str:
+    """Return the outcome of a request that was answered with ``status``: one of `OUTCOMES`, but not ``broken``."""
+    return _OUTCOMES_BY_STATUS.get(status, FAILED)
+
 
 GRPC_DEADLINE: Final = "grpc-timeout"
 NATIVE_SLO: Final = "slo"

@@ -75,7 +75,7 @@ class Scheduler(ABC):
     def counterfactuals(self, request: PendingRequest) -> tuple[WhatIf, ...]:
         """Return what would have happened to an answered request under other circumstances.
 
-        Use only the state of the decision, which ``request.verdict`` contains. An empty result means that the answer is
+        Use the state of the decision, which ``request.verdict`` contains. An empty result means that the answer is
         unknown.
         """
         return ()

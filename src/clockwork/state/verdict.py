@@ -17,6 +17,7 @@ class Verdict(Struct, frozen=True, gc=False):
     - ``sent``, ``planned``: number of Infers that were sent to the device and have not ended, and of planned batches
     - ``joined``: whether the request joined a planned batch
     - ``ahead``: the number of these Infers and batches by model, for a refused request
+    - ``free``: when the device would have been free for the batch; 0 unless the batch had to wait for its weights
     - ``kept``: the scheduler's own state, from which it computes counterfactuals; None if no state was kept
     """
 
@@ -33,3 +34,4 @@ class Verdict(Struct, frozen=True, gc=False):
     joined: bool = False
     ahead: tuple[tuple[str, int], ...] = ()
     kept: object = None
+    free: Nanos = 0

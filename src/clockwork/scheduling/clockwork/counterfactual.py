@@ -1,4 +1,4 @@
-"""Computes what would have happened to a refused request under other circumstances.
+"""Computes what would have happened to a request under other circumstances.
 
 Theory of operation. When the scheduler refuses a group of requests, it keeps a copy of the plans that it considered.
 The copy contains the times of the planned batches, the estimates for the group, and the delays. To answer a question,
@@ -6,7 +6,8 @@ real `Plan` objects are made from the copies, and are asked for offers as in a l
 scheduler's own.
 
 Copies take time and memory. So at most one group per `KEEP_EVERY` is copied, and only the last `MAX_KEPT` copies are
-kept. A plan with more than `MAX_BATCHES` batches is not copied.
+kept. A plan with more than `MAX_BATCHES` batches is not copied. Without a copy, only the times without other work and
+without a load of weights are known, from the verdict (`what_if_undisturbed`).
 """
 
 from collections import deque
@@ -22,7 +23,7 @@ from clockwork.scheduling.clockwork.plan import Offer, Plan, PlannedBatch
 from clockwork.scheduling.clockwork.times import InferTimes
 from clockwork.scheduling.clockwork.weights import Weights
 from clockwork.scheduling.shapes import ShapeKey
-from clockwork.state import GPUState, ModelState, PendingRequest
+from clockwork.state import GPUState, ModelState, PendingRequest, Verdict
 from clockwork.state.gpu import ActionQueue
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
@@ -199,6 +200,22 @@ class KeptDecision:
         if offer is None:
             return WhatIf(change, value, False, None)
         return WhatIf(change, value, True, offer.end + offer.plan.device.return_delay - request.arrival)
+
+
+def what_if_undisturbed(request: PendingRequest, verdict: Verdict, time: Nanos) -> tuple[WhatIf, ...]:
+    """Return when a request would have been answered with loaded weights, and without other work on the device.
+
+    ``time`` is the estimate for the request as a batch of its own.
+    """
+    found = []
+    slo = request.deadline - request.arrival
+    if verdict.free:
+        end = verdict.free + verdict.end - verdict.start
+        warm = end + verdict.return_delay - request.arrival
+        found.append(WhatIf(WARM_WEIGHTS, None, warm <= slo, warm))
+    alone = verdict.send_delay + time + verdict.return_delay
+    found.append(WhatIf(ALONE, None, alone <= slo, alone))
+    return tuple(found)
 
 
 class Keeper:

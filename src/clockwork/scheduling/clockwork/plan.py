@@ -282,6 +282,10 @@ class Plan:
         """Return the parts of the decision to accept an offer."""
         device, config = self.device, self.config
         margin = config.safety_margin + int(config.safety_share * (offer.end - now))
+        free = 0
+        if batch.ready:
+            place, origin = offer.batch or offer.before, device.first_start(now)
+            free = self.batches.end(origin) if place is None else self.batches.free_at(place, origin)
         return Verdict(
             now,
             self.gpu.label,
@@ -294,6 +298,7 @@ class Plan:
             len(device.sent),
             len(self.batches),
             offer.batch is not None,
+            free=free,
         )
 
     def ahead(self) -> tuple[tuple[str, int], ...]:

@@ -27,7 +27,7 @@ from clockwork.messages.status import Status
 from clockwork.scheduling.base import Scheduler
 from clockwork.scheduling.clockwork.batching_delay import BatchingDelay
 from clockwork.scheduling.clockwork.config import ClockworkConfig
-from clockwork.scheduling.clockwork.counterfactual import Keeper, KeptDecision
+from clockwork.scheduling.clockwork.counterfactual import Keeper, KeptDecision, what_if_undisturbed
 from clockwork.scheduling.clockwork.demand import Demand
 from clockwork.scheduling.clockwork.device import Device
 from clockwork.scheduling.clockwork.open_batches import GroupKey
@@ -134,9 +134,17 @@ class ClockworkScheduler(Scheduler):
         return "" if plan is None else plan.device.reason_for_delay(now)
 
     def counterfactuals(self, request: PendingRequest) -> tuple[WhatIf, ...]:
-        """Ask the plans of the decision that refused the request."""
-        kept = None if request.verdict is None else request.verdict.kept
-        return kept.what_if(request) if isinstance(kept, KeptDecision) else ()
+        """Ask the plans of the decision that refused the request, or use the device's present estimate."""
+        verdict = request.verdict
+        if verdict is None:
+            return ()
+        if isinstance(verdict.kept, KeptDecision) and (found := verdict.kept.what_if(request)):
+            return found
+        for plan in self._plans.values():
+            if plan.gpu.label == verdict.device and plan.gpu.kind in request.model.profiles:
+                time = plan.device.infer_time(verdict.at, request.model, request.batch_size, shape_key(request))
+                return what_if_undisturbed(request, verdict, time)
+        return ()
 
     def planned(self, now: Nanos, until: Nanos, limit: int) -> tuple[PlannedWork, ...]:
         """Return the first batches of each plan."""
