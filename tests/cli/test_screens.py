@@ -13,10 +13,12 @@ from builders import model_info, profile
 from clockwork.cli.output import fold_copies, show
 from clockwork.cli.results import show_results
 from clockwork.cli.status_report import describe_server
-from clockwork.messages.counts import RecentCounts
+from clockwork.cli.top_report import Reading, screen, top_of
+from clockwork.messages.counts import DeviceCounts, RecentCounts
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.requests import GPUStatus, ModelStatus, Progress, ServerStatus, VersionStatus, WorkerStatus
 from clockwork.messages.results import GPUInfo
+from clockwork.messages.timeline import Timeline, TimelineAction
 from clockwork.units import SECOND, ms
 
 SCREENS = Path(__file__).with_name("screens")
@@ -125,6 +127,42 @@ def test_status_of_2100_models_and_100_devices_is_one_screen(
 def test_status_all_shows_every_model(capsys: pytest.CaptureFixture[str]) -> None:
     show(*describe_server(server(few_models())))
     assert all(f" resnet50-{n} " in capsys_text for capsys_text in [capsys.readouterr().out] for n in range(1, 16))
+
+
+def readings(models: list[ModelStatus], devices: int = 2) -> tuple[Reading, Reading]:
+    """Return two readings of a server. Between the readings, the devices execute batches for 0.9 s of 1 s."""
+    planned = TimelineAction(0, 0, "local/gpu0", "infer", "mlp", count=3, late=1)
+    first = replace(server(models, devices), serving_ns=SECOND)
+    (worker,) = first.workers
+    busy = tuple(replace(gpu, counts=DeviceCounts(250, 9 * SECOND // 10, 1, ms(20))) for gpu in worker.gpus)
+    second = replace(first, serving_ns=2 * SECOND, workers=(replace(worker, gpus=busy),))
+    return Reading(first, None), Reading(second, Timeline(0, at_risk=1, upcoming=(planned,)))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_top_shows_recent_requests_and_the_work_of_devices(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    before, reading = readings(few_models())
+    show(*screen(reading, top_of(reading, before, folded=True), sort="rate", window="10s"))
+    shown = capsys.readouterr().out
+    assert "90%" in shown, "the devices were busy for 0.9 s of 1 s"
+    assert "1 request at risk" in shown
+    check_screen("top", width, shown)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_top_of_2100_models_and_100_devices_is_one_screen(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    before, reading = readings([model(f"model{n:04d}", f"d{n}", in_time=n) for n in range(2_100)], 100)
+    show(*screen(reading, top_of(reading, before, folded=True), sort="rate", window="5min", height=38))
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 38
+    assert "model2099" in shown, "the model with the most requests comes first"
+    check_screen("top-many", width, shown)
 
 
 def row(stream: str, load: float, **changes: object) -> dict[str, object]:

@@ -15,6 +15,7 @@ from clockwork.cli import (
     remote,
     serve,
     sim,
+    top,
     trace,
     worker,
 )
@@ -69,6 +70,7 @@ _add(changing.shadow, "Compare a version with live requests.", changing.SHADOW_E
 _add(remote.ls, "List the served models.", remote.LS_EXAMPLES)
 _add(remote.infer, "Send one request to a model.", remote.INFER_EXAMPLES)
 _add(remote.status, "Show workers, devices, models and requests.", remote.STATUS_EXAMPLES)
+_add(top.top, "Show recent requests and devices, refreshed.", top.TOP_EXAMPLES)
 _add(explain.explain, "Explain a request, or list recent requests.", explain.EXPLAIN_EXAMPLES)
 _add(trace.trace, "Write a trace of the devices for Perfetto.", trace.TRACE_EXAMPLES)
 _add(check.check_env, "Check this host for causes of timing jitter.", check.CHECK_ENV_EXAMPLES)

@@ -77,7 +77,7 @@ SHADOW_DROP: Final = ("copied", "dropped", "failed", "share")
 FLOATS: Final = frozenset({"FP16", "FP32", "FP64", "BF16"})
 
 
-class _Group(Struct, frozen=True):
+class ModelGroup(Struct, frozen=True):
     """Models that share a line of a table. Such models are the copies of one model, or a single model."""
 
     label: str
@@ -96,7 +96,7 @@ def describe_server(
     ``height`` is the number of lines of the screen. If ``height`` is None, the output has a line for every model and
     device.
     """
-    yield _headline(server)
+    yield headline(server)
     if hint := waits_for(server.stage, server.progress):
         yield f"The server {hint}."
     limits = list(batch_limit_lines(server.models))
@@ -110,7 +110,7 @@ def describe_server(
     else:
         yield "\nNo worker is connected."
     if server.models:
-        groups, limit = _groups(server, unfolded=height is None), None
+        groups, limit = model_groups(server, unfolded=height is None), None
         if height is not None:
             left = height - 3 * LINES_PER_TABLE - len(shown_devices) - MAX_REASONS - 3
             left -= min(len(limits), MAX_REASONS + 1)
@@ -147,7 +147,8 @@ def describe_server(
     yield from _reasons(mixed, limit, "worker runs another version", "workers run another version")
 
 
-def _headline(server: ServerStatus) -> str:
+def headline(server: ServerStatus) -> str:
+    """Return the stage of the server and the number of its outstanding requests in one line."""
     progress = server.progress
     text = f"clockwork {server.version}: {server.stage}"
     if server.stage == Stage.SERVING.value and not server.ready:
@@ -193,18 +194,19 @@ def _device_rows(worker: WorkerStatus) -> Iterable[tuple[object, ...]]:
         )
 
 
-def _groups(server: ServerStatus, *, unfolded: bool) -> list[_Group]:
+def model_groups(server: ServerStatus, *, unfolded: bool) -> list[ModelGroup]:
+    """Return the models of a server. Copies of a model are one group, unless ``unfolded`` is true."""
     by_name = {model_label(model): model for model in server.models}
     if unfolded:
-        return [_Group(name, [model]) for name, model in by_name.items()]
+        return [ModelGroup(name, [model]) for name, model in by_name.items()]
     keys = ((name, (model.info.digest, tuple(sorted(model.profiles)))) for name, model in by_name.items())
-    return [_Group(label, [by_name[name] for name in names]) for label, names in fold_copies(keys)]
+    return [ModelGroup(label, [by_name[name] for name in names]) for label, names in fold_copies(keys)]
 
 
-def _model_tables(groups: list[_Group], limit: int | None) -> Iterator[Listing | str]:
-    shown: Sequence[_Group] = groups
+def _model_tables(groups: list[ModelGroup], limit: int | None) -> Iterator[Listing | str]:
+    shown: Sequence[ModelGroup] = groups
     if limit is not None and len(groups) > limit:
-        shown = limited(sorted(groups, key=_Group.requests, reverse=True), limit)
+        shown = limited(sorted(groups, key=ModelGroup.requests, reverse=True), limit)
     times = [row for group in shown for row in _time_rows(group)]
     if limit is not None:
         times = list(limited(times, max(limit, 1)))
@@ -227,11 +229,11 @@ def _recent_cells(found: Sequence[RecentCounts]) -> tuple[object, ...]:
         f"{in_time / requests:.2%}" if requests else "",
         *(f"{sum(getattr(recent, field) for recent in found):,}" for field in RECENT_FIELDS),
         *(show_duration(time) if (time := max(getattr(one, name) for one in found)) else "" for name in ("p50", "p99")),
-        _slos([recent for recent in found if recent.max_slo]),
+        slo_range([recent for recent in found if recent.max_slo]),
     )
 
 
-def _slos(found: Sequence[RecentCounts]) -> str:
+def slo_range(found: Sequence[RecentCounts]) -> str:
     """Return the SLO of the requests, or the shortest and the longest SLO."""
     if not found:
         return ""
@@ -243,7 +245,7 @@ def _slos(found: Sequence[RecentCounts]) -> str:
     return f"{shortest.removesuffix(''.join(unit))}-{longest}"
 
 
-def _time_rows(group: _Group) -> Iterable[tuple[object, ...]]:
+def _time_rows(group: ModelGroup) -> Iterable[tuple[object, ...]]:
     model = group.models[0]
     weights = show_bytes(model.info.weights_bytes)
     if not model.profiles:
