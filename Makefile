@@ -23,6 +23,10 @@ TORCH_DONE := $(TORCH)/.installed
 TORCH_RELEASE  := 2.13.0
 WITH_TORCH := tests/runtimes/torch tests/cli/test_torch.py tests/cli/test_devices.py tests/gpu
 
+# Ray has its own environment too, because few need it.
+RAY      := .venv-ray
+RAY_DONE := $(RAY)/.installed
+
 # Tests on a GPU run in an environment with the CUDA builds of PyTorch and of ONNX Runtime.
 GPU      := .venv-cuda
 GPU_DONE := $(GPU)/.installed
@@ -55,7 +59,7 @@ SECONDS ?= 30
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-torch demo test coverage test-torch test-gpu test-compiled check docs plots format compile \
+.PHONY: help setup setup-torch demo test coverage test-torch test-ray test-gpu test-compiled check docs plots format compile \
 	dist bench fuzz lock manifests protocol clean
 
 help: ## List the targets
@@ -78,6 +82,9 @@ coverage: $(DEV) ## Run the tests and measure how much of the code they run; fai
 
 test-torch: $(TORCH_DONE) ## Run the tests of PyTorch programs, in .venv-torch
 	@$(TORCH)/bin/python -m pytest $(WITH_TORCH) $(ARGS)
+
+test-ray: $(RAY_DONE) ## Run the tests of fleets on a Ray cluster, in .venv-ray
+	@$(RAY)/bin/python -m pytest tests/ray_cluster $(ARGS)
 
 test-gpu: ## Run the tests that need an NVIDIA GPU, in .venv-cuda
 	@$(PYTHON) tools/has_gpu.py
@@ -136,6 +143,9 @@ lock: ## Update the lock files with PYTHON=python3.11; UPGRADE=1 moves to newer 
 	$(COMPILE) --extra torch --extra cuda -c requirements-dev.lock -c build/lock/public.txt -o build/lock/cuda.lock pyproject.toml
 	echo onnxruntime-gpu > build/lock/onnx.in
 	$(filter-out --all-build-deps,$(COMPILE)) -c requirements-dev.lock -o build/lock/onnx.lock build/lock/onnx.in
+	echo "ray>=2.49" > build/lock/ray.in
+	$(filter-out --all-build-deps,$(COMPILE)) -c requirements-dev.lock -o build/lock/ray.lock build/lock/ray.in
+	$(PYTHON) tools/lock_extra.py requirements-dev.lock build/lock/ray.lock requirements-ray.lock
 	$(PYTHON) tools/lock_torch.py requirements-dev.lock build/lock/torch.lock build/lock/cuda.lock build/lock/onnx.lock .
 
 manifests: ## Render deploy/kubernetes*.yaml from the Helm chart; needs helm
@@ -152,7 +162,7 @@ protocol: ## Generate the *_pb2 modules from the .proto files beside them
 	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' $(PROTOCOL)/*_pb2.py
 
 clean: ## Remove the environments, build, dist and caches
-	rm -rf $(VENV) $(TORCH) $(GPU) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TORCH) $(RAY) $(GPU) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf src/*.egg-info
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -189,6 +199,12 @@ $(TORCH_DONE): requirements-dev.lock requirements-torch.lock requirements-torch-
 	@$(TORCH)/bin/python -m pip --disable-pip-version-check install --require-hashes -r requirements-torch.lock || \
 		{ echo "No CPU build of PyTorch found; installing the CUDA build and its packages"; \
 		$(TORCH)/bin/python -m pip --disable-pip-version-check install --require-hashes -r requirements-torch-cuda.lock; }
+	@touch $@
+
+$(RAY_DONE): requirements-dev.lock requirements-ray.lock pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(RAY) setup
+	@echo "Setting up $(RAY): installing Ray (80 MB) from requirements-ray.lock"
+	@$(RAY)/bin/python -m pip --disable-pip-version-check install --require-hashes -r requirements-ray.lock
 	@touch $@
 
 # ONNX Runtime's build for CUDA is another package with the same files, so the CPU build is removed first.

@@ -29,6 +29,7 @@ MODELS = ("mlp", "squeezenet", "resnet50")
 
 #: Pages whose Python needs more than a server, and the tests that run it.
 TESTED_ELSEWHERE = {
+    "ray.md": "tests/ray_cluster/test_documentation.py",  # a Ray cluster
     "security.md": "tests/security/test_documentation.py",  # certificates and tokens
     "torch.md": "tests/cli/test_torch.py",  # PyTorch
     "from-torchserve.md": "tests/cli/test_torch.py",

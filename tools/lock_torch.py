@@ -31,12 +31,17 @@ def entries(path: str) -> dict[str, tuple[str, list[str]]]:
     return found
 
 
+def lines(locked: dict[str, tuple[str, list[str]]]) -> str:
+    """Return the lines of a lock file for these packages."""
+    packages = []
+    for name, (version, hashes) in sorted(locked.items()):
+        packages.append(" \\\n    ".join([f"{name}{version}", *(f"--hash={it}" for it in sorted(set(hashes)))]))
+    return "\n".join(packages) + "\n"
+
+
 def text(locked: dict[str, tuple[str, list[str]]]) -> str:
     """Return the text of a lock file with these packages."""
-    lines = []
-    for name, (version, hashes) in sorted(locked.items()):
-        lines.append(" \\\n    ".join([f"{name}{version}", *(f"--hash={it}" for it in sorted(set(hashes)))]))
-    return HEADER + "\n".join(lines) + "\n"
+    return HEADER + lines(locked)
 
 
 def main(dev: str, found: str, cuda: str, onnx: str, out: str) -> None:

@@ -16,7 +16,7 @@ from typing import IO
 import onnx
 
 import onnx_graphs
-from clockwork.cli.worker_process import this_program
+from clockwork.host.child_process import this_program
 
 #: Options that make measurements as short as possible.
 QUICK = ("--http=none", "--profile-seconds=0.01", "--max-batch=2", "--no-profile-cache", "--slo=20s")

@@ -13,13 +13,13 @@ from clockwork.cli import run
 from clockwork.cli.app import app
 from clockwork.cli.configuration import (
     ConfiguredCommand,
-    environment_of_children,
     file_value,
     is_configurable,
     key_of,
     toml,
     variable_of,
 )
+from clockwork.host.child_process import environment_of_children
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EMULATED = '[serve]\nemulate = 1\nprofile = ["resnet50-v100"]\n'

@@ -8,6 +8,7 @@ import pytest
 
 from cli.processes import QUICK, clockwork, save_dense
 from clockwork.cli import run
+from clockwork.host.controller_file import ControllerFile
 
 
 def test_a_client_loads_a_model_on_a_controller_and_a_worker(
@@ -76,3 +77,26 @@ def test_two_workers_on_one_host_execute_on_different_cores_or_warn(tmp_path: Pa
         assert core or (line[1] == "WARNING" and "other workers on this host use" in line[0])
     if all(cores):
         assert len({core[1] for core in cores if core}) == 2
+
+
+def test_a_worker_finds_a_controller_that_has_moved(tmp_path: Path) -> None:
+    file = ControllerFile(tmp_path / "controller")
+    arguments = (f"--controller-file={tmp_path / 'controller'}", f"--model-root={tmp_path}", "--name=w")
+    listening = r"listening for clients on (\S+), for workers on (\S+)$"
+    ports = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0")
+    with clockwork("worker", *arguments) as worker:
+        worker.err.wait_for("the address of the controller is not known yet; retrying until it succeeds")
+        for _ in range(2):
+            with clockwork("controller", *ports, *QUICK) as controller:
+                address = controller.err.wait_for(listening)[2]
+                file.write(address)
+                worker.err.wait_for(f"worker w is connected to the controller at {address}")
+
+
+def test_a_controller_drains_when_its_parent_ends(tmp_path: Path) -> None:
+    ports = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0")
+    with clockwork("controller", "--exit-with-parent", *ports, *QUICK) as controller:
+        controller.err.wait_for("listening for clients on")
+        assert controller.popen.stdin is not None
+        controller.popen.stdin.close()
+        assert controller.ended() == 0

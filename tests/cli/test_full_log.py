@@ -19,10 +19,9 @@ import tritonclient.grpc.aio as triton
 
 from cli.processes import Lines, Process, clockwork
 from client.live import run
-from clockwork.cli.process import GRACE
-from clockwork.cli.worker_process import this_program
 from clockwork.client import AsyncClient
 from clockwork.errors import ConnectionLostError
+from clockwork.host.child_process import GRACE, this_program
 from clockwork.net.address import parse_address
 from http_raw import connected
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.processes import Lines, save_dense
-from clockwork.cli.worker_process import this_program
+from clockwork.host.child_process import this_program
 
 NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 

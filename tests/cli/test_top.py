@@ -22,7 +22,7 @@ from cli.test_screens import few_models, readings
 from clockwork.cli import run
 from clockwork.cli.top import SORT_NAMES, WINDOW_NAMES
 from clockwork.cli.top_report import SORTS, WINDOWS, Reading, TopModel, merged, short_name, sorted_models, top_of
-from clockwork.cli.worker_process import this_program
+from clockwork.host.child_process import this_program
 from clockwork.messages.counts import RecentCounts
 
 LIMIT = 60  #: seconds that a test waits for a screen

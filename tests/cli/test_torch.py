@@ -16,8 +16,8 @@ import pytest
 
 from cli.processes import save_dense, serve
 from clockwork.cli import run
-from clockwork.cli.worker_process import this_program
 from clockwork.client import AsyncClient, Client
+from clockwork.host.child_process import this_program
 from runtimes.torch.programs import Conv, saved_conv
 
 import torch  # isort: skip - `programs` skips these tests without PyTorch

@@ -15,8 +15,8 @@ import numpy as np
 import tritonclient.grpc as triton
 
 from cli.processes import clockwork, save_dense
-from clockwork.cli.worker_process import this_program
 from clockwork.client import Client
+from clockwork.host.child_process import this_program
 
 SCENARIO = """
 name = "small"

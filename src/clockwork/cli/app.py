@@ -12,6 +12,7 @@ from clockwork.cli import (
     controller,
     explain,
     model_files,
+    ray,
     remote,
     serve,
     sim,
@@ -79,3 +80,4 @@ _add(model_files.export, "Export a PyTorch module to a model file.", model_files
 _add(sim.sim, "Simulate a scenario in virtual time.", sim.SIM_EXAMPLES)
 _add(sim.load_test, "Run a scenario's workload against a live server.", sim.LOAD_TEST_EXAMPLES)
 app.add_typer(model_files.zoo_app, name="zoo", short_help="Build classic networks for tests.")
+app.add_typer(ray.ray_app, name="ray", short_help="Run a fleet on a Ray cluster.")

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from clockwork.cli.configuration import (
-    CONFIG_VARIABLE,
     ConfiguredCommand,
     Parameter,
     file_of,
@@ -22,6 +21,7 @@ from clockwork.cli.configuration import (
     variable_of,
 )
 from clockwork.cli.options import AsJson, examples
+from clockwork.host.child_process import CONFIG_VARIABLE
 
 EXAMPLES: Final = examples(
     "clockwork config serve --config clockwork.toml",

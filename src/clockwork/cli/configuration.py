@@ -7,7 +7,6 @@ flag, environment, file, default. Typer applies the values in this order.
 """
 
 import json
-import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -18,13 +17,11 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from clockwork.errors import InvalidRequestError
+from clockwork.host.child_process import CONFIG_VARIABLE
 from clockwork.net.address import Address
 from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Bytes
 
 Parameter: TypeAlias = TyperOption | TyperArgument
-
-CONFIG_VARIABLE: Final = "CLOCKWORK_CONFIG"
-"""Environment variable with the path of the file. The program uses this variable if ``--config`` is not given."""
 
 MAX_FILE_BYTES: Final[Bytes] = MIB
 """Size in bytes of the largest configuration file."""
@@ -88,17 +85,6 @@ def key_of(param: Parameter) -> str:
 def is_configurable(param: Parameter) -> bool:
     """Return whether a file may set the option. A file may not set hidden options and the path of the file itself."""
     return not getattr(param, "hidden", False) and param.name != FILE_PARAMETER
-
-
-def environment_of_children() -> dict[str, str]:
-    """Return this process's environment without the variables that configure commands.
-
-    The worker process of ``serve`` gets this environment, so that only its arguments configure it.
-    """
-    prefixes = tuple(f"{prefix_of(command)}_" for command in ("serve", "controller", "worker"))
-    return {
-        name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE and not name.startswith(prefixes)
-    }
 
 
 # --------------------------------------------------------------------------------------------- the file

@@ -1,10 +1,12 @@
 """The command ``clockwork controller``, which runs a controller without a worker."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from clockwork.cli.address_report import AddressReport, ReportDescriptor
 from clockwork.cli.configuration import ConfigFile, is_dry_run
 from clockwork.cli.controller_options import (
     DefaultSlo,
@@ -46,6 +48,7 @@ from clockwork.cli.limit_options import (
 )
 from clockwork.cli.options import LogFormat, LogLevel, examples
 from clockwork.cli.parsers import duration
+from clockwork.cli.process import end_with_parent
 from clockwork.cli.repository_options import (
     LoadModels,
     ModelControlMode,
@@ -74,7 +77,7 @@ from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN
-from clockwork.units import MILLISECOND, SECOND, Nanos
+from clockwork.units import MILLISECOND, SECOND, Nanos, as_seconds
 
 EXAMPLES: Final = examples(
     "clockwork controller --workers 2 --listen 0.0.0.0:12346 --worker-listen 0.0.0.0:12345",
@@ -165,6 +168,8 @@ def controller(
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
+    exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    report_descriptor: ReportDescriptor = None,
 ) -> None:
     """Run a controller: wait for workers, let clients load models, measure the models, and serve them.
 
@@ -186,6 +191,7 @@ def controller(
     from clockwork.host.controller import ControllerHostConfig
     from clockwork.scheduling.registry import make_scheduler
 
+    end_with_parent(exit_with_parent, "controller", as_seconds(drain_limit))
     policy = make_scheduler(scheduler)
     repository = repository_options(
         model_control_mode, repository_poll_secs, model_repository, load_model, version_policy, label, shadow
@@ -222,6 +228,6 @@ def controller(
     ends = FrontEnds(http, grpc, limits, grpc_keep_alive, max_connections)
     if is_dry_run():
         return
-    console = start_log(log_level, log_format)
-
-    run_controller(config, policy, ends, drain_limit, lambda host: show_startup(host, console))
+    console, report = start_log(log_level, log_format), AddressReport(report_descriptor)
+    show = partial(show_startup, console=console, on_serving=report.serving)
+    run_controller(config, policy, ends, drain_limit, show, on_listening=report.listening)

@@ -6,7 +6,7 @@ The commands ``serve`` and ``controller`` use this module.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -104,10 +104,12 @@ def run_controller(
     ends: FrontEnds,
     drain_limit: Nanos,
     *works: Callable[[ControllerHost], Coroutine[Any, Any, None]],
+    on_listening: Callable[[Mapping[str, Address | None]], None] = lambda addresses: None,
 ) -> None:
     """Run a controller and its front ends until a signal arrives. Then drain the controller.
 
-    ``works`` are coroutines that run at the same time and need the controller.
+    ``works`` are coroutines that run at the same time and need the controller. ``on_listening`` is called with the
+    addresses of all ports.
 
     Raises:
         ServerError: start-up fails, an address is in use, or one of the ``works`` fails.
@@ -115,7 +117,8 @@ def run_controller(
     shutdown = Shutdown()
 
     async def work() -> None:
-        async with listening(config, scheduler) as host, front_ends(host, ends):
+        async with listening(config, scheduler) as host, front_ends(host, ends) as addresses:
+            on_listening({"clients": host.client_address, "workers": host.worker_address, **addresses})
             shutdown.before_end(partial(host.drain, drain_limit))
             polls = [poll_repositories] if config.controller.control is ControlMode.POLL else []
             await run_together(host.wait(), *(start(host) for start in [*works, *polls]), on_failure=log_failure)
@@ -137,12 +140,13 @@ async def listening(config: ControllerHostConfig, scheduler: Scheduler) -> Async
 
 
 @asynccontextmanager
-async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[None]:
-    """Start the front ends that have an address, and print their addresses to stdout.
+async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[dict[str, Address]]:
+    """Start the front ends that have an address, and print their addresses to stdout. Yield the addresses by name.
 
     Raises:
         ServerError: an address is in use or not permitted.
     """
+    addresses = {}
     async with AsyncExitStack() as stack:
         if ends.http is not None:
             from clockwork.http.server import serving_http
@@ -150,8 +154,8 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
             http_config = structs.replace(
                 ends.http_config, max_connections=ends.max_connections or HTTP.max_connections
             )
-            where = await stack.enter_async_context(serving_http(host, ends.http, http_config))
-            print(f"clockwork serves HTTP on {where}", flush=True)
+            addresses["http"] = await stack.enter_async_context(serving_http(host, ends.http, http_config))
+            print(f"clockwork serves HTTP on {addresses['http']}", flush=True)
         if ends.grpc is not None:
             os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # processes are forked only to start other programs
             from clockwork.grpc_frontend import serve_grpc
@@ -163,17 +167,18 @@ async def front_ends(host: ControllerHost, ends: FrontEnds) -> AsyncIterator[Non
                 max_connections=ends.max_connections or DEFAULT.max_connections,
             )
             server = await stack.enter_async_context(serve_grpc(host, ends.grpc, settings))
+            addresses["grpc"] = server.address
             print(f"clockwork serves gRPC on {server.address}", flush=True)
-        yield
+        yield addresses
 
 
 # ------------------------------------------------------------------------------------------------ progress
 
 
-async def show_startup(host: ControllerHost, console: Console) -> None:
+async def show_startup(host: ControllerHost, console: Console, on_serving: Callable[[], None] = lambda: None) -> None:
     """Show the progress of start-up, as a bar on a terminal, or as log lines if stderr is not a terminal.
 
-    When serving begins, print ``clockwork is serving N models on HOST:PORT`` to stdout, and return.
+    When serving begins, print ``clockwork is serving N models on HOST:PORT`` to stdout, and call ``on_serving``.
     """
     if console.is_terminal:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -191,6 +196,7 @@ async def show_startup(host: ControllerHost, console: Console) -> None:
     extra = event_fields("serving", models=count, address=str(host.client_address))
     log.info("serving: %s", models, extra=extra)
     print(f"clockwork is serving {models} on {host.client_address}", flush=True)
+    on_serving()
 
 
 async def _watch(host: ControllerHost, show: Callable[[str, StageProgress], None]) -> None:

@@ -15,10 +15,8 @@ from typing import Any, Final
 
 from clockwork import log_writer
 from clockwork.cli import logs
+from clockwork.host.child_process import GRACE
 from clockwork.host.log_events import event_fields
-
-GRACE: Final = 5.0
-"""Time in seconds that a process has to end after SIGTERM. After this time, the process is killed."""
 
 LIBRARY_CACHES: Final = {"CUDA_CACHE_PATH": "cuda", "MPLCONFIGDIR": "matplotlib"}
 """Environment variables of libraries, and the subdirectories of Clockwork's cache to which they are set.
@@ -125,12 +123,15 @@ def _log_errors_only() -> None:
     logging.getLogger("clockwork").setLevel(logging.ERROR)
 
 
-def end_with_parent() -> None:
-    """End this process when its parent process ends.
+def end_with_parent(wanted: bool, command: str, drain_time: float = 0) -> None:
+    """If ``wanted``, end this process when its parent process ends.
 
     Stdin is a pipe from the parent. When the parent ends for any reason, the system closes the pipe. This process then
-    sends itself SIGTERM. If this process has not ended after `GRACE` seconds, it exits at once.
+    sends itself SIGTERM. If this process has not ended `GRACE` seconds after its ``drain_time``, it exits at once.
     """
+    if not wanted:
+        return
+    grace = drain_time + GRACE
     _parent_is_watched.set()
     stdin = os.dup(0)  # other code may close descriptor 0
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -139,8 +140,8 @@ def end_with_parent() -> None:
         while os.read(stdin, 1024):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait(GRACE)
-        logs.report(f"clockwork worker: did not end within {GRACE:g} s of SIGTERM; exiting at once")
+        threading.Event().wait(grace)
+        logs.report(f"clockwork {command}: did not end within {grace:g} s of SIGTERM; exiting at once")
         log_writer.finish()
         os._exit(1)
 

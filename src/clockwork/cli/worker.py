@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
+from clockwork.cli.address_report import AddressReport, ReportDescriptor
 from clockwork.cli.configuration import ConfigFile, is_dry_run
 from clockwork.cli.controller_options import MaxBatch
 from clockwork.cli.options import LogFormat, LogLevel, examples
@@ -40,6 +41,7 @@ from clockwork.runtimes.links import LinkPolicy
 from clockwork.units import GIB, MIB, Bytes
 
 if TYPE_CHECKING:
+    from clockwork.host.controller_file import FindController
     from clockwork.host.worker import OnHost, WorkerConfig, WorkerHost
     from clockwork.runtimes.base import Runtime
 
@@ -115,25 +117,24 @@ def worker(
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     payload_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
     taken_core: Annotated[list[int] | None, typer.Option(hidden=True)] = None,
+    claim_cores: Annotated[bool, typer.Option(hidden=True)] = False,
+    controller_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    report_descriptor: ReportDescriptor = None,
 ) -> None:
     """Run a worker, which executes the actions of a controller. The worker connects again when the controller restarts.
 
     Ctrl-C or SIGTERM ends the worker as soon as the running actions have ended.
     """
     from clockwork.cli.logs import start_log
-    from clockwork.cli.models import check_emulated, emulated_models, emulated_pages, model_shapes
+    from clockwork.cli.models import emulated_models, emulated_pages, model_shapes
     from clockwork.cli.process import end_with_parent
     from clockwork.cli.security import worker_link
 
-    if exit_with_parent:
-        end_with_parent()
-
+    end_with_parent(exit_with_parent, "worker")
     from clockwork.host.arena import ArenaView
     from clockwork.host.worker import EmulatedDevices, WorkerConfig, default_name, run_emulated, run_worker
 
-    check_emulated(emulate, profile)
-    if emulate_factor != 1.0 and not emulate:
-        raise typer.BadParameter("--emulate-factor needs --emulate", param_hint="--emulate-factor")
+    _check_emulation(emulate, profile, emulate_factor)
     options = DeviceOptions(device, pinned_size, workspace_size, io_size)
     options.check(threads_per_device, bool(emulate))
     if options.on_gpus:
@@ -141,9 +142,10 @@ def worker(
         options.check_runtime(runtime)
     tls, token = worker_link(tls_cert, tls_key, tls_ca, token_file)
     arena = None if payload_descriptor is None else ArenaView(payload_descriptor)
+    find = controller if controller_file is None else _controller_in(controller_file)
     config = WorkerConfig(
         model_root=model_root.absolute(),
-        controller=controller,
+        controller=find,
         name=name or default_name(),
         devices=devices,
         threads_per_device=threads_per_device,
@@ -152,7 +154,7 @@ def worker(
         tls=tls,
         token=token,
         arena=arena,
-        taken_cores=tuple(taken_core or ()) if exit_with_parent else None,
+        taken_cores=tuple(taken_core or ()) if exit_with_parent and not claim_cores else None,
     )
     if is_dry_run():
         if not options.on_gpus:
@@ -164,8 +166,8 @@ def worker(
     if emulate:
         models = emulated_models(profile).values()
         emulated = EmulatedDevices(emulate, emulated_pages(cache_size), emulate_factor)
-        link = partial(run_emulated, controller, config.name, models, emulated, tls=tls, token=token, arena=arena)
-        _run(lambda on_host: link(on_host=on_host), health)
+        link = partial(run_emulated, find, config.name, models, emulated, tls=tls, token=token, arena=arena)
+        _run(lambda on_host: link(on_host=on_host), health, report_descriptor)
     else:
         executor, worker_config = _make_runtime(
             runtime,
@@ -178,7 +180,21 @@ def worker(
             batching=batching_options(no_batching, allow_batching, model_shapes(model_shape)),
         )
         executor.links = LinkPolicy(tuple(named_directories or ()), tuple(allow_links_to or ()))
-        _run(lambda on_host: run_worker(worker_config, executor, on_host), health)
+        _run(lambda on_host: run_worker(worker_config, executor, on_host), health, report_descriptor)
+
+
+def _check_emulation(emulate: int | None, profile: list[str] | None, factor: float) -> None:
+    from clockwork.cli.models import check_emulated
+
+    check_emulated(emulate, profile)
+    if factor != 1.0 and not emulate:
+        raise typer.BadParameter("--emulate-factor needs --emulate", param_hint="--emulate-factor")
+
+
+def _controller_in(path: Path) -> "FindController":
+    from clockwork.host.controller_file import ControllerFile
+
+    return ControllerFile(path)
 
 
 def _make_runtime(
@@ -199,7 +215,9 @@ def _make_runtime(
     return runtime, replace(config, cache_bytes=cache_bytes)
 
 
-def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]", health: Address | None) -> None:
+def _run(
+    make: "Callable[[OnHost], Coroutine[Any, Any, None]]", health: Address | None, report_descriptor: int | None
+) -> None:
     """Run a worker until a signal arrives. The worker then finishes its actions and disconnects."""
     import uvloop
 
@@ -215,6 +233,7 @@ def _run(make: "Callable[[OnHost], Coroutine[Any, Any, None]]", health: Address 
 
     async def work() -> None:
         async with serving_health(health, lambda: any(host.is_ready() for host in hosts)) as address:
+            AddressReport(report_descriptor).listening({"health": address})
             if address is not None:
                 print(f"clockwork worker serves health checks on {address}", flush=True)
             await make(on_host)

@@ -27,6 +27,7 @@ from clockwork.errors import DeviceLostError, InvalidRequestError, ProtocolError
 from clockwork.host.affinity import CorePlan, allowed_cores, claimed_cores, confined, plan_cores
 from clockwork.host.arena import ArenaView
 from clockwork.host.cache_size import available_bytes, default_cache_bytes
+from clockwork.host.controller_file import FindController
 from clockwork.host.devices import MakeDevices
 from clockwork.host.lanes import Lanes
 from clockwork.host.log_events import event_fields
@@ -83,6 +84,7 @@ def default_name() -> str:
 class WorkerConfig:
     """A worker: its controller, the directory of its models, and its devices.
 
+    ``controller`` is the address of the controller, or a function that returns the address before each connection.
     ``name`` identifies the worker across reconnections; no two workers of a controller may have the same name.
     ``cache_bytes`` is the size of each device's weights cache. If ``cache_bytes`` is None, the size is computed from
     the available memory. ``tls`` encrypts the connection. ``token`` is for a controller that requires a token.
@@ -92,7 +94,7 @@ class WorkerConfig:
     """
 
     model_root: Path
-    controller: Address = DEFAULT_WORKER_LISTEN
+    controller: Address | FindController = DEFAULT_WORKER_LISTEN
     name: str = field(default_factory=default_name)
     devices: int = 1
     threads_per_device: int = 1
@@ -137,7 +139,7 @@ class WorkerHost:
 
     def __init__(
         self,
-        controller: Address,
+        controller: Address | FindController,
         name: str,
         make_devices: MakeDevices,
         *,
@@ -148,7 +150,8 @@ class WorkerHost:
         arena: ArenaView | None = None,
     ) -> None:
         """For ``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``arena``, see `WorkerConfig`."""
-        self._controller = controller
+        self._find_controller: FindController = (lambda: controller) if isinstance(controller, Address) else controller
+        self._controller: Address | None = None  #: the address of the last attempt to connect
         self._name = name
         self._link = LinkConfig(max_frame_bytes=max_frame_bytes)
         self._tls, self._token, self._arena = tls, token, arena
@@ -220,8 +223,9 @@ class WorkerHost:
 
     async def _dial(self) -> Connection:
         arena = "" if self._arena is None else self._arena.name
+        self._controller = address = self._find_controller()
         return await dial(
-            self._controller,
+            address,
             Hello(ROLE_WORKER, self._name, f"clockwork {__version__}", self._token, arena),
             decode=decode_action,
             on_message=self._received,
@@ -239,7 +243,7 @@ class WorkerHost:
 
     def _not_connected(self, reason: str) -> None:
         if reason != self._failure:  # a failure that repeats for hours is logged only once
-            extra = event_fields("not_connected", worker=self._name, address=str(self._controller), reason=reason)
+            extra = event_fields("not_connected", worker=self._name, address=str(self._controller or ""), reason=reason)
             log.warning("%s; retrying until it succeeds", reason, extra=extra)
         self._failure = reason
 
@@ -352,7 +356,7 @@ class EmulatedDevices(Struct, frozen=True):
 
 
 async def run_emulated(
-    controller: Address,
+    controller: Address | FindController,
     name: str,
     models: Iterable[PacedModel],
     devices: EmulatedDevices,

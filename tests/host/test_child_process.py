@@ -1,4 +1,4 @@
-"""How ``serve`` restarts its worker process, tested with child processes that only die."""
+"""How a child process is restarted and ended, tested with child processes that only die."""
 
 import asyncio
 import os
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from clockwork.cli import worker_process
 from clockwork.cli.process import run_together
-from clockwork.cli.worker_process import Child
 from clockwork.errors import ServerError
+from clockwork.host import child_process
+from clockwork.host.child_process import Child
 
 CORES = os.sched_getaffinity(0)
 
@@ -30,7 +30,7 @@ def test_a_child_that_fails_at_its_start_is_not_restarted(tmp_path: Path) -> Non
 def test_a_child_that_dies_again_after_max_restarts_restarts_is_not_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_process, "FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr(child_process, "FIRST_BACKOFF", 0.001)
     log = tmp_path / "log"
     with pytest.raises(ServerError, match="was killed by SIGSEGV after 2 restarts in a row, which is the limit"):
         keep(f"import os; open({str(log)!r}, 'a').write('x'); os.kill(os.getpid(), 11)", max_restarts=2)
@@ -40,8 +40,8 @@ def test_a_child_that_dies_again_after_max_restarts_restarts_is_not_restarted(
 def test_without_a_limit_a_child_that_is_killed_or_fails_again_is_restarted_with_growing_pauses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(worker_process, "FIRST_BACKOFF", 0.1)
-    monkeypatch.setattr(worker_process, "MAX_BACKOFF", 0.3)
+    monkeypatch.setattr(child_process, "FIRST_BACKOFF", 0.1)
+    monkeypatch.setattr(child_process, "MAX_BACKOFF", 0.3)
     log = tmp_path / "log"
     # Process 8 runs on; the processes before it are killed, or exit with an error after the first.
     code = f"""if 1:
@@ -67,8 +67,8 @@ def test_without_a_limit_a_child_that_is_killed_or_fails_again_is_restarted_with
 def test_a_child_that_ran_for_a_while_is_restarted_whatever_its_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_process, "FIRST_BACKOFF", 0.001)
-    monkeypatch.setattr(worker_process, "QUICK", 0.0)
+    monkeypatch.setattr(child_process, "FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr(child_process, "QUICK", 0.0)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
 
@@ -82,7 +82,7 @@ def test_a_child_that_ran_for_a_while_is_restarted_whatever_its_exit_code(
 
 
 def test_a_child_that_does_not_end_on_request_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "GRACE", 0.01)
+    monkeypatch.setattr(child_process, "GRACE", 0.01)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
 
