@@ -1,8 +1,8 @@
 """Returns the timeline of devices: the recorded actions, the outstanding actions, and the work that is planned.
 
 The timeline is computed from the actions that `clockwork.controller.recording` keeps. So a reader gets the actions that
-ended before it connected, and the server does no additional work while nobody reads the timeline. A read takes about
-2 us for each action in the response, and the number of actions is limited.
+ended before it connected, and the server does no additional work while nobody reads the timeline. The duration of a
+read depends on the number of actions in the response, which is limited.
 """
 
 from typing import Final

@@ -9,10 +9,12 @@ from clockwork.units import MILLISECOND
 PER_STEP: Final = 25
 """Number of actions that are described in one step."""
 
-_PLAIN: Final = ("kind", "model", "version", "rows", "count", "requests", "late")
 _OPTIONAL: Final = ("number", "id", "status", "error")
-_TIMES: Final = ("sent", "arrived", "earliest", "latest", "planned_begin", "planned_end", "begin", "end")
-_SPANS: Final = ("input", "output")
+_TIMES: Final = tuple(
+    (name, f"{name}_ms")
+    for name in ("sent", "arrived", "earliest", "latest", "planned_begin", "planned_end", "begin", "end")
+)
+"""The fields that are times, and the names of the members of the JSON object."""
 
 
 def timeline_document(timeline: Timeline) -> Steps[dict[str, Any]]:
@@ -37,16 +39,23 @@ def timeline_document(timeline: Timeline) -> Steps[dict[str, Any]]:
 
 def _described(action: TimelineAction) -> dict[str, Any]:
     """Return an action as a JSON object. Members without a value are left out."""
-    found: dict[str, Any] = {"device": action.device}
-    for name in _PLAIN:
-        found[name] = getattr(action, name)
+    found: dict[str, Any] = {
+        "device": action.device,
+        "kind": action.kind,
+        "model": action.model,
+        "version": action.version,
+        "rows": action.rows,
+        "count": action.count,
+        "requests": action.requests,
+        "late": action.late,
+    }
     for name in _OPTIONAL:
         if value := getattr(action, name):
             found[name] = value
-    for name in _TIMES:
+    for name, member in _TIMES:
         if (at := getattr(action, name)) is not None:
-            found[f"{name}_ms"] = at / MILLISECOND
-    for name in _SPANS:
-        if (span := getattr(action, name)) is not None:
-            found[f"{name}_ms"] = [span[0] / MILLISECOND, span[1] / MILLISECOND]
+            found[member] = at / MILLISECOND
+    for member, span in (("input_ms", action.input), ("output_ms", action.output)):
+        if span is not None:
+            found[member] = [span[0] / MILLISECOND, span[1] / MILLISECOND]
     return found
