@@ -17,9 +17,11 @@ from clockwork.controller.events import (
     CompareOutputs,
     CompareShadow,
     ControllerCommand,
+    DescribeModel,
     DropWorker,
     Event,
     GiveUp,
+    ModelDescribed,
     OutputsCompared,
     Report,
     Respond,
@@ -115,6 +117,10 @@ class Cluster:
         self.differs: Callable[[CompareOutputs], str | None] = lambda command: ""
         #: compares the outputs of a live request and of its copy
         self.compares: Callable[[CompareShadow], ShadowCompared] = lambda command: ShadowCompared(command.check_id)
+        #: describes the files of a model; None if the answer comes later
+        self.describes: Callable[[DescribeModel], ModelDescribed | None] = lambda command: ModelDescribed(
+            command.path, command.name, f"content of {command.path}", 1000
+        )
         self._inbox: deque[Event] = deque()
 
     # --- what happens ------------------------------------------------------------------------------------------------
@@ -125,7 +131,7 @@ class Cluster:
             self.workers[worker.id].reset()
         worker.now = self.now
         self.workers[worker.id] = worker
-        self.feed(WorkerConnected(worker.id))
+        self.feed(WorkerConnected(worker.id, accepts=worker.accepts))
 
     def lose(self, worker_id: str, reason: str = "killed") -> FakeWorker:
         """End a worker's connection. A later connection may have the worker's models again."""
@@ -258,6 +264,10 @@ class Cluster:
                         self._inbox.append(OutputsCompared(check_id, difference))
                 case CompareShadow():
                     self._inbox.append(self.compares(command))
+                case DescribeModel():
+                    answer = self.describes(command)
+                    if answer is not None:
+                        self._inbox.append(answer)
                 case DropWorker(worker_id=worker_id, reason=reason):
                     if worker_id in self.workers:
                         self.workers.pop(worker_id).reset()

@@ -12,6 +12,7 @@ from builders import INPUT, OUTPUT, PAGE, RUNTIME
 from clockwork.messages.actions import (
     Action,
     EvictWeights,
+    FetchModel,
     GetWorkerState,
     Infer,
     LoadModelFromDisk,
@@ -23,6 +24,7 @@ from clockwork.messages.results import (
     ErrorResult,
     EvictWeightsResult,
     ExampleInputs,
+    FetchModelResult,
     GetWorkerStateResult,
     GPUInfo,
     InferOutput,
@@ -142,6 +144,8 @@ class FakeWorker:
         self.now: Nanos = 0
         self.host = Lane()
         self.gpus = [FakeGPU(gpu, pages, kind) for gpu in range(gpus)]
+        self.accepts: tuple[str, ...] = ()  #: further actions that the worker's greeting names
+        self.receivable: dict[str, File] = {}  #: files that any FetchModel puts on the disk
         self.models: dict[str, ModelInfo] = {}
         #: for an action's name, the failure of the next action with this name, which has no effect
         self.fail: dict[str, tuple[Status, str]] = {}
@@ -183,6 +187,10 @@ class FakeWorker:
             return
         if isinstance(action, GetWorkerState):
             self._outbox.append(self._injected(action) or GetWorkerStateResult(action.id, self.info()))
+            return
+        if isinstance(action, FetchModel):
+            self.disk = {**self.disk, **self.receivable}
+            self._outbox.append(self._injected(action) or FetchModelResult(action.id, action.nbytes))
             return
         lane = self._lane_of(action)
         self._witness(action)

@@ -4,9 +4,12 @@ import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import onnx_graphs
 from cli.processes import QUICK, clockwork, save_dense
+from clockwork import Client
 from clockwork.cli import run
 from clockwork.host.controller_file import ControllerFile
 
@@ -33,6 +36,40 @@ def test_a_client_loads_a_model_on_a_controller_and_a_worker(
         controller.send(signal.SIGTERM)
         assert controller.ended() == 0
     assert not [line for line in controller.err.seen + worker.err.seen if "Traceback" in line]
+
+
+def test_a_controller_sends_models_to_a_worker_without_files_and_a_restarted_worker_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, empty, store = tmp_path / "root", tmp_path / "empty", tmp_path / "received"
+    empty.mkdir()
+    onnx_graphs.saved_with_external_data(onnx_graphs.dense(), root / "nets" / "dense.onnx")
+    ports = ("--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0")
+    with clockwork("controller", "d=nets/dense.onnx", *ports, f"--push-models={root}", *QUICK) as controller:
+        found = controller.err.wait_for(r"listening for clients on (\S+), for workers on (\S+)$")
+        options = (f"--controller={found[2]}", f"--model-root={empty}", f"--received-models={store}", "--name=w7")
+        with clockwork("worker", *options) as worker:
+            assert controller.address() == found[1]
+            sent = controller.err.wait_for(r"worker w7 has the files of nets/dense.onnx \((.*) were sent\)")
+            assert sent[1] != "0 B"
+            shown = np.ones((1, 32), np.float32)
+            with Client(found[1]) as client:
+                first = client.infer("d", {"x": shown})["y"]
+            worker.send(signal.SIGTERM)
+            assert worker.ended() == 0
+        with clockwork("worker", *options):
+            controller.err.wait_for(r"worker w7 has the files of nets/dense.onnx \(0 B were sent\)")
+            controller.err.wait_for("worker w7 is ready to serve", count=1)
+            with Client(found[1]) as client:
+                np.testing.assert_array_equal(client.infer("d", {"x": shown})["y"], first)
+
+
+def test_push_models_must_be_the_root_of_the_repositories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "models" / "dense").mkdir(parents=True)
+    save_dense(tmp_path / "models" / "dense" / "model.onnx")
+    assert run(["controller", f"--model-repository={tmp_path}/models", f"--push-models={tmp_path}"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "is not the model root of --model-repository" in error.replace("│ ", "")
 
 
 def test_a_load_that_waits_for_workers_shows_why_and_ends_at_its_time_limit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,6 +161,7 @@ SWITCHES = (
     "serviceMonitor__enabled",
     "controller__persistence__enabled",
     "keda__enabled",
+    "models__push",
 )
 
 

@@ -52,6 +52,7 @@ ACTIONS = [
     ),
     actions.ClearCache(6),
     actions.GetWorkerState(7),
+    actions.FetchModel(8, "c", 10),
 ]
 RESULTS = [
     results.ErrorResult(1, "Infer", 11, "late"),
@@ -64,6 +65,7 @@ RESULTS = [
     ),
     results.ClearCacheResult(7),
     results.GetWorkerStateResult(8, results.WorkerInfo(16, (GPU,), (INFO,))),
+    results.FetchModelResult(9, 10),
 ]
 REQUESTS = [
     requests.InferRequest(1, "m", (X,), 100, 2.5, ("y",), True),

@@ -55,8 +55,11 @@ from clockwork.cli.repository_options import (
     ModelLabels,
     ModelRepository,
     ModelShadows,
+    PushModels,
+    PushRate,
     RepositoryPollSecs,
     VersionPolicies,
+    push_options,
     repository_options,
     start_models,
 )
@@ -77,11 +80,12 @@ from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
 from clockwork.http.config import DEFAULT_HTTP
 from clockwork.net.address import DEFAULT_LISTEN, DEFAULT_WORKER_LISTEN
-from clockwork.units import MILLISECOND, SECOND, Nanos, as_seconds
+from clockwork.units import MIB, MILLISECOND, SECOND, Nanos, as_seconds
 
 EXAMPLES: Final = examples(
     "clockwork controller --workers 2 --listen 0.0.0.0:12346 --worker-listen 0.0.0.0:12345",
     "clockwork controller resnet50.onnx bert=nets/bert:20     # paths below the workers' model roots",
+    "clockwork controller resnet50.onnx --push-models /models   # workers without the file receive it",
     "clockwork controller --scheduler my_package.my_module:MyScheduler --slo 25ms",
 )
 
@@ -140,6 +144,8 @@ def controller(
     load_model: LoadModels = None,
     allow_links_to: AllowLinksTo = None,
     repository_poll_secs: RepositoryPollSecs = 15.0,
+    push_models: PushModels = None,
+    push_rate: PushRate = 64 * MIB,
     version_policy: VersionPolicies = None,
     label: ModelLabels = None,
     shadow: ModelShadows = None,
@@ -199,8 +205,7 @@ def controller(
     repository.check(policy)
     root = repository.model_root([], None) if model_repository else Path()
     start = start_models(repository, root, allow_links_to or [], fresh=False)
-    named = map(parse_remote_model, models or ())
-    state = state_options(state_dir, state_wait)
+    named, state = map(parse_remote_model, models or ()), state_options(state_dir, state_wait)
     plan = state.plan(named, start, repository, model_slo, root, workers=workers, local=False)
     config = ControllerHostConfig(
         listen=listen,
@@ -219,6 +224,7 @@ def controller(
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),
         max_connections=max_connections,
+        push=push_options(push_models, push_rate, repository, root, allow_links_to or []),
         **plan.host,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 from msgspec import Struct
 
-from clockwork.cli.parsers import one_of
+from clockwork.cli.parsers import one_of, size
 from clockwork.controller.config import ControlMode, LoadSpec, ShadowSpec
+from clockwork.units import Bytes
 
 if TYPE_CHECKING:
     from clockwork.cli.models import NamedModel
     from clockwork.host.model_repositories import RepositoryConfig
+    from clockwork.host.model_source import PushConfig
     from clockwork.repository.models import RepositoryModel
     from clockwork.repository.policy import VersionPolicy
     from clockwork.scheduling.base import Scheduler
@@ -87,6 +89,29 @@ ModelShadows: TypeAlias = Annotated[
         show_default="none",
         help="Version that executes copies of a share (0 to 1) of the model's requests in idle time, to compare the "
         "outputs. May be repeated.",
+    ),
+]
+
+
+PushModels: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--push-models",
+        exists=True,
+        file_okay=False,
+        metavar="DIR",
+        show_default="none",
+        help="Model root of the controller. Workers that lack a model's files receive them from this directory.",
+    ),
+]
+PushRate: TypeAlias = Annotated[
+    Bytes,
+    typer.Option(
+        "--push-rate",
+        parser=size,
+        metavar="SIZE",
+        show_default="64MiB",
+        help="Limit of the bytes per second with which --push-models sends files to all workers together.",
     ),
 ]
 
@@ -223,6 +248,29 @@ def repository_options(
     given = (tuple(directories or ()), tuple(load_models or ()))
     versions = (tuple(policies or ()), tuple(labels or ()), tuple(shadows or ()))
     return RepositoryOptions(mode, *given, poll_seconds, *versions)
+
+
+def push_options(
+    directory: Path | None, rate: Bytes, options: RepositoryOptions, root: Path, links: Sequence[Path]
+) -> "PushConfig | None":
+    """Return what the controller sends to workers, or None if it sends no files.
+
+    ``root`` is the model root to which the paths of the repositories' models are relative.
+
+    Raises:
+        typer.BadParameter: the repositories' paths are relative to another directory.
+    """
+    if directory is None:
+        return None
+    from clockwork.host.model_source import PushConfig
+    from clockwork.runtimes.links import LinkPolicy
+
+    chosen = directory.absolute()
+    if options.directories and chosen.resolve() != root.resolve():
+        raise typer.BadParameter(
+            f"{directory} is not the model root of --model-repository; use {root}", param_hint="--push-models"
+        )
+    return PushConfig(chosen, LinkPolicy((chosen,), tuple(link.absolute() for link in links)), rate)
 
 
 class StartModels(Struct, frozen=True):

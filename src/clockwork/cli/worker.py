@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
@@ -32,6 +31,8 @@ from clockwork.cli.worker_options import (
     PageSize,
     PinnedSize,
     Profile,
+    ReceivedModels,
+    ReceivedModelsSize,
     RuntimeName,
     ThreadsPerDevice,
     WorkspaceSize,
@@ -42,7 +43,7 @@ from clockwork.units import GIB, MIB, Bytes
 
 if TYPE_CHECKING:
     from clockwork.host.controller_file import FindController
-    from clockwork.host.worker import OnHost, WorkerConfig, WorkerHost
+    from clockwork.host.worker import EmulatedDevices, OnHost, WorkerConfig, WorkerHost
     from clockwork.runtimes.base import Runtime
 
 EXAMPLES: Final = examples(
@@ -103,6 +104,8 @@ def worker(
     model_shape: ModelShapes = None,
     model_cache: ModelCache = None,
     model_cache_size: ModelCacheSize = 32 * GIB,
+    received_models: ReceivedModels = None,
+    received_models_size: ReceivedModelsSize = 32 * GIB,
     emulate: Emulate = None,
     emulate_factor: EmulatedFactor = 1.0,
     profile: Profile = None,
@@ -126,13 +129,13 @@ def worker(
     Ctrl-C or SIGTERM ends the worker as soon as the running actions have ended.
     """
     from clockwork.cli.logs import start_log
-    from clockwork.cli.models import emulated_models, emulated_pages, model_shapes
+    from clockwork.cli.models import emulated_pages, model_shapes
     from clockwork.cli.process import end_with_parent
     from clockwork.cli.security import worker_link
 
     end_with_parent(exit_with_parent, "worker")
     from clockwork.host.arena import ArenaView
-    from clockwork.host.worker import EmulatedDevices, WorkerConfig, default_name, run_emulated, run_worker
+    from clockwork.host.worker import EmulatedDevices, WorkerConfig, default_name, run_worker
 
     _check_emulation(emulate, profile, emulate_factor)
     options = DeviceOptions(device, pinned_size, workspace_size, io_size)
@@ -155,6 +158,7 @@ def worker(
         token=token,
         arena=arena,
         taken_cores=tuple(taken_core or ()) if exit_with_parent and not claim_cores else None,
+        received=None if exit_with_parent and not claim_cores else _received(received_models, received_models_size),
     )
     if is_dry_run():
         if not options.on_gpus:
@@ -164,10 +168,8 @@ def worker(
     from clockwork.runtimes.batching import batching_options
 
     if emulate:
-        models = emulated_models(profile).values()
         emulated = EmulatedDevices(emulate, emulated_pages(cache_size), emulate_factor)
-        link = partial(run_emulated, find, config.name, models, emulated, tls=tls, token=token, arena=arena)
-        _run(lambda on_host: link(on_host=on_host), health, report_descriptor)
+        _run(_emulated(find, config, profile, emulated), health, report_descriptor)
     else:
         executor, worker_config = _make_runtime(
             runtime,
@@ -195,6 +197,28 @@ def _controller_in(path: Path) -> "FindController":
     from clockwork.host.controller_file import ControllerFile
 
     return ControllerFile(path)
+
+
+def _emulated(
+    find: "FindController | Address", config: "WorkerConfig", profile: list[str] | None, devices: "EmulatedDevices"
+) -> "Callable[[OnHost], Coroutine[Any, Any, None]]":
+    """Return a function that runs a worker with emulated devices."""
+    from clockwork.cli.models import emulated_models
+    from clockwork.host.worker import run_emulated
+
+    models = emulated_models(profile).values()
+    settings: dict[str, Any] = {"tls": config.tls, "token": config.token, "arena": config.arena}
+    return lambda on_host: run_emulated(find, config.name, models, devices, on_host=on_host, **settings)
+
+
+def _received(chosen: Path | None, size: Bytes) -> tuple[Path, Bytes] | None:
+    """Return the directory for received models and its largest size. Without a home directory, return None."""
+    from clockwork.cli.process import cache_directory
+
+    try:
+        return (chosen or cache_directory() / "received-models").absolute(), size
+    except RuntimeError:
+        return None
 
 
 def _make_runtime(

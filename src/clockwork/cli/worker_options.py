@@ -174,6 +174,26 @@ AllowBatching: TypeAlias = Annotated[
         "(docs/batching.md). May be repeated.",
     ),
 ]
+ReceivedModels: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--received-models",
+        file_okay=False,
+        metavar="DIR",
+        show_default="in the cache directory",
+        help="Directory for model files that the controller sends (--push-models of the controller).",
+    ),
+]
+ReceivedModelsSize: TypeAlias = Annotated[
+    Bytes,
+    typer.Option(
+        "--received-models-size",
+        parser=size,
+        metavar="SIZE",
+        show_default="32GiB",
+        help="Largest size of --received-models. The least recently used models are deleted first.",
+    ),
+]
 ModelCache: TypeAlias = Annotated[
     Path | None,
     typer.Option(

@@ -108,7 +108,7 @@ class Changes:
         self._measuring: LiveMeasuring = serving.own.measuring
         self._profiler = profiler
         self._restorations = restorations
-        self._loads = Loads(state, fleet.workers, LOADS_PER_WORKER)
+        self._loads = Loads(state, fleet.workers, LOADS_PER_WORKER, restorations.pushes)
         self._unloads = Unloads(state)
         self._changes: dict[str, _Change] = {}  #: changes by name
         self._comings: dict[str, tuple[_Change, _Coming]] = {}  #: versions to load, by key

@@ -145,6 +145,7 @@ class ControllerConfig(Struct, frozen=True):
     - ``shadows``: for each model name, the version that executes copies of the model's requests
     - ``worker_wait``: the longest time that QUERYING waits for ``workers`` after the first worker has connected; if it
       is None, there is no limit
+    - ``pushes_models``: whether the controller sends the files of models to workers that lack them
     - ``saves_models``: whether `SaveModels` follows each change of the served models
     - ``strict``: whether start-up fails if any of ``models`` cannot be loaded or measured; without it, the other models
       are served
@@ -176,6 +177,7 @@ class ControllerConfig(Struct, frozen=True):
     shadows: dict[str, ShadowSpec] = {}
     worker_wait: Nanos | None = None
     saves_models: bool = False
+    pushes_models: bool = False
     strict: bool = False
     load_timeout: Nanos = 10 * SECOND
     initializing_timeout: Nanos = 10 * SECOND

@@ -18,6 +18,7 @@ from clockwork.controller.events import (
     ControllerCommand,
     Drain,
     Event,
+    ModelDescribed,
     OutputsCompared,
     RequestsShed,
     Respond,
@@ -161,6 +162,8 @@ class ControllerWithStartupPhase:
                 return self._startup.worker_connected(now, event)
             case WorkerLost():
                 return self._startup.worker_lost(now, event.worker_id, event.reason)
+            case ModelDescribed():
+                return [*self._startup.pushes.described(event), *self._startup.advance(now)]
             case WorkerSilent():
                 return [*self._fleet.note_silence(event.worker_id, event.silent)]
             case ClientLost():

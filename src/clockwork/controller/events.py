@@ -15,17 +15,19 @@ from clockwork.messages.requests import Request, Response
 from clockwork.messages.results import Result
 from clockwork.messages.shadows import OutputComparison
 from clockwork.messages.tensors import TensorSpec
-from clockwork.units import Nanos
+from clockwork.units import Bytes, Nanos
 
 
 class WorkerConnected(Struct, frozen=True):
     """A worker has connected. If a worker with this name is already connected, the earlier connection is lost first.
 
     ``software`` is the name and version of the worker's software, such as ``clockwork 0.1.0``, or empty if unknown.
+    ``accepts`` names further actions that the worker can execute (`clockwork.messages.link.Hello`).
     """
 
     worker_id: str
     software: str = ""
+    accepts: tuple[str, ...] = ()
 
 
 class WorkerLost(Struct, frozen=True):
@@ -115,6 +117,20 @@ class Drain(Struct, frozen=True):
     limit: Nanos
 
 
+class ModelDescribed(Struct, frozen=True):
+    """The host's answer to a `DescribeModel` command.
+
+    ``content`` and ``nbytes`` are the content and the total size of the model's files. If ``problem`` is not empty, it
+    is the reason why the files cannot be sent.
+    """
+
+    path: str
+    name: str
+    content: str = ""
+    nbytes: Bytes = 0
+    problem: str = ""
+
+
 class OutputsCompared(Struct, frozen=True):
     """The host's answer to a `CompareOutputs` command.
 
@@ -144,6 +160,7 @@ class ShadowCompared(Struct, frozen=True):
 Event: TypeAlias = (
     WorkerConnected
     | WorkerLost
+    | ModelDescribed
     | WorkerSilent
     | WorkerResult
     | ClientRequest
@@ -213,6 +230,13 @@ class DropWorker(Struct, frozen=True):
     reason: str
 
 
+class DescribeModel(Struct, frozen=True):
+    """Find and hash the files of a model, so that workers can receive them. `ModelDescribed` must follow."""
+
+    path: str
+    name: str
+
+
 class Report(Struct, frozen=True):
     """Write a line to the log. ``level`` is the name of a level in Python's module ``logging``.
 
@@ -254,6 +278,7 @@ ControllerCommand: TypeAlias = (
     | SaveProfile
     | SaveModels
     | DropWorker
+    | DescribeModel
     | Report
     | StageEntered
     | GiveUp

@@ -37,14 +37,14 @@ class Fleet:
         self.workers: dict[str, WorkerState] = {}  #: workers that have reported their state
         self.phases: dict[str, WorkerPhase] = {}  #: the phase of each connected worker
         self.queries = StateQueries(state.actions, query_timeout)
-        self._software: dict[str, str] = {}  #: software of each connected worker
+        self._greetings: dict[str, WorkerConnected] = {}  #: how each connected worker introduced itself
         self._unloads: set[int] = set()  #: ids of outstanding UnloadModel actions
 
     def connect(self, now: Nanos, event: WorkerConnected) -> list[ControllerCommand]:
         """Add a worker that has connected, and request its state."""
         worker_id, own = event.worker_id, f"clockwork {__version__}"
         self.phases[worker_id] = WorkerPhase.QUERIED
-        self._software[worker_id] = event.software
+        self._greetings[worker_id] = event
         commands: list[ControllerCommand] = [worker_report("INFO", worker_id, "connected")]
         if event.software not in ("", own):
             reason = f"{event.software}; this controller runs {own}"
@@ -53,7 +53,7 @@ class Fleet:
 
     def remove(self, worker_id: str) -> WorkerState | None:
         """Remove a worker that is lost. If the worker has reported its state, return the state."""
-        del self.phases[worker_id], self._software[worker_id]
+        del self.phases[worker_id], self._greetings[worker_id]
         self.queries.forget(worker_id)
         worker = self.workers.pop(worker_id, None)
         if worker is not None:
@@ -71,7 +71,8 @@ class Fleet:
             worker = WorkerState(worker_id, result.worker, self._state.actions, self._state.holders)
         except ValueError as error:
             return DropWorker(worker_id, str(error))
-        worker.round_trip, worker.software = round_trip, self._software[worker_id]
+        worker.round_trip, greeting = round_trip, self._greetings[worker_id]
+        worker.software, worker.accepts = greeting.software, greeting.accepts
         self.workers[worker_id] = worker
         self.phases[worker_id] = WorkerPhase.KNOWN
         return worker

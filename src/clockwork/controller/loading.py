@@ -11,25 +11,30 @@ A load is *partial* if the server is serving, or if the operator named the model
 some workers lack the file: one worker that has loaded the file is enough. Workers without the file are not used for the
 model. When such a worker connects again, it tries to load the model again.
 
+If the controller sends model files (`clockwork.controller.pushing`), a worker that lacks a file receives it, and then
+repeats its LoadModelFromDisk. Meanwhile other loads go on.
+
 A *restoration* loads models on a worker that connected late, so that it has the same models as the other workers. If a
 restoration fails, only this worker is affected.
 """
 
 from collections import deque
+from functools import partial
 
 from clockwork.controller.config import LoadSpec
-from clockwork.controller.events import Report, Respond
+from clockwork.controller.events import DescribeModel, Report, Respond
 from clockwork.controller.naming import spec_names
+from clockwork.controller.pushing import Pushes
 from clockwork.controller.responses import refusal_response
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.actions import LoadModelFromDisk, UnloadModel, model_names
+from clockwork.messages.actions import FetchModel, LoadModelFromDisk, UnloadModel, model_names
 from clockwork.messages.commands import SendAction
 from clockwork.messages.requests import LoadModelRequest, LoadModelResponse, UnloadModelRequest
 from clockwork.messages.results import ErrorResult, LoadModelFromDiskResult, ModelInfo, Result
 from clockwork.messages.status import Status
 from clockwork.state import ClockworkState, WorkerState
 
-LoadingCommand = SendAction | Respond | Report
+LoadingCommand = SendAction | Respond | Report | DescribeModel
 
 
 class Load:
@@ -61,6 +66,7 @@ class Load:
         self.failures: dict[str, tuple[int, str]] = {}  #: worker -> status, message
         self.lacking: dict[str, str] = {}  #: worker without the file -> message, in a load that succeeds
         self.lost: set[str] = set()  #: workers that count as failed because they were lost
+        self.contents: dict[str, str] = {}  #: worker that has received the files -> their content
         self.undoing: set[str] = set()  #: workers that have not answered UnloadModel yet
 
     @property
@@ -89,9 +95,15 @@ class Load:
 class Loads:
     """All loads under way."""
 
-    def __init__(self, state: ClockworkState, fleet: dict[str, WorkerState], per_worker: int) -> None:
-        """``fleet`` contains the workers that have reported their state. The owner of ``fleet`` keeps it up to date."""
+    def __init__(
+        self, state: ClockworkState, fleet: dict[str, WorkerState], per_worker: int, pushes: Pushes | None = None
+    ) -> None:
+        """``fleet`` contains the workers that have reported their state. The owner of ``fleet`` keeps it up to date.
+
+        ``pushes`` sends files to workers that lack them.
+        """
         self._state = state
+        self.pushes = pushes or Pushes(state.actions, enabled=False)
         self._fleet = fleet
         self._per_worker = per_worker
         self._loads: list[Load] = []
@@ -176,6 +188,9 @@ class Loads:
             load.undoing.discard(worker_id)
             finished = self._finish(load) if not load.undoing else []
             return finished + self._pump(worker_id)
+        if isinstance(result, ErrorResult) and self._can_push(worker_id, load, result):
+            done = partial(self._pushed, worker_id, load, result.message)
+            return [*self.pushes.begin(worker_id, load.spec.path, load.spec.name, done), *self._pump(worker_id)]
         load.waiting.discard(worker_id)
         if isinstance(result, LoadModelFromDiskResult):
             load.loaded[worker_id] = result.models
@@ -189,8 +204,8 @@ class Loads:
     def worker_lost(self, worker_id: str) -> list[LoadingCommand]:
         """Handle the loss of a worker."""
         self._queues.pop(worker_id, None)
+        commands: list[LoadingCommand] = [*self.pushes.worker_lost(worker_id)]
         self._outstanding = {i: entry for i, entry in self._outstanding.items() if entry[0] != worker_id}
-        commands: list[LoadingCommand] = []
         for load in list(self._loads):
             load.loaded.pop(worker_id, None)
             if worker_id in load.waiting:
@@ -216,10 +231,30 @@ class Loads:
                 load.spec.name,
                 load.spec.no_of_copies,
                 isolated=worker_id in self._state.workers,
+                content=load.contents.get(worker_id, ""),
             )
             self._outstanding[action.id] = (worker_id, load)
             commands.append(SendAction(worker_id, action))
         return commands
+
+    def _can_push(self, worker_id: str, load: Load, result: ErrorResult) -> bool:
+        """Return whether a worker lacks the files of a load and can receive them."""
+        lacks = result.status == Status.INVALID_MODEL_PATH and worker_id not in load.contents
+        return lacks and self.pushes.enabled and FetchModel.__name__ in self._fleet[worker_id].accepts
+
+    def _pushed(self, worker_id: str, load: Load, lacking: str, content: str, problem: str) -> list[LoadingCommand]:
+        """Repeat a load on a worker that has received the files, or record why the worker has not received them.
+
+        ``lacking`` is the worker's message about the missing file.
+        """
+        if not problem:
+            load.contents[worker_id] = content
+            self._queues.setdefault(worker_id, deque()).append(load)
+            return self._pump(worker_id)
+        load.waiting.discard(worker_id)
+        text = f"{lacking}; the controller cannot send the file: {problem}"
+        load.failures[worker_id] = (Status.INVALID_MODEL_PATH, text)
+        return self._answered(load)
 
     def _check(self, load: Load, worker_id: str) -> None:
         """Check that a worker has loaded the right models, with the same content as the other workers."""

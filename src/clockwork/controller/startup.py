@@ -35,6 +35,7 @@ from clockwork.controller.fleet import Fleet, worker_report
 from clockwork.controller.loading import Load, Loads, refuse_full
 from clockwork.controller.naming import keyed_specs, load_spec, spec_names
 from clockwork.controller.profiling import Profiler
+from clockwork.controller.pushing import Pushes
 from clockwork.controller.responses import refusal_response
 from clockwork.controller.serving import Serving
 from clockwork.controller.stage import TRANSITIONS, Stage, StageEvent, WorkerPhase
@@ -83,7 +84,8 @@ class Startup:
         self.stage = Stage.QUERYING
         self.serving_since: Nanos | None = None  #: when SERVING began; this stays set in DRAINING
         self.fleet = Fleet(state, config.query_timeout)
-        self.loads = Loads(state, self.fleet.workers, config.loads_per_worker)
+        self.pushes = Pushes(state.actions, config.pushes_models)
+        self.loads = Loads(state, self.fleet.workers, config.loads_per_worker, self.pushes)
         self.profiler = Profiler(state, config.profiling, profiles)
         self._early_loads: list[tuple[int, LoadModelRequest]] = []  #: loads that clients requested in QUERYING
         self._gave_up = False  #: start-up has failed, so the stage no longer changes
@@ -166,6 +168,8 @@ class Startup:
             return [*self.loads.result(worker_id, result), *self.advance(now)]
         if (commands := self.changes.result(worker_id, result)) is not None:
             return commands if self.serving_since is None else commands + self.advance(now)
+        if self.pushes.owns(worker_id, result.id):
+            return [*self.pushes.result(worker_id, result), *self.advance(now)]
         if self.fleet.note_unload(result.id):
             return []
         return [Report("WARNING", f"worker {worker_id} sent a result of an action that it does not have: {result}")]

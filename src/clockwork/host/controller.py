@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from clockwork.access import Access, Right, Tokens, needed_for, permission_error
 from clockwork.clock import Clock, MonotonicClock, with_time
 from clockwork.controller.catalog import Catalog
@@ -27,6 +29,7 @@ from clockwork.controller.events import (
     CompareOutputs,
     CompareShadow,
     ControllerCommand,
+    DescribeModel,
     Drain,
     Drained,
     DropWorker,
@@ -54,6 +57,7 @@ from clockwork.host.long_responses import LongResponses
 from clockwork.host.machine_runner import MachineRunner
 from clockwork.host.memory_trimmer import MemoryTrimmer
 from clockwork.host.model_repositories import ModelRepositories, RepositoryConfig
+from clockwork.host.model_source import ModelSource, PushConfig
 from clockwork.host.native_inbox import NativeInbox
 from clockwork.host.output_comparison import compare_outputs
 from clockwork.host.profile_store import ProfileStore
@@ -61,9 +65,10 @@ from clockwork.host.reception import Reception
 from clockwork.host.response_log import ResponseLog
 from clockwork.host.shared_payloads import SharedPayloads
 from clockwork.host.state_store import StateConfig, StateStore
+from clockwork.host.worker_port import WorkerPort
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
-from clockwork.messages.link import ROLE_CLIENT, ROLE_WORKER, Hello
+from clockwork.messages.link import ROLE_CLIENT, Hello
 from clockwork.messages.requests import (
     CancelRequest,
     ErrorResponse,
@@ -82,20 +87,13 @@ from clockwork.net.server import MAX_CONNECTIONS, Server, listen
 from clockwork.net.tls import ServerTls
 from clockwork.scheduling.base import Scheduler
 from clockwork.stepping import Stepper
-from clockwork.units import Bytes, Nanos, ms
+from clockwork.units import Bytes, Nanos
 from clockwork.wire.clock_offset import shift_action, shift_result
-from clockwork.wire.codec import decode_request, decode_result, output_sizes, split_payload
+from clockwork.wire.codec import decode_request, output_sizes, split_payload
 from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate, uninitialised
 
 BATCH_FRAMES: Final = 16
 """Largest frame of a worker, as a multiple of the largest frame of a client. A batch contains several requests."""
-
-WORKER_HEARTBEAT: Final[Nanos] = ms(250)
-WORKER_SILENT: Final[Nanos] = ms(900)
-"""Time between two Pings to a worker. A worker that sends no byte for this time counts as silent.
-
-The controller checks this at each Ping, so it notices within 1.25 s that a worker has stopped.
-"""
 
 log = logging.getLogger("clockwork.controller")
 
@@ -108,7 +106,7 @@ class ControllerHostConfig:
     these settings, connections are not encrypted and every peer is admitted. ``payload_bytes`` is the size of the
     memory for payloads that the controller shares with a worker on this host (`ControllerHost.arena`).
     ``max_connections`` limits the port for clients; None means the default. ``repository`` or ``state`` is None if the
-    server has no such directory.
+    server has no such directory. ``push`` is None if the controller sends no model files to workers.
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -124,6 +122,7 @@ class ControllerHostConfig:
     max_connections: int | None = None
     repository: RepositoryConfig | None = None
     state: StateConfig | None = None
+    push: PushConfig | None = None
 
 
 class ControllerHost:
@@ -149,8 +148,10 @@ class ControllerHost:
         self.arena: Final = make_arena(config.payload_bytes)
         self._store, self._state_store = ProfileStore(config.profile_cache), StateStore(config.state)
         self._clock: Clock = clock or MonotonicClock()
-        self._machine = ControllerWithStartupPhase(scheduler, config.controller, self._store.load())
+        controller = replace(config.controller, pushes_models=config.push is not None)
+        self._machine = ControllerWithStartupPhase(scheduler, controller, self._store.load())
         self._runner: MachineRunner[Event, ControllerCommand] = MachineRunner(self._machine, self._clock, self._execute)
+        self._source = ModelSource(config.push, self._clock, self._runner.feed)
         self._servers: list[Server] = []
         self._workers: dict[str, Connection] = {}
         self._sharing: set[Connection] = set()  #: connections of workers that have mapped the arena
@@ -178,26 +179,22 @@ class ControllerHost:
 
     async def start(self) -> None:
         """Listen on both ports. Raise `ServerError` if a port is in use or not permitted."""
-        workers = await listen(
-            self._config.worker_listen,
-            role=ROLE_WORKER,
-            decode=decode_result,
-            config=LinkConfig(
-                max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
-                # pending requests may hold max_pending_bytes of payloads
-                max_outgoing_bytes=2 * self._config.controller.max_pending_bytes,
-                heartbeat_interval=WORKER_HEARTBEAT,
-                silent_after=WORKER_SILENT,
-                measure_clock=True,
-                arrivals=self.reception.arrivals,
-            ),
-            clock=self._clock,
+        port = WorkerPort(
+            self._source,
             on_connected=self._worker_connected,
             on_message=self._worker_message,
             on_closed=self._worker_closed,
             on_silent=self._worker_silent,
             admits=self._admits_worker,
-            tls=None if self._config.worker_tls is None else self._config.worker_tls.context,
+        )
+        workers = await port.listen(
+            self._config.worker_listen,
+            self._clock,
+            self.reception.arrivals,
+            None if self._config.worker_tls is None else self._config.worker_tls.context,
+            max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
+            # pending requests may hold max_pending_bytes of payloads
+            max_outgoing_bytes=2 * self._config.controller.max_pending_bytes,
         )
         self._servers.append(workers)
         clients = await listen(
@@ -289,6 +286,7 @@ class ControllerHost:
         self._memory_trimmer.close()
         self._loads_by_name.close()
         self.repositories.close()
+        self._source.close()
         if self._failure.done() and not self._failure.cancelled():
             self._failure.exception()  # marks the exception as retrieved; otherwise asyncio may warn
         for server in self._servers:
@@ -327,7 +325,7 @@ class ControllerHost:
             )
             return
         self._workers[worker_id] = connection
-        self._runner.feed(WorkerConnected(worker_id, connection.peer_software))
+        self._runner.feed(WorkerConnected(worker_id, connection.peer_software, connection.peer_accepts))
 
     def _worker_message(self, connection: Connection, message: Any, payload: Any) -> None:
         worker_id = connection.peer_name
@@ -442,6 +440,8 @@ class ControllerHost:
                     self._send_action(connection, command)
             case CompareOutputs() | CompareShadow():
                 compare_outputs(command, self._runner.feed)
+            case DescribeModel():
+                self._source.describe(command)
             case SaveProfile():
                 self._store.save(command.key, command.profile)
             case SaveModels():

@@ -15,6 +15,7 @@ from msgspec import Struct
 from clockwork.clock import Clock
 from clockwork.errors import ClockworkError, DeviceLostError, InvalidModelError, InvalidRequestError
 from clockwork.host.log_events import event_fields
+from clockwork.host.received_models import ReceivedModels
 from clockwork.messages.actions import Action, Infer, InferInput, LoadModelFromDisk, LoadWeights
 from clockwork.messages.results import DeviceTime, ErrorResult, InferOutput, InferResult, Result, Timing
 from clockwork.messages.status import Status
@@ -100,8 +101,11 @@ class _Outputs(NamedTuple):
 class TaskRunner:
     """Executes tasks and completes their results. Several threads may call it at the same time."""
 
-    def __init__(self, runtime: Runtime, model_root: Path, clock: Clock) -> None:
-        """``model_root`` is the directory that contains all models."""
+    def __init__(
+        self, runtime: Runtime, model_root: Path, clock: Clock, received: ReceivedModels | None = None
+    ) -> None:
+        """``model_root`` is the directory that contains all models, except those ``received`` from the controller."""
+        self._received = received
         self._runtime = runtime
         self._root = model_root
         self._clock = clock
@@ -144,7 +148,11 @@ class TaskRunner:
         try:
             match task.action:
                 case LoadModelFromDisk():
-                    return self._read(task.action)
+                    try:
+                        return self._read(task.action)
+                    finally:
+                        if self._received is not None:
+                            self._received.pinned.discard(task.action.content)
                 case LoadWeights():
                     (model,) = task.handles
                     return WeightsLoaded(_host_model(model).load_weights(task.action.gpu))
@@ -158,7 +166,7 @@ class TaskRunner:
 
     def _read(self, action: LoadModelFromDisk) -> Outcome:
         try:
-            path = resolve(self._root, action.path, self._runtime.links)
+            path = resolve(self._root_for(action), action.path, self._runtime.links)
         except InvalidModelError as error:
             return TaskFailed(Status.INVALID_MODEL_PATH, str(error))
         file = self._runtime.locate(path, action.name)
@@ -184,6 +192,19 @@ class TaskRunner:
             info.example,
             info.trial,
         )
+
+    def _root_for(self, action: LoadModelFromDisk) -> Path:
+        """Return the directory to which the path of a load is relative.
+
+        Raises:
+            InvalidModelError: the files of the content are missing.
+        """
+        if not action.content:
+            return self._root
+        root = None if self._received is None else self._received.tree(action.content)
+        if root is None:
+            raise InvalidModelError(f"the received files of {action.path!r} are missing: load the model again")
+        return root
 
     def _assemble(self, action: Infer, task: StartTask) -> Batch:
         return _loaded_model(task.handles[0]).assemble(action.inputs, task.payloads)

@@ -31,10 +31,12 @@ from clockwork.host.controller_file import FindController
 from clockwork.host.devices import MakeDevices
 from clockwork.host.lanes import Lanes
 from clockwork.host.log_events import event_fields
+from clockwork.host.model_fetcher import ModelFetcher
 from clockwork.host.paced_devices import PacedDevices
 from clockwork.host.process_tuning import steady_timing
+from clockwork.host.received_models import ReceivedModels
 from clockwork.host.task_runner import ResultToSend, TaskRunner
-from clockwork.messages.actions import Action, Infer, InferInput
+from clockwork.messages.actions import Action, FetchModel, Infer, InferInput
 from clockwork.messages.link import ROLE_WORKER, Hello
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
@@ -90,7 +92,8 @@ class WorkerConfig:
     the available memory. ``tls`` encrypts the connection. ``token`` is for a controller that requires a token.
     ``arena`` is memory shared with the controller. ``taken_cores`` contains the cores of other workers on this host. If
     ``taken_cores`` is None, the worker itself finds these cores and claims its own cores. If it is set, the parent
-    process has already claimed the worker's cores.
+    process has already claimed the worker's cores. ``received`` is the directory for files that the controller sends,
+    and its largest size. If ``received`` is None, the worker reads only its model root.
     """
 
     model_root: Path
@@ -105,6 +108,7 @@ class WorkerConfig:
     token: str = field(default="", repr=False)
     arena: ArenaView | None = None
     taken_cores: tuple[int, ...] | None = None
+    received: tuple[Path, Bytes] | None = None
 
     def pages(self) -> Pages:
         """Return the number of pages of each device's weights cache.
@@ -148,8 +152,12 @@ class WorkerHost:
         tls: ssl.SSLContext | None = None,
         token: str = "",
         arena: ArenaView | None = None,
+        received: ReceivedModels | None = None,
     ) -> None:
-        """For ``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``arena``, see `WorkerConfig`."""
+        """For ``controller``, ``name``, ``max_frame_bytes``, ``tls``, ``token`` and ``arena``, see `WorkerConfig`.
+
+        ``received`` stores the files that the controller sends.
+        """
         self._find_controller: FindController = (lambda: controller) if isinstance(controller, Address) else controller
         self._controller: Address | None = None  #: the address of the last attempt to connect
         self._name = name
@@ -157,6 +165,7 @@ class WorkerHost:
         self._tls, self._token, self._arena = tls, token, arena
         self._clock: Clock = clock or MonotonicClock()
         self._loop = asyncio.get_running_loop()
+        self._fetcher = None if received is None else ModelFetcher(name, received, tls=tls, token=token)
         self._devices = make_devices(self._results_wait, self._devices_failed)
         self.core = self._devices.core
         self._dialling: asyncio.Task[None] | None = None
@@ -193,11 +202,14 @@ class WorkerHost:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            if self._fetcher is not None:
+                await asyncio.shield(asyncio.ensure_future(self._fetcher.close()))
             await asyncio.shield(asyncio.ensure_future(self._devices.end()))
 
     def is_ready(self) -> bool:
-        """Return whether the worker is connected to its controller and loads no models."""
-        return self._connection is not None and not self.core.loads_models
+        """Return whether the worker is connected to its controller, and loads and receives no models."""
+        receives = self._fetcher is not None and self._fetcher.busy
+        return self._connection is not None and not self.core.loads_models and not receives
 
     async def leave(self) -> None:
         """Finish running tasks, refuse waiting and new actions, and send the results.
@@ -226,7 +238,7 @@ class WorkerHost:
         self._controller = address = self._find_controller()
         return await dial(
             address,
-            Hello(ROLE_WORKER, self._name, f"clockwork {__version__}", self._token, arena),
+            Hello(ROLE_WORKER, self._name, f"clockwork {__version__}", self._token, arena, self._accepts()),
             decode=decode_action,
             on_message=self._received,
             on_closed=self._closed,
@@ -234,6 +246,9 @@ class WorkerHost:
             clock=self._clock,
             tls=self._tls,
         )
+
+    def _accepts(self) -> tuple[str, ...]:
+        return () if self._fetcher is None else (FetchModel.__name__,)
 
     def _connected(self, connection: Connection) -> None:
         self._connection = connection
@@ -251,6 +266,8 @@ class WorkerHost:
         extra = event_fields("disconnected", worker=self._name, address=str(self._controller), reason=reason)
         log.warning("the connection to the controller ended: %s", reason, extra=extra)
         self._connection = None
+        if self._fetcher is not None:
+            self._fetcher.cancel()
         self._devices.controller_lost()
 
     def _received(self, connection: Connection, action: Action, payload: Any) -> None:
@@ -262,6 +279,10 @@ class WorkerHost:
             except ProtocolError as error:
                 connection.close(str(error))
                 return
+        if isinstance(action, FetchModel) and self._fetcher is not None:
+            assert self._controller is not None
+            self._fetcher.start(self._controller, action, connection.send)
+            return
         self._arm(self._devices.act(action, payloads))
 
     def _payload(self, request: InferInput, sent: memoryview) -> memoryview | None:
@@ -316,15 +337,17 @@ async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = l
     Raises:
         InvalidRequestError: a setting is out of range, or the model root does not exist.
     """
+    received = None if config.received is None else ReceivedModels(*config.received)
     with _planned_cores(config) as cores, confined(cores.others), steady_timing():
         host = WorkerHost(
             config.controller,
             config.name,
-            threads(config, runtime, MonotonicClock(), cores),
+            threads(config, runtime, MonotonicClock(), cores, received),
             max_frame_bytes=config.max_frame_bytes,
             tls=config.tls,
             token=config.token,
             arena=config.arena,
+            received=received,
         )
         level = logging.WARNING if cores.is_crowded else logging.INFO
         log.log(level, "worker %s: %s; %s", config.name, runtime.version, cores.note)
@@ -386,10 +409,16 @@ async def run_emulated(
         await host.run()
 
 
-def threads(config: WorkerConfig, runtime: Runtime, clock: Clock, cores: CorePlan | None = None) -> MakeDevices:
+def threads(
+    config: WorkerConfig,
+    runtime: Runtime,
+    clock: Clock,
+    cores: CorePlan | None = None,
+    received: ReceivedModels | None = None,
+) -> MakeDevices:
     """Return a function that creates real devices, with a runtime and a thread per lane.
 
-    ``cores`` assigns threads to cores.
+    ``cores`` assigns threads to cores. ``received`` contains the files that the controller has sent.
 
     Raises:
         InvalidRequestError: a setting is out of range, or the model root does not exist.
@@ -397,7 +426,7 @@ def threads(config: WorkerConfig, runtime: Runtime, clock: Clock, cores: CorePla
     if not config.model_root.is_dir():
         raise InvalidRequestError(f"model root {config.model_root} is not a directory")
     core = WorkerCore(config.page_size, [(runtime.device_kind, config.pages())] * config.devices)
-    runner = TaskRunner(runtime, config.model_root, clock)
+    runner = TaskRunner(runtime, config.model_root, clock, received)
     return lambda on_answers, on_crash: Lanes(core, runner, clock, on_answers, on_crash, cores)
 
 

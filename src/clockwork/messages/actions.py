@@ -21,7 +21,8 @@ class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
 
     The path is relative to the worker's model root. The copies are independent models. Copies share only the content of
     the file. `model_names` returns the names of the copies. ``isolated`` means that the worker serves requests during
-    the load, and should prepare the model in a separate process.
+    the load, and should prepare the model in a separate process. If ``content`` is not empty, the worker reads the
+    files that it has received for this content (`FetchModel`), and not the files in its model root.
     """
 
     id: int
@@ -31,6 +32,7 @@ class LoadModelFromDisk(Struct, frozen=True, array_like=True, tag=1):
     earliest: Nanos = 0
     latest: Nanos = FOREVER
     isolated: bool = False
+    content: str = ""
 
 
 class UnloadModel(Struct, frozen=True, array_like=True, tag=2):
@@ -119,7 +121,20 @@ class GetWorkerState(Struct, frozen=True, array_like=True, tag=7):
     id: int
 
 
-Action: TypeAlias = LoadModelFromDisk | UnloadModel | LoadWeights | EvictWeights | Infer | ClearCache | GetWorkerState
+class FetchModel(Struct, frozen=True, array_like=True, tag=8):
+    """Receive the files of a content from the controller, unless the worker has them (`clockwork.messages.files`).
+
+    ``nbytes`` is the total size of the files.
+    """
+
+    id: int
+    content: str
+    nbytes: Bytes
+
+
+Action: TypeAlias = (
+    LoadModelFromDisk | UnloadModel | LoadWeights | EvictWeights | Infer | ClearCache | GetWorkerState | FetchModel
+)
 DeviceAction: TypeAlias = LoadWeights | EvictWeights | Infer
 """The actions that one device executes. `GPUState` creates these actions."""
 

@@ -16,6 +16,8 @@ different versions can refuse each other with a reason that both can read.
 
 ROLE_WORKER: Final = "worker"
 ROLE_CLIENT: Final = "client"
+ROLE_FILES: Final = "files"
+"""Role of a worker's second connection, over which the worker receives files (`clockwork.messages.files`)."""
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1000):
@@ -23,6 +25,8 @@ class Hello(Struct, frozen=True, array_like=True, tag=1000):
 
     ``token`` is the bearer token, or an empty text. The token does not appear in the struct's `repr`. ``arena`` is the
     name of the memory that a worker shares with its controller. ``arena`` is empty if the worker shares no memory.
+    ``accepts`` names further actions that the worker can execute. The controller sends such an action only to workers
+    that name it, because an older worker would refuse the whole connection.
     """
 
     role: str
@@ -30,6 +34,7 @@ class Hello(Struct, frozen=True, array_like=True, tag=1000):
     software: str
     token: str = ""
     arena: str = ""
+    accepts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Hello(role={self.role!r}, name={self.name!r}, software={self.software!r})"

@@ -198,6 +198,16 @@ class GetWorkerStateResult(Struct, frozen=True, array_like=True, tag=71):
     worker: WorkerInfo
 
 
+class FetchModelResult(Struct, frozen=True, array_like=True, tag=72):
+    """The result of a successful FetchModel. The worker has all files of the content.
+
+    ``received`` is the number of bytes that this action transferred.
+    """
+
+    id: int
+    received: Bytes = 0
+
+
 Result: TypeAlias = (
     ErrorResult
     | LoadModelFromDiskResult
@@ -207,4 +217,5 @@ Result: TypeAlias = (
     | InferResult
     | ClearCacheResult
     | GetWorkerStateResult
+    | FetchModelResult
 )

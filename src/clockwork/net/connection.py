@@ -120,6 +120,8 @@ class Connection(asyncio.BufferedProtocol):
         self.closed: asyncio.Future[str] = self._loop.create_future()  #: the reason why the connection ended
         self.peer = "an unknown peer"  #: name and address of the peer, for messages and logs
         self.peer_name = ""  #: name from the peer's Hello
+        self.peer_role = ""  #: role from the peer's Hello
+        self.peer_accepts: tuple[str, ...] = ()  #: further actions that the peer can execute, from its Hello
         self.peer_software = ""  #: name and version of the software from the peer's Hello
         self.received_at: Nanos = 0  #: time at which the message that is being handled was read
         self.arrived_at: Nanos = 0  #: earliest time at which the first byte of this message may have arrived
@@ -390,7 +392,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._refuse(refusal)
                 return
             self._send_now(Welcome(f"clockwork {__version__}", self._config.max_frame_bytes))
-            self.peer_name, self.peer_software = message.name, message.software
+            self.peer_name, self.peer_role = message.name, message.role
+            self.peer_software, self.peer_accepts = message.software, message.accepts
             self.peer = f"{message.role} {message.name!r} at {self.peer}"
             self._handed_over, self._held = True, None
         elif isinstance(message, Welcome):

@@ -1,8 +1,8 @@
-"""Listens on ports. Each port accepts connections from one role: from clients, or from workers."""
+"""Listens on ports. Each port accepts connections from clients, or from workers."""
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -32,9 +32,9 @@ class Server:
     address: Address
     """The address on which the server listens. The port is the actual port, even if the operating system chose it."""
 
-    def __init__(self, role: str, max_connections: int, admits: Callable[[Connection, Hello], str]) -> None:
+    def __init__(self, roles: Sequence[str], max_connections: int, admits: Callable[[Connection, Hello], str]) -> None:
         """Create a server that does not listen yet. `start` makes the server listen."""
-        self._role = role
+        self._roles = roles
         self._admits = admits
         self._max_connections = max_connections
         self._connections: dict[Connection, None] = {}
@@ -87,15 +87,15 @@ class Server:
 
     def welcome(self, connection: Connection, hello: Hello) -> str:
         """Return the reason why a peer is refused after its Hello, or an empty text if it is accepted."""
-        if hello.role == self._role:
+        if hello.role in self._roles:
             return self._admits(connection, hello)
-        return f"this port is for the role {self._role!r}, not {hello.role!r}; use the controller's other port"
+        return f"this port is for the role {self._roles[0]!r}, not {hello.role!r}; use the controller's other port"
 
 
 async def listen(
     address: Address,
     *,
-    role: str,
+    role: str | Sequence[str],
     decode: Decode[Any],
     on_connected: Callable[[Connection], None],
     on_message: Callable[[Connection, Any, Any], None],
@@ -108,7 +108,7 @@ async def listen(
     max_connections: int = MAX_CONNECTIONS,
     tls: ssl.SSLContext | None = None,
 ) -> Server:
-    """Listen on an address for peers of one role.
+    """Listen on an address for peers of one role or several roles.
 
     ``admits`` returns the reason why a peer is refused. If ``admits`` returns an empty text, ``on_connected`` is
     called at once. ``on_closed`` is called exactly once for each connection that was passed to ``on_connected``.
@@ -116,7 +116,7 @@ async def listen(
     Raises:
         ServerError: the address is in use or not permitted.
     """
-    server = Server(role, max_connections, admits)
+    server = Server([role] if isinstance(role, str) else role, max_connections, admits)
     callbacks = Callbacks(on_message, on_closed, server.admit, server.welcome, on_connected, on_writable, on_silent)
     make = partial(Connection, decode, callbacks, config=config, clock=clock)
     try:

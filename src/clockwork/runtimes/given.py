@@ -26,6 +26,8 @@ from clockwork.units import MIB, Bytes
 OPTION: Final = "--model-shape"
 SUFFIX: Final = ".example.json"
 WARMUP: Final = "model_warmup"
+WARMUP_DIRECTORY: Final = "warmup"
+"""Name of the directory beside config.pbtxt that contains the elements for model_warmup."""
 
 MAX_FILE: Final[Bytes] = 64 * MIB
 """Limit of the size of a file with example data. An image of 3 x 1080 x 1920 floats has 24 MiB."""
@@ -206,7 +208,7 @@ def _from_warmup(path: Path, file: Path, links: LinkPolicy) -> list[GivenInputs]
         assert config is not None
         inputs = entry.get("inputs", []) if isinstance(entry, dict) else []
         try:
-            given = tuple(_warmup_input(each, config.parent / "warmup", links) for each in inputs[:MAX_TENSORS])
+            given = tuple(_warmup_input(each, config.parent / WARMUP_DIRECTORY, links) for each in inputs[:MAX_TENSORS])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             continue
         if given:

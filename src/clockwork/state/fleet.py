@@ -29,6 +29,7 @@ class WorkerState:
         self.page_size: Bytes = info.page_size
         self.round_trip: Nanos = 0  #: time from sending GetWorkerState to receiving the report
         self.software = ""  #: name and version of the worker's software, or empty if unknown
+        self.accepts: tuple[str, ...] = ()  #: names of further actions that the worker can execute
         self.models: dict[str, ModelInfo] = {model.name: model for model in info.models}
         self.lacks: dict[str, str] = {}  #: model whose file is missing on the worker -> the worker's error message
         for gpu in info.gpus:

@@ -12,6 +12,7 @@ import msgspec
 
 from clockwork.errors import ProtocolError
 from clockwork.messages.actions import Action, Infer
+from clockwork.messages.files import FilePart, FileRequest
 from clockwork.messages.link import LinkMessage
 from clockwork.messages.requests import Request, Response
 from clockwork.messages.results import InferResult, Result
@@ -51,8 +52,13 @@ decode_response: Final[Decode[Response | LinkMessage]] = _decoder("a response", 
 decode_action: Final[Decode[Action | LinkMessage]] = _decoder("an action", Action | LinkMessage)
 """Decode a message from the controller to a worker."""
 
-decode_result: Final[Decode[Result | LinkMessage]] = _decoder("a result", Result | LinkMessage)
-"""Decode a message from a worker to the controller."""
+decode_result: Final[Decode[Result | FileRequest | LinkMessage]] = _decoder(
+    "a result", Result | FileRequest | LinkMessage
+)
+"""Decode a message from a worker to the controller, over either of the worker's connections."""
+
+decode_part: Final[Decode[FilePart | LinkMessage]] = _decoder("a part of a file", FilePart | LinkMessage)
+"""Decode a message from the controller over a worker's connection for files."""
 
 
 def input_sizes(action: Infer) -> list[Bytes]:

@@ -22,6 +22,7 @@ from clockwork.messages.actions import (
     Action,
     ClearCache,
     EvictWeights,
+    FetchModel,
     GetWorkerState,
     Infer,
     LoadWeights,
@@ -238,6 +239,8 @@ class WorkerCore:
             lanes = [self._lanes[action.gpu, LaneKind.LOAD]]
         elif isinstance(action, ClearCache):
             lanes = [self._lanes[gpu, LaneKind.LOAD] for gpu in range(len(self._memories))]
+        elif isinstance(action, FetchModel):  # the host of a worker that can receive files executes this action
+            raise ActionRefusedError(Status.INVALID_ACTION, "this worker receives no model files")
         else:
             lanes = [self._lanes[None, LaneKind.HOST]]
         if any(len(lane) >= MAX_QUEUED for lane in lanes):
@@ -313,6 +316,6 @@ class WorkerCore:
 
 
 def _entry(action: Action, payloads: tuple[object, ...]) -> Entry:
-    if isinstance(action, UnloadModel | ClearCache | GetWorkerState):
+    if isinstance(action, UnloadModel | ClearCache | GetWorkerState | FetchModel):
         return Entry(action, 0, FOREVER)
     return Entry(action, action.earliest, action.latest, payloads)
