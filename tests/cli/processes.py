@@ -69,10 +69,11 @@ class Lines:
 class Process:
     """A running ``clockwork`` process."""
 
-    def __init__(self, arguments: Sequence[str], stderr: int) -> None:
+    def __init__(self, arguments: Sequence[str], stderr: int, prefix: Sequence[str] = ()) -> None:
+        """``prefix`` is a command that runs the rest of its arguments as a command, such as ``nice``."""
         with _default_hangup():
             self.popen = subprocess.Popen(
-                [*this_program(), *arguments],
+                [*prefix, *this_program(), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -116,8 +117,8 @@ class Process:
 
 
 @contextmanager
-def clockwork(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[Process]:
-    process = Process(arguments, stderr)
+def clockwork(*arguments: str, stderr: int = subprocess.PIPE, prefix: Sequence[str] = ()) -> Iterator[Process]:
+    process = Process(arguments, stderr, prefix)
     try:
         yield process
     finally:
