@@ -62,10 +62,11 @@ def start(
         settings: further fields of `FleetSpec`.
 
     Raises:
-        InvalidRequestError: a setting is wrong, Ray is not installed, or a fleet with this name exists.
+        clockwork.errors.InvalidRequestError: a setting is wrong, Ray is not installed, or a fleet with this name
+            exists.
         StartFailedError: a process does not start. The fleet is stopped.
-        ServerError: Ray cannot be reached, or the fleet is not ready in time. In the second case, the fleet continues
-            to start.
+        clockwork.errors.ServerError: Ray cannot be reached, or the fleet is not ready in time. In the second case, the
+            fleet continues to start.
     """
     spec = FleetSpec(models=tuple(models), token=secrets.token_urlsafe(), **settings)
     spec.check(workers)
@@ -91,8 +92,8 @@ def attach(name: str = DEFAULT_NAME, *, address: str = "auto") -> "Fleet":
     """Return a fleet that runs already.
 
     Raises:
-        InvalidRequestError: there is no fleet with this name, or Ray is not installed.
-        ServerError: Ray cannot be reached.
+        clockwork.errors.InvalidRequestError: there is no fleet with this name, or Ray is not installed.
+        clockwork.errors.ServerError: Ray cannot be reached.
     """
     fleet = Fleet(connected(address), name)
     if not fleet.parts():
@@ -146,7 +147,7 @@ class Fleet:
         ended nevertheless. The controller, if it runs on the node, is moved last: its clients have to connect again.
 
         Raises:
-            InvalidRequestError: no process of the fleet runs on the node.
+            clockwork.errors.InvalidRequestError: no process of the fleet runs on the node.
         """
         status = self.status()
         parts = [part for part in (*status.workers, status.controller) if part.node_id]
@@ -191,7 +192,7 @@ class Fleet:
 
         Raises:
             StartFailedError: a process cannot run.
-            ServerError: the fleet is not ready in time.
+            clockwork.errors.ServerError: the fleet is not ready in time.
         """
         spec, _ = self._specification(timeout)
         clock, pause = MonotonicClock(), threading.Event()
@@ -230,7 +231,7 @@ class Fleet:
         """Create the actor of a part.
 
         Raises:
-            InvalidRequestError: an actor with this name exists, or the resources are not valid.
+            clockwork.errors.InvalidRequestError: an actor with this name exists, or the resources are not valid.
         """
         options = self._ray.remote(kind).options(
             name=name,

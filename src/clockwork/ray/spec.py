@@ -64,7 +64,7 @@ class FleetSpec(Struct, frozen=True, kw_only=True):
         """Check the settings that Ray or the commands would report less clearly.
 
         Raises:
-            InvalidRequestError: a setting is wrong.
+            clockwork.errors.InvalidRequestError: a setting is wrong.
         """
         if not _NAME.fullmatch(self.name):
             raise InvalidRequestError(
