@@ -59,7 +59,7 @@ SECONDS ?= 30
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-torch demo test coverage test-torch test-ray test-gpu test-compiled check docs plots format compile \
+.PHONY: help setup setup-torch demo test coverage test-torch test-ray test-gpu test-compiled check docs screenshots plots format compile \
 	dist bench fuzz lock manifests protocol clean
 
 help: ## List the targets
@@ -105,6 +105,9 @@ check: $(DEV) ## Check style, spelling, formatting, types, layers and the docume
 docs: $(DEV) ## Build the documentation site in build/docs
 	@$(SPHINX)
 	@echo "open build/docs/index.html"
+
+screenshots: $(DEV) ## Draw the screenshots of docs/dashboard.md again (five minutes; needs chromium and chromium-driver)
+	@$(BIN)/python tools/screenshots.py $(ARGS)
 
 plots: $(RUNTIME) ## Draw the plots of README.md and docs/osdi20.md again, from new simulations (a few minutes)
 	@experiments/osdi20/plots.sh

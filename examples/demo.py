@@ -177,6 +177,12 @@ async def show_startup(server: Server, bar: Progress) -> None:
                 await asyncio.wait([server.serving], timeout=0.1)
     bar.remove_task(task)
     console.print(f"[bold]{await server.serving}[/]")
+    console.print(dashboard(server), soft_wrap=True)
+
+
+def dashboard(server: Server) -> str:
+    """Return a line with the address of the server's dashboard."""
+    return f"While the demo runs, the dashboard at [bold]http://{server.others['HTTP']}/[/] shows what the server does."
 
 
 def magika(file: str) -> str:

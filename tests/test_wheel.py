@@ -86,6 +86,12 @@ def test_the_installed_package_is_the_one_of_the_wheel(installed: Path, tmp_path
     assert Path(printed.strip()).is_relative_to(installed.parent)
 
 
+def test_the_installed_package_contains_the_files_of_the_dashboard(installed: Path, tmp_path: Path) -> None:
+    code = "from clockwork.dashboard.assets import assets; print(*sorted(assets()))"
+    printed = run([installed / "python", "-c", code], tmp_path, environment())
+    assert printed.split() == sorted(path.name for path in (ROOT / "src/clockwork/dashboard/static").iterdir())
+
+
 def test_the_installed_command_serves_a_model(installed: Path, tmp_path: Path) -> None:
     assert re.fullmatch(
         r"clockwork \d+\.\d+\.\d+\S*\n", run([installed / "clockwork", "--version"], tmp_path, environment())

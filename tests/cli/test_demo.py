@@ -46,6 +46,11 @@ def test_the_expected_labels_are_those_of_the_network() -> None:
     assert min(score.max() for score in scores.values()) > 0.9
 
 
+def test_the_demo_prints_the_address_of_the_dashboard() -> None:
+    server = demo.Server(None, None, None, {"HTTP": "127.0.0.1:8000"})
+    assert "http://127.0.0.1:8000/" in demo.dashboard(server)
+
+
 @pytest.mark.parametrize("size", [0, 1, 900, 1024, 1500, 5000])
 def test_features_are_both_ends_of_the_file_without_outer_white_space(tmp_path: Path, size: int) -> None:
     content = (bytes(range(65, 91)) * 200)[:size]

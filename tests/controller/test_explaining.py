@@ -307,3 +307,11 @@ def test_a_recorded_request_keeps_no_payload() -> None:
     (record,) = cluster.controller._serving.recorder
     assert record.request is not None
     assert record.request.payload is None
+
+
+def test_a_request_that_arrives_after_its_deadline_is_listed_with_the_counted_reason() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    late = replace(infer_request(1, "a"), slo=1, request_id="late")
+    cluster.ask(late, arrival=cluster.now - 10)
+    (found,) = listed(cluster, "refused")
+    assert (found.request_id, found.reason) == ("late", "device_too_slow")

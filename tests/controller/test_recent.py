@@ -2,8 +2,9 @@
 
 import random
 
-from clockwork.controller.recent import Recent
+from clockwork.controller.recent import LONG_PERIOD, SHORT_PERIOD, Period, Recent
 from clockwork.messages.counts import RecentCounts
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
 from clockwork.units import MILLISECOND, SECOND, ms, seconds
 
@@ -37,6 +38,24 @@ def test_old_requests_leave_the_windows_without_new_requests() -> None:
     assert recent.last_10_s(HOUR + seconds(12), HOUR).in_time == 0
     assert recent.last_5_min(HOUR + seconds(299), HOUR).in_time == 1
     assert recent.last_5_min(HOUR + seconds(330), HOUR).per_second == 0
+
+
+def test_refusals_are_counted_by_reason_in_each_period() -> None:
+    recent, other = Recent(), Recent()
+    status = Status.CONTROLLER_COULD_NOT_START_IN_TIME
+    recent.answered(HOUR, status, 0, count=2, reason=RefusalReason.DEVICE_BUSY)
+    recent.answered(HOUR, Status.SUCCESS, ms(5), reason=RefusalReason.DEVICE_BUSY)
+    other.answered(HOUR, status, 0, reason=RefusalReason.DEVICE_BUSY)
+    other.answered(HOUR, status, 0, reason=RefusalReason.NO_DEVICE)
+    for width in (SHORT_PERIOD, LONG_PERIOD):
+        total = Period(HOUR // width)
+        for each in (recent, other):
+            (period,) = each.periods(width)
+            assert period.number == total.number
+            total.add(period)
+        assert total.reasons == {"device_busy": 3, "no_device": 1}
+        assert total.counts == [1, 0, 4, 0, 0]
+        assert total.latencies.count == 1
 
 
 def test_percentiles_include_late_requests_and_no_refusals() -> None:

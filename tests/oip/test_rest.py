@@ -8,6 +8,9 @@ from clockwork.oip.parameters import requested_slo
 from clockwork.oip.rest import MethodNotAllowedError, Route, repository_head, route
 
 RIGHT = {
+    "GET /": Route("page"),
+    "GET /dashboard/main.js": Route("asset", file="main.js"),
+    "GET /v2/clockwork/events": Route("events"),
     "GET /v2": Route("server"),
     "GET /v2/": Route("server"),
     "GET /v2/openapi.json": Route("openapi"),
@@ -32,8 +35,9 @@ RIGHT = {
     "POST /v2/logging": Route("change_log_settings"),
 }
 WRONG = {
-    "GET /": 404,
     "GET /v1/models": 404,
+    "GET /dashboard/a/b": 404,
+    "POST /": 405,
     "GET /v2/models": 404,
     "GET /v2/models//infer": 404,
     "GET /v2/models/m/nothing": 404,

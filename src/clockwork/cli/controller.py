@@ -23,6 +23,7 @@ from clockwork.cli.controller_options import (
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeDashboard,
     ServeMetrics,
     Strict,
     UnmeasuredCap,
@@ -119,6 +120,7 @@ def controller(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    dashboard: ServeDashboard = True,
     metrics: ServeMetrics = True,
     model_histograms: ModelHistograms = True,
     max_json: MaxJson = DEFAULT_LIMITS.max_json,
@@ -230,7 +232,8 @@ def controller(
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
         worker_tokens=read_tokens(worker_token_file),
     )
-    limits = http_config(metrics, model_histograms, ignore_timeout, http_keep_alive, max_json, max_body, max_head)
+    pages = dashboard, metrics, model_histograms
+    limits = http_config(pages, ignore_timeout, http_keep_alive, max_json, max_body, max_head)
     ends = FrontEnds(http, grpc, limits, grpc_keep_alive, max_connections)
     if is_dry_run():
         return

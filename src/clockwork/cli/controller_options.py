@@ -54,6 +54,9 @@ Http: TypeAlias = Annotated[
 ServeMetrics: TypeAlias = Annotated[
     bool, typer.Option("--metrics/--no-metrics", help="Serve Prometheus metrics at /metrics of the --http address.")
 ]
+ServeDashboard: TypeAlias = Annotated[
+    bool, typer.Option("--dashboard/--no-dashboard", help="Serve the dashboard at / of the --http address.")
+]
 ModelHistograms: TypeAlias = Annotated[
     bool,
     typer.Option(

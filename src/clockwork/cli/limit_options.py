@@ -127,18 +127,21 @@ MaxSlo: TypeAlias = Annotated[
 
 
 def http_config(
-    metrics: bool,
-    model_histograms: bool,
+    pages: tuple[bool, bool, bool],
     ignore_timeout: bool,
     keep_alive: Nanos,
     max_json: Bytes,
     max_body: Bytes,
     max_head: Bytes,
 ) -> HttpConfig:
-    """Return the settings of the HTTP front end. The keep-alive time is rounded to seconds, and is at least 1 s."""
+    """Return the settings of the HTTP front end. The keep-alive time is rounded to seconds, and is at least 1 s.
+
+    ``pages`` contains whether there is a dashboard, whether there are metrics, and whether the metrics have histograms.
+    """
     return HttpConfig(
-        metrics=metrics,
-        model_histograms=model_histograms,
+        dashboard=pages[0],
+        metrics=pages[1],
+        model_histograms=pages[2],
         ignore_timeout=ignore_timeout,
         keep_alive=max(1, round(keep_alive / SECOND)),
         max_json=max_json,

@@ -22,6 +22,7 @@ from clockwork.cli.controller_options import (
     ProfileCache,
     ProfileSeconds,
     SchedulerName,
+    ServeDashboard,
     ServeMetrics,
     Strict,
     UnmeasuredCap,
@@ -137,6 +138,7 @@ def serve(
     listen: Listen = DEFAULT_LISTEN,
     http: Http = DEFAULT_HTTP,
     grpc: Grpc = None,
+    dashboard: ServeDashboard = True,
     metrics: ServeMetrics = True,
     model_histograms: ModelHistograms = True,
     max_json: MaxJson = DEFAULT_LIMITS.max_json,
@@ -259,7 +261,8 @@ def serve(
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
     )
     if not is_dry_run():
-        limits = http_config(metrics, model_histograms, ignore_timeout, http_keep_alive, max_json, max_body, max_head)
+        pages = dashboard, metrics, model_histograms
+        limits = http_config(pages, ignore_timeout, http_keep_alive, max_json, max_body, max_head)
         ends = FrontEnds(http, grpc, limits, grpc_keep_alive, max_connections)
         run_with_worker(
             config, policy, worker, ends, drain_limit, log_options=(log_level, log_format), max_restarts=max_restarts

@@ -23,8 +23,10 @@ IMPOSSIBLE: Final = "no device can meet this SLO: the fastest needs {time}"
 
 def expired_at_arrival(
     now: Nanos, counts: Counts, client_id: int, request: InferRequest, waited: Nanos, slo: Nanos, fastest: Nanos
-) -> Respond:
+) -> tuple[Respond, RefusalReason]:
     """Answer a request whose deadline has passed before the controller handles it, and count it.
+
+    Return the response, and the reason if the response is a refusal.
 
     ``waited`` is the time since the request's arrival. ``fastest`` is the model's time on the fastest device.
     """
@@ -32,18 +34,19 @@ def expired_at_arrival(
     predicted: Nanos | None
     if fastest > slo:
         status, text = Status.CONTROLLER_COULD_NOT_START_IN_TIME, IMPOSSIBLE.format(time=show_duration(fastest))
-        counts.answered(now, status, waited, slo, reason=RefusalReason.DEVICE_TOO_SLOW)
+        reason = RefusalReason.DEVICE_TOO_SLOW
+        counts.answered(now, status, waited, slo, reason=reason)
         predicted = waited + fastest
     else:
         counts.answered(now, Status.TIMEOUT, waited, slo)
         counts.late_ns += waited - slo
-        status, predicted = Status.TIMEOUT, None
+        status, predicted, reason = Status.TIMEOUT, None, RefusalReason.OTHER
         text = (
             f"the deadline passed before the controller handled the request, {show_duration(waited)} after its first "
             "byte arrived: the request took long to receive, or the server is overloaded"
         )
     response = InferResponse(request.id, int(status), text, (), timing, predicted, request_id=request.request_id)
-    return Respond(client_id, response)
+    return Respond(client_id, response), reason
 
 
 def impossible_slo(request: PendingRequest, sent: Iterable[DeviceAction]) -> Nanos | None:

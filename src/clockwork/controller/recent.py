@@ -7,11 +7,13 @@ request takes about a microsecond.
 """
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from clockwork.histogram import Histogram, add_to_both
 from clockwork.messages.counts import RecentCounts
 from clockwork.messages.explanation import CANCELLED, FAILED, IN_TIME, LATE, REFUSED, outcome_of
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
 from clockwork.units import FOREVER, SECOND, Nanos
 
@@ -21,23 +23,51 @@ LATENCY_WIDTH: Final = 10
 MIN_WINDOW: Final[Nanos] = 1 * SECOND
 """Shortest time over which a rate is computed."""
 
+SHORT_PERIOD: Final[Nanos] = 2 * SECOND
+"""Length of a bucket of the short window."""
+
+LONG_PERIOD: Final[Nanos] = 30 * SECOND
+"""Length of a bucket of the long window."""
+
 _IN_TIME, _LATE, _REFUSED, _FAILED, _CANCELLED = range(5)
 _ORDER: Final = (IN_TIME, LATE, REFUSED, FAILED, CANCELLED)
 _KINDS: Final = {int(status): _ORDER.index(outcome_of(status)) for status in Status}
 
 
-class _Bucket:
-    """The requests that were answered in one period. ``number`` is the number of the period."""
+class Period:
+    """The requests that were answered in one period. ``number`` is the number of the period.
 
-    __slots__ = ("broken", "counts", "latencies", "max_slo", "min_slo", "number")
+    ``counts`` contains the numbers of requests in time, late, refused, failed and cancelled. ``broken`` counts the
+    broken promises. ``reasons`` contains the numbers of refused requests by reason, or is None if there are none.
+    """
+
+    __slots__ = ("broken", "counts", "latencies", "max_slo", "min_slo", "number", "reasons")
 
     def __init__(self, number: int) -> None:
+        """Start without requests."""
         self.number = number
         self.counts = [0, 0, 0, 0, 0]
         self.broken = 0
         self.min_slo: Nanos = FOREVER  #: shortest SLO; FOREVER if no SLO is known
         self.max_slo: Nanos = 0
         self.latencies = Histogram(LATENCY_WIDTH)
+        self.reasons: dict[str, int] | None = None
+
+    def refused(self, reason: str, count: int) -> None:
+        """Count the reason of refused requests."""
+        if self.reasons is None:
+            self.reasons = {}
+        self.reasons[reason] = self.reasons.get(reason, 0) + count
+
+    def add(self, other: "Period") -> None:
+        """Add the requests of another model."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.broken += other.broken
+        self.min_slo = min(self.min_slo, other.min_slo)
+        self.max_slo = max(self.max_slo, other.max_slo)
+        self.latencies.merge(other.latencies)
+        for reason, count in (other.reasons or {}).items():
+            self.refused(reason, count)
 
 
 class _Ring:
@@ -49,14 +79,17 @@ class _Ring:
         """``width`` is the length of a period, and ``size`` is the number of complete periods in the window."""
         self.width = width
         self._size = size
-        self._buckets: deque[_Bucket] = deque(maxlen=size + 1)
+        self._buckets: deque[Period] = deque(maxlen=size + 1)
 
-    def at(self, now: Nanos) -> _Bucket:
+    def __iter__(self) -> Iterator[Period]:
+        return iter(self._buckets)
+
+    def at(self, now: Nanos) -> Period:
         """Return the bucket of the current period. ``now`` must not decrease."""
         number = now // self.width
         buckets = self._buckets
         if not buckets or buckets[-1].number < number:
-            buckets.append(_Bucket(number))
+            buckets.append(Period(number))
         return buckets[-1]
 
     def summary(self, now: Nanos, serving: Nanos) -> RecentCounts:
@@ -94,18 +127,25 @@ class Recent:
 
     def __init__(self) -> None:
         """Start without requests."""
-        self._short = _Ring(2 * SECOND, 5)
-        self._long = _Ring(30 * SECOND, 10)
-        self._newest: tuple[_Bucket, ...] = ()  #: the current buckets of both windows
+        self._short = _Ring(SHORT_PERIOD, 5)
+        self._long = _Ring(LONG_PERIOD, 10)
+        self._newest: tuple[Period, ...] = ()  #: the current buckets of both windows
         self._until: Nanos = 0  #: end of the current short period
 
     def answered(
-        self, now: Nanos, status: int, total: Nanos, slo: Nanos = 0, count: int = 1, broken: bool = False
+        self,
+        now: Nanos,
+        status: int,
+        total: Nanos,
+        slo: Nanos = 0,
+        count: int = 1,
+        broken: bool = False,
+        reason: RefusalReason = RefusalReason.OTHER,
     ) -> None:
         """Add ``count`` requests that are answered with ``status``. ``total`` is the time since their arrival.
 
         An SLO of 0 means that the SLO is unknown. ``broken`` means that the server breaks its promise to answer these
-        requests in time.
+        requests in time. ``reason`` is used only if ``status`` means a refusal.
         """
         kind = _KINDS.get(status, _FAILED)
         if now >= self._until:  # the end of a long period is also the end of a short period
@@ -115,6 +155,8 @@ class Recent:
             bucket.counts[kind] += count
             if broken:
                 bucket.broken += 1
+            if kind == _REFUSED:
+                bucket.refused(reason.value, count)
             if slo > bucket.max_slo:
                 bucket.max_slo = slo
             if slo < bucket.min_slo and slo:
@@ -130,3 +172,10 @@ class Recent:
     def last_5_min(self, now: Nanos, serving: Nanos) -> RecentCounts:
         """Return the counts of the last 300 to 330 s. ``serving`` is the time since serving began."""
         return self._long.summary(now, serving)
+
+    def periods(self, width: Nanos) -> Sequence[Period]:
+        """Return the periods of one window, oldest first. The caller must not change them.
+
+        ``width`` is `SHORT_PERIOD` or `LONG_PERIOD`. Periods without requests are missing.
+        """
+        return tuple(self._short if width == SHORT_PERIOD else self._long)

@@ -175,8 +175,8 @@ class Serving:
         deadline = arrival + slo
         if deadline < now:
             counts, fastest = self.tally.excluded(model.name, batch_size, slo), model.infer_estimate(batch_size)
-            expired = expired_at_arrival(now, counts, client_id, message, now - arrival, slo, fastest)
-            return self.refusing.recorded(now, message, expired)
+            expired, why = expired_at_arrival(now, counts, client_id, message, now - arrival, slo, fastest)
+            return self.refusing.recorded(now, message, expired, why)
         self._last_id += 1
         outputs = tuple(dict.fromkeys(message.outputs)) if len(message.outputs) > 1 else message.outputs
         share = InferInput(self._last_id, batch_size, message.inputs, outputs, message.generated)

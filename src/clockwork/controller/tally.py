@@ -100,7 +100,7 @@ class Counts:
         ``total`` is the sum of their times from arrival to response. An ``slo`` of 0 means that the SLO is unknown.
         ``reason`` is used only if ``status`` means a refusal. ``broken`` means that a promise is broken.
         """
-        self.recent.answered(now, status, total, slo, count, broken)
+        self.recent.answered(now, status, total, slo, count, broken, reason)
         self.answers[status] = self.answers.get(status, 0) + count
         if status == Status.SUCCESS:
             self.succeeded_ns += total

@@ -33,6 +33,7 @@ from clockwork.http.asgi import (
 )
 from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, Body, header_bytes, packed
 from clockwork.http.config import HttpConfig
+from clockwork.http.dashboard import Dashboard
 from clockwork.http.receiving import LARGE_BODY, BodyQuota
 from clockwork.messages.request_ids import TRACE_HEADER
 from clockwork.messages.requests import InferRequest
@@ -62,11 +63,17 @@ log = logging.getLogger("clockwork.http")
 NEEDED_RIGHTS = {
     "live": Right.NONE,
     "ready": Right.NONE,
+    "page": Right.NONE,
+    "asset": Right.NONE,
     "load": Right.ADMIN,
     "unload": Right.ADMIN,
     "change_log_settings": Right.ADMIN,
 }
-"""The right that a client needs for each operation. Operations that are not in this table need INFER."""
+"""The right that a client needs for each operation. Operations that are not in this table need INFER.
+
+The files of the dashboard are the same on every server. The page asks the user for a token, and sends it with the
+requests for data.
+"""
 
 MAX_FIELDS = 10
 """Largest number of parameters in a query."""
@@ -93,12 +100,20 @@ def http_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> Fro
 class Application:
     """Implements ASGI: replies to every HTTP request of the server."""
 
-    def __init__(self, front: FrontEnd, metrics: Metrics | None, config: HttpConfig, quota: BodyQuota) -> None:
+    def __init__(
+        self,
+        front: FrontEnd,
+        metrics: Metrics | None,
+        dashboard: Dashboard | None,
+        config: HttpConfig,
+        quota: BodyQuota,
+    ) -> None:
         """Create an application.
 
         Args:
             front: passes requests to the controller.
             metrics: returns the text of the metrics page; None: there is no metrics page.
+            dashboard: serves the dashboard; None: there is no dashboard.
             config: limits of the front end.
             quota: limits the memory of the bodies of all connections together.
         """
@@ -107,6 +122,7 @@ class Application:
         self._bodies = Bodies(config, quota)
         self._max_json = config.max_json
         self._metrics = metrics
+        self._dashboard = dashboard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI specifies. The scope also contains the keys that `LimitedProtocol` adds."""
@@ -124,9 +140,11 @@ class Application:
         finally:
             if (large := scope.get(LARGE_BODY)) is not None:
                 large.end(ClientGoneError())  # discards the rest of a body that is not needed
-        await scope[RESPOND](reply)
+        if reply is not None:
+            await scope[RESPOND](reply)
 
-    async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+    async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply | None:
+        """Return the reply to a request, or None if the reply was sent already."""
         found = route(scope["method"], scope["path"])
         access = self._front.access
         if not access.open:
@@ -149,6 +167,8 @@ class Application:
                 if found.operation == "change_log_settings":
                     return json_reply(self._front.change_log_settings(decoded_settings(body)))
                 return await self._repository(found, body)
+        if found.operation in ("page", "asset", "events"):
+            return await self._dashboard_reply(found, scope, headers)
         reply = await unless_gone(self._get(found, scope, headers), scope[PRESENCE])
         # Triton's asyncio client accepts gzip in every request, but decompresses only replies to inferences.
         return await packed(reply, headers) if found.operation == "metrics" else reply
@@ -231,6 +251,16 @@ class Application:
             case "config":
                 return json_reply(await front.model_config(model, found.version))
         return json_reply(await front.model_metadata(model, found.version))
+
+    async def _dashboard_reply(self, found: Route, scope: Scope, headers: Headers) -> Reply | None:
+        dashboard = self._dashboard
+        if dashboard is not None and found.operation == "events":
+            await dashboard.events(scope)
+            return None
+        reply = None if dashboard is None else dashboard.file(found.file, headers)
+        if reply is None:
+            raise unknown_path(scope["path"])
+        return reply
 
     async def _repository(self, found: Route, body: Body) -> Reply:
         small = len(body) <= MAX_REPOSITORY_BODY

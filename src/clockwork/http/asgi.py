@@ -30,6 +30,9 @@ RESPOND: Final = "clockwork.respond"
 The function writes head and body together, which ASGI's ``send`` cannot do.
 """
 
+STREAM: Final = "clockwork.stream"
+"""Scope key: a function that begins a reply without a known length, and returns the `Stream` to write it."""
+
 _ID_HEADER: Final = ID_HEADER.encode()
 
 _encode = msgspec.json.Encoder().encode

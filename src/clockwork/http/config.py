@@ -36,6 +36,9 @@ class HttpConfig(Struct, frozen=True):
     - ``grace``: time to finish requests when the server ends
     - ``metrics``: whether the server has a metrics page
     - ``model_histograms``: whether the metrics include the latencies of each model
+    - ``dashboard``: whether the server has the dashboard
+    - ``max_viewers``: number of pages that may show the dashboard at the same time
+    - ``viewer_timeout``: time in which a viewer must read each snapshot
     - ``ignore_timeout``: whether the server ignores the request parameter ``timeout``
     """
 
@@ -56,6 +59,9 @@ class HttpConfig(Struct, frozen=True):
     grace: int = 1
     metrics: bool = True
     model_histograms: bool = True
+    dashboard: bool = True
+    max_viewers: int = 20
+    viewer_timeout: float = 10.0
     ignore_timeout: bool = False
 
 

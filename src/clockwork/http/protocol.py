@@ -15,11 +15,11 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from clockwork.host.reception import Key, Reception
-from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, ClientGoneError, Presence, Reply, error_reply
+from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, STREAM, ClientGoneError, Presence, Reply, error_reply
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.heads import BadHeadError, LargeHeadError, check_head
 from clockwork.http.receiving import LARGE_BODY, MIN_LARGE, BodyQuota, LargeBody, Parsing
-from clockwork.http.responding import keeps_alive, respond, write
+from clockwork.http.responding import Stream, keeps_alive, respond, write
 from clockwork.http.shedding import (
     NO_MODEL,
     ShedReplies,
@@ -248,6 +248,7 @@ class LimitedProtocol(HttpToolsProtocol, Parsing):
         """Start a request. An inference request is refused or put into the inbox. Any other request starts at once."""
         scope: Any = cycle.scope
         scope[RESPOND] = partial(respond, cycle)
+        scope[STREAM] = partial(Stream, cycle)
         if scope["http_version"] == "1.0":
             cycle.keep_alive = keeps_alive(scope["headers"])
         reception = self.reception

@@ -5,16 +5,19 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import uvicorn
 
+from clockwork.dashboard.feed import Feed
+from clockwork.dashboard.log_lines import LogLines
 from clockwork.errors import ServerError
 from clockwork.host.controller import ControllerHost
 from clockwork.host.log_events import event_fields
 from clockwork.http.application import Application, http_front_end
 from clockwork.http.config import DEFAULT, HttpConfig
+from clockwork.http.dashboard import Dashboard, timeline_reader
 from clockwork.http.protocol import LimitedProtocol
 from clockwork.http.receiving import BodyQuota, Receiver
 from clockwork.http.shedding import ShedReplies
@@ -50,16 +53,21 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     def receiver(*args: Any, **kwargs: Any) -> Receiver:
         return Receiver(protocol(*args, **kwargs))
 
-    server = _Server(_settings(Application(front, metrics, config, quota), receiver, config))
+    lines = LogLines()
+    feed = Feed(host.description, timeline_reader(front.client), host.stepper, lines, max_viewers=config.max_viewers)
+    dashboard = Dashboard(feed, config.viewer_timeout) if config.dashboard else None
+    server = _Server(_settings(Application(front, metrics, dashboard, config, quota), receiver, config))
     server.tls = None if host.tls is None else host.tls.context
     server.handshake_timeout = None if host.tls is None else config.handshake_timeout
     running = asyncio.ensure_future(server.serve(sockets))
     log.info("listening for HTTP on %s", real, extra=event_fields("listening", protocol="http", address=str(real)))
     try:
-        yield real
+        with lines if config.dashboard else nullcontext():
+            yield real
     finally:
         server.should_exit = True
         front.close()  # requests that still wait get an error
+        feed.close()
         await running
 
 

@@ -1,9 +1,11 @@
 """Describes recent requests in JSON, with times in milliseconds."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import Struct
 
+from clockwork.messages.explanation import ExplainedVerdict
 from clockwork.units import MILLISECOND
 
 _TIMES: Final = frozenset(
@@ -33,17 +35,21 @@ _TIMES: Final = frozenset(
 )
 """Fields that are times. The names of these fields get the suffix ``_ms``."""
 
+_COUNTS: Final[Mapping[type[Struct], frozenset[str]]] = {ExplainedVerdict: frozenset({"planned", "sent"})}
+"""Fields of some structs that are numbers of batches, although fields of other structs with these names are times."""
+
 
 def described(value: Any) -> Any:
     """Return a struct of `clockwork.messages.explanation` as a JSON object. Fields without a value are left out."""
     match value:
         case Struct():
             content: dict[str, Any] = {}
+            counts = _COUNTS.get(type(value), frozenset())
             for field in value.__struct_fields__:
                 found = getattr(value, field)
                 if found is None:
                     continue
-                if field in _TIMES:
+                if field in _TIMES and field not in counts:
                     content[f"{field}_ms"] = found / MILLISECOND
                 else:
                     content[field] = described(found)

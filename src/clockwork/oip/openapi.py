@@ -24,6 +24,7 @@ _INFER: Final = "application/octet-stream"
 _HEADER: Final = "Inference-Header-Content-Length"
 
 
+_FILE_TYPES: Final = ("text/html", "text/css", "text/javascript", "image/svg+xml")
 _METRICS_TYPES: Final = ("text/plain", "application/openmetrics-text")
 
 
@@ -34,7 +35,14 @@ def document(version: str) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Clockwork", "version": version, "summary": _SUMMARY, "description": _DESCRIPTION},
         "paths": _guarded(
-            _server() | _models() | _repository() | _logging() | _recent() | _timeline_path() | _unsupported()
+            _server()
+            | _dashboard()
+            | _models()
+            | _repository()
+            | _logging()
+            | _recent()
+            | _timeline_path()
+            | _unsupported()
         ),
         "security": [{}, {"token": []}],
         "components": {
@@ -49,15 +57,15 @@ _DESCRIPTION: Final = (
     "Every path may also reply with these errors: 405 with the header Allow for a method that the path does not have, "
     "431 for a head that is too large, 400 for bytes that are not HTTP/1.1, and 503 when the connection limit is "
     "reached. An unknown path gets 404. All errors have the same kind of body. If the server has tokens, all paths but "
-    "health need one."
+    "health and the files of the dashboard need one."
 )
 
 
 def _guarded(paths: Json) -> Json:
-    """Add the replies 401 and 403, which are about tokens, to all paths except the health checks."""
+    """Add the replies 401 and 403, which are about tokens, to all paths except the health checks and the page."""
     for path, item in paths.items():
         for method, operation in item.items():
-            if method != "parameters" and not path.startswith("/v2/health/"):
+            if method != "parameters" and path != "/" and not path.startswith(("/v2/health/", "/dashboard/")):
                 operation["responses"] |= {str(status): _json(_FAILURES[status], "Error") for status in (401, 403)}
     return paths
 
@@ -101,6 +109,44 @@ def _server() -> Json:
         },
         "/v2/models/stats": {
             "get": _operation("statistics", "Statistics of all models", _json("the statistics", "Statistics"), 503, 500)
+        },
+    }
+
+
+def _dashboard() -> Json:
+    page = _content("the page", TEXT, "text/html")
+    file: Json = {"description": "the file", "content": {kind: {"schema": TEXT} for kind in _FILE_TYPES}}
+    unchanged = {"description": "the client has the file already (If-None-Match)"}
+    stream = _content("a stream of server-sent events; the data of each event is JSON", TEXT, "text/event-stream")
+    one = "/dashboard/{file}"
+    off = "the server was started with --no-dashboard"
+    return {
+        "/": {
+            "get": {
+                "operationId": "dashboard",
+                "summary": "A page that shows what the server does now",
+                "responses": {"200": page, "304": unchanged, "404": _json(off, "Error")},
+            }
+        },
+        one: {
+            "parameters": _parameters(one),
+            "get": {
+                "operationId": "dashboardFile",
+                "summary": "A file of the dashboard",
+                "responses": {"200": file, "304": unchanged, "404": _json(f"the file is unknown, or {off}", "Error")},
+            },
+        },
+        "/v2/clockwork/events": {
+            "get": {
+                "operationId": "events",
+                "summary": "Snapshots of the server for the dashboard, at most 5 per second",
+                "responses": {
+                    "200": stream,
+                    "404": _json(off, "Error"),
+                    "503": _json("too many viewers", "Error")
+                    | {"headers": {"Retry-After": {"schema": TEXT, "description": "seconds"}}},
+                },
+            }
         },
     }
 
@@ -269,7 +315,7 @@ _FAILURES: Final = {
 def _parameters(path: str) -> list[Json]:
     """Return the descriptions of the parameters in a path. A version may be a number or a label."""
     name = TEXT | {"pattern": "^[^/]+$"}
-    schemas = {"model": name, "version": name | {"example": "1"}, "region": name, "request": name}
+    schemas = {"model": name, "version": name | {"example": "1"}, "region": name, "request": name, "file": name}
     names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
     return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
 
@@ -282,5 +328,5 @@ def _json(description: str, schema: str) -> Json:
     return _content(description, _ref(schema))
 
 
-def _content(description: str, schema: Json) -> Json:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def _content(description: str, schema: Json, kind: str = "application/json") -> Json:
+    return {"description": description, "content": {kind: {"schema": schema}}}

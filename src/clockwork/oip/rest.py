@@ -17,6 +17,7 @@ from clockwork.oip.unsupported import unsupported_path
 from clockwork.units import MILLISECOND
 
 SERVER: Final = {
+    "": ("GET", "page"),
     "v2": ("GET", "server"),
     "v2/openapi.json": ("GET", "openapi"),
     "v2/health/live": ("GET", "live"),
@@ -26,6 +27,7 @@ SERVER: Final = {
     "v2/repository/index": ("POST", "index"),
     "v2/clockwork/requests": ("GET", "requests"),
     "v2/clockwork/timeline": ("GET", "timeline"),
+    "v2/clockwork/events": ("GET", "events"),
     "metrics": ("GET", "metrics"),
 }
 """Paths of requests about the server. The values are the method and the operation."""
@@ -42,6 +44,9 @@ MODEL: Final = {
 
 EXPLANATION: Final = ("GET", "explanation")
 """Method and operation of a request for the explanation of an inference request."""
+
+ASSET: Final = ("GET", "asset")
+"""Method and operation of a request for a file of the dashboard."""
 
 REPOSITORY: Final = {"load": ("POST", "load"), "unload": ("POST", "unload")}
 """Last parts of the paths of repository requests about a model. The values are the method and the operation."""
@@ -66,13 +71,14 @@ class MethodNotAllowedError(RequestFailedError):
 class Route(Struct, frozen=True):
     """The operation for a request line, and the names in its path.
 
-    ``request_id`` is the id of the request to explain.
+    ``request_id`` is the id of the request to explain. ``file`` is the name of a file of the dashboard.
     """
 
     operation: str
     model: str = ""
     version: str = ""
     request_id: str = ""
+    file: str = ""
 
 
 class RepositoryHead(Struct, frozen=True):
@@ -117,6 +123,8 @@ def route(method: str, path: str) -> Route:
             if method not in (*LOGGING, "HEAD"):
                 raise MethodNotAllowedError(method, "GET, HEAD, POST")
             return _checked(method, LOGGING.get(method, LOGGING["GET"]))
+        case ["dashboard", file]:
+            return replace(_checked(method, ASSET), file=file)
         case _:
             model = ""
     if found and model:

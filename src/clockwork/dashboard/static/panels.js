@@ -1,0 +1,146 @@
+// The tiles and the small panels: refusals, weights, workers, log.
+
+import { $, bytes, colour, count, duration, make, percent, setRows, setText, swatch, words } from "./format.js";
+import { spark } from "./charts.js";
+
+const WINDOW = 10_000; // the tiles show the last 10 s
+
+function sums(points, since) {
+  const total = { in_time: 0, late: 0, refused: 0, failed: 0, broken: 0, width: 0, p50: 0, p99: 0, min_slo: Infinity, max_slo: 0 };
+  for (const point of points) {
+    if (point.end <= since) continue;
+    for (const name of ["in_time", "late", "refused", "failed", "broken", "width"]) total[name] += point[name];
+    total.p99 = Math.max(total.p99, point.p99);
+    if (point.max_slo) total.min_slo = Math.min(total.min_slo, point.min_slo);
+    total.max_slo = Math.max(total.max_slo, point.max_slo);
+  }
+  return total;
+}
+
+function kind(element, name) {
+  if (element.className !== name) element.className = name;
+}
+
+export function showTiles(points, now) {
+  const short = sums(points, now - WINDOW - 2_000), long = sums(points, -Infinity);
+  const seconds = Math.max(short.width / 1000, 1);
+  setText($("goodput"), count(short.in_time / seconds));
+  spark($("spark"), points, now);
+  const promised = long.in_time + long.broken;
+  setText($("kept"), promised ? percent(long.in_time / promised) : "–");
+  kind($("kept"), long.broken / Math.max(promised, 1) > 0.01 ? "bad" : "");
+  setText($("kept-note"), promised ? `${count(long.broken)} of ${count(promised)} broken` : "none in the last 5 min");
+  setText($("refused"), count(short.refused / seconds));
+  const answered = short.in_time + short.late + short.refused + short.failed;
+  setText($("refused-note"), answered ? `${percent(short.refused / answered)} of all requests` : "no requests");
+  setText($("p99"), short.p99 ? duration(short.p99) : "–");
+  kind($("p99"), short.max_slo && short.p99 > short.max_slo ? "bad" : "");
+  const slo = short.min_slo === short.max_slo ? duration(short.max_slo) : `${duration(short.min_slo)} to ${duration(short.max_slo)}`;
+  setText($("p99-note"), short.max_slo ? `SLO ${slo}` : "no requests");
+}
+
+export function showReasons(points) {
+  const total = {};
+  for (const point of points) for (const [reason, number] of Object.entries(point.reasons)) total[reason] = (total[reason] ?? 0) + number;
+  const found = Object.entries(total).sort(([, one], [, two]) => two - one);
+  const most = found.length ? found[0][1] : 1;
+  $("no-reasons").hidden = found.length > 0;
+  setRows($("reasons"), () => found.map(([reason, number]) => {
+    const meter = make("i", { class: "meter", "aria-hidden": "true" });
+    meter.style.width = `${(number / most) * 100}%`;
+    return make("tr", {}, make("td", {}, words(reason)), make("td", {}, meter), make("td", { class: "n" }, count(number)));
+  }), JSON.stringify(found));
+}
+
+export function showHeader(server, outstanding) {
+  const stage = $("stage");
+  const healthy = server.stage === "serving" && server.ready;
+  setText(stage, server.stage === "serving" && !server.ready ? "not ready: no worker responds" : server.stage + (server.progress[1] ? ` ${server.progress[0]}/${server.progress[1]}` : ""));
+  kind(stage, `pill ${healthy ? "good" : "warn"}`);
+  setText($("facts"), `version ${server.version} · scheduler ${server.scheduler}${server.serving_ms ? ` · serving for ${duration(server.serving_ms)}` : ""}`);
+  const broken = Object.entries(server.broken);
+  const notice = $("notice");
+  notice.hidden = broken.length === 0;
+  setText(notice, broken.map(([model, why]) => `${model} is not served: ${why}`).join("; "));
+  setText($("pending"), count(outstanding));
+}
+
+/** The devices. Rates are computed from two descriptions of the same device. */
+export class Devices {
+  constructor() {
+    this.before = new Map();
+    this.devices = [];
+  }
+
+  update(devices, now) {
+    for (const device of devices) {
+      const last = this.before.get(device.device);
+      const elapsed = last ? now - last.now : 0;
+      const rate = (name) => (last && elapsed > 0 ? Math.max(0, device[name] - last[name]) / elapsed : null);
+      device.busy = rate("exec_ms") === null ? null : Math.min(1, rate("exec_ms"));
+      device.batch_rate = rate("batches") === null ? null : rate("batches") * 1000;
+      device.load_rate = rate("loads") === null ? null : rate("loads") * 1000;
+      device.now = now;
+    }
+    this.before = new Map(devices.map((device) => [device.device, device]));
+    this.devices = devices;
+    const busy = devices.map((device) => device.busy).filter((share) => share !== null);
+    setText($("busy"), busy.length ? percent(busy.reduce((sum, share) => sum + share, 0) / busy.length) : "–");
+    setText($("busy-note"), `${devices.length} device${devices.length === 1 ? "" : "s"}`);
+    const pending = devices.reduce((sum, device) => sum + device.outstanding, 0);
+    setText($("pending-note"), `${count(pending)} action${pending === 1 ? "" : "s"} sent`);
+    this.showWorkers();
+    this.showWeights();
+  }
+
+  showWorkers() {
+    setRows($("workers"), () => this.devices.map((device) => make("tr", {},
+      make("td", { title: device.kind }, device.device),
+      make("td", { class: device.state === "ready" ? "good" : "bad" }, device.state),
+      make("td", { class: "n" }, percent(device.busy)),
+      make("td", { class: "n" }, count(device.batch_rate)),
+      make("td", { class: "n" }, count(device.load_rate)),
+      make("td", { class: `n ${device.predicted && device.longer / device.predicted > 0.05 ? "bad" : ""}` }, device.predicted ? percent(device.longer / device.predicted) : "–"),
+      make("td", { class: "n" }, device.longer ? `${duration(device.longer_p99)} / ${duration(device.longer_max)}` : "–"),
+    )), JSON.stringify(this.devices.map(({ weights, ...rest }) => ({ ...rest, now: 0 }))));
+    const lacks = this.devices.flatMap((device) => Object.entries(device.lacks).map(([model, why]) => `${device.worker} is not used for ${model}: ${why}`));
+    const failed = this.devices.filter((device) => device.failed).map((device) => `${device.device}: ${count(device.failed)} actions failed`);
+    const none = this.devices.length ? "The command clockwork check-env measures what disturbs a worker's machine." : "No worker is connected.";
+    setText($("workers-note"), [...failed, ...new Set(lacks)].join("; ") || none);
+  }
+
+  showWeights() {
+    const signature = JSON.stringify(this.devices.map((device) => [device.device, device.used, device.pages, device.weights]));
+    setRows($("weights"), () => this.devices.map((device) => {
+      const bar = make("div", { class: "pages", "aria-hidden": "true" });
+      for (const [model, pages] of device.weights) {
+        const part = make("i", { title: `${model}: ${pages} pages` });
+        part.style.width = `${(pages / Math.max(device.pages, 1)) * 100}%`;
+        part.style.background = colour(model);
+        bar.append(part);
+      }
+      const names = device.weights.slice(0, 8).map(([model, pages, state]) => make("span", {}, swatch(model), `${model} (${pages}${state === "loading" ? ", loading" : ""})`));
+      const others = device.weights.length - names.length + device.other_models;
+      if (others > 0) names.push(make("span", {}, `and ${others} more`));
+      if (!names.length) names.push(make("span", {}, "no weights"));
+      return make("figure", { class: "device" },
+        make("figcaption", {}, make("span", {}, device.device), make("span", { class: "muted num" }, `${device.used} of ${device.pages} pages (${bytes(device.used * device.page_bytes)})`)),
+        bar, make("div", { class: "names" }, ...names));
+    }), signature);
+  }
+}
+
+/** The log. The newest line is the first. */
+export class Log {
+  constructor() { this.lines = []; }
+
+  update(lines, whole) {
+    if (whole) this.lines = [];
+    this.lines = [...this.lines, ...lines].slice(-200);
+    $("no-log").hidden = this.lines.length > 0;
+    setRows($("log"), () => [...this.lines].reverse().map((line) => make("tr", {},
+      make("td", { class: "muted num" }, new Date(line.at * 1000).toLocaleTimeString("en-GB")),
+      make("td", { class: { error: "bad", critical: "bad", warning: "warn" }[line.level] ?? "muted" }, line.level),
+      make("td", { title: line.event }, line.text))), String(this.lines.at(-1)?.number));
+  }
+}
