@@ -28,7 +28,7 @@ def frame_of(*fields: object) -> bytes:
 
 
 GREETINGS = {
-    "newer": (preamble(NEWER) + frame_of(1000, "client", "c9", "clockwork 9.0", "", "", "more", [1]), NEWER),
+    "newer": (preamble(NEWER) + frame_of(1000, "client", "c9", "clockwork 9.0", "", "", [], "more", [1]), NEWER),
     "older": (preamble(0) + frame_of(1000, "client", "c9", "clockwork 0.0.1"), 0),
     "other last bytes": (b"CLKW\x02\x00\x07\x00" + frame_of(1000, "client", "c9", "clockwork 9.0"), NEWER),
 }
@@ -83,7 +83,7 @@ def test_a_peer_of_the_same_protocol_version_with_more_fields_is_served() -> Non
     async def test() -> None:
         ear = Ear(echo)
         async with listening(ear) as server, raw_peer(server) as peer:
-            peer.send(preamble() + frame_of(1000, "client", "c9", "clockwork 9.0", "", "", ["new"], {"and": "newer"}))
+            peer.send(preamble() + frame_of(1000, "client", "c9", "clockwork 9.0", "", "", ["New"], {"and": "newer"}))
             await ear.until(lambda: bool(ear.connected))
             assert ear.connected[0].peer_software == "clockwork 9.0"
             other = Ear()
