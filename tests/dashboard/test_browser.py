@@ -99,7 +99,7 @@ def test_a_refusal_appears_with_its_reason_and_its_explanation(browser: Browser,
     browser.wait_for("$('#explanation .why')")
     text = browser.text("#explanation-body")
     assert "refused (device too slow)" in text
-    assert "With an SLO of" in text
+    assert "no device can meet this SLO" in text
 
 
 def test_an_address_with_a_request_opens_its_explanation(browser: Browser, site: Site) -> None:
