@@ -198,7 +198,7 @@ def test_the_number_of_watching_calls_has_a_limit(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("method", "why"),
     [
-        ("TraceSetting", "tracing is not supported"),
+        ("TraceSetting", "trace settings are not supported"),
         ("SystemSharedMemoryStatus", "shared memory is not supported"),
         ("SystemSharedMemoryRegister", "shared memory is not supported"),
         ("SystemSharedMemoryUnregister", "shared memory is not supported"),

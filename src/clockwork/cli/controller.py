@@ -76,6 +76,7 @@ from clockwork.cli.security import (
     WorkerPortTokenFile,
 )
 from clockwork.cli.state_options import StateDir, StateWait, state_options
+from clockwork.cli.tracing_options import Otel, OtelKeepFailures, tracing_options
 from clockwork.cli.worker_options import AllowLinksTo
 from clockwork.controller.config import DEFAULT, DEFAULT_VERIFIED_SHARE
 from clockwork.http.config import DEFAULT as DEFAULT_LIMITS
@@ -173,6 +174,8 @@ def controller(
     worker_tls_key: WorkerPortTlsKey = None,
     worker_tls_ca: WorkerPortTlsCa = None,
     worker_token_file: WorkerPortTokenFile = None,
+    otel: Otel = False,
+    otel_keep_failures: OtelKeepFailures = False,
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
@@ -227,6 +230,7 @@ def controller(
         profile_cache=profile_directory(profile_cache, no_profile_cache),
         max_connections=max_connections,
         push=push_options(push_models, push_rate, repository, root, allow_links_to or []),
+        tracing=tracing_options(otel, otel_keep_failures),
         **plan.host,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),

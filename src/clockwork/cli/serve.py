@@ -62,6 +62,7 @@ from clockwork.cli.repository_options import (
 from clockwork.cli.runtimes import DeviceOptions, runtime_on_gpus
 from clockwork.cli.security import AdminTokenFile, InferenceTokenFile, TlsCert, TlsClientCa, TlsKey
 from clockwork.cli.state_options import StateDir, StateOptions, StateWait, state_options
+from clockwork.cli.tracing_options import Otel, OtelKeepFailures, tracing_options
 from clockwork.cli.worker_options import (
     AllowBatching,
     AllowCompiled,
@@ -203,6 +204,8 @@ def serve(
     tls_client_ca: TlsClientCa = None,
     inference_token_file: InferenceTokenFile = None,
     admin_token_file: AdminTokenFile = None,
+    otel: Otel = False,
+    otel_keep_failures: OtelKeepFailures = False,
     log_level: LogLevel = "info",
     config_file: ConfigFile = None,
     log_format: LogFormat = "human",
@@ -256,6 +259,7 @@ def serve(
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),
         max_connections=max_connections,
+        tracing=tracing_options(otel, otel_keep_failures),
         payload_bytes=payload_memory,
         **plan.host,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),

@@ -11,10 +11,12 @@ from msgspec import Struct
 from clockwork.controller.config import DesiredModels
 from clockwork.messages.commands import SendAction
 from clockwork.messages.profile import ModelProfile, ProfileKey
+from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.requests import Request, Response
 from clockwork.messages.results import Result
 from clockwork.messages.shadows import OutputComparison
 from clockwork.messages.tensors import TensorSpec
+from clockwork.state import PendingRequest
 from clockwork.units import Bytes, Nanos
 
 
@@ -174,11 +176,17 @@ Event: TypeAlias = (
 
 
 class Respond(Struct, frozen=True):
-    """Send a response to a client."""
+    """Send a response to a client.
+
+    ``request`` and ``reason`` are the answered request and the reason of a refusal, if they are known. They are for
+    tracing.
+    """
 
     client_id: int
     response: Response
     payload: object = None
+    request: PendingRequest | None = None
+    reason: RefusalReason | None = None
 
 
 class CompareOutputs(Struct, frozen=True):

@@ -1,5 +1,7 @@
 """Refuses requests before they become pending: wrong requests, unknown models, and requests beyond a limit."""
 
+from msgspec.structs import replace
+
 from clockwork.controller.admission import Admission
 from clockwork.controller.catalog import Catalog
 from clockwork.controller.checking import check_names
@@ -76,4 +78,4 @@ class Refusing:
         """Record a response to a request that did not become pending, and return it."""
         assert isinstance(respond.response, InferResponse)
         self._recorder.refused(now, message, respond.response, reason)
-        return respond
+        return replace(respond, reason=reason)

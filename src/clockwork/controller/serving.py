@@ -482,7 +482,7 @@ class Serving:
             request.public_id,
         )
         self.recorder.answered(now, request, response, reason, broken=promise is Promise.BROKEN)
-        return [Respond(request.client_id, response, payload)]
+        return [Respond(request.client_id, response, payload, request, reason)]
 
     def _forget(self, request: PendingRequest) -> None:
         self._pending.remove(request)

@@ -54,6 +54,7 @@ from clockwork.oip.rest import TimelineQuery
 from clockwork.oip.timeline import timeline_document
 from clockwork.repository.models import RepositoryModel
 from clockwork.stepping import BACKGROUND_REST, SharedResult
+from clockwork.tracing.trace import Trace
 from clockwork.units import MILLISECOND, Nanos
 from clockwork.version import __version__
 
@@ -91,6 +92,7 @@ class FrontEnd:
         self.client: Final[LocalClient] = host.local_client()
         self.reception: Final = host.reception
         self.stepper: Final = host.stepper
+        self.tracer: Final = host.tracer
 
     def close(self) -> None:
         """Fail all requests that wait for a response, and all later requests."""
@@ -263,6 +265,7 @@ class FrontEnd:
         request: InferRequest,
         payload: Any,
         arrival: Nanos,
+        trace: Trace | None = None,
     ) -> tuple[InferResponse, Any]:
         """Send a request to the controller, and return the successful response and its payload.
 
@@ -271,7 +274,11 @@ class FrontEnd:
             request: the request, with an id from ``client``.
             payload: the bytes of the inputs.
             arrival: when the request arrived. The request's SLO counts from its arrival.
+            trace: the trace of the request; None if the request is not traced.
         """
+        if trace is not None:
+            trace.model, trace.passed = request.model, self.reception.clock.now()
+            client.traces[request.id] = trace
         response, outputs = await client.ask(request, payload, arrival)
         if isinstance(response, InferResponse):
             if response.status != Status.SUCCESS:

@@ -29,13 +29,16 @@ from clockwork.grpc_frontend.infer import (
     response_of,
     with_payload,
 )
+from clockwork.grpc_frontend.metadata import header
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream, model_and_version
 from clockwork.grpc_frontend.scanning import check_infer, check_other
+from clockwork.grpc_frontend.tracing import traced
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
 from clockwork.messages.request_ids import TRACE_HEADER
 from clockwork.oip.failures import RequestFailedError
+from clockwork.tracing.trace import Trace
 from clockwork.units import Nanos, seconds
 from clockwork.wire.frame import Allocate
 
@@ -43,6 +46,9 @@ log = logging.getLogger("clockwork.grpc")
 
 SERVICE: Final = "inference.GRPCInferenceService"
 """The full name of the service in the Open Inference Protocol."""
+
+_INFER: Final = f"{SERVICE}/ModelInfer"
+_STREAM_INFER: Final = f"{SERVICE}/ModelStreamInfer"
 
 MAX_STREAM_REQUESTS: Final = 64
 """Largest number of requests of one stream that are served at a time. Further requests wait in the connection."""
@@ -114,7 +120,7 @@ class Service:
         """
         values = parameter_values(message.settings)
         if values:
-            self._front.access.check(_header(call, "authorization"), Right.ADMIN)
+            self._front.access.check(header(call, "authorization"), Right.ADMIN)
             values = self._front.change_log_settings(values)
         else:
             values = self._front.log_settings()
@@ -177,6 +183,12 @@ class Service:
         """Serve one inference request. If the client cancels the call, the request is cancelled too."""
         now = self._clock.now()
         arrived = ARRIVED.get(now)
+        with traced(self._front, call, _INFER, arrived) as trace:
+            return await self._infer_unary(data, call, now, arrived, trace)
+
+    async def _infer_unary(
+        self, data: bytes, call: ServicerContext, now: Nanos, arrived: Nanos, trace: Trace | None
+    ) -> bytes:
         limit = _limit(call, now - arrived)
         large = len(data) >= MIN_SPLIT_BYTES
         # Only a long message is searched for its model before it is parsed, because the search takes as long as parsing
@@ -185,8 +197,8 @@ class Service:
         if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
             raise RequestFailedError(failure_of_shed(shed))
         message, raw = parsed(data)
-        trace = "" if message.id else _header(call, TRACE_HEADER)
-        return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()), trace)
+        parent = "" if message.id else header(call, TRACE_HEADER)
+        return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()), parent, trace)
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: ServicerContext) -> AsyncIterator[bytes]:
         """Serve one inference request for each message of the stream.
@@ -196,14 +208,12 @@ class Service:
         responses: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         tasks: dict[asyncio.Task[bytes], None] = {}
         slots = asyncio.Semaphore(MAX_STREAM_REQUESTS)
-        trace = _header(call, TRACE_HEADER)
-        client = self._peers.client(call.peer())
 
         async def read() -> None:
             try:
                 async for message in messages:
                     await slots.acquire()
-                    infer = self._infer_in_stream(message, _limit(call, 0), self._clock.now(), client, trace)
+                    infer = self._infer_in_stream(message, call, self._clock.now())
                     task = asyncio.ensure_future(infer)
                     tasks[task] = None
                     responses.put_nowait(task)
@@ -221,15 +231,15 @@ class Service:
             for unfinished in (reader, *tasks):
                 unfinished.cancel()
 
-    async def _infer_in_stream(
-        self, data: bytes, limit: Nanos | None, arrived: Nanos, client: LocalClient, trace: str
-    ) -> bytes:
+    async def _infer_in_stream(self, data: bytes, call: ServicerContext, arrived: Nanos) -> bytes:
         message = pb.ModelInferRequest()
+        limit, client, parent = _limit(call, 0), self._peers.client(call.peer()), header(call, TRACE_HEADER)
         try:
-            message, raw = parsed(data)
-            final = FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param
-            more = {FINAL: True} if final else NO_PARAMETERS
-            return in_stream(await self._infer(message, raw, limit, arrived, client, trace, more))
+            with traced(self._front, call, _STREAM_INFER, arrived) as trace:
+                message, raw = parsed(data)
+                final = FINAL_WANTED in message.parameters and message.parameters[FINAL_WANTED].bool_param
+                more = {FINAL: True} if final else NO_PARAMETERS
+                return in_stream(await self._infer(message, raw, limit, arrived, client, parent, trace, more))
         except Exception as error:  # noqa: BLE001 - the error of one request must not end the stream
             failure = failure_of_error(error, log)
         response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
@@ -247,19 +257,20 @@ class Service:
         limit: Nanos | None,
         arrived: Nanos,
         client: LocalClient,
-        trace: str,
+        parent: str,
+        trace: Trace | None,
         more: Mapping[str, Any] = NO_PARAMETERS,
     ) -> bytes:
         self._front.check_version(message.model_name, message.model_version)
         front = self._front
         classes = requested_classes(message) if message.outputs else None
-        name = self._reception.request_ids.choose(message.id, trace)
+        name = self._reception.request_ids.choose(message.id, parent)
         request = request_of(message, raw, client.next_id(), limit, name, ignore_timeout=front.ignore_timeout)
         if not raw or sum(map(len, raw)) >= MIN_SPLIT_BYTES:  # decoding other requests takes little time
             front.check_early(client, request)
         batched = bool(classes) and (await front.model(request.model, request.version)).batchable
         request, payload = await self._stepper.run(with_payload(message, raw, request, self._allocate))
-        response, outputs = await front.infer(client, request, payload, arrived)
+        response, outputs = await front.infer(client, request, payload, arrived, trace)
         self._reception.note_slo(request.model, request.slo, version=request.version)
         if classes:
             response, outputs = await front.classify(response, outputs, classes, batched)
@@ -318,11 +329,6 @@ def _setting(value: bool | int | str) -> pb.LogSettingsResponse.SettingValue:
     if isinstance(value, int):
         return pb.LogSettingsResponse.SettingValue(uint32_param=value)
     return pb.LogSettingsResponse.SettingValue(string_param=value)
-
-
-def _header(call: ServicerContext, name: str) -> str:
-    """Return a value of the call's metadata, or an empty string if there is none."""
-    return next((str(value) for key, value in call.invocation_metadata() or () if key == name), "")
 
 
 def _limit(call: ServicerContext, waited: Nanos) -> Nanos | None:

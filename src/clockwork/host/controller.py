@@ -65,6 +65,7 @@ from clockwork.host.reception import Reception
 from clockwork.host.response_log import ResponseLog
 from clockwork.host.shared_payloads import SharedPayloads
 from clockwork.host.state_store import StateConfig, StateStore
+from clockwork.host.tracing import make_tracer
 from clockwork.host.worker_port import WorkerPort
 from clockwork.messages.actions import Infer
 from clockwork.messages.commands import SendAction
@@ -87,6 +88,7 @@ from clockwork.net.server import MAX_CONNECTIONS, Server, listen
 from clockwork.net.tls import ServerTls
 from clockwork.scheduling.base import Scheduler
 from clockwork.stepping import Stepper
+from clockwork.tracing.config import TracingConfig
 from clockwork.units import Bytes, Nanos
 from clockwork.wire.clock_offset import shift_action, shift_result
 from clockwork.wire.codec import decode_request, output_sizes, split_payload
@@ -107,6 +109,7 @@ class ControllerHostConfig:
     memory for payloads that the controller shares with a worker on this host (`ControllerHost.arena`).
     ``max_connections`` limits the port for clients; None means the default. ``repository`` or ``state`` is None if the
     server has no such directory. ``push`` is None if the controller sends no model files to workers.
+    ``tracing`` is None if no spans are exported.
     """
 
     listen: Address = DEFAULT_LISTEN
@@ -123,6 +126,7 @@ class ControllerHostConfig:
     repository: RepositoryConfig | None = None
     state: StateConfig | None = None
     push: PushConfig | None = None
+    tracing: TracingConfig | None = None
 
 
 class ControllerHost:
@@ -175,6 +179,7 @@ class ControllerHost:
         self._native_inbox = NativeInbox(self.reception, config.controller, refuse_full, self._take_in)
         self.repositories: Final = ModelRepositories(config.repository, self._machine.paths_in_use)
         self._loads_by_name = LoadsByName(self.repositories, self._handle_request, self._respond)
+        self.tracer: Final = make_tracer(config.tracing, self._clock, lambda: self.description().state)
         self._failure: asyncio.Future[None] = loop.create_future()
 
     async def start(self) -> None:
@@ -296,6 +301,8 @@ class ControllerHost:
                 client.close()
         if self.arena is not None:
             self.arena.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.export.close)
         if not self._failure.done():
             self._failure.cancel()
 
@@ -485,6 +492,8 @@ class ControllerHost:
             return
         response = command.response
         if isinstance(response, InferResponse):
+            if self.tracer is not None and isinstance(connection, LocalClient):
+                self.tracer.answered(connection.traces.get(response.id), command)
             self._response_log.answered(response)
             debug_log.request_answered(response)
             if response.status == Status.SUCCESS:

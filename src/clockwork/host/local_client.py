@@ -6,11 +6,12 @@ same, but messages are not encoded.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from clockwork.controller.events import Respond
 from clockwork.errors import ConnectionLostError
 from clockwork.messages.requests import CancelRequest, InferRequest, InferResponse, Request, Response
+from clockwork.tracing.trace import Trace
 from clockwork.units import Nanos
 
 
@@ -30,6 +31,7 @@ class LocalClient:
         self._last_id = 0
         self._closed = False
         self._waiting: dict[int, asyncio.Future[tuple[Response, Any]]] = {}
+        self.traces: Final[dict[int, Trace]] = {}  #: the traced requests that wait for their response, by id
 
     @property
     def waiting(self) -> int:
@@ -76,6 +78,8 @@ class LocalClient:
             raise
         finally:
             self._waiting.pop(request.id, None)
+            if self.traces:
+                self.traces.pop(request.id, None)
 
     def send(self, response: Response, payload: Sequence[Any] = ()) -> None:
         """Deliver a response. The controller calls this method."""

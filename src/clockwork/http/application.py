@@ -35,6 +35,7 @@ from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, Body, header_byte
 from clockwork.http.config import HttpConfig
 from clockwork.http.dashboard import Dashboard
 from clockwork.http.receiving import LARGE_BODY, BodyQuota
+from clockwork.http.tracing import CLIENT_GONE, TRACE, begin_trace, end_trace
 from clockwork.messages.request_ids import TRACE_HEADER
 from clockwork.messages.requests import InferRequest
 from clockwork.messages.status import Status
@@ -132,6 +133,7 @@ class Application:
         try:
             reply = await self._reply(scope, headers, receive)
         except ClientGoneError:
+            end_trace(self._front, scope, CLIENT_GONE)
             return
         except MethodNotAllowedError as error:
             reply = error_reply(error.failure, error.allowed)
@@ -142,6 +144,7 @@ class Application:
                 large.end(ClientGoneError())  # discards the rest of a body that is not needed
         if reply is not None:
             await scope[RESPOND](reply)
+            end_trace(self._front, scope, reply.status)
 
     async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply | None:
         """Return the reply to a request, or None if the reply was sent already."""
@@ -156,6 +159,7 @@ class Application:
                     await unless_gone(self._front.token_brake.delay(), scope[PRESENCE])
                 raise
         if found.operation == "infer":
+            begin_trace(self._front, scope, headers, found.version)
             self._front.check_version(found.model, found.version)
             with self._bodies.keeping() as kept:
                 receiving = self._bodies.receive(scope, headers, receive, kept)
@@ -200,7 +204,7 @@ class Application:
         specs, payload = await self._stepper.run(inputs_of(parsed))
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await front.model(model, found.version)).batchable
-        inferring = front.infer(front.client, request_for(specs), payload, scope[BEGAN])
+        inferring = front.infer(front.client, request_for(specs), payload, scope[BEGAN], scope.get(TRACE))
         response, data = await unless_gone(inferring, scope[PRESENCE])
         del payload, parsed, inferring  # frees the memory of large objects early
         front.reception.note_slo(model, slo, response.timing.total, version=found.version)

@@ -38,7 +38,7 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     sockets = await _listen(address, config.backlog)
     real = Address(*sockets[0].getsockname()[:2])
     front = http_front_end(host, ignore_timeout=config.ignore_timeout)
-    metrics = Metrics(host.description, host.stepper, config.model_histograms) if config.metrics else None
+    metrics = Metrics(host.description, host.stepper, config.model_histograms, host.tracer) if config.metrics else None
     quota = BodyQuota(config.max_held)
     shared = {
         "limits": config,

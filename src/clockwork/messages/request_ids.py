@@ -6,7 +6,7 @@ the server chooses are certainly unique.
 """
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_REQUEST_ID: Final = 128
 """Longest id of a request, in characters. Longer ids are cut."""
@@ -17,11 +17,28 @@ ID_HEADER: Final = "clockwork-request-id"
 TRACE_HEADER: Final = "traceparent"
 """HTTP header, and key of gRPC's metadata, with the trace id of a request."""
 
-_TRACE: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+STATE_HEADER: Final = "tracestate"
+"""HTTP header, and key of gRPC's metadata, with the state that tracing systems add to a trace context."""
+
+_TRACE: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _NO_TRACE: Final = "0" * 32
+
+
+class TraceParent(NamedTuple):
+    """The parts of a ``traceparent``, in hexadecimal."""
+
+    trace_id: str
+    span_id: str
+    flags: str
+
+
+def parsed_traceparent(traceparent: str) -> TraceParent | None:
+    """Return the parts of a ``traceparent``, or None if the value is invalid."""
+    found = _TRACE.fullmatch(traceparent, 0, MAX_REQUEST_ID)
+    return None if found is None or found[1] == _NO_TRACE else TraceParent(found[1], found[2], found[3])
 
 
 def trace_id(traceparent: str) -> str:
     """Return the trace id in a ``traceparent``, or an empty string if the value is invalid."""
-    found = _TRACE.fullmatch(traceparent, 0, MAX_REQUEST_ID)
-    return "" if found is None or found[1] == _NO_TRACE else found[1]
+    found = parsed_traceparent(traceparent)
+    return "" if found is None else found.trace_id

@@ -12,10 +12,11 @@ from typing import Final
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from clockwork.controller.description import Description
-from clockwork.metrics import models, server, shadows
+from clockwork.metrics import models, server, shadows, spans
 from clockwork.metrics.family import END, Piece
 from clockwork.stepping import BACKGROUND_REST, SharedResult, Stepper
 from clockwork.steps import Steps
+from clockwork.tracing.tracer import Tracer
 from clockwork.units import KIB, Bytes
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -31,17 +32,25 @@ PART: Final[Bytes] = 256 * KIB
 class Metrics:
     """Renders the metrics of a controller."""
 
-    def __init__(self, describe: Callable[[], Description], stepper: Stepper, histograms: bool = True) -> None:
+    def __init__(
+        self,
+        describe: Callable[[], Description],
+        stepper: Stepper,
+        histograms: bool = True,
+        tracer: Tracer | None = None,
+    ) -> None:
         """Create a renderer of metrics.
 
         Args:
             describe: returns the controller's current state.
             stepper: runs the steps.
             histograms: whether to include a histogram of each model's latencies.
+            tracer: traces requests; None if requests are not traced.
         """
         self._describe = describe
         self._histograms = histograms
         self._stepper = stepper
+        self._tracer = tracer
         self._plain: SharedResult[Sequence[bytes]] = SharedResult(partial(self._made, False))
         self._open_metrics: SharedResult[Sequence[bytes]] = SharedResult(partial(self._made, True))
 
@@ -62,6 +71,10 @@ class Metrics:
         text = _Text(open_metrics)
         for piece in server.pieces(description):
             text.add(piece)
+            yield
+        if self._tracer is not None:
+            for piece in spans.pieces(self._tracer.export):
+                text.add(piece)
             yield
         errors = server.PredictionErrors()
         for predictions in list(description.predictions()):  # workers may connect or leave between steps

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 _TRACING: Final = (
-    "tracing is not supported; the parameters of each response have its times, and `clockwork status` has totals"
+    "trace settings are not supported; start the server with --otel and OTEL_TRACES_SAMPLER to export traces"
 )
 _GENERATE: Final = "generate is not supported; each request has one response: use infer"
 _SHARED_MEMORY: Final = "shared memory is not supported, and would save only about 0.1 ms; send tensors as binary data"
