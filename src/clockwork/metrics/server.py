@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from clockwork.clock import thread_time
 from clockwork.controller.description import Description
 from clockwork.controller.stage import Stage
 from clockwork.histogram import Histogram
@@ -78,6 +79,12 @@ def _server_pieces(server: Description) -> Iterator[Piece]:
         Kind.COUNTER,
     )
     yield from rendered(dropped, [[((), dropped_lines())]])
+    busy = Family(
+        "clockwork_controller_busy_seconds_total",
+        "Processor time of the controller's event loop. Its rate is the share of one core that the controller uses.",
+        Kind.COUNTER,
+    )
+    yield from rendered(busy, [[((), thread_time() / SECOND)]])  # the event loop's thread renders the metrics
     without_model = Family(
         "clockwork_requests_without_model_total",
         "Requests answered before their model was known, by status.",
