@@ -139,11 +139,7 @@ class ControllerHost:
         *,
         clock: Clock | None = None,
     ) -> None:
-        """Create the controller. `start` makes the controller listen.
-
-        Raises:
-            InvalidRequestError: the configuration contains a model with an impossible name, path or number of copies.
-        """
+        """Create the controller. Raise `InvalidRequestError` if the configuration contains an impossible model."""
         self._config = config
         self.tls, self.access = config.tls, config.access
         self.stepper: Final = Stepper()  #: executes long work on this event loop in short steps
@@ -235,18 +231,11 @@ class ControllerHost:
         return uninitialised if self.arena is None else self.arena.allocate
 
     async def wait(self) -> None:
-        """Wait until the controller fails. The call does not return in normal operation.
-
-        Raises:
-            ServerError: the controller has failed; the message contains the reason.
-        """
+        """Wait until the controller fails, and raise `ServerError` with the reason."""
         await asyncio.shield(self._failure)
 
     def local_client(self, *, shared: bool = True) -> LocalClient:
-        """Return a client in this process.
-
-        If ``shared`` is false, the limits of one connection apply to the client.
-        """
+        """Return a client in this process. Without ``shared``, the limits of one connection apply to the client."""
         self._last_client += 1
         client_id = self._last_client
         send = partial(self._handle_request, client_id, shared=shared)
