@@ -228,9 +228,8 @@ def controller(
             **client_limits(max_pending, max_pending_size, max_client_pending, max_client_size, max_loads, max_slo),
         ),
         profile_cache=profile_directory(profile_cache, no_profile_cache),
-        max_connections=max_connections,
         push=push_options(push_models, push_rate, repository, root, allow_links_to or []),
-        tracing=tracing_options(otel, otel_keep_failures),
+        **tracing_options(otel, otel_keep_failures, max_connections),
         **plan.host,
         **client_ports(tls_cert, tls_key, tls_client_ca, inference_token_file, admin_token_file),
         worker_tls=worker_port(worker_tls_cert, worker_tls_key, worker_tls_ca),
@@ -239,8 +238,7 @@ def controller(
     pages = dashboard, metrics, model_histograms
     limits = http_config(pages, ignore_timeout, http_keep_alive, max_json, max_body, max_head)
     ends = FrontEnds(http, grpc, limits, grpc_keep_alive, max_connections)
-    if is_dry_run():
-        return
-    console, report = start_log(log_level, log_format), AddressReport(report_descriptor)
-    show = partial(show_startup, console=console, on_serving=report.serving)
-    run_controller(config, policy, ends, drain_limit, show, on_listening=report.listening)
+    if not is_dry_run():
+        console, report = start_log(log_level, log_format), AddressReport(report_descriptor)
+        show = partial(show_startup, console=console, on_serving=report.serving)
+        run_controller(config, policy, ends, drain_limit, show, on_listening=report.listening)

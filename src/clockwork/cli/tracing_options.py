@@ -1,12 +1,12 @@
 """Options for exporting traces. The commands ``serve`` and ``controller`` share these options."""
 
 import os
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from clockwork.errors import InvalidRequestError
-from clockwork.tracing.config import TracingConfig, tracing_config
+from clockwork.tracing.config import tracing_config
 
 Otel: TypeAlias = Annotated[
     bool,
@@ -25,8 +25,8 @@ OtelKeepFailures: TypeAlias = Annotated[
 ]
 
 
-def tracing_options(otel: bool, keep_failures: bool) -> TracingConfig | None:
-    """Return the settings of tracing, or None if no spans are exported.
+def tracing_options(otel: bool, keep_failures: bool, max_connections: int | None) -> dict[str, Any]:
+    """Return the host's settings ``tracing``, which is None if no spans are exported, and ``max_connections``.
 
     Raises:
         BadParameter: ``keep_failures`` is set without ``otel``, or a variable has a wrong value.
@@ -34,8 +34,9 @@ def tracing_options(otel: bool, keep_failures: bool) -> TracingConfig | None:
     if not otel:
         if keep_failures:
             raise typer.BadParameter("--otel-keep-failures needs --otel", param_hint="--otel-keep-failures")
-        return None
+        return {"tracing": None, "max_connections": max_connections}
     try:
-        return tracing_config(os.environ, keep_failures=keep_failures)
+        config = tracing_config(os.environ, keep_failures=keep_failures)
     except InvalidRequestError as error:
         raise typer.BadParameter(str(error), param_hint="--otel") from None
+    return {"tracing": config, "max_connections": max_connections}
