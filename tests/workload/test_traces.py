@@ -99,6 +99,17 @@ def test_only_the_chosen_minutes_are_replayed() -> None:
     assert requests[-1].intended < seconds(150)
 
 
+def test_a_compressed_trace_keeps_the_rates() -> None:
+    spec = StreamSpec("azure", trace="day", minute_s=2)
+    requests = replayed(spec, trace([60_000, 0, 6_000]), ["a"])
+    by_minute = Counter(request.intended // seconds(2) for request in requests)
+    assert 1_800 < by_minute[0] < 2_200
+    assert 150 < by_minute[2] < 250
+    assert by_minute.keys() == {0, 2}
+    with pytest.raises(InvalidRequestError, match="minute_s is 61"):
+        replayed(StreamSpec("azure", trace="day", minute_s=61), trace([1]), ["a"])
+
+
 def test_a_trace_that_ends_before_the_first_minute_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="start_minute is 5; the trace has 5 minutes"):
         replayed(StreamSpec("azure", trace="day", start_minute=5), trace([1] * 5), ["a"])

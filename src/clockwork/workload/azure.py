@@ -4,7 +4,7 @@ The data set (Shahrad et al., *Serverless in the Wild*, ATC 2020) contains one C
 HashOwner, HashApp, HashFunction, Trigger, and the invocations in each of the day's 1440 minutes. The replay follows
 OSDI'20 (artifact of section 6.5). Functions are sorted by their invocations per day. The requests of function i use
 model ``i * models // functions``. Each minute is replayed as a Poisson process whose mean number of requests is the
-minute's count.
+minute's count. A compressed replay shortens each minute, and keeps the rates.
 
 `synthetic_trace` generates lines in this format, for machines without the data set. The lines resemble the published
 data: a few functions cause most invocations, and the total depends on the time of day. Some functions are bursty, and
@@ -21,7 +21,7 @@ from typing import Final
 from clockwork.errors import InvalidRequestError
 from clockwork.units import SECOND, Nanos
 from clockwork.workload.request import WorkloadRequest
-from clockwork.workload.streams import MINUTE, Slo
+from clockwork.workload.streams import Slo
 
 COLUMNS_BEFORE: Final = 4
 MAX_FUNCTIONS: Final = 200_000
@@ -154,6 +154,7 @@ class TraceStream:
         "_end",
         "_first_minute",
         "_load_factor",
+        "_minute",
         "_models",
         "_next",
         "_number",
@@ -172,6 +173,7 @@ class TraceStream:
         load_factor: float,
         first_minute: int,
         minutes: int,
+        minute: Nanos,
         slo: Slo,
         start: Nanos,
         stop: Nanos,
@@ -180,12 +182,14 @@ class TraceStream:
     ) -> None:
         """``counts`` contains the counts per minute of each model.
 
-        The replay starts at ``first_minute`` and lasts at most ``minutes``.
+        The replay starts at ``first_minute`` and lasts at most ``minutes``. Each minute of the trace is replayed in the
+        time ``minute``, at the rate of the trace.
         """
         self._number, self._models, self._slo, self._rng = number, models, slo, rng
         self._start, self._batch_size = start, batch_size
         minutes = min(minutes, len(counts[0]) - first_minute)
-        self._stop = min(stop, start + minutes * MINUTE)
+        self._stop = min(stop, start + minutes * minute)
+        self._minute = minute
         self._counts, self._load_factor, self._first_minute = counts, load_factor, first_minute
         self._sums: list[float] = []
         self._end: Nanos = 0  #: end of the minute for which `_sums` was computed
@@ -195,10 +199,10 @@ class TraceStream:
     def _advance(self, now: Nanos) -> None:
         while self._start + now < self._stop:
             if now >= self._end:
-                minute, factor = now // MINUTE, self._load_factor
+                minute, factor = now // self._minute, self._load_factor
                 column = self._first_minute + minute
                 self._sums = list(accumulate(row[column] * factor / 60 for row in self._counts))
-                self._end = (minute + 1) * MINUTE
+                self._end = (minute + 1) * self._minute
             total = self._sums[-1]
             at = now + int(self._rng.expovariate(total / SECOND)) + 1 if total > 0 else self._end
             if at < self._end:

@@ -99,6 +99,7 @@ class StreamSpec(Struct, frozen=True, forbid_unknown_fields=True):
     trace: str = ""
     load_factor: float = 1.0
     minutes: int = 1440
+    minute_s: float = 60.0
     start_minute: int = 0
     functions: int = 0
     shuffle: bool = False
@@ -187,8 +188,8 @@ def _stream(
         if spec.start_minute >= len(counts[0]):
             raise InvalidRequestError(f"start_minute is {spec.start_minute}; the trace has {len(counts[0])} minutes")
         factor = spec.load_factor * spec.scale
-        first, minutes = spec.start_minute, spec.minutes
-        return TraceStream(number, names, counts, factor, first, minutes, slo, start, stop, spec.batch_size, rng)
+        minutes, minute = (spec.start_minute, spec.minutes), seconds(spec.minute_s)
+        return TraceStream(number, names, counts, factor, *minutes, minute, slo, start, stop, spec.batch_size, rng)
     process = _process(spec, rate, max(1, stop - start), rng)
     if spec.kind == "activate":
         growing = GrowingMix(names, spec.active, seconds(spec.step_s), rng)
@@ -283,6 +284,7 @@ def _check(spec: StreamSpec) -> None:
         f"slo_factor is {spec.slo_factor}; it must be positive": spec.slo_factor is not None and spec.slo_factor <= 0,
         f"batch_size is {spec.batch_size}; the minimum is 1": spec.batch_size < 1,
         f"active is {spec.active}; the minimum is 1": spec.active < 1,
+        f"minute_s is {spec.minute_s}; the range is 0.001 to 60": not 0.001 <= spec.minute_s <= 60,
         "minutes must be 1 to 44640, start_minute at least 0": not 1 <= spec.minutes <= 44_640 or spec.start_minute < 0,
         "slo_ladder needs step_s, factor above 1, and start_ms and max_ms or start_factor and max_factor": stairs
         is not None

@@ -6,7 +6,7 @@ from math import log
 from random import Random
 from typing import Protocol
 
-from clockwork.units import SECOND, Nanos
+from clockwork.units import Nanos
 from clockwork.workload.arrivals import Process
 from clockwork.workload.mix import Mix
 from clockwork.workload.request import BACK_OFF, WorkloadRequest, back_off
@@ -193,6 +193,3 @@ def constant(slo: Nanos | None, factor: float | None) -> Slo:
     """Return an SLO that never changes."""
     both = (slo, factor)
     return lambda at: both
-
-
-MINUTE = 60 * SECOND
