@@ -6,23 +6,50 @@ explain_cost    Cost of recording requests so that they can be explained (limit:
                 options, and the other has --explain-requests 0.
 viewer_cost     Cost of one page that shows the dashboard (limit: 0.01). One server is measured with and without it. A
                 turn has four times the usual length, because the page gets at most 5 snapshots per second.
+otel_cost       Cost of exporting traces of 1 % of the requests (limit: 0.02). One server has --otel, and the other has
+                not. The collector is a process on another core.
+otel_cost_of_all    The same, if all requests are traced. The server drops the spans that it cannot export in time.
 
-A cost is the additional processor time of the controller's thread for a request, as a share. `feature_cost` describes
+A cost is the additional processor time of the controller's process for a request, as a share. `feature_cost` describes
 how it is measured.
 """
 
 import asyncio
+import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import uvloop
-from feature_cost import ON_ITS_CORE, OPTIONS, feature_cost, mlp_request
+from feature_cost import CORES, ON_ITS_CORE, OPTIONS, feature_cost, mlp_request
 from serving import Served, machine, options, serving, tell
 
 from clockwork.zoo import build
+
+COLLECTOR: Final = """
+import os, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *arguments):
+        pass
+
+os.sched_setaffinity(0, {int(sys.argv[1])})
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+"""Program of a collector that accepts all spans and keeps none."""
 
 
 async def bench_explain(model: Path, duration: float, rounds: int) -> dict[str, Any]:
@@ -62,14 +89,54 @@ async def bench_viewer(model: Path, duration: float, rounds: int) -> dict[str, A
     return {"viewer": made, "viewer_cost": made["cost"]}
 
 
+@contextmanager
+def tracing(share: float) -> Iterator[None]:
+    """Let new servers trace a share of the requests. A collector runs until the context ends."""
+    core = str(CORES[-1])
+    with subprocess.Popen([sys.executable, "-c", COLLECTOR, core], stdout=subprocess.PIPE, text=True) as collector:
+        assert collector.stdout is not None
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.stdout.readline().strip()}",
+            "OTEL_TRACES_SAMPLER": "traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": str(share),
+        }
+        os.environ |= variables
+        try:
+            yield
+        finally:
+            for name in variables:
+                del os.environ[name]
+            collector.kill()
+
+
+async def bench_otel(model: Path, duration: float, rounds: int) -> dict[str, Any]:
+    """Measure the cost of tracing 1 % of the requests, and of tracing all."""
+    results: dict[str, Any] = {}
+    for name, share in (("otel", 0.01), ("otel_of_all", 1.0)):
+        with (
+            tracing(share),
+            serving(model, *OPTIONS, "--otel", **ON_ITS_CORE) as on,
+            serving(model, *OPTIONS, **ON_ITS_CORE) as off,
+        ):
+            made = await feature_cost(on, off, mlp_request(on, model.stem), duration, rounds)
+        results |= {name: made, name.replace("otel", "otel_cost"): made["cost"]}
+    return results
+
+
+PARTS: Final = {"explain": bench_explain, "viewer": bench_viewer, "otel": bench_otel}
+"""The parts of the benchmark by name."""
+
+
 async def main() -> None:
     """Run the benchmark, and print and write the results."""
-    chosen = options(__doc__, seconds=0.4, rounds=60).parse_args()
+    parser = options(__doc__, seconds=0.4, rounds=60)
+    parser.add_argument("--only", choices=sorted(PARTS), nargs="+", default=list(PARTS), help="run only these parts")
+    chosen = parser.parse_args()
     results = machine()
     with tempfile.TemporaryDirectory() as directory:
         model = build("mlp", Path(directory))
-        results |= await bench_explain(model, chosen.seconds, chosen.rounds)
-        results |= await bench_viewer(model, chosen.seconds, chosen.rounds)
+        for part in chosen.only:
+            results |= await PARTS[part](model, chosen.seconds, chosen.rounds)
     tell(results, chosen.json)
 
 

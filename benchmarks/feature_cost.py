@@ -3,7 +3,7 @@
 Both servers (controller, front end, worker, a 64-64-10 MLP) run on one core. The load comes over HTTP from 64
 connections of this process, on another core. The order of the turns is with, without, without, with. So a machine that
 becomes slower or faster disturbs both servers equally. Each turn measures two values: requests per second, and the
-processor time of the controller's thread for each request. Other programs on the machine disturb the processor time
+processor time of the controller's process for each request. Other programs on the machine disturb the processor time
 less. A round is one turn of each server. The ratio of a round is the value with the feature divided by the value
 without it.
 """
@@ -47,9 +47,9 @@ def nothing(served: Served) -> AbstractAsyncContextManager[object]:
 
 
 def cpu_ns(served: Served) -> int:
-    """Return the processor time of the controller's thread (proc(5), schedstat)."""
-    pid = served.process.pid
-    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
+    """Return the processor time of the controller's threads (proc(5), schedstat)."""
+    threads = Path(f"/proc/{served.process.pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
 
 
 async def turn(served: Served, request: bytes, duration: float, during: During = nothing) -> tuple[float, float]:
