@@ -1,5 +1,7 @@
 """Defines the options of the tests."""
 
+import signal
+
 import pytest
 
 
@@ -18,6 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell without job control starts background jobs with SIGINT ignored, and the processes of the tests inherit it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--compiled"):
         from clockwork.state import gpu
 

@@ -38,7 +38,7 @@ def test_every_limit_that_an_option_sets_reaches_the_server(
     seen: list[Any] = []
     monkeypatch.setattr(log_writer, "install", lambda notice: None)  # pytest's own streams stay
     monkeypatch.setattr(worker_process, "run_with_worker", lambda *given, **settings: seen.extend(given))
-    monkeypatch.setattr(controller_process, "run_controller", lambda *given: seen.extend(given))
+    monkeypatch.setattr(controller_process, "run_controller", lambda *given, **settings: seen.extend(given))
     models = (str(save_dense(tmp_path / "dense.onnx")),) if command == "serve" else ()
     assert run([command, *models, "--no-profile-cache", *OPTIONS]) == 0
     config, ends = seen[0], next(one for one in seen if isinstance(one, controller_process.FrontEnds))

@@ -19,7 +19,7 @@ from clockwork.cli.configuration import (
     toml,
     variable_of,
 )
-from clockwork.host.child_process import environment_of_children
+from clockwork.host.child_environment import environment_of_children
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EMULATED = '[serve]\nemulate = 1\nprofile = ["resnet50-v100"]\n'

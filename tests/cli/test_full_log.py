@@ -21,7 +21,8 @@ from cli.processes import Lines, Process, clockwork
 from client.live import run
 from clockwork.client import AsyncClient
 from clockwork.errors import ConnectionLostError
-from clockwork.host.child_process import GRACE, this_program
+from clockwork.host.child_environment import GRACE
+from clockwork.host.child_process import this_program
 from clockwork.net.address import parse_address
 from http_raw import connected
 

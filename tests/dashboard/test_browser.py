@@ -71,7 +71,8 @@ def test_the_timeline_moves_and_a_batch_opens_its_explanation(browser: Browser, 
     tip = browser.run(clicked)
     assert "cat-" in tip
     browser.wait_for("$('#explanation').open && $('#explanation .steps')")
-    assert "in time" in browser.text("#explanation-body")
+    outcome = browser.text("#explanation-body")
+    assert "in time" in outcome or "late after" in outcome  # a busy machine breaks promises
     assert "request=" in browser.value("location.hash")
     browser.press("Escape")
     browser.wait_for("!$('#explanation').open")

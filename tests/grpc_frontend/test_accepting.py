@@ -151,7 +151,12 @@ def test_a_deadline_counts_from_the_time_when_the_call_was_taken(arrived: int | 
         loop = asyncio.get_running_loop()
         reception = Reception(loop, Still(), ControllerConfig(), lambda by_model: None, lambda busy: None, Throttle())
         host: Any = SimpleNamespace(
-            reception=reception, stepper=Stepper(), access=None, local_client=lambda: client, catalog=Catalog()
+            reception=reception,
+            stepper=Stepper(),
+            access=None,
+            local_client=lambda: client,
+            catalog=Catalog(),
+            tracer=None,
         )
         service = Service(grpc_front_end(host), peers, clock=Still())
         with pytest.raises(ConnectionLostError):

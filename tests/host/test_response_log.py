@@ -90,7 +90,7 @@ def test_a_few_refusals_are_not_an_overload(caplog: pytest.LogCaptureFixture) ->
         trouble.close()
 
     run(test())
-    assert [fields(record)["refused"] for record in caplog.records] == [MIN_OVERLOAD_REFUSALS]
+    assert fields(caplog.records[0])["refused"] == MIN_OVERLOAD_REFUSALS  # the end of the overload may follow
 
 
 def test_requests_that_are_refused_before_they_are_handled_count_as_answered(caplog: pytest.LogCaptureFixture) -> None:

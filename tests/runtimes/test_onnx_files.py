@@ -126,11 +126,11 @@ def test_a_file_that_is_not_a_model_is_refused(content: bytes, words: str, tmp_p
 
 
 def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreadable(_: Path) -> bytes:
+    def unreadable(_: Path) -> bytearray:
         raise PermissionError(13, "Permission denied")
 
     file = saved(dense(), tmp_path / "a.onnx")
-    monkeypatch.setattr(Path, "read_bytes", unreadable)
+    monkeypatch.setattr("clockwork.runtimes.onnx.files.read_file", unreadable)
     with pytest.raises(InvalidModelError, match=r"'a.onnx' cannot be read: Permission denied"):
         read(file)
 

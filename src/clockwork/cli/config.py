@@ -21,7 +21,7 @@ from clockwork.cli.configuration import (
     variable_of,
 )
 from clockwork.cli.options import AsJson, examples
-from clockwork.host.child_process import CONFIG_VARIABLE
+from clockwork.host.child_environment import CONFIG_VARIABLE
 
 EXAMPLES: Final = examples(
     "clockwork config serve --config clockwork.toml",

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from clockwork.errors import InvalidRequestError
-from clockwork.host.child_process import CONFIG_VARIABLE
+from clockwork.host.child_environment import CONFIG_VARIABLE
 from clockwork.net.address import Address
 from clockwork.units import GIB, KIB, MIB, MICROSECOND, MILLISECOND, SECOND, Bytes
 

@@ -4,7 +4,6 @@ SIGINT, SIGTERM and SIGHUP shut the command down. The command finishes the work 
 second signal ends the process at once, because the program does not handle the second signal.
 """
 
-import asyncio
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 from clockwork import log_writer
 from clockwork.cli import logs
-from clockwork.host.child_process import GRACE
+from clockwork.host.child_environment import GRACE
 from clockwork.host.log_events import event_fields
 
 LIBRARY_CACHES: Final = {"CUDA_CACHE_PATH": "cuda", "MPLCONFIGDIR": "matplotlib"}
@@ -54,6 +53,8 @@ async def run_until_signal(work: Coroutine[Any, Any, None], shutdown: Shutdown) 
     After a signal, the function that was passed to ``shutdown`` is called. ``work`` continues until this function
     returns. Then ``work`` is cancelled and awaited.
     """
+    import asyncio
+
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     signals = [signal.SIGINT, signal.SIGTERM]
@@ -98,6 +99,8 @@ async def run_together(
 
     ``on_failure`` is called with the failure before the other coroutines are cancelled.
     """
+    import asyncio
+
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)

@@ -6,7 +6,6 @@ each quick death in a row, up to `MAX_BACKOFF`. The commands ``serve`` and ``ray
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,10 +14,8 @@ from typing import Final
 
 from clockwork.errors import ServerError
 from clockwork.host.affinity import allowed_cores, confined
+from clockwork.host.child_environment import GRACE, environment_of_children
 from clockwork.host.log_events import event_fields
-
-GRACE: Final = 5.0
-"""Time in seconds that a process has to end after SIGTERM. After this time, the process is killed."""
 
 QUICK: Final = 10.0
 """Time in seconds. If a process runs for less than this time, its death counts as quick."""
@@ -29,9 +26,6 @@ FIRST_BACKOFF: Final = 0.1
 MAX_BACKOFF: Final = 30.0
 """Longest wait before a restart, in seconds."""
 
-CONFIG_VARIABLE: Final = "CLOCKWORK_CONFIG"
-"""Environment variable with the path of the file. The program uses this variable if ``--config`` is not given."""
-
 log = logging.getLogger("clockwork.cli")
 
 
@@ -41,17 +35,6 @@ def this_program(*arguments: str) -> list[str]:
     # The option -P prevents imports from the current directory, unless this process imports from it too.
     safe = [] if any(Path(entry).absolute() == here for entry in sys.path) else ["-P"]
     return [sys.executable, *safe, "-m", "clockwork.cli", *arguments]
-
-
-def environment_of_children() -> dict[str, str]:
-    """Return this process's environment without the variables that configure commands.
-
-    A child process gets this environment, so that only its arguments configure it.
-    """
-    prefixes = ("CLOCKWORK_SERVE_", "CLOCKWORK_CONTROLLER_", "CLOCKWORK_WORKER_")
-    return {
-        name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE and not name.startswith(prefixes)
-    }
 
 
 class Child:
