@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -39,7 +39,9 @@ def eventually(what: str, condition: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def fleet(models: Path, workers: int = 2, **settings: Any) -> Iterator[Fleet]:
+def fleet(
+    models: Path, workers: int | None = 2, names: Sequence[str] = ("dense.onnx",), **settings: Any
+) -> Iterator[Fleet]:
     """Start a fleet on free ports. When the context ends, stop the fleet, and check that its processes have ended."""
     options = [option for option in QUICK if not option.startswith("--http")]
     given = {
@@ -50,7 +52,7 @@ def fleet(models: Path, workers: int = 2, **settings: Any) -> Iterator[Fleet]:
         "worker_labels": {"role": "work"},
         "controller_options": tuple(options),
     }
-    running = start(["dense.onnx"], workers=workers, timeout=PATIENCE, **(given | settings))
+    running = start(names, workers=workers, timeout=PATIENCE, **(given | settings))
     try:
         yield running
         pids = pids_of(running.status())

@@ -241,4 +241,4 @@ def controller(
     if not is_dry_run():
         console, report = start_log(log_level, log_format), AddressReport(report_descriptor)
         show = partial(show_startup, console=console, on_serving=report.serving)
-        run_controller(config, policy, ends, drain_limit, show, on_listening=report.listening)
+        run_controller(config, policy, ends, drain_limit, show, report.keep_scaling, on_listening=report.listening)

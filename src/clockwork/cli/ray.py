@@ -1,5 +1,6 @@
 """The commands ``clockwork ray``, which run a fleet on a Ray cluster."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
@@ -12,11 +13,12 @@ from clockwork.net.address import CLIENT_PORT, WORKER_PORT
 from clockwork.units import SECOND, Nanos, as_seconds
 
 if TYPE_CHECKING:
-    from clockwork.ray import FleetStatus
+    from clockwork.ray import FleetStatus, Sizing
 
 START_EXAMPLES: Final = examples(
     "clockwork ray start resnet50.onnx --model-root /models --workers 4",
     "clockwork ray start --workers 2 --device cuda --devices 1 --worker-option=--runtime=onnx --model-root /models",
+    "clockwork ray start resnet50.onnx --model-root /models --autoscale 2:16",
     "clockwork ray start --workers 3 --emulate 8 --profile resnet50-v100",
 )
 STATUS_EXAMPLES: Final = examples("clockwork ray status", "clockwork ray status --json")
@@ -81,7 +83,24 @@ def start(
             show_default=False,
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=10_000, help="Number of workers.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10_000,
+            show_default="1, or MIN of --autoscale",
+            help="Number of workers. With --autoscale, only the number at the start.",
+        ),
+    ] = None,
+    autoscale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN:MAX",
+            show_default="none",
+            help="Let the number of workers follow the devices that the load needs, within these limits. Ray's "
+            "autoscaler adds nodes if needed.",
+        ),
+    ] = None,
     model_root: Annotated[
         Path, typer.Option(file_okay=False, help="Directory of the models, on every node with a worker.")
     ] = Path(),
@@ -166,6 +185,7 @@ def start(
         address=ray_address,
         timeout=None if no_wait else as_seconds(wait),
         name=name,
+        autoscale=_limits(autoscale),
         model_root=str(model_root.absolute()),
         device="emulated" if emulate else device,
         devices=emulate or devices,
@@ -189,6 +209,8 @@ def start(
 @ray_app.command("status", epilog=STATUS_EXAMPLES, short_help="Show the processes of a fleet.")
 def status(name: FleetName = "clockwork", ray_address: RayAddress = "auto", json: AsJson = False) -> None:
     """Show the addresses of a fleet, and the state and node of each process.
+
+    With --autoscale, also show how many devices the load needs, and why.
 
     The exit code is 1 if a process is not ready.
     """
@@ -264,6 +286,24 @@ def _labels(texts: list[str] | None) -> dict[str, str]:
     return labels
 
 
+def _limits(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5}):(\d{1,5})", text)
+    if not found:
+        raise typer.BadParameter(f"invalid limits {text!r} of --autoscale; use MIN:MAX, for example 2:16")
+    return int(found[1]), int(found[2])
+
+
+def _sizing(sizing: "Sizing") -> str:
+    limits = f"{sizing.least} to {sizing.most} workers"
+    if sizing.devices is None:
+        return f"autoscale: {limits}; the controller has not reported a number of devices"
+    devices = "1 device" if sizing.devices == 1 else f"{sizing.devices} devices"
+    workers = "1 worker" if sizing.workers == 1 else f"{sizing.workers} workers"
+    return f"autoscale: {limits}; {devices} wanted, so {workers}: {sizing.why}"
+
+
 _PORT_NAMES: Final = {"http": "HTTP", "grpc": "gRPC", "clients": "the native protocol"}
 
 
@@ -275,6 +315,8 @@ def _show(status: "FleetStatus") -> None:
         for port, text in _PORT_NAMES.items()
         if port in status.addresses
     ]
+    if status.sizing is not None:
+        lines.append(_sizing(status.sizing))
     parts = (status.controller, *status.workers)
     rows = [(part.name, part.state, part.node, part.pid or "", part.restarts, part.reason) for part in parts]
     show(*lines, table("", ("process", "state", "node", ">pid", ">restarts", "reason"), rows))

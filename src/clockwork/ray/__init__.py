@@ -17,7 +17,8 @@ Only this package imports Ray, and only when a function is called. So ``import c
 """
 
 from clockwork.ray.fleet import Fleet, attach, start
+from clockwork.ray.sizing import Sizing
 from clockwork.ray.spec import FleetSpec
 from clockwork.ray.status import FleetStatus, PartStatus
 
-__all__ = ["Fleet", "FleetSpec", "FleetStatus", "PartStatus", "attach", "start"]
+__all__ = ["Fleet", "FleetSpec", "FleetStatus", "PartStatus", "Sizing", "attach", "start"]

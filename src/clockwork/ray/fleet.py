@@ -3,6 +3,7 @@
 import secrets
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from clockwork.clock import MonotonicClock
 from clockwork.errors import InvalidRequestError, ServerError
 from clockwork.ray.connection import connected
+from clockwork.ray.sizer import request_nodes
 from clockwork.ray.spec import DEFAULT_NAME, MAX_WORKERS, NAMESPACE, FleetSpec, controller_name, worker_number
 from clockwork.ray.status import FleetStatus, PartStatus
 from clockwork.ray.supervisor import ControllerSupervisor, Supervisor, WorkerSupervisor
@@ -47,7 +49,7 @@ class StartFailedError(ServerError):
 def start(
     models: Iterable[str] = (),
     *,
-    workers: int = 1,
+    workers: int | None = None,
     address: str = "auto",
     timeout: float | None = START_TIME,
     **settings: Any,
@@ -56,7 +58,7 @@ def start(
 
     Args:
         models: models to serve, as arguments of ``clockwork controller``.
-        workers: number of workers.
+        workers: number of workers at the start; by default 1, or the smallest number of ``autoscale``.
         address: address of the Ray cluster; ``auto`` finds the cluster of this machine.
         timeout: time in seconds to wait until the fleet is ready; None means not to wait.
         settings: further fields of `FleetSpec`.
@@ -69,6 +71,8 @@ def start(
             fleet continues to start.
     """
     spec = FleetSpec(models=tuple(models), token=secrets.token_urlsafe(), **settings)
+    if workers is None:
+        workers = 1 if spec.limits is None else spec.limits.least
     spec.check(workers)
     fleet = Fleet(connected(address), spec.name)
     if fleet.parts():
@@ -76,7 +80,7 @@ def start(
             f"a fleet with the name {spec.name} exists already; scale it, stop it, or use another name"
         )
     arguments = (msgspec.json.encode(spec), own_versions())
-    fleet.create(ControllerSupervisor, spec.controller, spec.controller_resources(), arguments)
+    fleet.create(FleetController, spec.controller, spec.controller_resources(), arguments)
     for number in range(1, workers + 1):
         fleet.create(WorkerSupervisor, spec.worker(number), spec.worker_resources(), arguments)
     if timeout is not None:
@@ -126,19 +130,23 @@ class Fleet:
 
         New workers start in the background. Surplus workers finish their actions before they end; the controller
         gives their remaining requests to other workers.
+
+        Raises:
+            clockwork.errors.InvalidRequestError: the number is not possible, or the fleet follows its load.
         """
         if not 0 <= workers <= MAX_WORKERS:
             raise InvalidRequestError(f"{workers} workers are not possible; use 0 to {MAX_WORKERS}")
-        spec, arguments = self._specification()
-        present = self._workers()
-        for name in self._free_names(spec, workers - len(present)):
-            self.create(WorkerSupervisor, name, spec.worker_resources(), arguments)
-        if workers < len(present):
-            states = {part.name: part.state for part in self.status().workers}
-            order = sorted(
-                present, key=lambda name: (states.get(name) == "ready", -(worker_number(self.name, name) or 0))
+        spec, _ = self._specification()
+        if spec.limits is not None:
+            least, most = spec.limits
+            raise InvalidRequestError(
+                f"fleet {self.name} follows its load with {least} to {most} workers; to set the number, stop the fleet "
+                f"and start it without --autoscale"
             )
-            self._end(order[: len(present) - workers], spec)
+        present = self.workers()
+        self.add_workers(workers - len(present))
+        if workers < len(present):
+            self.end_parts(self.surplus(len(present) - workers, present), spec)
 
     def drain(self, node: str) -> tuple[str, ...]:
         """Move all processes away from a node, and return their names. ``node`` is an IP address or an id of Ray.
@@ -161,16 +169,18 @@ class Fleet:
         if workers:
             resources = spec.worker_resources()
             resources["label_selector"] |= elsewhere
+            self._hold_size(spec, MOVE_TIME + spec.drain_time + END_TIME)
             replacements = self._free_names(spec, len(workers))
             for name in replacements:
                 self.create(WorkerSupervisor, name, resources, arguments)
             self._wait_for(replacements, MOVE_TIME)
-            self._end(workers, spec)
+            self.end_parts(workers, spec)
+            self._hold_size(spec, 0)
         if status.controller in moved:
             resources = spec.controller_resources()
             resources["label_selector"] |= elsewhere
-            self._end([spec.controller], spec)
-            self.create(ControllerSupervisor, spec.controller, resources, arguments)
+            self.end_parts([spec.controller], spec)
+            self.create(FleetController, spec.controller, resources, arguments)
         return tuple(part.name for part in moved)
 
     def stop(self) -> None:
@@ -182,8 +192,10 @@ class Fleet:
             spec, _ = self._specification()
         except ServerError:  # no process runs
             spec = FleetSpec(name=self.name)
-        self._end([name for name in names if name == controller], spec)
-        self._end([name for name in names if name != controller], spec)
+        self.end_parts([name for name in names if name == controller], spec)
+        self.end_parts([name for name in self.parts() if name != controller], spec)
+        if spec.limits is not None:
+            request_nodes(spec, None)
 
     def wait_until_ready(self, timeout: float = START_TIME) -> FleetStatus:
         """Wait until the controller serves its models and all workers are ready. Return the status.
@@ -247,11 +259,51 @@ class Fleet:
         except ValueError as error:
             raise InvalidRequestError(f"cannot create {name}: {error}") from error
 
+    def workers(self) -> list[str]:
+        """Return the names of the workers' actors, by their numbers."""
+        return [name for name in self.parts() if worker_number(self.name, name) is not None]
+
+    def add_workers(self, count: int) -> None:
+        """Create the actors of further workers."""
+        spec, arguments = self._specification()
+        for name in self._free_names(spec, count):
+            self.create(WorkerSupervisor, name, spec.worker_resources(), arguments)
+
+    def surplus(self, count: int, workers: Sequence[str]) -> list[str]:
+        """Return the workers whose end costs least: those that end already, then those that are not ready."""
+        states = {part.name: part.state for part in self.status().workers}
+        ranks = {"ending": 0, "ready": 2}
+        order = sorted(
+            workers, key=lambda name: (ranks.get(states.get(name, ""), 1), -(worker_number(self.name, name) or 0))
+        )
+        return order[:count]
+
+    def end_parts(self, names: Sequence[str], spec: FleetSpec) -> None:
+        """Let the processes of these parts finish their work at the same time, then remove their actors."""
+        status = self.status()
+        running = {part.name for part in (status.controller, *status.workers) if part.node}
+        actors, ends = [], []
+        for name in names:
+            try:
+                actors.append(self._actor(name))
+            except ValueError:  # the actor has just ended
+                continue
+            if name in running:
+                ends.append(actors[-1].end.remote())
+        if ends:
+            self._ray.wait(ends, num_returns=len(ends), timeout=spec.drain_time + END_TIME)
+        for actor in actors:
+            self._ray.kill(actor, no_restart=True)
+
+    def _hold_size(self, spec: FleetSpec, duration: float) -> None:
+        """Let a fleet that follows its load keep its size for this time, in seconds."""
+        if spec.limits is not None:
+            with suppress(ValueError):  # the controller has no actor
+                held = self._actor(spec.controller).hold_size.remote(duration)
+                self._ray.wait([held], timeout=ANSWER_TIME)
+
     def _actor(self, name: str) -> Any:
         return self._ray.get_actor(name, namespace=NAMESPACE)
-
-    def _workers(self) -> list[str]:
-        return [name for name in self.parts() if worker_number(self.name, name) is not None]
 
     def _free_names(self, spec: FleetSpec, count: int) -> list[str]:
         used = {worker_number(self.name, name) for name in self.parts()}
@@ -312,22 +364,14 @@ class Fleet:
                 return
             pause.wait(POLL)
 
-    def _end(self, names: Sequence[str], spec: FleetSpec) -> None:
-        """Let the processes of these parts finish their work at the same time, then remove their actors."""
-        status = self.status()
-        running = {part.name for part in (status.controller, *status.workers) if part.node}
-        actors, ends = [], []
-        for name in names:
-            try:
-                actors.append(self._actor(name))
-            except ValueError:  # the actor has just ended
-                continue
-            if name in running:
-                ends.append(actors[-1].end.remote())
-        if ends:
-            self._ray.wait(ends, num_returns=len(ends), timeout=spec.drain_time + END_TIME)
-        for actor in actors:
-            self._ray.kill(actor, no_restart=True)
+
+class FleetController(ControllerSupervisor):
+    """The actor of a fleet's controller. It can change the fleet."""
+
+    def _make_fleet(self) -> Fleet:
+        import ray
+
+        return Fleet(ray, self.spec.name)
 
 
 CHILDREN_END_THEMSELVES: Final = {"RAY_kill_child_processes_on_worker_exit": "false"}

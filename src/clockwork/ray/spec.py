@@ -7,6 +7,7 @@ from msgspec import Struct, field
 
 from clockwork.errors import InvalidRequestError
 from clockwork.net.address import CLIENT_PORT, WORKER_PORT
+from clockwork.ray.sizing import Limits
 
 NAMESPACE: Final = "clockwork"
 """Ray's namespace of all actors of Clockwork."""
@@ -36,6 +37,8 @@ class FleetSpec(Struct, frozen=True, kw_only=True):
     - ``ports``: port by name: clients, workers, http, grpc. Port 0 picks a free port; a missing port is not opened.
     - ``controller_options``, ``worker_options``: further arguments of the commands
     - ``config``: content of a configuration file, or an empty text
+    - ``autoscale``: smallest and largest number of workers of a fleet that follows its load; None means that only
+      `Fleet.scale` changes the number
     - ``drain_time``: time in seconds that a process has to finish its work before it is killed
     - ``token``: secret that workers present to the controller
     """
@@ -57,6 +60,7 @@ class FleetSpec(Struct, frozen=True, kw_only=True):
     controller_options: tuple[str, ...] = ()
     worker_options: tuple[str, ...] = ()
     config: str = ""
+    autoscale: tuple[int, int] | None = None
     drain_time: float = 15
     token: str = ""
 
@@ -72,12 +76,25 @@ class FleetSpec(Struct, frozen=True, kw_only=True):
             )
         if not 1 <= workers <= MAX_WORKERS:
             raise InvalidRequestError(f"{workers} workers are not possible; use 1 to {MAX_WORKERS}")
+        if self.autoscale is not None:
+            least, most = self.autoscale
+            if not 1 <= least <= most <= MAX_WORKERS:
+                raise InvalidRequestError(
+                    f"the limits {least}:{most} of autoscaling are not possible; use 1 <= MIN <= MAX <= {MAX_WORKERS}"
+                )
+            if not least <= workers <= most:
+                raise InvalidRequestError(f"{workers} workers are outside the limits {least}:{most} of autoscaling")
         if self.device not in ("cpu", "cuda", "emulated"):
             raise InvalidRequestError(f"invalid kind of device {self.device!r}; expected one of: cpu, cuda, emulated")
         if (self.device == "emulated") != bool(self.profiles):
             raise InvalidRequestError("emulated devices need a profile, and only emulated devices have one")
         if self.device == "cuda" and not any(it.startswith("--runtime=") for it in self.worker_options):
             raise InvalidRequestError("workers with GPUs need a runtime; add --runtime=onnx or --runtime=torch")
+
+    @property
+    def limits(self) -> Limits | None:
+        """The limits of the number of workers, if the fleet follows its load."""
+        return None if self.autoscale is None else Limits(*self.autoscale)
 
     # --- names ---------------------------------------------------------------------------------------------------
 
@@ -130,6 +147,12 @@ class FleetSpec(Struct, frozen=True, kw_only=True):
         if not self.pack:
             options["scheduling_strategy"] = "SPREAD"
         return options
+
+
+def bundle(resources: dict[str, Any]) -> dict[str, float]:
+    """Return the resources of an actor as a bundle, the form in which Ray's autoscaler expects them."""
+    amounts = {"CPU": resources["num_cpus"], "GPU": resources.get("num_gpus", 0)}
+    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def controller_name(fleet: str) -> str:

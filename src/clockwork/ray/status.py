@@ -4,6 +4,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from clockwork.ray.sizing import Sizing
+
 
 class PartStatus(Struct, frozen=True, kw_only=True):
     """The status of the controller or of a worker.
@@ -16,6 +18,7 @@ class PartStatus(Struct, frozen=True, kw_only=True):
     - ``reason``: why the process is not ready; empty if unknown
     - ``log``: path of the log on the node
     - ``addresses``: addresses of the ports, by name
+    - ``sizing``: for the controller of a fleet that follows its load, the wanted size of the fleet
     """
 
     name: str
@@ -27,6 +30,7 @@ class PartStatus(Struct, frozen=True, kw_only=True):
     reason: str = ""
     log: str = ""
     addresses: dict[str, str] = {}
+    sizing: Sizing | None = None
 
 
 class FleetStatus(Struct, frozen=True, kw_only=True):
@@ -40,6 +44,11 @@ class FleetStatus(Struct, frozen=True, kw_only=True):
     def addresses(self) -> dict[str, str]:
         """Addresses of the controller's ports, by name."""
         return self.controller.addresses
+
+    @property
+    def sizing(self) -> Sizing | None:
+        """The wanted size of the fleet, if the fleet follows its load."""
+        return self.controller.sizing
 
     @property
     def is_ready(self) -> bool:

@@ -20,23 +20,33 @@ import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
+from clockwork.clock import MonotonicClock
 from clockwork.host.child_process import Child, this_program
 from clockwork.host.controller_file import ControllerFile
 from clockwork.net.address import parse_address
 from clockwork.ray.log_file import LogFile
+from clockwork.ray.sizer import Resizable, Sizer
+from clockwork.ray.sizing import Sizing
 from clockwork.ray.spec import NAMESPACE, FleetSpec
 from clockwork.ray.status import PartStatus
 from clockwork.ray.versions import own_versions, version_fault
+from clockwork.units import SECOND, Nanos
 
 POLL: Final = 1.0
 """Time in seconds between two rounds of periodic work. Each worker asks the controller's actor once per round."""
 
 ANSWER_TIME: Final = 5.0
 """Time in seconds that another actor or a child process has to answer."""
+
+SIZE_ROUNDS: Final = 3
+"""Number of rounds between two looks at the size of a fleet that follows its load."""
+
+FIRST_CHANGE: Final[Nanos] = 5 * SECOND
+"""Time of serving before the first change of the size. Meanwhile `start` creates the first workers."""
 
 WORKER_TOKEN_VARIABLE: Final = "CLOCKWORK_WORKER_TOKEN"
 """Environment variable with the token of a worker process."""
@@ -47,7 +57,7 @@ log = logging.getLogger("clockwork.ray")
 
 
 class Supervisor:
-    """Runs one child process. `ControllerSupervisor` and `WorkerSupervisor` are the classes of the actors."""
+    """Runs one child process. The classes of the actors derive from this class."""
 
     def __init__(self, name: str, spec: bytes, versions: dict[str, str]) -> None:
         """Start the child process, if the versions on this node are those of the fleet.
@@ -121,6 +131,7 @@ class Supervisor:
             reason="" if state == "ready" else self._reason,
             log="" if self._is_refused else str(self._log.path),
             addresses=dict(self._addresses),
+            sizing=self._sizing(),
         )
         return msgspec.to_builtins(status)  # type: ignore[no-any-return]
 
@@ -174,8 +185,11 @@ class Supervisor:
     def _read_reports(self, reader: int) -> None:
         with os.fdopen(reader) as lines:
             for line in lines:
-                report = json.loads(line)
-                self._addresses, self._serving = report["addresses"], report["serving"]
+                self._reported(json.loads(line))
+
+    def _reported(self, report: dict[str, Any]) -> None:
+        """Handle a report of the child (`cli/address_report.py`)."""
+        self._addresses, self._serving = report["addresses"], report["serving"]
 
     # --- periodic work -------------------------------------------------------------------------------------------
 
@@ -198,6 +212,10 @@ class Supervisor:
     def _round(self) -> None:
         """Do periodic work of the subclass."""
 
+    def _sizing(self) -> Sizing | None:
+        """Return the wanted size of the fleet, if this process knows it."""
+        return None
+
     def _publish(self) -> None:
         assert self._child is not None
         tags = {"part": self.name}
@@ -217,9 +235,30 @@ class Supervisor:
 
 
 class ControllerSupervisor(Supervisor):
-    """Runs ``clockwork controller``."""
+    """Runs ``clockwork controller``, and lets the fleet follow its load if the fleet is started so.
+
+    `clockwork.ray.fleet.FleetController` is the class of the actor.
+    """
+
+    settling: ClassVar[Nanos] = 60 * SECOND  #: time of serving in which no worker ends, because workers reconnect
+    _sizer: Sizer | None = None
+    _held_until: Nanos = 0
+
+    def _make_fleet(self) -> Resizable:
+        """Return an object that controls the fleet."""
+        raise NotImplementedError
+
+    def hold_size(self, duration: float) -> None:
+        """Keep the number of workers for this time, in seconds."""
+        self._held_until = self._clock.now() + int(duration * SECOND)
 
     def _command(self, report: int) -> list[str]:
+        self._clock = MonotonicClock()
+        self._serving_since: Nanos | None = None
+        self._devices: int | None = None
+        self._why, self._rounds = "", 0
+        if self.spec.limits is not None:
+            self._sizer = Sizer(self._make_fleet, self.spec, self.spec.limits)
         tokens = self._directory / "worker-tokens"
         tokens.touch(0o600)
         tokens.write_text(f"{self.spec.token}\n")
@@ -228,6 +267,32 @@ class ControllerSupervisor(Supervisor):
 
     def _find_ready(self) -> bool:
         return self._serving
+
+    def _started(self, pid: int) -> None:
+        super()._started(pid)
+        self._serving_since, self._devices = None, None
+
+    def _reported(self, report: dict[str, Any]) -> None:
+        super()._reported(report)
+        if self._serving and self._serving_since is None:
+            self._serving_since = self._clock.now()
+        self._devices, self._why = report.get("wanted"), report.get("why", "")
+
+    def _round(self) -> None:
+        """Start or end workers, if the fleet follows its load."""
+        self._rounds += 1
+        since, now = self._serving_since, self._clock.now()
+        if self._sizer is None or since is None or self._ending or self._rounds % SIZE_ROUNDS:
+            return
+        if now < max(since + FIRST_CHANGE, self._held_until):
+            return
+        try:
+            self._sizer.follow(self._devices, may_end=now >= since + self.settling)
+        except Exception:
+            log.exception("%s: cannot change the number of workers; trying again", self.name)
+
+    def _sizing(self) -> Sizing | None:
+        return None if self._sizer is None else self._sizer.sizing(self._devices, self._why)
 
 
 class WorkerSupervisor(Supervisor):
