@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from clockwork.errors import InvalidRequestError
+from clockwork.sim.devices_spec import WorkerSpec
 from clockwork.sim.run import Simulation
 from clockwork.sim.scenario import parse_scenario
 
@@ -85,3 +86,14 @@ def test_wrong_values_are_refused(values: str, error: str) -> None:
     text = '[[models]]\nname = "a"\nprofile = "resnet50-v100"\n[[workload]]\nkind = "poisson"\nrate = 1\n[autoscaler]\n'
     with pytest.raises(InvalidRequestError, match=error):
         parse_scenario(text + values)
+
+
+def test_workers_of_other_kinds_are_not_removed() -> None:
+    others = (WorkerSpec("old", workers=2, factor=3.0),)
+    spec = replace(STEP.autoscaler, max_workers=1)
+    scenario = replace(STEP, duration_s=20.0, devices=replace(STEP.devices, others=others), autoscaler=spec)
+    simulation = Simulation(scenario, 1).run()
+    assert simulation.watcher.violations == []
+    connected = [worker.name for worker in simulation.cluster.workers if worker.connected]
+    assert connected == ["w0", "w2", "w3"]
+    assert {devices for _, devices, _ in simulation.autoscaler.series} == {2, 1}

@@ -59,9 +59,9 @@ class Autoscaler:
 
     def _read(self, _: Any) -> None:
         cluster, spec = self._cluster, self._spec
-        now, each = cluster.loop.now, cluster.devices_per_worker
+        now, each = cluster.loop.now, cluster.elastic.per_worker
         connected = [number for number in cluster.connected() if number not in self._leaving]
-        wanted = sum(kind.wanted for kind in cluster.controller.scaling(now))
+        wanted = sum(kind.wanted for kind in cluster.controller.scaling(now) if kind.kind == cluster.elastic.kind)
         self.series.append(((now - self._begin) / SECOND, len(connected) * each, wanted))
         if self._record is not None:
             row = {"record": "scaling", "at": now, "devices": len(connected) * each, "wanted": wanted}

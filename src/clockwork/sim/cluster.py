@@ -179,21 +179,23 @@ class Cluster:
         self.feed(WorkerConnected(worker.name))
 
     @property
-    def devices_per_worker(self) -> int:
-        """Number of devices of each worker of the first kind."""
-        return self._fleet[0].per_worker
+    def elastic(self) -> WorkerSpec:
+        """The kind of devices that an autoscaler adds and removes, which is the first kind."""
+        return self._fleet[0]
 
     def connected(self) -> list[int]:
-        """Return the numbers of the connected workers."""
-        return [number for number, worker in enumerate(self.workers) if worker.connected]
+        """Return the numbers of the connected workers of the kind `elastic`."""
+        return [
+            number for number, worker in enumerate(self.workers) if worker.connected and worker.spec is self.elastic
+        ]
 
     def connected_devices(self) -> int:
         """Return the number of devices of the connected workers."""
         return sum(worker.spec.per_worker for worker in self.workers if worker.connected)
 
     def add_worker(self) -> None:
-        """Add a worker of the first kind to the cluster, and connect it."""
-        worker = _Worker(f"w{len(self.workers)}", self._fleet[0])
+        """Add a worker of the kind `elastic` to the cluster, and connect it."""
+        worker = _Worker(f"w{len(self.workers)}", self.elastic)
         self.workers.append(worker)
         self._by_name[worker.name] = worker
         self.connect(len(self.workers) - 1)
