@@ -1,7 +1,8 @@
 """When an idle device waits for more requests before it starts."""
 
 from clockwork.messages.actions import Infer
-from clockwork.scheduling.clockwork.batching_delay import MAX_LEVEL, MAX_WAIT, PROBE, STALE, BatchingDelay
+from clockwork.scheduling.clockwork.batching_delay import MAX_WAIT, PROBE, BatchingDelay
+from clockwork.scheduling.clockwork.server_load import ACTION_COST, MAX_LEVEL, STALE, ServerLoad
 from clockwork.units import Nanos, ms, us
 from scheduling.test_clockwork import ClockworkHarness
 
@@ -82,7 +83,7 @@ def test_an_inference_that_takes_much_longer_than_an_action_is_not_delayed() -> 
 def test_a_request_for_another_model_ends_the_wait() -> None:
     harness = ClockworkHarness(models=("a", "b"), warm=("a", "b"), times=QUICK)
     for moment in range(20):
-        harness.scheduler._delay.note_load(1.0, ms(moment))
+        harness.scheduler._server.note(1.0, ms(moment))
     harness.state.load = (1.0, ms(20))
     harness.scheduler._delay._expected["a"] = (8, ms(20))
     assert not infers(harness.ask(ms(20), 1, "a"))
@@ -93,26 +94,59 @@ def test_a_request_for_another_model_ends_the_wait() -> None:
 
 
 def test_the_level_rises_and_falls_with_the_load() -> None:
-    delay = BatchingDelay()
+    server = ServerLoad()
     for moment in range(100):
-        delay.note_load(1.0, ms(moment))
-    assert delay._level == MAX_LEVEL
-    delay.note_load(0.8, ms(100))
-    assert delay._level == MAX_LEVEL  # neither busy nor calm
+        server.note(1.0, ms(moment))
+    assert server.level(ms(99)) == MAX_LEVEL
+    server.note(0.8, ms(100))
+    assert server.level(ms(100)) == MAX_LEVEL  # neither busy nor calm
     for moment in range(101, 200):
-        delay.note_load(0.1, ms(moment))
-    assert delay._level == 1.0
+        server.note(0.1, ms(moment))
+    assert server.level(ms(199)) == 1.0
 
 
 def test_a_measurement_of_the_load_counts_once_and_expires() -> None:
-    delay = BatchingDelay()
+    server = ServerLoad()
+    delay = BatchingDelay(server)
     for _ in range(100):
-        delay.note_load(1.0, ms(1))
-    assert delay._level == 1.5
+        server.note(1.0, ms(1))
+    assert server.level(ms(1)) == 1.5
+    assert server.action_cost(ms(1)) == 0
     for moment in range(2, 20):
-        delay.note_load(1.0, ms(moment))
+        server.note(1.0, ms(moment))
     assert delay.wanted(ms(19), "a", us(50)) == 2
     assert delay.wanted(ms(20) + STALE, "a", us(50)) == 1
+    assert server.action_cost(ms(19)) == ACTION_COST
+    assert server.action_cost(ms(20) + STALE) == 0
+
+
+def sizes_of_a_group(share: float) -> list[int]:
+    """Return the batch sizes of 16 requests that arrive together while a device with cheap single rows executes."""
+    times = {1: us(8), 2: us(20), 4: us(90), 8: us(160), 16: us(170)}  # measured on a core that the server shares
+    harness = ClockworkHarness(models=("a", "b"), warm=("a", "b"), times=times)
+    for moment in range(20):
+        harness.scheduler._server.note(share, ms(moment))
+    harness.state.load = (share, ms(20))
+    harness.ask(ms(20), 100, "b")
+    for number in range(16):
+        harness.ask(ms(20), number, "a")
+    now = ms(20)
+    while not (sizes := [len(action.inputs) for action in sent_infers(harness) if action.model == "a"]):
+        now += us(100)
+        harness.run_until(now)
+    return sizes
+
+
+def sent_infers(harness: ClockworkHarness) -> list[Infer]:
+    return [action for action in harness.gpu().outstanding.values() if isinstance(action, Infer)]
+
+
+def test_on_a_busy_server_requests_share_a_batch_although_single_rows_are_cheap_for_the_device() -> None:
+    assert sizes_of_a_group(1.0) == [16]
+
+
+def test_on_an_idle_server_only_the_time_of_the_device_determines_the_batches() -> None:
+    assert set(sizes_of_a_group(0.1)) == {1}
 
 
 def test_there_is_rarely_a_wait_for_a_single_client() -> None:

@@ -20,6 +20,7 @@ from clockwork.messages.results import GPUInfo
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.device import Device, SentInfer
 from clockwork.scheduling.clockwork.plan import Offer, Plan, PlannedBatch
+from clockwork.scheduling.clockwork.server_load import ServerLoad
 from clockwork.scheduling.clockwork.times import InferTimes
 from clockwork.scheduling.clockwork.weights import Weights
 from clockwork.scheduling.shapes import ShapeKey
@@ -100,7 +101,7 @@ class _KeptPlan:
         device = Device(gpu, config, 0)
         device.times = _KeptTimes(self.kind, config.window, self.sizes, self.largest, self.times)
         device.send_delay, device.return_delay = self.send_delay, self.return_delay
-        plan = Plan(device, config, 0)
+        plan = Plan(device, config, 0, ServerLoad())
         if idle:
             return plan
         device.free = self.free

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.device import Device, SentInfer
+from clockwork.scheduling.clockwork.server_load import ServerLoad
 from clockwork.scheduling.clockwork.timeline import FAR, Timeline, TimelineEntry
 from clockwork.scheduling.shapes import ShapeKey, is_alone
 from clockwork.state import ModelState, PendingRequest, PlannedWork, Verdict
@@ -58,7 +59,8 @@ class Offer(NamedTuple):
 
     A new batch is inserted in front of the batch ``before``, or at the end if ``before`` is None. ``room`` is the
     number of rows that fit into the batch, including the rows of the requests. ``cost`` is the additional time for
-    which the device would be busy. ``efficiency`` is the expected number of rows per nanosecond of ``cost``.
+    which the device would be busy. ``efficiency`` is the expected number of rows per nanosecond of ``cost``. If the
+    server is the bottleneck, the cost of a new batch for the server counts too (see `server_load`).
     ``at_once`` means that the device is idle.
     """
 
@@ -76,12 +78,13 @@ class Offer(NamedTuple):
 class Plan:
     """The planned batches of one device in order; see the module's docstring."""
 
-    def __init__(self, device: Device, config: ClockworkConfig, number: int) -> None:
-        """Create an empty plan. ``number`` is unique, and orders the plans."""
+    def __init__(self, device: Device, config: ClockworkConfig, number: int, server: ServerLoad) -> None:
+        """Create an empty plan. ``number`` is unique, and orders the plans. ``server`` is the load of the server."""
         self.device = device
         self.gpu = device.gpu
         self.number = number
         self.config = config
+        self._server = server
         self.batches: Timeline[PlannedBatch] = Timeline()
         #: batches by model; contains only models with batches
         self.batches_of: dict[str, dict[PlannedBatch, None]] = {}
@@ -179,7 +182,8 @@ class Plan:
         expected = rows + self.config.optimism * rate * (start - now)
         earliest = now + self.device.send_delay
         best_size, best_time, best_value, ideal, ideal_time = 0, 0, 0.0, 0.0, 0
-        largest = max(first.batch_size, self.device.times.worthwhile_size(model, key))
+        action_cost = self._server.action_cost(now)
+        largest = max(first.batch_size, self._largest_size(model, key, action_cost))
         times = self.device.infer_times(now, model, key)
         for size in self.device.times.sizes(model):
             if size < first.batch_size:
@@ -187,7 +191,7 @@ class Plan:
             if size > largest and ideal:
                 break
             time = times[size]
-            value = min(expected, size) / time
+            value = min(expected, size) / (time + action_cost)
             if value > ideal and earliest + time <= self.due(first, earliest + time, now):
                 ideal, ideal_time = value, time
             end = start + time
@@ -200,6 +204,16 @@ class Plan:
         if not at_once and now < self._claim_until and best_value < floor * self._claim:
             return None
         return Offer(self, None, before, best_size, best_time, best_time, start + best_time, best_value, at_once)
+
+    def _largest_size(self, model: ModelState, key: ShapeKey, action_cost: Nanos) -> int:
+        """Return the largest batch size to plan.
+
+        If an action costs the server more, a batch size that takes more of the device's time per row is worthwhile too.
+        """
+        times = self.device.times
+        if action_cost and not (model.unbatched or is_alone(model, key)):
+            return times.sizes(model)[-1]
+        return times.worthwhile_size(model, key)
 
     def claim_room(self, now: Nanos) -> None:
         """Keep time free for a batch like the last batch that was refused.
@@ -233,7 +247,7 @@ class Plan:
         slack = self.batches.slack(batch, at)
         expected = rows + rate * (start - now)
         best: Offer | None = None
-        largest = self.device.times.worthwhile_size(batch.model, batch.key)
+        largest = self._largest_size(batch.model, batch.key, self._server.action_cost(now))
         times = self.device.infer_times(now, batch.model, batch.key)
         for size in self.device.times.sizes(batch.model):
             room = size - batch.rows
@@ -397,7 +411,7 @@ class Plan:
         if not size:
             return None
         first, rest = device.infer_time(now, model, size, key), device.infer_time(now, model, rows - size, key)
-        if first + rest >= device.infer_time(now, model, rows, key):
+        if first + rest + self._server.action_cost(now) >= device.infer_time(now, model, rows, key):
             return None
         part = PlannedBatch(self, model, key, size, first)
         requests = sorted(batch.requests, key=lambda request: request.deadline)

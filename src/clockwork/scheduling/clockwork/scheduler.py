@@ -34,6 +34,7 @@ from clockwork.scheduling.clockwork.open_batches import GroupKey
 from clockwork.scheduling.clockwork.placing import Placing
 from clockwork.scheduling.clockwork.plan import Plan, PlannedBatch
 from clockwork.scheduling.clockwork.refusals import ADMITTED, Refusals
+from clockwork.scheduling.clockwork.server_load import ServerLoad
 from clockwork.scheduling.clockwork.timeline import FAR
 from clockwork.scheduling.clockwork.weights import Weights
 from clockwork.scheduling.shapes import shape_key
@@ -68,7 +69,8 @@ class ClockworkScheduler(Scheduler):
         self._plans: dict[GPUState, Plan] = {}
         self._demand = Demand(self._config.demand_window)
         self._weights = Weights(self._config, self._demand)
-        self._delay = BatchingDelay()
+        self._server = ServerLoad()
+        self._delay = BatchingDelay(self._server)
         self._placing = Placing(self._weights, self._demand, self._delay)
         self._refusals = Refusals(self._config)
         self._keeper = Keeper(self._config, self._weights)
@@ -97,7 +99,7 @@ class ClockworkScheduler(Scheduler):
         model = request.model
         if not request.background:
             self._demand.add(now, model.name)
-        self._delay.note_load(*self.state.load)
+        self._server.note(*self.state.load)
         group = (model.name, shape_key(request))
         if group not in self._groups:
             plan = self._placing.place_at_once(now, group, request)
@@ -288,7 +290,7 @@ class ClockworkScheduler(Scheduler):
         for gpu in gpus:
             self._last_number += 1
             device = Device(gpu, self._config, self.state.workers[gpu.worker_id].round_trip // 2)
-            plan = self._plans[gpu] = Plan(device, self._config, self._last_number)
+            plan = self._plans[gpu] = Plan(device, self._config, self._last_number, self._server)
             plan.records = self.state.recording
             plans.append(plan)
             for model in slow:
