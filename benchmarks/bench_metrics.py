@@ -24,7 +24,7 @@ from typing import Any
 
 import raw_http
 import uvloop
-from feature_cost import ON_ITS_CORE, OPTIONS, feature_cost, mlp_request
+from feature_cost import ON_ITS_CORE, feature_cost, servers
 from serving import Served, machine, median, options, p, serving, tell
 
 from clockwork.controller.tally import Counts
@@ -55,9 +55,8 @@ async def scraping(served: Served) -> AsyncIterator[None]:
 
 async def bench_cost(model: Path, duration: float, rounds: int) -> dict[str, Any]:
     """Measure part (a): the cost of the metrics."""
-    bare = ("--no-metrics", "--no-model-histograms")
-    with serving(model, *OPTIONS, **ON_ITS_CORE) as on, serving(model, *OPTIONS, *bare, **ON_ITS_CORE) as off:
-        return await feature_cost(on, off, mlp_request(on, model.stem), duration, rounds, during=scraping)
+    both = servers(model, lacking=["--no-metrics", "--no-model-histograms"])
+    return await feature_cost(both, model.stem, duration, rounds, during=scraping)
 
 
 def bench_count() -> dict[str, float]:
@@ -120,7 +119,7 @@ async def probed(probe: raw_http.Connection, other: "asyncio.Future[Any]") -> li
 
 async def main() -> None:
     """Run all parts, and print and write the results."""
-    chosen = options(__doc__, seconds=0.4, rounds=60).parse_args()
+    chosen = options(__doc__, seconds=0.4, rounds=72).parse_args()
     results = machine()
     with tempfile.TemporaryDirectory() as directory:
         results |= await bench_cost(build("mlp", Path(directory)), chosen.seconds, chosen.rounds)

@@ -5,13 +5,14 @@
 explain_cost    Cost of recording requests so that they can be explained (limit: 0.02). One server has the default
                 options, and the other has --explain-requests 0.
 viewer_cost     Cost of one page that shows the dashboard (limit: 0.01). One server is measured with and without it. A
-                turn has four times the usual length, because the page gets at most 5 snapshots per second.
+                turn has five times the usual length, because the page gets at most 5 snapshots per second.
 otel_cost       Cost of exporting traces of 1 % of the requests (limit: 0.02). One server has --otel, and the other has
                 not. The collector is a process on another core.
 otel_cost_of_all    The same, if all requests are traced. The server drops the spans that it cannot export in time.
 
 A cost is the additional processor time of the controller's process for a request, as a share. `feature_cost` describes
-how it is measured.
+how it is measured. Beside each cost, the result contains its noise: what the same measurement returns for two servers
+with the same options (`explain_noise` and so on).
 """
 
 import asyncio
@@ -19,13 +20,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
-from feature_cost import CORES, ON_ITS_CORE, OPTIONS, feature_cost, mlp_request
+from feature_cost import CORES, ON_ITS_CORE, OPTIONS, feature_cost, servers
 from serving import Served, machine, options, serving, tell
 
 from clockwork.zoo import build
@@ -52,12 +53,16 @@ server.serve_forever()
 """Program of a collector that accepts all spans and keeps none."""
 
 
+def told(name: str, made: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of a part, with its cost and its noise."""
+    stem, _, rest = name.partition("_")
+    return {name: made} | {"_".join(filter(None, (stem, what, rest))): made[what] for what in ("cost", "noise")}
+
+
 async def bench_explain(model: Path, duration: float, rounds: int) -> dict[str, Any]:
     """Measure the cost of recording requests."""
-    off_option = "--explain-requests=0"
-    with serving(model, *OPTIONS, **ON_ITS_CORE) as on, serving(model, *OPTIONS, off_option, **ON_ITS_CORE) as off:
-        made = await feature_cost(on, off, mlp_request(on, model.stem), duration, rounds)
-    return {"explain": made, "explain_cost": made["cost"]}
+    both = servers(model, lacking=["--explain-requests=0"])
+    return told("explain", await feature_cost(both, model.stem, duration, rounds))
 
 
 @asynccontextmanager
@@ -83,10 +88,13 @@ async def viewing(served: Served) -> AsyncIterator[None]:
 
 async def bench_viewer(model: Path, duration: float, rounds: int) -> dict[str, Any]:
     """Measure the cost of one viewer of the dashboard."""
-    with serving(model, *OPTIONS, **ON_ITS_CORE) as served:
-        request = mlp_request(served, model.stem)
-        made = await feature_cost(served, served, request, 4 * duration, max(2, rounds // 2), during=viewing)
-    return {"viewer": made, "viewer_cost": made["cost"]}
+
+    @contextmanager
+    def one() -> Iterator[Sequence[Served]]:
+        with serving(model, *OPTIONS, **ON_ITS_CORE) as served:
+            yield [served] * 3
+
+    return told("viewer", await feature_cost(one, model.stem, 5 * duration, rounds // 5, during=viewing))
 
 
 @contextmanager
@@ -113,13 +121,9 @@ async def bench_otel(model: Path, duration: float, rounds: int) -> dict[str, Any
     """Measure the cost of tracing 1 % of the requests, and of tracing all."""
     results: dict[str, Any] = {}
     for name, share in (("otel", 0.01), ("otel_of_all", 1.0)):
-        with (
-            tracing(share),
-            serving(model, *OPTIONS, "--otel", **ON_ITS_CORE) as on,
-            serving(model, *OPTIONS, **ON_ITS_CORE) as off,
-        ):
-            made = await feature_cost(on, off, mlp_request(on, model.stem), duration, rounds)
-        results |= {name: made, name.replace("otel", "otel_cost"): made["cost"]}
+        with tracing(share):
+            made = await feature_cost(servers(model, having=["--otel"]), model.stem, duration, rounds)
+        results |= told(name, made)
     return results
 
 
@@ -129,7 +133,7 @@ PARTS: Final = {"explain": bench_explain, "viewer": bench_viewer, "otel": bench_
 
 async def main() -> None:
     """Run the benchmark, and print and write the results."""
-    parser = options(__doc__, seconds=0.4, rounds=60)
+    parser = options(__doc__, seconds=0.2, rounds=144)
     parser.add_argument("--only", choices=sorted(PARTS), nargs="+", default=list(PARTS), help="run only these parts")
     chosen = parser.parse_args()
     results = machine()

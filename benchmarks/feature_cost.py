@@ -1,23 +1,36 @@
-"""Measure the cost of a feature of the server: two servers, with the feature and without it, are measured in turns.
+"""Measure the cost of a feature of the server. Servers with the feature and without it are measured in turns.
 
-Both servers (controller, front end, worker, a 64-64-10 MLP) run on one core. The load comes over HTTP from 64
-connections of this process, on another core. The order of the turns is with, without, without, with. So a machine that
-becomes slower or faster disturbs both servers equally. Each turn measures two values: requests per second, and the
-processor time of the controller's process for each request. Other programs on the machine disturb the processor time
-less. A round is one turn of each server. The ratio of a round is the value with the feature divided by the value
-without it.
+The servers (controller, front end, worker, a 64-64-10 MLP) run on one core. The load comes over HTTP from 16
+connections of this process, on another core. With more connections, the number of requests in a batch varies from turn
+to turn, and the time for a request varies with it.
+
+Each row of the measurement is one way to run the load:
+
+- ``with``: a server that has the feature
+- ``without``: a server that does not have it
+- ``same``: a second server like that of ``without``. Its ratio to ``without`` shows the noise of the measurement.
+
+A round is one turn of each row. The order of the rows changes from round to round. So a machine that becomes slower or
+faster disturbs all rows equally. Each turn measures two values: requests per second, and the processor time of the
+controller's process for each request. Work that a server postpones until after its turn counts too: the processor time
+of a turn lasts until the next turn of the same server.
+
+Some work occurs only every few seconds, so the ratios of single rounds would not show it. `GROUP` successive rounds
+form a group, and the ratios are those of the groups' sums. The servers are started anew `STARTS` times, because two
+processes of the same program differ slightly.
 """
 
 import os
 import statistics
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import permutations
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import raw_http
-from serving import Served, median
+from serving import Served, median, serving
 
 CORES = sorted(os.sched_getaffinity(0))
 ON_ITS_CORE: dict[str, Any] = {"on": {CORES[0]}, "here": {CORES[-1]}}
@@ -27,12 +40,36 @@ SLO_MS = 10_000
 OPTIONS = ("--http=127.0.0.1:0", f"--slo={SLO_MS}ms")
 """Arguments of the servers. A busy server assumes the default SLO for a request that it has not read yet."""
 
-CONNECTIONS = 64
-WARM_UP = 2.0
+CONNECTIONS: Final = 16
+WARM_UP: Final = 1.0
 """Duration in seconds of the first turn of each server, which is not counted."""
+
+ROWS: Final = ("with", "without", "same")
+ORDERS: Final = tuple(permutations(range(len(ROWS))))
+
+GROUP: Final = 2 * len(ORDERS)
+"""Number of rounds whose sums are compared. A group contains every order of the rows equally often."""
+
+STARTS: Final = 3
+"""Number of times that the servers are started."""
 
 During: TypeAlias = Callable[[Served], AbstractAsyncContextManager[object]]
 """Returns a context that is open during a turn, for example an open connection that uses the feature."""
+
+Servers: TypeAlias = Callable[[], AbstractContextManager[Sequence[Served]]]
+"""Starts the servers of the rows, in the order of `ROWS`. The servers of several rows may be the same server."""
+
+
+def servers(model: Path, having: Sequence[str] = (), lacking: Sequence[str] = ()) -> Servers:
+    """Return a function that starts a server with the options ``having``, and two with the options ``lacking``."""
+
+    @contextmanager
+    def start() -> Iterator[Sequence[Served]]:
+        with ExitStack() as stack:
+            every = (having, lacking, lacking)
+            yield [stack.enter_context(serving(model, *OPTIONS, *each, **ON_ITS_CORE)) for each in every]
+
+    return start
 
 
 def mlp_request(served: Served, model: str) -> bytes:
@@ -52,42 +89,77 @@ def cpu_ns(served: Served) -> int:
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
 
 
-async def turn(served: Served, request: bytes, duration: float, during: During = nothing) -> tuple[float, float]:
-    """Return requests per second, and microseconds of the controller's processor time for each request."""
-    cpu = cpu_ns(served)
-    async with during(served):
-        rate, latencies = await raw_http.closed_loop(served.http, request, CONNECTIONS, duration)
-    return rate, (cpu_ns(served) - cpu) / len(latencies) / 1000
+class Turns:
+    """The turns of the rows of one start of the servers."""
+
+    def __init__(self, servers: Sequence[Served], request: bytes, duration: float, during: During) -> None:
+        """``duration`` is the length of a turn in seconds. ``during`` is open in the turns with the feature."""
+        self._servers = servers
+        self._request, self._duration, self._during = request, duration, during
+        self._open: dict[int, tuple[int, int]] = {}  #: last row, and processor time before it, of each process
+        self.requests: list[int] = [0] * len(ROWS)
+        self.cpu: list[int] = [0] * len(ROWS)
+        self.rates: list[list[float]] = [[] for _ in ROWS]
+
+    async def warm_up(self) -> None:
+        """Send requests to each server, so that later turns find it ready."""
+        for served in self._servers:
+            await raw_http.closed_loop(served.http, self._request, CONNECTIONS, WARM_UP)
+
+    async def turn(self, row: int) -> None:
+        """Run the load of one row."""
+        served = self._servers[row]
+        self._close(served)
+        self._open[served.process.pid] = row, cpu_ns(served)
+        async with (self._during if row == 0 else nothing)(served):
+            rate, latencies = await raw_http.closed_loop(served.http, self._request, CONNECTIONS, self._duration)
+        self.rates[row].append(rate)
+        self.requests[row] += len(latencies)
+
+    def _close(self, served: Served) -> None:
+        """Add the processor time since the begin of a server's last turn to the turn's row."""
+        row, before = self._open.pop(served.process.pid, (0, 0))
+        if before:
+            self.cpu[row] += cpu_ns(served) - before
+
+    async def group(self) -> list[tuple[float, float]]:
+        """Run the rounds of a group. Return, by row, requests per second and microseconds of processor time."""
+        self.requests, self.cpu, self.rates = [0] * len(ROWS), [0] * len(ROWS), [[] for _ in ROWS]
+        for number in range(GROUP):
+            for row in ORDERS[number % len(ORDERS)]:
+                await self.turn(row)
+        for served in self._servers:
+            self._close(served)
+        return [
+            (statistics.fmean(rates), cpu / requests / 1000)
+            for rates, cpu, requests in zip(self.rates, self.cpu, self.requests, strict=True)
+        ]
 
 
 async def feature_cost(
-    having: Served,
-    lacking: Served,
-    request: bytes,
-    duration: float,
-    rounds: int,
-    during: During = nothing,
+    servers: Servers, model: str, duration: float, rounds: int, during: During = nothing
 ) -> dict[str, Any]:
-    """Measure a server ``having`` the feature and a server ``lacking`` it. Both may be the same server.
+    """Measure the cost of a feature with turns of ``duration`` seconds and at least this many ``rounds``.
 
-    ``duration`` is the length of a turn in seconds. ``during`` is open in the turns with the feature. The result
-    contains, for throughput and for processor time, the medians with and without the feature, and the median and the
-    quartiles of the rounds' ratios. ``cost`` is the additional processor time for a request, as a share.
+    ``during`` is open in the turns of the row ``with``. The result contains, for throughput and for processor time, the
+    median of each row, and the median and the quartiles of the groups' ratios of ``with`` and ``same`` to ``without``.
+    ``cost`` is the additional processor time for a request, as a share; ``noise`` is the same for ``same``.
     """
-    found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    for served in (having, lacking):
-        await turn(served, request, WARM_UP)
-    for number in range(rounds):
-        for used in (False, True) if number % 2 else (True, False):
-            measured = turn(having, request, duration, during) if used else turn(lacking, request, duration)
-            found[used].append(await measured)
-    made: dict[str, Any] = {"connections": CONNECTIONS, "rounds": rounds}
+    groups: list[list[tuple[float, float]]] = []
+    for _ in range(STARTS):
+        with servers() as started:
+            turns = Turns(started, mlp_request(started[0], model), duration, during)
+            await turns.warm_up()
+            groups += [await turns.group() for _ in range(max(1, round(rounds / GROUP / STARTS)))]
+    made: dict[str, Any] = {"connections": CONNECTIONS, "rounds": len(groups) * GROUP, "groups": len(groups)}
     for at, what in enumerate(("requests_per_s", "cpu_us_per_request")):
-        with_it, without = ([one[at] for one in found[used]] for used in (True, False))
-        ratios = [one / other for one, other in zip(with_it, without, strict=True)]
-        made[f"{what}_with"] = median(with_it)
-        made[f"{what}_without"] = median(without)
-        made[f"{what}_ratio"] = round(statistics.median(ratios), 4)
-        made[f"{what}_ratio_quartiles"] = [round(ratio, 4) for ratio in statistics.quantiles(ratios, n=4)]
+        values = [[group[row][at] for group in groups] for row in range(len(ROWS))]
+        for name, found in zip(ROWS, values, strict=True):
+            made[f"{what}_{name}"] = median(found)
+        for row, name in ((0, "ratio"), (2, "ratio_same")):
+            ratios = [one / other for one, other in zip(values[row], values[1], strict=True)]
+            made[f"{what}_{name}"] = round(statistics.median(ratios), 4)
+            made[f"{what}_{name}_quartiles"] = [round(ratio, 4) for ratio in statistics.quantiles(ratios, n=4)]
     made["cost"] = round(made["cpu_us_per_request_ratio"] - 1, 4)
+    made["noise"] = round(made["cpu_us_per_request_ratio_same"] - 1, 4)
     return made
