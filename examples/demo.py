@@ -51,9 +51,9 @@ from clockwork import (
 from clockwork.clock import process_time
 from clockwork.environment.checks import check
 from clockwork.environment.facts import Environment
-from clockwork.environment.findings import Finding, Level
 from clockwork.environment.kernel_files import read_counters
 from clockwork.environment.measurement import examine
+from clockwork.messages.findings import Finding, Level
 from clockwork.scheduling.clockwork.refusals import ADMITTED
 
 ROOT = Path(__file__).resolve().parent.parent

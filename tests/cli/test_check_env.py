@@ -9,7 +9,8 @@ from clockwork.cli.check import describe_findings, exit_code
 from clockwork.cli.output import show
 from clockwork.environment import measurement
 from clockwork.environment.facts import Environment, Host, Measured
-from clockwork.environment.findings import UNKNOWN, Finding, Level
+from clockwork.environment.findings import UNKNOWN
+from clockwork.messages.findings import Finding, Level
 
 FINE = Finding("clock", Level.OK, "tsc")
 SILENT = Finding("boost", Level.NOTE, UNKNOWN, "cannot be checked")

@@ -15,6 +15,7 @@ from clockwork.cli.results import show_results
 from clockwork.cli.status_report import describe_server
 from clockwork.cli.top_report import Reading, screen, top_of
 from clockwork.messages.counts import DeviceCounts, RecentCounts
+from clockwork.messages.findings import Finding, Level
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.requests import GPUStatus, ModelStatus, Progress, ServerStatus, VersionStatus, WorkerStatus
 from clockwork.messages.results import GPUInfo
@@ -150,6 +151,33 @@ def test_top_shows_recent_requests_and_the_work_of_devices(
     assert "90%" in shown, "the devices were busy for 0.9 s of 1 s"
     assert "1 request at risk" in shown
     check_screen("top", width, shown)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_status_and_top_show_what_disturbs_the_workers(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    before, reading = readings(few_models())
+    (worker,) = reading.server.workers
+    findings = (
+        Finding("cpu quota", Level.BAD, "1.5 cores", "the worker is stopped", "raise the limit"),
+        Finding("swap", Level.WARNING, "12 MiB of 2 GiB in use"),
+        Finding("isolation", Level.NOTE, "none"),
+    )
+    found = replace(reading.server, workers=(replace(worker, findings=findings),))
+    show(*describe_server(found, height=40))
+    shown = capsys.readouterr().out
+    assert "worker local may be disturbed by cpu quota (bad): 1.5 cores" in shown
+    assert "isolation" not in shown
+    show(*describe_server(found))
+    assert "disturbed by isolation (note): none" in capsys.readouterr().out
+    top = top_of(replace(reading, server=found), before, folded=True)
+    assert top.findings == {"local": findings}
+    show(*screen(reading, top, sort="rate", window="10s", height=24))
+    shown = capsys.readouterr().out
+    assert "disturbed    local: 1 bad, 1 warning (clockwork status shows them)" in shown
+    assert len(shown.splitlines()) <= 24
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -1,6 +1,7 @@
 """The stage QUERYING: every worker reports its state."""
 
 import pytest
+from msgspec.structs import replace
 
 from builders import copies_of, model_info, worker_info
 from clockwork.controller.controller import ControllerWithStartupPhase
@@ -8,6 +9,7 @@ from clockwork.controller.events import DropWorker, Report, StageEntered, Worker
 from clockwork.controller.stage import Stage
 from clockwork.messages.actions import GetWorkerState, LoadModelFromDisk, UnloadModel
 from clockwork.messages.commands import SendAction
+from clockwork.messages.findings import Finding, Level
 from clockwork.messages.requests import LoadModelResponse
 from clockwork.messages.results import ErrorResult, GetWorkerStateResult, GPUInfo, UnloadModelResult, WorkerInfo
 from clockwork.messages.status import Status
@@ -45,6 +47,15 @@ def test_the_version_of_a_worker_is_in_the_status_and_another_version_is_reporte
         "old": "clockwork 0.0.1",
         "same": f"clockwork {__version__}",
     }
+
+
+def test_the_status_contains_what_a_worker_found_on_its_machine() -> None:
+    controller = ControllerWithStartupPhase(EchoScheduler())
+    controller.handle(0, WorkerConnected("w0"))
+    findings = (Finding("cpu quota", Level.BAD, "1.5 cores"), Finding("isolation", Level.NOTE, "none"))
+    controller.handle(0, WorkerResult("w0", GetWorkerStateResult(1, replace(worker_info(), findings=findings))))
+    (worker,) = controller.description(0).server().workers
+    assert worker.findings == findings
 
 
 def test_loading_begins_when_the_configured_number_of_workers_has_reported() -> None:

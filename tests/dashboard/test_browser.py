@@ -8,6 +8,8 @@ from statistics import median
 import pytest
 
 from browser import Browser, frames, why_missing
+from cli.processes import QUICK, clockwork, save_dense
+from clockwork import Client
 from dashboard.sites import Site, behind_a_prefix, emulated, refused_request, requests_to
 
 pytestmark = pytest.mark.skipif(bool(why_missing()), reason=why_missing() or "a browser is installed")
@@ -201,6 +203,20 @@ def test_the_page_asks_for_a_token_and_never_puts_it_into_an_address(browser: Br
             "[location.href, ...performance.getEntriesByType('resource').map((each) => each.name)]"
         )
         assert not [address for address in addresses if TOKEN in address]
+
+
+def test_the_page_shows_what_a_worker_found_on_its_machine(browser: Browser, tmp_path: Path) -> None:
+    model = str(save_dense(tmp_path / "dense.onnx"))
+    with clockwork("serve", model, "--listen=127.0.0.1:0", *QUICK, "--http=127.0.0.1:0") as process:
+        address = process.out.wait_for(r"^clockwork serves HTTP on (\S+)$")[1]
+        with Client(process.address()) as client:
+            (worker,) = client.status().workers
+        browser.open(f"http://{address}/")
+        browser.wait_for("$$('#workers tr').length")
+        rows = browser.value("[...$$('#findings tr')].map((row) => [...row.cells].map((cell) => cell.textContent))")
+        assert rows == [[worker.id, found.name, found.level, found.found] for found in worker.findings]
+        assert browser.value("$('#findings-table').hidden") == (not rows)
+        browser.open("about:blank")
 
 
 def test_the_page_says_when_the_server_is_gone(browser: Browser) -> None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -14,8 +15,9 @@ from clockwork.controller.recent import LONG_PERIOD, SHORT_PERIOD
 from clockwork.dashboard.feed import MAX_INTERVAL, MAX_SHARE, MIN_INTERVAL, Feed, ViewersFullError, pause
 from clockwork.dashboard.history import LENGTH, History
 from clockwork.dashboard.log_lines import MAX_LINES, MAX_TEXT, LogLines
-from clockwork.dashboard.snapshot import ModelRows
+from clockwork.dashboard.snapshot import ModelRows, devices_section
 from clockwork.dashboard.timeline import MAX_ENDED, TimelineSection
+from clockwork.messages.findings import Finding, Level
 from clockwork.messages.timeline import Timeline, TimelineAction
 from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.stepping import Stepper
@@ -211,6 +213,16 @@ def test_a_snapshot_changes_nothing_that_the_status_shows() -> None:
     before = server.server()
     at_once(ModelRows(10, 10).next(server))
     assert cluster.controller.description(cluster.now).server() == before
+
+
+def test_the_first_device_of_a_worker_has_what_the_worker_found_on_its_machine() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    (worker,) = cluster.controller.description(cluster.now).fleet.values()
+    worker.findings = (Finding("swap", Level.BAD, "1 GiB in use", "slow", "swapoff -a"),)
+    section = at_once(devices_section(cluster.controller.description(cluster.now)))
+    assert [device["findings"] for device in msgspec.json.decode(section)] == [
+        [["swap", "bad", "1 GiB in use", "slow", "swapoff -a"]]
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ history

@@ -23,9 +23,10 @@ from clockwork.environment.facts import (
     Share,
     Swap,
 )
-from clockwork.environment.findings import UNKNOWN, Finding, Level, worst
+from clockwork.environment.findings import UNKNOWN, disturbing, worst
 from clockwork.environment.kernel_files import cores, read_counters, read_host, read_quota
-from clockwork.environment.measurement import examine, others, stolen, watch
+from clockwork.environment.measurement import examine, examine_at_start, others, stolen, watch
+from clockwork.messages.findings import Finding, Level
 from clockwork.units import GIB, MIB, MILLISECOND, SECOND, ms, us
 
 CPU = "sys/devices/system/cpu"
@@ -100,6 +101,16 @@ def test_all_facts_are_read(tmp_path: Path) -> None:
     )
     ticks = {1: CoreTicks(busy=19, idle=45, stolen=8), 3: CoreTicks(busy=6, idle=40, stolen=0)}
     assert read_counters(tmp_path) == Counters(ticks, throttled=2, swapped=7)
+
+
+def test_facts_at_the_start_of_a_worker_need_no_measurement(tmp_path: Path) -> None:
+    files = {**WHOLE, "proc/stat": "cpu1 1 2 3 40\ncpu3 1 2 3 40 5 6 7 8 9 9\n"}
+    environment = examine_at_start(1, 1, root=plant(tmp_path, dict(files)))
+    assert environment.measured == Measured(duration=0, stolen=(Share(1, 0.0), Share(3, 8 / 72)))
+    found = disturbing(check(environment))
+    assert [(each.name, each.level) for each in found][:2] == [("steal", Level.BAD), ("clock source", Level.WARNING)]
+    assert not {"interruptions", "other processes", "timers"} & {each.name for each in found}
+    assert [each.level.rank for each in found] == sorted((each.level.rank for each in found), reverse=True)
 
 
 def test_a_host_without_files_has_no_facts(tmp_path: Path) -> None:

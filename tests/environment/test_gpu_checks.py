@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from clockwork.environment import gpu_checks, resource_checks
 from clockwork.environment.checks import CHECKS, check
 from clockwork.environment.facts import Environment, Host, Measured
-from clockwork.environment.findings import Level
+from clockwork.messages.findings import Level
 from clockwork.runtimes.nvidia import NO_BINDINGS, NO_DRIVER, Gpu, NvidiaGpus
 from clockwork.units import GIB
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from clockwork.errors import ProtocolError
 from clockwork.messages import actions, explanation, link, requests, results, timeline
 from clockwork.messages.counts import BatchCounts, DeviceCounts, ModelCounts
+from clockwork.messages.findings import Finding, Level
 from clockwork.messages.prediction import ErrorSummary, PredictionSummary
 from clockwork.messages.profile import Measurement, ModelProfile
 from clockwork.messages.scaling import KindScaling
@@ -64,7 +65,9 @@ RESULTS = [
         6, (results.InferOutput(7, (X,)), results.InferOutput(8, (), "no", failed=True)), TIMING, TIMING, TIMING
     ),
     results.ClearCacheResult(7),
-    results.GetWorkerStateResult(8, results.WorkerInfo(16, (GPU,), (INFO,))),
+    results.GetWorkerStateResult(
+        8, results.WorkerInfo(16, (GPU,), (INFO,), (Finding("swap", Level.BAD, "1 GiB in use"),))
+    ),
     results.FetchModelResult(9, 10),
 ]
 REQUESTS = [
@@ -179,6 +182,11 @@ def test_a_status_without_predictions_and_counts_is_understood() -> None:
     assert (server.without_model, server.models[0].counts) == ({}, ModelCounts())
     assert (server.ready, server.models[0].ready) == (False, False)
     assert server.broken == STATUS.broken
+
+
+def test_a_level_of_a_newer_version_is_a_note() -> None:
+    finding = msgspec.msgpack.decode(msgspec.msgpack.encode(["heat", "melting", "90 C"]), type=Finding)
+    assert finding == Finding("heat", Level.NOTE, "90 C")
 
 
 @pytest.mark.parametrize(("messages", "union"), [(m, u) for _, m, u in DIRECTIONS] + [(LINK, link.LinkMessage)])

@@ -26,8 +26,8 @@ from clockwork.cli.worker_options import (
 
 if TYPE_CHECKING:
     from clockwork.cli.output import Listing
-    from clockwork.environment.findings import Finding, Level
     from clockwork.host.model_check import CheckedModel
+    from clockwork.messages.findings import Finding, Level
     from clockwork.runtimes.base import Runtime
     from clockwork.runtimes.batching import BatchingOptions
 
@@ -100,7 +100,8 @@ def check_env(
 
 def exit_code(findings: "Sequence[Finding]", strict: bool) -> int:
     """Return 1 if a finding is bad, else 0. If ``strict`` is true, also return 1 if there is a warning."""
-    from clockwork.environment.findings import Level, worst
+    from clockwork.environment.findings import worst
+    from clockwork.messages.findings import Level
 
     return int(worst(findings).rank >= (Level.WARNING if strict else Level.BAD).rank)
 
@@ -108,16 +109,16 @@ def exit_code(findings: "Sequence[Finding]", strict: bool) -> int:
 def describe_findings(findings: "Sequence[Finding]") -> "Iterable[Listing | str]":
     """Yield a table of all findings, then the cost and fix of each (worst first), then the number of each level."""
     from clockwork.cli.output import table
-    from clockwork.environment.findings import UNKNOWN, Level
+    from clockwork.environment.findings import disturbing
+    from clockwork.messages.findings import Level
 
     rows = [(finding.name, finding.level, finding.found) for finding in findings]
     yield table("", ("check", "level", "found"), rows)
     yield ""
-    for finding in sorted(findings, key=lambda finding: -finding.level.rank):
-        if finding.level is not Level.OK and finding.found != UNKNOWN:
-            yield f"{finding.name} ({finding.level}): {finding.cost}"
-            if finding.fix:
-                yield f"  fix: {finding.fix}"
+    for finding in disturbing(findings):
+        yield f"{finding.name} ({finding.level}): {finding.cost}"
+        if finding.fix:
+            yield f"  fix: {finding.fix}"
     counts = [(level, sum(finding.level is level for finding in findings)) for level in reversed(Level)]
     yield ", ".join(_count(level, count) for level, count in counts if count)
 

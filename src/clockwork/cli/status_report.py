@@ -19,6 +19,7 @@ from clockwork.cli.output import (
 from clockwork.cli.startup_hints import waits_for
 from clockwork.controller.stage import Stage
 from clockwork.messages.counts import CHECK_OUTCOMES, RecentCounts
+from clockwork.messages.findings import Level
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
 from clockwork.messages.shadows import ShadowStatus
@@ -38,6 +39,9 @@ MAX_DEVICE_ROWS: Final = 8
 
 MAX_REASONS: Final = 3
 """Largest number of reasons of one kind on one screen, such as reasons why a model is not served."""
+
+SERIOUS: Final = (Level.WARNING, Level.BAD)
+"""Levels of the findings of workers that are shown without ``--all``."""
 
 DEVICE_COLUMNS: Final = ("worker", ">device", "kind", ">cache", ">models in cache", ">outstanding", "state")
 DEVICE_DROP: Final = ("outstanding", "models in cache", "kind", "cache")
@@ -138,6 +142,7 @@ def describe_server(
         for name, why in sorted(worker.lacks.items())
     ]
     yield from _reasons(lacking, limit, "file is missing on a worker", "files are missing on workers")
+    yield from _reasons(list(_disturbances(server, all=height is None)), limit, "disturbance", "disturbances")
     own = f"clockwork {server.version}"
     mixed = [
         f"worker {worker.id} runs {worker.software}; the controller runs {own}"
@@ -145,6 +150,14 @@ def describe_server(
         if worker.software not in ("", own)
     ]
     yield from _reasons(mixed, limit, "worker runs another version", "workers run another version")
+
+
+def _disturbances(server: ServerStatus, *, all: bool) -> Iterator[str]:
+    """Yield a line for each cause of varying times that a worker found. Notes are left out unless ``all`` is true."""
+    for worker in server.workers:
+        for finding in worker.findings:
+            if all or finding.level in SERIOUS:
+                yield f"worker {worker.id} may be disturbed by {finding.name} ({finding.level}): {finding.found}"
 
 
 def headline(server: ServerStatus) -> str:

@@ -1,5 +1,6 @@
 """Computes and formats the numbers that ``clockwork top`` shows."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -9,6 +10,7 @@ from clockwork.cli.output import Listing, limited, table
 from clockwork.cli.startup_hints import waits_for
 from clockwork.cli.status_report import MANY, MAX_DEVICE_ROWS, MIN_ROWS, headline, model_groups, slo_range
 from clockwork.messages.counts import DeviceCounts, RecentCounts
+from clockwork.messages.findings import Finding, Level
 from clockwork.messages.requests import ModelStatus, ServerStatus, WorkerStatus
 from clockwork.messages.timeline import Timeline
 from clockwork.units import SECOND, Bytes, Nanos, show_bytes, show_duration
@@ -41,6 +43,9 @@ MODEL_COLUMNS: Final = (
     ">SLO",
 )
 MODEL_DROP: Final = ("failed", "broken", "late", "p50", "SLO", "refused")
+
+MAX_WARNED: Final = 2
+"""Largest number of workers whose findings are counted on the screen."""
 
 WINDOWS: Final = ("10s", "5min")
 """The windows of time over which requests are counted."""
@@ -81,7 +86,7 @@ class Top(Struct, frozen=True):
     """The numbers of one reading.
 
     ``at_risk`` is the number of requests that will miss their deadline according to the plan of the next 100 ms. It is
-    None if the server records no actions.
+    None if the server records no actions. ``findings`` are what disturbs the workers' machines, by worker.
     """
 
     version: str
@@ -93,6 +98,7 @@ class Top(Struct, frozen=True):
     last_5_min: RecentCounts
     devices: tuple[TopDevice, ...]
     models: tuple[TopModel, ...]
+    findings: dict[str, tuple[Finding, ...]] = {}
 
 
 class Reading(Struct, frozen=True):
@@ -119,6 +125,7 @@ def top_of(reading: Reading, before: Reading | None, *, folded: bool) -> Top:
         merged([model.last_5_min for model in server.models]),
         tuple(_devices(reading, before)),
         tuple(TopModel(group.label, *_recent(group.models)) for group in groups),
+        {worker.id: worker.findings for worker in server.workers if worker.findings},
     )
 
 
@@ -229,6 +236,8 @@ def screen(reading: Reading, top: Top, *, sort: str, window: str, height: int | 
         yield f"next 100 ms  {_plural(planned, 'planned batch', 'planned batches')}, " + (
             _plural(top.at_risk, "request at risk", "requests at risk")
         )
+    warnings = list(_warnings(top))
+    yield from warnings
     devices = top.devices if height is None else limited(top.devices, MAX_DEVICE_ROWS)
     if devices:
         yield table("", DEVICE_COLUMNS, map(_device_cells, devices), DEVICE_DROP)
@@ -238,10 +247,24 @@ def screen(reading: Reading, top: Top, *, sort: str, window: str, height: int | 
     models: Sequence[TopModel] = sorted_models(top, sort, window)
     if not models:
         return
-    limit = len(models) if height is None else max(MIN_ROWS, height - len(devices) - 13)
+    limit = len(models) if height is None else max(MIN_ROWS, height - len(devices) - len(warnings) - 13)
     shown = limited(models, limit)
     yield table("", MODEL_COLUMNS, [_model_cells(model, window) for model in shown], MODEL_DROP)
     yield from _more(len(models) - len(shown), "model")
+
+
+def _warnings(top: Top) -> Iterator[str]:
+    """Yield a line for each of the first workers with findings that are more serious than a note."""
+    counted = [(worker, Counter(found.level for found in findings)) for worker, findings in top.findings.items()]
+    serious = [(worker, levels) for worker, levels in counted if levels[Level.WARNING] or levels[Level.BAD]]
+    shown = limited(serious, MAX_WARNED)
+    for worker, levels in shown:
+        warnings, bad = levels[Level.WARNING], levels[Level.BAD]
+        counts = [
+            text for count, text in ((bad, f"{bad} bad"), (warnings, _plural(warnings, "warning", "warnings"))) if count
+        ]
+        yield f"disturbed    {worker}: {', '.join(counts)} (clockwork status shows them)"
+    yield from _more(len(serious) - len(shown), "disturbed worker")
 
 
 def _totals(recent: RecentCounts) -> str:

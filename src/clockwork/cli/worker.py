@@ -44,6 +44,7 @@ from clockwork.units import GIB, MIB, Bytes
 if TYPE_CHECKING:
     from clockwork.host.controller_file import FindController
     from clockwork.host.worker import EmulatedDevices, OnHost, WorkerConfig, WorkerHost
+    from clockwork.messages.findings import Finding
     from clockwork.runtimes.base import Runtime
 
 EXAMPLES: Final = examples(
@@ -181,6 +182,7 @@ def worker(
             model_cache_size=model_cache_size,
             batching=batching_options(no_batching, allow_batching, model_shapes(model_shape)),
         )
+        worker_config = replace(worker_config, findings=_findings(worker_config, options))
         executor.links = LinkPolicy(tuple(named_directories or ()), tuple(allow_links_to or ()))
         _run(lambda on_host: run_worker(worker_config, executor, on_host), health, report_descriptor)
 
@@ -237,6 +239,22 @@ def _make_runtime(
         **settings,
     )
     return runtime, replace(config, cache_bytes=cache_bytes)
+
+
+def _findings(config: "WorkerConfig", options: DeviceOptions) -> "tuple[Finding, ...]":
+    """Return what disturbs this machine, as far as it can be found without a measurement."""
+    from msgspec.structs import replace as with_fields
+
+    from clockwork.environment.checks import check
+    from clockwork.environment.findings import disturbing
+    from clockwork.environment.measurement import examine_at_start
+
+    environment = examine_at_start(config.devices, config.threads_per_device, config.taken_cores or ())
+    if options.on_gpus:
+        from clockwork.runtimes.nvidia import find_gpus
+
+        environment = with_fields(environment, gpus=find_gpus())
+    return disturbing(check(environment))
 
 
 def _run(

@@ -272,7 +272,9 @@ def _describe_worker(worker: WorkerState, ready: bool, state: ClockworkState) ->
         for gpu in worker.gpus
     )
     lacks = {state.models[key].served_as: why for key, why in worker.lacks.items() if key in state.models}
-    return WorkerStatus(worker.id, ready, worker.page_size, gpus, worker.silent, lacks, worker.software)
+    return WorkerStatus(
+        worker.id, ready, worker.page_size, gpus, worker.silent, lacks, worker.software, worker.findings
+    )
 
 
 def _with_served_names(device: GPUInfo, state: ClockworkState) -> GPUInfo:

@@ -95,6 +95,7 @@ def _device(server: Description, worker_id: str, worker: WorkerState, gpu: GPUSt
         "longer_p99": ms(longest[0]),
         "longer_max": ms(longest[1]),
         "lacks": dict(list(worker.lacks.items())[:MAX_REASONS]),
+        "findings": worker.findings if gpu is worker.gpus[0] else (),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from clockwork.environment import gpu_checks, processor_checks, resource_checks, timing_checks
 from clockwork.environment.facts import Environment
-from clockwork.environment.findings import Finding
+from clockwork.messages.findings import Finding
 from clockwork.runtimes.nvidia import NvidiaGpus
 
 CHECKS: Final[tuple[Callable[[Environment], Finding], ...]] = (

@@ -1,43 +1,12 @@
-"""The type of a finding, which is the result of one check of a machine."""
+"""Functions that make, compare and describe findings."""
 
 from collections.abc import Iterable
-from enum import StrEnum
 from typing import Final
 
-from msgspec import Struct
+from clockwork.messages.findings import Finding, Level
 
 UNKNOWN: Final = "unknown"
 """Text of a finding if the machine hides the fact."""
-
-
-class Level(StrEnum):
-    """The severity of a finding, from the lowest to the highest.
-
-    - OK: the operator need not do anything.
-    - NOTE: the finding is harmless by itself, or the fact is unknown.
-    - WARNING: some inferences will take longer than estimated.
-    - BAD: admitted requests will miss their deadlines, or a worker cannot start.
-    """
-
-    OK = "ok"
-    NOTE = "note"
-    WARNING = "warning"
-    BAD = "bad"
-
-    @property
-    def rank(self) -> int:
-        """The position of this level among all levels. The lowest level has position 0."""
-        return list(Level).index(self)
-
-
-class Finding(Struct, frozen=True):
-    """The result of one check: what was found, its cost for inferences, and a fix."""
-
-    name: str
-    level: Level
-    found: str
-    cost: str = ""
-    fix: str = ""
 
 
 def unknown(name: str, reason: str = "") -> Finding:
@@ -48,6 +17,12 @@ def unknown(name: str, reason: str = "") -> Finding:
 def worst(findings: Iterable[Finding]) -> Level:
     """Return the highest level of the findings, or OK if there are no findings."""
     return max((finding.level for finding in findings), key=lambda level: level.rank, default=Level.OK)
+
+
+def disturbing(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return the findings about known facts whose level is above OK, with the worst first."""
+    found = [each for each in findings if each.level is not Level.OK and each.found != UNKNOWN]
+    return tuple(sorted(found, key=lambda finding: -finding.level.rank))
 
 
 def show_share(share: float) -> str:

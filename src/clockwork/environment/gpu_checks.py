@@ -7,7 +7,8 @@ the command itself.
 from collections.abc import Iterable
 
 from clockwork.environment.facts import Environment
-from clockwork.environment.findings import UNKNOWN, Finding, Level, plural, unknown
+from clockwork.environment.findings import UNKNOWN, plural, unknown
+from clockwork.messages.findings import Finding, Level
 from clockwork.runtimes.nvidia import NO_BINDINGS, Gpu, NvidiaGpus
 from clockwork.units import show_bytes
 

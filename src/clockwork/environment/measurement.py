@@ -18,7 +18,16 @@ from threading import Condition
 from typing import Final, TypeAlias
 
 from clockwork.clock import Clock, MonotonicClock
-from clockwork.environment.facts import GAP, Counters, Environment, Interruptions, Lateness, Measured, Share
+from clockwork.environment.facts import (
+    GAP,
+    CoreTicks,
+    Counters,
+    Environment,
+    Interruptions,
+    Lateness,
+    Measured,
+    Share,
+)
 from clockwork.environment.kernel_files import read_counters, read_host
 from clockwork.host.affinity import allowed_cores, confined, plan_cores
 from clockwork.messages.profile import Measurement
@@ -45,6 +54,21 @@ def examine(
     host = read_host(root)
     plan = plan_cores(host.allowed or allowed_cores(), devices, threads_per_device)
     measured = measure(plan.exec, seconds(duration_s), root, clock)
+    return Environment(devices=plan.exec, threads_per_device=threads_per_device, host=host, measured=measured)
+
+
+def examine_at_start(
+    devices: int, threads_per_device: int, taken: Sequence[int] = (), root: Path = Path("/")
+) -> Environment:
+    """Read the facts about this machine without a measurement, which takes a few milliseconds.
+
+    ``taken`` are the cores of other workers. The shares of stolen time are those since the machine started.
+    """
+    host = read_host(root)
+    plan = plan_cores(host.allowed or allowed_cores(), devices, threads_per_device, taken)
+    now = read_counters(root)
+    since_start = stolen(Counters(dict.fromkeys(now.ticks, CoreTicks(0, 0, 0))), now)
+    measured = Measured(duration=0, stolen=since_start)
     return Environment(devices=plan.exec, threads_per_device=threads_per_device, host=host, measured=measured)
 
 

@@ -6,8 +6,9 @@ This module does no I/O.
 from typing import Final
 
 from clockwork.environment.facts import CoreFrequency, Environment
-from clockwork.environment.findings import Finding, Level, plural, unknown
+from clockwork.environment.findings import plural, unknown
 from clockwork.host.affinity import show_cores
+from clockwork.messages.findings import Finding, Level
 from clockwork.units import show_duration
 
 STEADY_GOVERNORS: Final = frozenset({"performance", "userspace"})

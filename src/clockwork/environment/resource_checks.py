@@ -6,8 +6,9 @@ This module does no I/O.
 from typing import Final
 
 from clockwork.environment.facts import Environment
-from clockwork.environment.findings import Finding, Level, plural, unknown
+from clockwork.environment.findings import plural, unknown
 from clockwork.host.cache_size import DEFAULT_CACHE_BYTES, default_cache_bytes
+from clockwork.messages.findings import Finding, Level
 from clockwork.net.server import MAX_CONNECTIONS
 from clockwork.units import MIB, Bytes, show_bytes
 

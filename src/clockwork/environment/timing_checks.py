@@ -6,8 +6,9 @@ This module does no I/O. Thresholds that are not derived from other code are arb
 from typing import Final
 
 from clockwork.environment.facts import GAP, Environment, Interruptions, Lateness, Share
-from clockwork.environment.findings import UNKNOWN, Finding, Level, plural, show_share, unknown
+from clockwork.environment.findings import UNKNOWN, plural, show_share, unknown
 from clockwork.host.lanes import WATCH
+from clockwork.messages.findings import Finding, Level
 from clockwork.units import MICROSECOND, MILLISECOND, Nanos, show_duration
 
 LOST_WARNING: Final = 0.01

@@ -37,6 +37,7 @@ from clockwork.host.process_tuning import steady_timing
 from clockwork.host.received_models import ReceivedModels
 from clockwork.host.task_runner import ResultToSend, TaskRunner
 from clockwork.messages.actions import Action, FetchModel, Infer, InferInput
+from clockwork.messages.findings import Finding
 from clockwork.messages.link import ROLE_WORKER, Hello
 from clockwork.messages.results import ErrorResult
 from clockwork.messages.status import Status
@@ -93,7 +94,8 @@ class WorkerConfig:
     ``arena`` is memory shared with the controller. ``taken_cores`` contains the cores of other workers on this host. If
     ``taken_cores`` is None, the worker itself finds these cores and claims its own cores. If it is set, the parent
     process has already claimed the worker's cores. ``received`` is the directory for files that the controller sends,
-    and its largest size. If ``received`` is None, the worker reads only its model root.
+    and its largest size. If ``received`` is None, the worker reads only its model root. ``findings`` describe what
+    disturbs the worker's machine; the worker reports them to the controller.
     """
 
     model_root: Path
@@ -109,6 +111,7 @@ class WorkerConfig:
     arena: ArenaView | None = None
     taken_cores: tuple[int, ...] | None = None
     received: tuple[Path, Bytes] | None = None
+    findings: tuple[Finding, ...] = ()
 
     def pages(self) -> Pages:
         """Return the number of pages of each device's weights cache.
@@ -425,7 +428,8 @@ def threads(
     """
     if not config.model_root.is_dir():
         raise InvalidRequestError(f"model root {config.model_root} is not a directory")
-    core = WorkerCore(config.page_size, [(runtime.device_kind, config.pages())] * config.devices)
+    devices = [(runtime.device_kind, config.pages())] * config.devices
+    core = WorkerCore(config.page_size, devices, config.findings)
     runner = TaskRunner(runtime, config.model_root, clock, received)
     return lambda on_answers, on_crash: Lanes(core, runner, clock, on_answers, on_crash, cores)
 

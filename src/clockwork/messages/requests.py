@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from clockwork.messages.counts import DeviceCounts, ModelCounts, ModelDemand, RecentCounts
 from clockwork.messages.explanation import DEFAULT_LISTED, Explanation, RequestSummary
+from clockwork.messages.findings import Finding
 from clockwork.messages.prediction import PredictionSummary
 from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import DEFAULT_VERSION, GPUInfo, ModelInfo
@@ -296,6 +297,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
     - ``silent``: whether the worker is connected but has sent nothing for about a second
     - ``lacks``: the models that the worker cannot load, with the worker's messages; other workers serve these models
     - ``software``: name and version of the worker's software, such as ``clockwork 0.1.0``; empty if it is unknown
+    - ``findings``: what disturbs the worker's machine, with the worst first, as far as the worker found it at its start
     """
 
     id: str
@@ -305,6 +307,7 @@ class WorkerStatus(Struct, frozen=True, array_like=True):
     silent: bool = False
     lacks: dict[str, str] = {}
     software: str = ""
+    findings: tuple[Finding, ...] = ()
 
 
 class ModelStatus(Struct, frozen=True, array_like=True):

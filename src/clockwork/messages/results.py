@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
+from clockwork.messages.findings import Finding
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.units import Bytes, Nanos, Pages
 
@@ -112,11 +113,16 @@ class GPUInfo(Struct, frozen=True, array_like=True):
 
 
 class WorkerInfo(Struct, frozen=True, array_like=True):
-    """The devices and the models of a worker. ``page_size`` is the size of a page of the weights caches, in bytes."""
+    """The devices and the models of a worker. ``page_size`` is the size of a page of the weights caches, in bytes.
+
+    ``findings`` are the causes of varying execution times that the worker found on its machine when it started, with
+    the worst first. Older workers report none.
+    """
 
     page_size: Bytes
     gpus: tuple[GPUInfo, ...]
     models: tuple[ModelInfo, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 class ErrorResult(Struct, frozen=True, array_like=True, tag=64):

@@ -1,6 +1,7 @@
 """Stores the state of the whole fleet: workers, devices and models."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from clockwork.messages.actions import DeviceAction
 from clockwork.messages.results import ModelInfo, WorkerInfo
@@ -8,6 +9,9 @@ from clockwork.state.gpu import ActionQueue, GPUState
 from clockwork.state.model import ModelState
 from clockwork.state.prediction import Predictions
 from clockwork.units import Bytes, Nanos
+
+MAX_FINDINGS: Final = 50
+"""Largest number of findings that are kept of a worker. The command ``clockwork check-env`` has fewer checks."""
 
 
 class WorkerState:
@@ -31,6 +35,7 @@ class WorkerState:
         self.software = ""  #: name and version of the worker's software, or empty if unknown
         self.accepts: tuple[str, ...] = ()  #: names of further actions that the worker can execute
         self.models: dict[str, ModelInfo] = {model.name: model for model in info.models}
+        self.findings = info.findings[:MAX_FINDINGS]  #: what disturbs the worker's machine, with the worst first
         self.lacks: dict[str, str] = {}  #: model whose file is missing on the worker -> the worker's error message
         for gpu in info.gpus:
             unknown = [name for name in gpu.models if name not in self.models]

@@ -28,6 +28,7 @@ from clockwork.messages.actions import (
     LoadWeights,
     UnloadModel,
 )
+from clockwork.messages.findings import Finding
 from clockwork.messages.results import GetWorkerStateResult, GPUInfo, WorkerInfo
 from clockwork.messages.status import Status
 from clockwork.units import FOREVER, Bytes, Nanos, Pages, show_duration
@@ -55,8 +56,10 @@ SHUTTING_DOWN_TEXT: Final = "the worker is shutting down"
 class WorkerCore:
     """The lanes, models and weights of a worker."""
 
-    def __init__(self, page_size: Bytes, gpus: Sequence[tuple[str, Pages]]) -> None:
+    def __init__(self, page_size: Bytes, gpus: Sequence[tuple[str, Pages]], findings: tuple[Finding, ...] = ()) -> None:
         """``gpus`` has a pair for each device: its kind (see `GPUInfo`), and the size of its weights cache in pages.
+
+        ``findings`` are reported to the controller (see `WorkerInfo`).
 
         Raises:
             ValueError: the page size is not positive, or there is no device.
@@ -64,6 +67,7 @@ class WorkerCore:
         if page_size <= 0 or not gpus:
             raise ValueError(f"worker has {len(gpus)} devices and pages of {page_size} bytes; both must be positive")
         self._page_size = page_size
+        self._findings = findings
         self._kinds = tuple(kind for kind, _ in gpus)
         self._memories = tuple(DeviceMemory(gpu, pages) for gpu, (_, pages) in enumerate(gpus))
         self._tasks = Tasks(page_size, self._memories)
@@ -182,7 +186,7 @@ class WorkerCore:
             GPUInfo(gpu, self._kinds[gpu], memory.cache.total, memory.models_in(*present))
             for gpu, memory in enumerate(self._memories)
         )
-        return WorkerInfo(self._page_size, gpus, self._tasks.models.infos())
+        return WorkerInfo(self._page_size, gpus, self._tasks.models.infos(), self._findings)
 
     def check_invariants(self) -> None:
         """Assert the invariants. Tests and checkers call this method."""

@@ -90,7 +90,16 @@ export class Devices {
     const pending = devices.reduce((sum, device) => sum + device.outstanding, 0);
     setText($("pending-note"), `${count(pending)} action${pending === 1 ? "" : "s"} sent`);
     this.showWorkers();
+    this.showFindings();
     this.showWeights();
+  }
+
+  /** Show what the workers found on their machines when they started. The first device of a worker has its findings. */
+  showFindings() {
+    const found = this.devices.flatMap((device) => device.findings.map((finding) => [device.worker, ...finding]));
+    $("findings-table").hidden = found.length === 0;
+    setRows($("findings"), () => found.map(([worker, name, level, text, cost, fix]) => make("tr", { title: [cost, fix && `Fix: ${fix}`].filter(Boolean).join("\n") },
+      make("td", {}, worker), make("td", {}, name), make("td", { class: { bad: "bad", warning: "warn" }[level] ?? "muted" }, level), make("td", { class: "wrap" }, text))), JSON.stringify(found));
   }
 
   showWorkers() {
@@ -105,7 +114,7 @@ export class Devices {
     )), JSON.stringify(this.devices.map(({ weights, ...rest }) => ({ ...rest, now: 0 }))));
     const lacks = this.devices.flatMap((device) => Object.entries(device.lacks).map(([model, why]) => `${device.worker} is not used for ${model}: ${why}`));
     const failed = this.devices.filter((device) => device.failed).map((device) => `${device.device}: ${count(device.failed)} actions failed`);
-    const none = this.devices.length ? "The command clockwork check-env measures what disturbs a worker's machine." : "No worker is connected.";
+    const none = this.devices.length ? "The command clockwork check-env measures how much a worker's machine is disturbed." : "No worker is connected.";
     setText($("workers-note"), [...failed, ...new Set(lacks)].join("; ") || none);
   }
 
