@@ -13,13 +13,14 @@ import pytest
 from client.live import run
 from clockwork.clock import MonotonicClock
 from clockwork.controller.events import DescribeModel, ModelDescribed
+from clockwork.errors import InvalidModelError
 from clockwork.host import model_fetcher, model_source
 from clockwork.host.model_fetcher import ModelFetcher
 from clockwork.host.model_source import ModelSource, PushConfig
-from clockwork.host.received_models import ReceivedModels
+from clockwork.host.received_models import PartialFile, ReceivedModels, object_id
 from clockwork.host.worker_port import WorkerPort
 from clockwork.messages.actions import FetchModel
-from clockwork.messages.files import PART_BYTES, FilePart, ReadFileList, ReadPart
+from clockwork.messages.files import PART_BYTES, FileEntry, FilePart, ReadFileList, ReadPart
 from clockwork.messages.link import ROLE_FILES, ROLE_WORKER, Hello
 from clockwork.messages.results import ErrorResult, FetchModelResult
 from clockwork.messages.status import Status
@@ -27,6 +28,7 @@ from clockwork.net.address import Address
 from clockwork.net.connection import Connection
 from clockwork.net.dial import dial
 from clockwork.net.server import Server
+from clockwork.repository import model_files
 from clockwork.units import GIB, MIB, Bytes
 from clockwork.wire.codec import decode_part
 from net.links import eventually
@@ -313,6 +315,84 @@ def test_a_model_that_the_controller_lacks_is_described_with_the_reason(
         async with transfer(tmp_path, monkeypatch) as (files, _, _):
             problem = "there is no 'other.onnx' under the controller's model root: check the path"
             assert await files.describe("other.onnx", "o") == ModelDescribed("other.onnx", "o", problem=problem)
+
+    run(test())
+
+
+@pytest.mark.parametrize("failure", [InvalidModelError("no model"), RuntimeError("a bug")])
+def test_every_failure_to_describe_a_model_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    async def test() -> None:
+        async with transfer(tmp_path, monkeypatch) as (files, _, _):
+
+            def fail(*arguments: object) -> None:
+                raise failure
+
+            monkeypatch.setattr(model_source, "find_files", fail)
+            problem = (await files.describe()).problem
+            unexpected = "the controller failed unexpectedly; its log has the exception"
+            assert problem == ("no model" if isinstance(failure, InvalidModelError) else unexpected)
+
+    run(test())
+
+
+def test_files_that_were_added_to_a_model_are_sent_at_the_next_load_and_the_others_are_not_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with transfer(tmp_path, monkeypatch) as (files, _, fetching):
+            saved_with_external_data(dense(), files.root / "net" / "1" / "model.onnx")
+            hashed: list[str] = []
+            original = model_files._hashed
+
+            def note(file: Path, *arguments: Any, **options: Any) -> Any:
+                hashed.append(file.name)
+                return original(file, *arguments, **options)
+
+            monkeypatch.setattr(model_files, "_hashed", note)
+            first = await files.describe("net", "net")
+            assert (await files.describe("net", "net")).content == first.content
+            (files.root / "net" / "config.pbtxt").write_text("max_batch_size: 4\n")
+            second = await files.describe("net", "net")
+            assert hashed == ["model.onnx", "weights.bin", "config.pbtxt"]
+            saved_with_external_data(dense(1), files.root / "net" / "2" / "model.onnx")
+            third = await files.describe("net", "net")
+            assert len({first.content, second.content, third.content}) == 3
+            assert isinstance(await fetching.fetch(third), FetchModelResult)
+            tree = fetching.store.tree(third.content)
+            assert tree is not None
+            assert sorted(path.name for path in (tree / "net").iterdir()) == ["2", "config.pbtxt"]
+            fetching.check(third, files.root)
+
+    run(test())
+
+
+def test_a_complete_file_that_another_process_removes_during_the_transfer_is_received_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with transfer(tmp_path, monkeypatch, size=5) as (files, _, fetching):
+            removed = 0
+            limit = model_fetcher.MAX_REMOVED
+            original = ReceivedModels.finish
+
+            def finish(store: ReceivedModels, entry: FileEntry, partial: PartialFile) -> None:
+                nonlocal removed
+                original(store, entry, partial)
+                if removed < limit:
+                    removed += 1
+                    (tmp_path / "store" / "objects" / object_id(entry)).unlink()
+
+            monkeypatch.setattr(ReceivedModels, "finish", finish)
+            described = await files.describe()
+            assert await fetching.fetch(described) == FetchModelResult(1, 5 * (limit + 1))
+            fetching.check(described, files.root)
+            (files.root / "m.onnx").write_bytes(b"other")
+            removed, limit = 0, limit + 1
+            result = await fetching.fetch(await files.describe())
+            assert isinstance(result, ErrorResult)
+            assert result.message == f"'m.onnx' was removed from {tmp_path / 'store'} during the transfer"
 
     run(test())
 

@@ -42,7 +42,14 @@ def receive(store: ReceivedModels, model: ModelFiles, parts: int | None = None) 
             partial.close()
             return
         store.finish(entry, partial)
-    store.assemble(model.content, model.files)
+    assemble(store, model)
+
+
+def assemble(store: ReceivedModels, model: ModelFiles) -> None:
+    assembly = store.assembly()
+    assert all(assembly.add(entry) for entry in model.files.files)
+    assembly.complete(model.content)
+    assembly.close()
 
 
 def stored(store: ReceivedModels) -> int:
@@ -124,7 +131,7 @@ def test_two_workers_may_receive_the_same_file_into_one_directory(tmp_path: Path
     for store, partial in ((first, one), (second, two)):
         assert partial.append(b"content")
         store.finish(entry, partial)
-        store.assemble(model.content, model.files)
+        assemble(store, model)
     tree = second.tree(model.content)
     assert tree is not None
     assert (tree / "m.onnx").read_bytes() == b"content"
@@ -177,6 +184,59 @@ def test_a_file_that_another_process_receives_is_not_removed(tmp_path: Path, mak
     receive(store, new)
     assert partial.path.exists()
     partial.close()
+
+
+def test_the_complete_files_of_an_incomplete_model_are_not_removed(tmp_path: Path, make: Make) -> None:
+    first, second = ReceivedModels(tmp_path / "store", 2000), ReceivedModels(tmp_path / "store", 2000)
+    received, new = make("a", b"a" * 1500), make("b", b"b" * 1500)
+    (entry,) = received.files.files
+    first.make_room(received.files, [entry])
+    assembly = first.assembly()
+    partial = first.begin(entry)
+    assert partial.append(b"a" * 1500)
+    first.finish(entry, partial)
+    assert assembly.add(entry)
+    receive(second, new)
+    ReceivedModels(tmp_path / "store", 2000)  # a process that starts leaves it alone too
+    assembly.complete(received.content)
+    assembly.close()
+    tree = first.tree(received.content)
+    assert tree is not None
+    assert (tree / "a.onnx").read_bytes() == b"a" * 1500
+
+
+def test_a_file_that_was_removed_is_not_added_to_a_model(tmp_path: Path, make: Make) -> None:
+    store = ReceivedModels(tmp_path / "store", GIB)
+    model = make("a", b"content")
+    receive(store, model)
+    for file in (tmp_path / "store" / "objects").iterdir():
+        file.unlink()
+    assembly = store.assembly()
+    assert not assembly.add(model.files.files[0])
+    assembly.close()
+    assert not list((tmp_path / "store" / "partial").iterdir())
+
+
+def test_a_process_that_is_killed_while_it_removes_a_model_leaves_no_model_without_files(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReceivedModels(tmp_path / "store", 1000)
+    old, new = make("a", b"a" * 1000), make("b", b"b" * 1000)
+    receive(store, old)
+
+    def killed(path: Path, ignore_errors: bool) -> None:
+        (path / "a.onnx").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            receive(store, new)
+    store = ReceivedModels(tmp_path / "store", 1000)
+    assert store.tree(old.content) is None
+    assert not list((tmp_path / "store" / "partial").iterdir())
+    receive(store, old)
+    assert store.tree(old.content) is not None
 
 
 def test_a_model_that_is_larger_than_the_limit_is_refused_with_the_option(tmp_path: Path, make: Make) -> None:

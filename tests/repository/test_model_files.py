@@ -1,6 +1,7 @@
 """The files of a model that the controller sends, and the list that describes them."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -102,15 +103,37 @@ def test_a_path_that_is_no_model_below_the_root_is_refused(tmp_path: Path, path:
         found(tmp_path / "root", path)
 
 
+def test_a_file_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    saved(dense(), tmp_path / "net" / "1" / "model.onnx")
+    (tmp_path / "net" / "config.pbtxt").touch()
+    (tmp_path / "net" / "warmup").mkdir()
+    (tmp_path / "net" / "warmup" / os.fsdecode(b"raw\xff")).touch()
+    with pytest.raises(InvalidModelError, match=r"'raw\\udcff' of model 'net' is not UTF-8: rename the file"):
+        found(tmp_path, "net")
+
+
 def test_equal_files_have_the_same_content_and_a_change_is_noticed(tmp_path: Path) -> None:
     for place in ("a", "b"):
         saved(dense(), tmp_path / place / "m.onnx")
     first, second = found(tmp_path / "a", "m.onnx"), found(tmp_path / "b", "m.onnx")
     assert first.content == second.content
-    assert first.unchanged()
+    assert find_files(tmp_path / "a", "m.onnx", "", NO_LINKS, earlier=first) == first
     saved(dense(1), tmp_path / "a" / "m.onnx")
-    assert not first.unchanged()
-    assert found(tmp_path / "a", "m.onnx").content != first.content
+    changed = find_files(tmp_path / "a", "m.onnx", "", NO_LINKS, earlier=first)
+    assert changed == found(tmp_path / "a", "m.onnx")
+    assert changed.content != first.content
+
+
+def test_a_change_that_keeps_the_size_and_the_time_of_a_file_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(b"before")
+    os.utime(file, ns=(1, 1))
+    first = found(tmp_path, "m.onnx")
+    file.write_bytes(b"behind")
+    while file.stat().st_ctime_ns == first.sources[0].changed:  # the kernel's clock for files advances every few ms
+        os.utime(file, ns=(1, 1))
+    os.utime(file, ns=(1, 1))
+    assert find_files(tmp_path, "m.onnx", "", NO_LINKS, earlier=first).content != first.content
 
 
 def test_models_beyond_the_limits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

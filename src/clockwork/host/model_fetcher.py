@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from clockwork.errors import ClockworkError, ConnectionLostError, InvalidModelError
 from clockwork.host.log_events import event_fields
 from clockwork.host.process_tuning import begin_background_thread
-from clockwork.host.received_models import PartialFile, ReceivedModels
+from clockwork.host.received_models import Assembly, PartialFile, ReceivedModels
 from clockwork.messages.actions import FetchModel
 from clockwork.messages.files import MAX_LIST_BYTES, FileEntry, FileList, FilePart, ReadFileList, ReadPart
 from clockwork.messages.link import ROLE_FILES, Hello
@@ -41,8 +41,13 @@ MAX_CORRUPT: Final = 3
 MAX_ATTEMPTS: Final = 10
 """Number of connections in a row that may end without any new part before a transfer fails."""
 
+MAX_REMOVED: Final = 3
+"""Number of times that a file is received again because another process has removed it from the directory."""
+
 MAX_FETCHES: Final = 16
 """Largest number of FetchModel actions at the same time. A controller sends one at a time."""
+
+Opened = TypeVar("Opened", PartialFile, Assembly)
 
 log = logging.getLogger("clockwork.worker")
 
@@ -151,7 +156,10 @@ class ModelFetcher:
             log.exception("the files of content %s were not received", action.content[:12])
             result = _failed(action, Status.ERROR, "the worker failed unexpectedly; its log has the exception")
         extra = event_fields("model_received", content=action.content[:12], bytes=getattr(result, "received", 0))
-        log.info("files of content %s: %s", action.content[:12], getattr(result, "message", "received"), extra=extra)
+        level, text = logging.INFO, "received"
+        if isinstance(result, ErrorResult):
+            level, text = logging.WARNING, result.message
+        log.log(level, "files of content %s: %s", action.content[:12], text, extra=extra)
         answer(result)
 
     async def _fetch(self, controller: Address, action: FetchModel) -> int:
@@ -215,16 +223,27 @@ class _Transfer:
         files, store = self._files, self._store
         missing = [entry for entry in files.files if not store.has(entry)]
         await self._on_disk(store.make_room, files, missing)
-        for number, entry in enumerate(files.files):
-            if store.has(entry):
-                continue
-            file = await self._begin(entry)
-            try:
-                await self._receive(link, number, entry, file)
-                await self._on_disk(store.finish, entry, file)
-            finally:
-                await self._on_disk(file.close)
-        await self._on_disk(store.assemble, self._content, files)
+        assembly = await self._open(store.assembly)
+        try:
+            for number, entry in enumerate(files.files):
+                received = 0
+                while not await self._on_disk(assembly.add, entry):
+                    if received > MAX_REMOVED:
+                        text = f"{entry.path!r} was removed from {store.directory} during the transfer"
+                        raise InvalidModelError(text)
+                    await self._receive_file(link, number, entry)
+                    received += 1
+            await self._on_disk(assembly.complete, self._content)
+        finally:
+            await self._on_disk(assembly.close)
+
+    async def _receive_file(self, link: _Link, number: int, entry: FileEntry) -> None:
+        file = await self._open(self._store.begin, entry)
+        try:
+            await self._receive(link, number, entry, file)
+            await self._on_disk(self._store.finish, entry, file)
+        finally:
+            await self._on_disk(file.close)
 
     async def _receive(self, link: _Link, number: int, entry: FileEntry, file: PartialFile) -> None:
         waiting: deque[asyncio.Future[bytes]] = deque()
@@ -248,9 +267,9 @@ class _Transfer:
             log.warning("part %d of %r does not match its hash; it is requested again", file.parts, entry.path)
             waiting.appendleft(link.ask(partial(ReadPart, content=self._content, file=number, part=file.parts)))
 
-    async def _begin(self, entry: FileEntry) -> PartialFile:
-        """Open a file. If this call is cancelled, the file is closed as soon as it is open."""
-        opening = asyncio.get_running_loop().run_in_executor(self._disk, self._store.begin, entry)
+    async def _open(self, function: "Callable[..., Opened]", *arguments: Any) -> "Opened":
+        """Return the object that a function opens. If this call is cancelled, the object is closed when it is open."""
+        opening = asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -262,7 +281,7 @@ class _Transfer:
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments))
 
 
-def _close(opening: "asyncio.Future[PartialFile]") -> None:
+def _close(opening: "asyncio.Future[Any]") -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
 

@@ -95,15 +95,19 @@ class ModelSource:
         except ClockworkError as error:
             self._feed(ModelDescribed(command.path, command.name, problem=str(error)))
             return
+        except Exception:  # without an answer, the load would never end
+            log.exception("the files of %r cannot be described", command.path)
+            problem = "the controller failed unexpectedly; its log has the exception"
+            self._feed(ModelDescribed(command.path, command.name, problem=problem))
+            return
         self._keep(command, files)
         self._feed(ModelDescribed(command.path, command.name, files.content, files.files.nbytes))
 
     def _files(self, command: DescribeModel) -> ModelFiles:
         assert self._config is not None
-        known = self._kept.get(self._contents.get((command.path, command.name), ""))
-        if known is not None and known.unchanged():
-            return known
-        return find_files(self._config.root, command.path, command.name, self._config.links, self._closed.is_set)
+        earlier = self._kept.get(self._contents.get((command.path, command.name), ""))
+        config, stopped = self._config, self._closed.is_set
+        return find_files(config.root, command.path, command.name, config.links, stopped, earlier)
 
     def _keep(self, command: DescribeModel, files: ModelFiles) -> None:
         self._contents[command.path, command.name] = files.content

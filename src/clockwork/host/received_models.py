@@ -7,7 +7,9 @@ The directory has three parts::
     partial/ID-N          files that are being received, and the beginnings of interrupted ones
 
 Models with equal files share the objects. Several workers may share the directory. A process locks the partial files
-and the incomplete models that it writes, so that no other process uses or removes them.
+and the incomplete models that it writes, so that no other process uses or removes them. An incomplete model holds links
+to those of its files that are complete, so these objects are not removed either. To remove a model, its directory is
+first moved away from ``models``. So a process that is killed while it removes a model leaves no model without files.
 
 All files together take at most ``max_bytes``. To make room, interrupted files are removed first, and then the least
 recently used models. A worker needs the files of a model only while it reads the model, so a model that is loaded may
@@ -33,6 +35,9 @@ RESERVE: Final[Bytes] = 64 * MIB
 
 MAX_WRITERS: Final = 64
 """Largest number of processes that receive the same file into one directory at the same time."""
+
+INCOMPLETE: Final = "model-"
+"""Prefix of the names of incomplete models in ``partial``."""
 
 OPTION: Final = "--received-models"
 SIZE_OPTION: Final = "--received-models-size"
@@ -81,6 +86,54 @@ class PartialFile:
         self._stream.close()
 
 
+class Assembly:
+    """The directory of a model whose files are being received. A lock protects it from other processes."""
+
+    def __init__(self, partial: Path, objects: Path, models: Path) -> None:
+        """Make the directory in ``partial``. ``objects`` contains the complete files, ``models`` the complete models.
+
+        Raises:
+            OSError: the directory cannot be made.
+        """
+        self._objects, self._models = objects, models
+        self._directory, self._lock = _locked_directory(partial)
+
+    def add(self, file: FileEntry) -> bool:
+        """Add a complete file. Return False if the file is not complete, or was removed meanwhile.
+
+        Raises:
+            OSError: the file cannot be added.
+        """
+        target = self._directory / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = self._objects / object_id(file)
+        if _size(source, missing=-1) != file.size:
+            return False
+        try:
+            target.hardlink_to(source)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def complete(self, content: str) -> None:
+        """Move the directory to its final place. All files of the content have been added.
+
+        Raises:
+            OSError: the directory cannot be moved.
+        """
+        self._directory.chmod(0o755)
+        try:
+            self._directory.rename(self._models / content)
+        except OSError:
+            if not (self._models / content).is_dir():  # else another worker was faster
+                raise
+
+    def close(self) -> None:
+        """Remove the directory if it is not complete."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._lock)
+
+
 class ReceivedModels:
     """The files in one directory. Methods may block on the disk, and may be called from several threads."""
 
@@ -92,7 +145,7 @@ class ReceivedModels:
         self._partial = directory / "partial"
         self.pinned: set[str] = set()
         """Contents that were received and not read yet. They are not removed."""
-        for left in self._partial.glob("model-*"):
+        for left in self._partial.glob(f"{INCOMPLETE}*"):
             _remove_unlocked(left)
 
     def tree(self, content: str) -> Path | None:
@@ -161,29 +214,13 @@ class ReceivedModels:
         """Store a complete file."""
         partial.finish(self._objects / object_id(file))
 
-    def assemble(self, content: str, files: FileList) -> None:
-        """Make the directory of a model from its complete files.
+    def assembly(self) -> Assembly:
+        """Begin the directory of a model.
 
         Raises:
-            OSError: a file is missing or the directory cannot be written.
+            OSError: the directory cannot be made.
         """
-        directory = Path(tempfile.mkdtemp(prefix="model-", dir=self._partial))
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for file in files.files:
-                target = directory / file.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.hardlink_to(self._objects / object_id(file))
-            directory.chmod(0o755)
-            try:
-                directory.rename(self._models / content)
-            except OSError:
-                if not (self._models / content).is_dir():  # else another worker was faster
-                    raise
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-            os.close(lock)
+        return Assembly(self._partial, self._objects, self._models)
 
     # --- removing ----------------------------------------------------------------------------------------------------
 
@@ -202,8 +239,14 @@ class ReceivedModels:
         yield from self._remove_unused(keep)
         for tree in sorted(self._models.iterdir(), key=_used):
             if tree.name not in self.pinned:
-                shutil.rmtree(tree, ignore_errors=True)
+                self._remove_tree(tree)
                 yield from self._remove_unused(keep)
+
+    def _remove_tree(self, tree: Path) -> None:
+        with suppress(OSError):  # another process was faster
+            aside = Path(tempfile.mkdtemp(prefix=INCOMPLETE, dir=self._partial))
+            tree.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
     def _remove_unused(self, keep: set[str]) -> Iterator[None]:
         """Remove the files that no model contains."""
@@ -212,6 +255,20 @@ class ReceivedModels:
                 if path.name not in keep and path.stat().st_nlink == 1:
                     path.unlink()
                     yield
+
+
+def _locked_directory(partial: Path) -> tuple[Path, int]:
+    """Return a new directory for an incomplete model, and the descriptor that locks it."""
+    for _ in range(MAX_WRITERS):
+        directory = Path(tempfile.mkdtemp(prefix=INCOMPLETE, dir=partial))
+        with suppress(OSError):  # a worker that has just started may remove it before it is locked
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_ino == directory.stat().st_ino:
+                    return directory, lock
+            os.close(lock)
+    raise OSError(f"no directory in {partial} can be locked")
 
 
 def _remove_unlocked(path: Path) -> None:

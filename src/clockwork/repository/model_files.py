@@ -47,20 +47,21 @@ class Fingerprint(Struct, frozen=True):
     path: Path
     size: Bytes
     modified: int
+    changed: int
     inode: int
 
 
 class ModelFiles(Struct, frozen=True):
-    """The files of a model: their encoded `FileList`, its content, and the place of each file on this machine."""
+    """The files of a model: their encoded `FileList`, its content, and the place of each file on this machine.
+
+    ``locations`` contains the names of external data in the model file.
+    """
 
     content: str
     encoded: bytes
     files: FileList
     sources: tuple[Fingerprint, ...]
-
-    def unchanged(self) -> bool:
-        """Return whether no file has changed since it was hashed."""
-        return all(fingerprint(source.path) == source for source in self.sources)
+    locations: frozenset[str] = frozenset()
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
@@ -69,7 +70,7 @@ def fingerprint(path: Path) -> Fingerprint | None:
         found = path.stat()
     except OSError:
         return None
-    return Fingerprint(path, found.st_size, found.st_mtime_ns, found.st_ino)
+    return Fingerprint(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 def encode_list(files: FileList) -> tuple[str, bytes]:
@@ -108,11 +109,17 @@ def decode_list(encoded: bytes | memoryview, content: str) -> FileList:
 
 
 def find_files(
-    root: Path, path: str, name: str, links: LinkPolicy, stopped: Callable[[], bool] = lambda: False
+    root: Path,
+    path: str,
+    name: str,
+    links: LinkPolicy,
+    stopped: Callable[[], bool] = lambda: False,
+    earlier: ModelFiles | None = None,
 ) -> ModelFiles:
     """Find and hash the files of a model. ``path`` is relative to the model root. Hashing takes seconds per GiB.
 
-    If ``stopped`` returns true, the call ends early with an error.
+    If ``stopped`` returns true, the call ends early with an error. ``earlier`` is an earlier result for the same model;
+    its files that have not changed are not hashed again.
 
     Raises:
         InvalidModelError: there is no such model, a file cannot be read, or the files exceed a limit.
@@ -122,6 +129,7 @@ def find_files(
     file = locate(found, suffix, f"a {suffix} file", name, links)
     home = root.resolve()
     entries: dict[str, tuple[FileEntry, Fingerprint]] = {}
+    hashed = {} if earlier is None else dict(zip(earlier.sources, earlier.files.files, strict=True))
 
     def add(each: Path, source: Path) -> set[str]:
         if len(entries) >= MAX_FILES:
@@ -129,7 +137,12 @@ def find_files(
         if not links.allows(source, source.resolve(), home):
             raise InvalidModelError(f"{each.name!r} of model {path!r} is a link that points out of {KIND}")
         relative = each.relative_to(home if each.is_relative_to(home) else root).as_posix()
+        if not _is_utf8(relative):
+            raise InvalidModelError(f"the name of {each.name!r} of model {path!r} is not UTF-8: rename the file")
         before = fingerprint(source)
+        if earlier is not None and before is not None and before in hashed and hashed[before].path == relative:
+            entries[relative] = hashed[before], before
+            return set(earlier.locations)
         searched = each == file and suffix == SUFFIXES[0]
         entry, locations = _hashed(source, relative, stopped, with_locations=searched)
         if before is None or before.size != entry.size or fingerprint(source) != before:
@@ -138,7 +151,8 @@ def find_files(
         return locations
 
     try:
-        for location in sorted(add(file, file)):
+        locations = add(file, file)
+        for location in sorted(locations):
             if (external := _external(file, location)) is not None:
                 add(file.parent / location, external)
         for each in _companions(found, file):
@@ -149,7 +163,15 @@ def find_files(
     files = FileList(tuple(entry for entry, _ in ordered))
     _check_limits(files)
     content, encoded = encode_list(files)
-    return ModelFiles(content, encoded, files, tuple(source for _, source in ordered))
+    return ModelFiles(content, encoded, files, tuple(source for _, source in ordered), frozenset(locations))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_limits(files: FileList) -> None:
