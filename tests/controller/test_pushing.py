@@ -1,18 +1,23 @@
 """The controller sends the files of models to workers that lack them, and each load then continues."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import pytest
 
 from builders import infer_request
 from clockwork.controller.config import ControlMode, LoadSpec
-from clockwork.controller.events import DescribeModel, ModelDescribed, WorkerResult
+from clockwork.controller.events import DescribeModel, ModelDescribed, Respond, WorkerResult
 from clockwork.controller.pacing import Pace
-from clockwork.controller.pushing import MAX_TRANSFERS
+from clockwork.controller.pushing import MAX_AHEAD, MAX_TRANSFERS, Pushes
 from clockwork.controller.stage import Stage
 from clockwork.messages.actions import FetchModel, LoadModelFromDisk
+from clockwork.messages.commands import SendAction
 from clockwork.messages.requests import LoadModelResponse
 from clockwork.messages.results import FetchModelResult
 from clockwork.messages.status import Status
 from clockwork.scheduling.registry import make_scheduler
+from clockwork.state.gpu import ActionQueue
 from clockwork.units import MIB, SECOND, ms, seconds
 from cluster import Cluster, quick_config
 from controller.test_changes import FILES, load, status
@@ -205,6 +210,43 @@ def test_the_number_of_transfers_is_limited_in_total_and_for_each_worker() -> No
     assert cluster.stage is Stage.SERVING
     assert {command.path for command in described(cluster)} == set(files)
     assert cluster.controller._startup.pushes.pending == 0
+
+
+def test_only_a_few_models_of_each_worker_are_described_ahead() -> None:
+    pushes = Pushes(ActionQueue(), enabled=True)
+    ended: list[str] = []
+    open_now: dict[str, DescribeModel | SendAction] = {}  #: by worker and model
+    described_ahead: list[int] = []
+
+    def note(commands: Sequence[object]) -> None:
+        for command in commands:
+            if isinstance(command, DescribeModel):
+                open_now[command.path] = command
+            elif isinstance(command, SendAction):
+                open_now[command.worker_id] = command
+
+    for number in range(20):
+        for worker in ("w0", "w1"):
+            path = f"{worker}/{number}"
+            note(pushes.begin(worker, path, path, partial(_note_end, ended, path)))
+    while open_now:
+        described_ahead.append(pushes.pending - sum(map(len, pushes._queues.values())))
+        key, command = open_now.popitem()
+        if isinstance(command, DescribeModel):
+            problem = "it is broken" if command.path == "w1/3" else ""
+            note(pushes.described(ModelDescribed(command.path, command.name, f"content of {key}", 1, problem)))
+        else:
+            assert pushes.owns(key, command.action.id)
+            note(pushes.result(key, FetchModelResult(command.action.id, 1)))
+    assert sorted(ended) == sorted(f"{worker}/{number}" for worker in ("w0", "w1") for number in range(20))
+    assert max(described_ahead) == 2 * MAX_AHEAD
+    assert pushes.pending == 0
+
+
+def _note_end(ended: list[str], path: str, content: str, problem: str) -> list[Respond]:
+    assert bool(problem) is (path == "w1/3")
+    ended.append(path)
+    return []
 
 
 def test_the_rate_of_transfers_is_limited_and_idle_time_is_not_made_up_for() -> None:

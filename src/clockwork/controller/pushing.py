@@ -5,11 +5,13 @@ Theory of operation. A load whose worker lacks the file calls `Pushes.begin`. Th
 connection of its own. The host limits the rate of all transfers together. When the worker has all files, or cannot get
 them, the load continues.
 
-At most one transfer per worker and `MAX_TRANSFERS` in total are under way. Other transfers wait in order. An
+At most one transfer per worker and `MAX_TRANSFERS` in total are under way. Other transfers wait in order. For each
+worker, at most `MAX_AHEAD` models are described ahead, because the host keeps a limited number of descriptions. An
 interrupted transfer continues when the worker has connected again, because the worker keeps the parts that it has
 received.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -22,6 +24,9 @@ from clockwork.units import Bytes, show_bytes
 
 MAX_TRANSFERS: Final = 4
 """Largest number of transfers at the same time."""
+
+MAX_AHEAD: Final = 4
+"""Largest number of models of one worker that are being described, wait for their turn, or are being sent."""
 
 PushCommand: TypeAlias = SendAction | Respond | Report | DescribeModel
 Done: TypeAlias = Callable[[str, str], Sequence[PushCommand]]
@@ -49,6 +54,8 @@ class Pushes:
         self._actions = actions
         self.enabled = enabled
         self._most = most
+        self._queues: dict[str, deque[Push]] = {}  #: worker -> pushes that are not described yet
+        self._active: dict[str, int] = {}  #: worker -> number of its other pushes
         self._asked: dict[tuple[str, str], list[Push]] = {}  #: path, name -> pushes that wait for `ModelDescribed`
         self._waiting: list[Push] = []  #: pushes that wait for their turn
         self._sent: dict[int, Push] = {}  #: action id -> transfer under way
@@ -56,22 +63,19 @@ class Pushes:
     @property
     def pending(self) -> int:
         """Number of pushes that have not ended."""
-        return sum(len(pushes) for pushes in self._asked.values()) + len(self._waiting) + len(self._sent)
+        return sum([len(queue) for queue in self._queues.values()]) + sum(self._active.values())
 
     def begin(self, worker_id: str, path: str, name: str, done: Done) -> list[PushCommand]:
         """Send the files of a model to a worker that lacks them."""
-        key, push = (path, name), Push(worker_id, path, name, done)
-        if key in self._asked:
-            self._asked[key].append(push)
-            return []
-        self._asked[key] = [push]
-        return [DescribeModel(path, name)]
+        self._queues.setdefault(worker_id, deque()).append(Push(worker_id, path, name, done))
+        return self._describe(worker_id)
 
     def described(self, event: ModelDescribed) -> list[PushCommand]:
         """Handle the host's description of a model's files."""
         commands: list[PushCommand] = []
         for push in self._asked.pop((event.path, event.name), []):
             if event.problem:
+                commands += self._ended(push)
                 commands += push.done("", event.problem)
                 continue
             push.content, push.nbytes = event.content, event.nbytes
@@ -86,7 +90,7 @@ class Pushes:
     def result(self, worker_id: str, result: Result) -> list[PushCommand]:
         """Handle the result of an action for which `owns` is true."""
         push = self._sent.pop(result.id)
-        commands = self._pump()
+        commands = [*self._ended(push), *self._pump()]
         fields: dict[str, str | int] = {"worker": worker_id, "model": push.name, "path": push.path}
         if isinstance(result, FetchModelResult):
             fields["bytes"] = result.received
@@ -99,11 +103,31 @@ class Pushes:
 
     def worker_lost(self, worker_id: str) -> list[PushCommand]:
         """Forget the transfers to a worker that is lost."""
+        self._queues.pop(worker_id, None)
+        self._active.pop(worker_id, None)
         for key, pushes in self._asked.items():
             self._asked[key] = [push for push in pushes if push.worker_id != worker_id]
         self._waiting = [push for push in self._waiting if push.worker_id != worker_id]
         self._sent = {i: push for i, push in self._sent.items() if push.worker_id != worker_id}
         return self._pump()
+
+    def _ended(self, push: Push) -> list[PushCommand]:
+        """Handle the end of a push that was described."""
+        self._active[push.worker_id] -= 1
+        return self._describe(push.worker_id)
+
+    def _describe(self, worker_id: str) -> list[PushCommand]:
+        """Request the descriptions of the models that come next for a worker."""
+        commands: list[PushCommand] = []
+        queue = self._queues.get(worker_id, deque())
+        while queue and self._active.get(worker_id, 0) < MAX_AHEAD:
+            push = queue.popleft()
+            self._active[worker_id] = self._active.get(worker_id, 0) + 1
+            key = (push.path, push.name)
+            if key not in self._asked:
+                commands.append(DescribeModel(push.path, push.name))
+            self._asked.setdefault(key, []).append(push)
+        return commands
 
     def _pump(self) -> list[PushCommand]:
         """Begin the transfers that may begin now."""
