@@ -1,13 +1,15 @@
 """Requests that come before SERVING wait until it begins, or until their own time-out."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
 
 from builders import infer_request
-from clockwork.controller.buffer import SPARE_EXPIRIES, StartupBuffer
+from clockwork.controller.buffer import SPARE_EXPIRIES, WAITING_SHARE, StartupBuffer
 from clockwork.controller.config import ControllerConfig
-from clockwork.controller.events import ClientRequest
+from clockwork.controller.controller import PIECE
+from clockwork.controller.events import ClientRequest, ControllerCommand, Drain, Respond, WorkerResult
 from clockwork.controller.stage import Stage
 from clockwork.messages.actions import Infer
 from clockwork.messages.requests import (
@@ -29,6 +31,7 @@ from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.units import Nanos, ms, seconds
 from cluster import Cluster, quick_config
 from fake_worker import FakeWorker, File
+from served import infer_response
 
 request = partial(infer_request, slo=None)
 """Make an infer request with the default SLO."""
@@ -64,17 +67,20 @@ def test_each_request_is_answered_ten_seconds_after_its_own_arrival() -> None:
 
 
 @pytest.mark.parametrize("ago", [0, ms(2)])
-def test_a_buffered_request_that_states_its_slo_is_refused_at_its_deadline(ago: Nanos) -> None:
+def test_a_buffered_request_that_states_its_slo_is_refused_before_its_deadline(ago: Nanos) -> None:
     cluster = starting()
     cluster.load("a.onnx", 1)
     cluster.run_until(seconds(1))
-    cluster.ask(infer_request(2, "a", slo=ms(5)), arrival=seconds(1) - ago)
-    cluster.run_until(seconds(1) + ms(5) - ago - 1)
+    cluster.ask(infer_request(2, "a", slo=ms(10)), arrival=seconds(1) - ago)
+    cluster.run_until(seconds(1) + ms(9) - ago - 1)
     assert cluster.answer(2) is None
-    cluster.run_until(seconds(1) + ms(5) - ago)
-    text = "the server is still starting up at the request's deadline, 5 ms after its arrival; retry later"
+    cluster.run_until(seconds(1) + ms(9) - ago)
+    text = (
+        "the server is still starting up 9 ms after the request arrived, which leaves too little of its SLO of 10 ms; "
+        "retry later"
+    )
     assert cluster.answer(2) == InferResponse(
-        2, Status.INITIALIZING, text, (), RequestTiming(ms(5)), retry_after=DEFAULT_RETRY
+        2, Status.INITIALIZING, text, (), RequestTiming(ms(9)), retry_after=DEFAULT_RETRY
     )
 
 
@@ -83,15 +89,14 @@ def test_a_buffered_request_with_a_later_deadline_is_served_by_its_deadline_at_t
     cluster.load("a.onnx", id=1)
     cluster.run_until(seconds(5))
     serving = seconds(10) + ms(35)
-    cluster.ask(infer_request(2, slo=serving + ms(3) - seconds(5)))  # the model takes 3 ms
-    cluster.ask(infer_request(3, slo=serving + ms(1) - seconds(5)))
+    waited = serving - seconds(5)
+    cluster.ask(infer_request(2, slo=round((waited + 1) / WAITING_SHARE)))
+    cluster.ask(infer_request(3, slo=round((waited - 1) / WAITING_SHARE)))
     cluster.ask(infer_request(4, slo=None, slo_factor=100.0))  # 300 ms, which is over when serving begins
     cluster.run_until(seconds(11))
-    answers = [cluster.answer(number) for number in (2, 3, 4)]
-    assert all(isinstance(answer, InferResponse) for answer in answers)
-    assert answers[0].status == Status.SUCCESS  # type: ignore[union-attr]
-    assert answers[0].timing.total == serving + ms(3) - seconds(5)  # type: ignore[union-attr]
-    assert [answer.status for answer in answers[1:]] == [Status.TIMEOUT] * 2  # type: ignore[union-attr]
+    answers = [infer_response(cluster, number) for number in (2, 3, 4)]
+    assert answers[0].timing.total == waited + ms(3), "the model takes 3 ms"
+    assert [answer.status for answer in answers] == [Status.SUCCESS, Status.INITIALIZING, Status.TIMEOUT]
 
 
 def test_expired_requests_that_were_cancelled_do_not_accumulate() -> None:
@@ -115,7 +120,8 @@ def test_a_request_before_any_worker_has_connected_times_out_too() -> None:
     [
         (ms(10), seconds(10) + ms(10), Status.INITIALIZING),
         (ms(30), seconds(10) + ms(30), Status.INITIALIZING),  # serving begins 5 ms later
-        (ms(35), seconds(10) + ms(35), Status.SUCCESS),  # at the same time
+        (ms(35), seconds(10) + ms(35), Status.INITIALIZING),  # at the same time
+        (ms(35) + 1, seconds(10) + ms(35), Status.SUCCESS),
         (ms(36), seconds(10) + ms(35), Status.SUCCESS),
         (seconds(5), seconds(10) + ms(35), Status.SUCCESS),
     ],
@@ -154,6 +160,48 @@ def test_buffered_requests_are_served_in_the_order_of_their_arrival() -> None:
         cluster.ask(request(number) if number % 2 else ListModelsRequest(number), client_id=number % 3)
     cluster.run_until(seconds(11))
     assert [response.id for response in cluster.responses()] == [1, 2, 3, 4, 5, 6, 7]
+
+
+class SlowCluster(Cluster):
+    """A cluster whose controller takes 1 ms for the requests that it answers in one call."""
+
+    pieces: list[int]  #: number of requests that were answered in each call
+
+    def _carry_out(self, commands: Sequence[ControllerCommand]) -> None:
+        answered = sum(isinstance(command, Respond) for command in commands)
+        if answered:
+            self.pieces = [*getattr(self, "pieces", []), answered]
+            self.now += ms(1)
+        super()._carry_out(commands)
+
+
+def test_buffered_requests_are_served_in_pieces_so_that_results_do_not_wait_for_all_of_them() -> None:
+    cluster = SlowCluster(EchoScheduler(), quick_config())
+    cluster.connect(FakeWorker("w0", FILES))
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(5))
+    waited = seconds(5) + ms(35)
+    for number in range(2, 2 + 2 * PIECE):
+        cluster.ask(request(number))
+    cluster.ask(infer_request(100, slo=round((waited + ms(1)) / WAITING_SHARE)))  # its time is over before its turn
+    cluster.ask(infer_request(101, slo=seconds(20)))
+    cluster.run_until(seconds(11))
+    assert cluster.pieces == [1, PIECE, PIECE + 1, 1], "the load, two pieces with the expired request, and the rest"
+    assert infer_response(cluster, 100).status == Status.INITIALIZING
+    assert infer_response(cluster, 101).timing.total == waited + ms(2)
+
+
+def test_a_drain_refuses_the_requests_that_have_not_been_taken_from_the_buffer() -> None:
+    cluster = starting()
+    cluster.load("a.onnx", id=1)
+    cluster.run_until(seconds(10) + ms(35) - 1)
+    for number in range(2, 2 + 2 * PIECE):
+        cluster.ask(request(number))
+    cluster.now += 1
+    (result,) = cluster.workers["w0"].step(cluster.now)
+    cluster.feed(WorkerResult("w0", result))
+    cluster.feed(Drain(seconds(1)))
+    assert cluster.statuses() == [Status.SUCCESS] * (1 + PIECE) + [Status.SHUTTING_DOWN] * PIECE
 
 
 def test_a_wrong_buffered_request_is_refused_when_serving_begins() -> None:

@@ -1,11 +1,12 @@
 """Stores requests that arrive before the stage SERVING.
 
-A request waits until SERVING begins or its time-out passes. If the request states an SLO, it waits at most until its
-deadline. Such an SLO counts from the request's arrival, because the client measures the response time from the arrival.
-The default SLO counts from the start of SERVING.
+A request waits until SERVING begins or its time-out passes. If the request states an SLO, it waits at most for
+`WAITING_SHARE` of this SLO. Such an SLO counts from the request's arrival, because the client measures the response
+time from the arrival. The default SLO counts from the start of SERVING.
 """
 
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import Final
 
 from msgspec import Struct, structs
@@ -19,6 +20,13 @@ from clockwork.messages.requests import InferRequest, ListModelsRequest
 from clockwork.messages.status import Status
 from clockwork.units import Bytes, Nanos, show_duration
 
+WAITING_SHARE: Final = 0.9
+"""Share of a stated SLO for which a request may wait.
+
+The rest of the SLO is for the execution, whose times are uncertain just after a start. A request that cannot be
+executed gets its answer before the deadline, so that the client can still send it again.
+"""
+
 SPARE_EXPIRIES: Final = 1000
 """Limit of the entries in the heap of expiry times that belong to requests that no longer wait. Above this limit, these
 entries are removed.
@@ -28,11 +36,11 @@ entries are removed.
 class _Buffered(Struct, frozen=True):
     """A waiting request.
 
-    ``deadline`` is None if the request states no SLO, or an SLO that depends on the model's times.
+    ``slo`` is None if the request states no SLO, or an SLO that depends on the model's times.
     """
 
     arrival: Nanos
-    deadline: Nanos | None
+    slo: Nanos | None
     event: ClientRequest
 
 
@@ -58,7 +66,7 @@ class StartupBuffer:
             return [_initializing(event, 0, f"the server is starting up: {full.text}")]
         self._last_number += 1
         arrival = now if event.arrival is None else min(event.arrival, now)
-        entry = _Buffered(arrival, _deadline(event, arrival), event)
+        entry = _Buffered(arrival, _stated_slo(event), event)
         self._waiting[self._last_number] = entry
         heappush(self._expiries, (self._expiry(now, entry), self._last_number))
         self._numbers.add(event.client_id, event.request.id, self._last_number)
@@ -67,10 +75,12 @@ class StartupBuffer:
 
     def _expiry(self, now: Nanos, entry: _Buffered) -> Nanos:
         timeout = now + self._config.initializing_timeout
-        return timeout if entry.deadline is None else min(timeout, max(now, entry.deadline))
+        return (
+            timeout if entry.slo is None else min(timeout, max(now, entry.arrival + round(WAITING_SHARE * entry.slo)))
+        )
 
     def expire(self, now: Nanos) -> list[Respond]:
-        """Answer the requests whose time-out or deadline has passed."""
+        """Answer the requests that have waited as long as they may."""
         responses = []
         while self._expiries and self._expiries[0][0] <= now:
             number = heappop(self._expiries)[1]
@@ -78,14 +88,10 @@ class StartupBuffer:
                 continue
             entry = self._take(number)
             waited = now - entry.arrival
-            if entry.deadline is not None and entry.deadline <= now:
-                slo = show_duration(entry.deadline - entry.arrival)
-                text = (
-                    f"the server is still starting up at the request's deadline, {slo} after its arrival; retry later"
-                )
-            else:
-                timeout = show_duration(self._config.initializing_timeout)
-                text = f"the server is still starting up {timeout} after the request arrived; retry later"
+            text = f"the server is still starting up {show_duration(waited)} after the request arrived"
+            if entry.slo is not None and waited >= round(WAITING_SHARE * entry.slo):
+                text += f", which leaves too little of its SLO of {show_duration(entry.slo)}"
+            text += "; retry later"
             responses.append(_initializing(entry.event, waited, text))
         return responses
 
@@ -98,20 +104,16 @@ class StartupBuffer:
             heapify(self._expiries)
         return self._expiries[0][0] if self._expiries else None
 
-    def take_all(self) -> list[ClientRequest]:
-        """Remove and return all requests, in order of arrival.
+    def take(self, count: int) -> list[ClientRequest]:
+        """Remove and return the first requests, at most ``count``, in order of arrival.
 
         If a request states no SLO, it is returned without its arrival time, so that its SLO counts from now.
         """
-        events = [
+        entries = [self._take(number) for number in list(islice(self._waiting, count))]
+        return [
             structs.replace(entry.event, arrival=entry.arrival if _states_slo(entry.event) else None)
-            for entry in self._waiting.values()
+            for entry in entries
         ]
-        self._waiting.clear()
-        self._expiries.clear()
-        self._numbers.clear()
-        self._quota = Quota(self._config)
-        return events
 
     def cancel(self, client_id: int, request_id: int | None = None) -> None:
         """Forget a client's InferRequest with this id, or all requests of the client."""
@@ -132,11 +134,9 @@ def _states_slo(event: ClientRequest) -> bool:
     return isinstance(request, InferRequest) and (request.slo is not None or request.slo_factor is not None)
 
 
-def _deadline(event: ClientRequest, arrival: Nanos) -> Nanos | None:
+def _stated_slo(event: ClientRequest) -> Nanos | None:
     request = event.request
-    if isinstance(request, InferRequest) and request.slo is not None and request.slo > 0:
-        return arrival + request.slo
-    return None
+    return request.slo if isinstance(request, InferRequest) and request.slo is not None and request.slo > 0 else None
 
 
 def _bytes(event: ClientRequest) -> Bytes:
