@@ -21,7 +21,7 @@ from clockwork.messages.results import (
 from clockwork.messages.status import Status
 from clockwork.scheduling.clockwork import ClockworkConfig, ClockworkScheduler
 from clockwork.state import GPUState, ModelState, PendingRequest
-from clockwork.units import Nanos, ms, us
+from clockwork.units import Nanos, ms, seconds, us
 
 TIMES = {1: ms(4), 2: ms(6), 4: ms(10), 8: ms(18)}
 LOAD = ms(8)
@@ -330,6 +330,31 @@ def test_an_infer_that_does_not_start_in_time_does_not_count_as_failed() -> None
     assert lines == ["#8 infer a [1] on w0/0"]
     lines = harness.ends(ms(20), 8, took=ms(1), error=Status.COULD_NOT_START_IN_TIME)
     assert lines == ["refuse 1 (CONTROLLER_COULD_NOT_START_IN_TIME)"]
+
+
+def test_the_refusals_of_leaving_workers_do_not_count_as_failures() -> None:
+    harness = ClockworkHarness(workers=4)
+    lines, left = harness.ask(0, 1), set[str]()
+    for attempt in (1, 2, 3):
+        worker = lines[0].split(" on ")[1].removesuffix("/0")
+        left.add(worker)
+        lines = harness.ends(ms(attempt), attempt, took=ms(1), worker=worker, error=Status.SHUTTING_DOWN)
+        assert len(lines) == 1
+        assert lines[0].startswith(f"#{attempt + 1} infer a [1] on ")
+    assert len(left) == 3
+
+
+def test_the_planned_requests_of_a_leaving_worker_are_planned_elsewhere_at_once() -> None:
+    harness = ClockworkHarness(workers=2, config=ClockworkConfig(network_delay=us(100), preload=False, choices=1))
+    leaving = harness.ask(0, 1, slo=seconds(1))[0].split(" on ")[1].removesuffix("/0")
+    for number in range(2, 40):
+        harness.ask(0, number, "ab"[number % 2], slo=seconds(1))
+    harness.run_until(us(600))
+    plans = {plan.gpu.worker_id: plan for plan in harness.scheduler._plans.values()}
+    assert all(len(plan.batches) for plan in plans.values())
+    harness.ends(ms(1), 1, took=us(500), worker=leaving, error=Status.SHUTTING_DOWN)
+    assert [name for name, plan in plans.items() if len(plan.batches)] == [({"w0", "w1"} - {leaving}).pop()]
+    assert not any(request.over for request in harness.requests.values())
 
 
 def test_requests_behind_a_failed_load_are_planned_again() -> None:

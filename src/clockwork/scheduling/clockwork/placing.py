@@ -177,11 +177,12 @@ class Placing:
             self._batch_of.pop(request.id, None)
 
     def drop_all(self, plan: Plan) -> list[PendingRequest]:
-        """Close all batches of a plan whose device is lost. Return the requests of these batches."""
+        """Drop all batches of a plan whose device is lost or refuses actions. Return the requests of these batches."""
         requests: list[PendingRequest] = []
         for batch in list(plan.batches):
             requests += batch.requests
             self.close(batch)
+            plan.drop(batch)
         return requests
 
     def drop_model(self, plan: Plan, model: str) -> list[PendingRequest]:

@@ -44,10 +44,13 @@ from clockwork.units import Nanos
 MAX_ATTEMPTS: Final = 2
 """Limit of the number of times that a request is sent to a device if the actions fail."""
 
-MAX_LATE_ATTEMPTS: Final = 8
-"""Limit of the number of times that a request is sent to a device if the actions do not start in time.
+NOT_STARTED: Final = (Status.COULD_NOT_START_IN_TIME, Status.SHUTTING_DOWN)
+"""Statuses of results whose action was not started: its window has passed, or its worker is about to end."""
 
-A late start is not a failure. Usually, the request's deadline passes before this many attempts.
+MAX_LATE_ATTEMPTS: Final = 8
+"""Limit of the number of times that a request is sent to a device if the actions are not started.
+
+Such an attempt is not a failure. Usually, the request's deadline passes before this many attempts.
 """
 
 BACKGROUND_RESERVE: Final = 1.5
@@ -254,8 +257,7 @@ class ClockworkScheduler(Scheduler):
     ) -> list[Answer]:
         """Plan again requests that were planned or sent before. Answer the requests that have no attempt left.
 
-        ``late`` means that the action of these requests could not start in time. A late attempt does not count as a
-        failure.
+        ``late`` means that the action of these requests was not started. Such an attempt does not count as a failure.
         """
         answers: list[Answer] = []
         counts, limit = (self._late_starts, MAX_LATE_ATTEMPTS) if late else (self._failures, MAX_ATTEMPTS)
@@ -357,7 +359,9 @@ class ClockworkScheduler(Scheduler):
             for request in requests:
                 self._placing.forget(request)
             return [Answer(request.id, Status.INVALID_REQUEST, result.message) for request in requests]
-        late = result.status == Status.COULD_NOT_START_IN_TIME
+        if result.status == Status.SHUTTING_DOWN:  # the worker would refuse the planned batches too
+            requests += self._placing.drop_all(plan)
+        late = result.status in NOT_STARTED
         return self._place_again(now, requests, f"{plan.gpu}: {result.message}", late=late)
 
     def _load_ended(self, now: Nanos, plan: Plan, action: LoadWeights, result: Result) -> list[Answer]:
@@ -371,4 +375,5 @@ class ClockworkScheduler(Scheduler):
             return []
         assert isinstance(result, ErrorResult)
         requests = self._placing.drop_model(plan, name)
-        return self._place_again(now, requests, f"{plan.gpu}: {result.message}")
+        late = result.status in NOT_STARTED
+        return self._place_again(now, requests, f"{plan.gpu}: {result.message}", late=late)

@@ -76,14 +76,18 @@ class Weights:
     def some(self, plans: list[Plan]) -> list[Plan]:
         """Return ``choices`` (a setting) of the plans. Successive calls choose different plans in turn.
 
-        If there are at most ``choices`` plans, return all of them.
+        If there are at most ``choices`` plans, return all of them. If the devices of all chosen plans are silent,
+        choose plans of other devices.
         """
         count, choices = len(plans), self._config.choices
         if count <= choices:
             return plans
         self._turn = turn = (self._turn + choices) % count
         chosen = plans[turn : turn + choices]
-        return chosen + plans[: choices - len(chosen)]
+        chosen += plans[: choices - len(chosen)]
+        if all(plan.gpu.silent for plan in chosen):
+            chosen = [plan for plan in plans if not plan.gpu.silent][:choices]
+        return chosen
 
     # --- loads and evictions -----------------------------------------------------------------------------------------
 
