@@ -50,7 +50,7 @@ def test_a_controller_a_worker_and_clients_use_tls_and_tokens(
             assert run(["ls", "--address", found[1], "--token-file", reader]) == 1
             assert "cannot connect" in capsys.readouterr().err
         with clockwork("worker", *dial) as other_worker:
-            other_worker.err.wait_for("worker has no valid token")
+            other_worker.err.wait_for("worker has no valid token; start it with --token-file")
         controller.send(signal.SIGTERM)
         assert controller.ended() == 0
     lines = "\n".join(controller.err.seen + controller.out.seen)
@@ -75,7 +75,7 @@ def test_the_token_of_the_worker_of_serve_is_on_no_command_line(
         assert len(variables[b"CLOCKWORK_WORKER_TOKEN"]) >= 32
         assert variables[b"CLOCKWORK_WORKER_TOKEN"] not in (child / "cmdline").read_bytes()
         with clockwork("worker", f"--controller={workers}", f"--model-root={tmp_path}") as other_worker:
-            other_worker.err.wait_for("worker has no valid token")
+            other_worker.err.wait_for("worker has no valid token; start it with --token-file")
         monkeypatch.setenv("CLOCKWORK_TOKEN", READER)
         assert run(["status", "--address", address]) == 0
         assert "serving" in capsys.readouterr().out

@@ -70,6 +70,7 @@ async def listening(files: Files) -> AsyncIterator[Server]:
         on_closed=lambda connection, reason: None,
         on_silent=lambda connection, silent: None,
         admits=lambda connection, hello: "",
+        is_connected=lambda name: False,
     )
     server = await port.listen(
         LOOPBACK, MonotonicClock(), None, None, max_frame_bytes=64 * MIB, max_outgoing_bytes=256 * MIB

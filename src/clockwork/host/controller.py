@@ -187,6 +187,7 @@ class ControllerHost:
             on_closed=self._worker_closed,
             on_silent=self._worker_silent,
             admits=self._admits_worker,
+            is_connected=self._workers.__contains__,
         )
         workers = await port.listen(
             self._config.worker_listen,
@@ -303,7 +304,7 @@ class ControllerHost:
             if self.arena is not None and hello.arena == self.arena.name:
                 self._sharing.add(connection)
             return ""
-        return "worker has no valid token; start it with --worker-token-file"
+        return "worker has no valid token; start it with --token-file"
 
     def _admits_client(self, connection: Connection, hello: Hello) -> str:
         try:
@@ -314,12 +315,6 @@ class ControllerHost:
 
     def _worker_connected(self, connection: Connection) -> None:
         worker_id = connection.peer_name
-        if worker_id in self._workers:
-            log.error("a second worker with the name %s is refused: give each worker its own --name", worker_id)
-            connection.close(
-                f"a worker with the name {worker_id} is already connected; give each worker its own --name"
-            )
-            return
         self._workers[worker_id] = connection
         self._runner.feed(WorkerConnected(worker_id, connection.peer_software, connection.peer_accepts))
 
