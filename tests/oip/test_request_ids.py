@@ -1,7 +1,10 @@
 """The id of a request: the client's, else the trace id, else the server's, in every response of every protocol."""
 
+import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import grpc
@@ -13,7 +16,7 @@ from tritonclient.grpc import service_pb2_grpc
 from clockwork.client import Client
 from clockwork.errors import ClockworkError
 from clockwork.frontend.id_header import header_value
-from clockwork.messages.request_ids import ID_HEADER, MAX_REQUEST_ID, trace_id
+from clockwork.messages.request_ids import ID_HEADER, MAX_REQUEST_ID, trace_context, trace_id
 from oip.conformance import A, B, Server, ask, infer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -114,10 +117,29 @@ def test_the_native_client_has_the_id_of_results_and_errors(server: Server) -> N
         PARENT[:-1],
         PARENT.upper(),
         f"0x-{TRACE}",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"{PARENT}-more",
     ],
 )
 def test_an_invalid_traceparent_gives_no_id(wrong: str) -> None:
     assert trace_id(wrong) == ""
+
+
+def test_several_values_of_traceparent_are_no_trace_context() -> None:
+    assert trace_context([PARENT], ["a=1", "b=2"]) == (PARENT, "a=1,b=2")
+    assert trace_context([PARENT, PARENT], ["a=1"]) == ("", "")
+    assert trace_context([], ["a=1"]) == ("", "")
+
+
+def test_an_http_request_with_two_traceparents_has_an_own_id(server: Server) -> None:
+    twice = (("traceparent", PARENT), ("traceparent", PARENT.replace("4", "5")))
+    body = json.dumps({"inputs": [A, B]}).encode()
+    with closing(HTTPConnection(server.http, timeout=30)) as connection:
+        connection.putrequest("POST", "/v2/models/two/infer")
+        for name, value in (*twice, ("content-length", str(len(body)))):
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        assert re.fullmatch(OURS, json.loads(connection.getresponse().read())["id"])
 
 
 def test_a_traceparent_of_a_later_version_gives_its_id() -> None:

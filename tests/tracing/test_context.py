@@ -28,6 +28,11 @@ def test_a_traceparent_names_the_trace_the_span_and_whether_it_is_sampled() -> N
         f"00-{TRACE}-{'0' * 16}-01",
         f"00-{TRACE.upper()}-{SPAN}-01",
         f"00-{TRACE}-{SPAN}-1",
+        f"00-{TRACE}-{SPAN}-01-later",
+        f"00-{TRACE}-{SPAN}-01-",
+        f"00-{TRACE}-{SPAN}-01.",
+        f"cc-{TRACE}-{SPAN}-01.later",
+        f"00-{TRACE}-{SPAN}-01\n",
     ],
 )
 def test_an_invalid_traceparent_is_ignored(wrong: str) -> None:

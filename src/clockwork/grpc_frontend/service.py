@@ -29,14 +29,13 @@ from clockwork.grpc_frontend.infer import (
     response_of,
     with_payload,
 )
-from clockwork.grpc_frontend.metadata import header
+from clockwork.grpc_frontend.metadata import context_of, header
 from clockwork.grpc_frontend.peers import Peers
 from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream, model_and_version
 from clockwork.grpc_frontend.scanning import check_infer, check_other
 from clockwork.grpc_frontend.tracing import traced
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
-from clockwork.messages.request_ids import TRACE_HEADER
 from clockwork.oip.failures import RequestFailedError
 from clockwork.tracing.trace import Trace
 from clockwork.units import Nanos, seconds
@@ -197,7 +196,7 @@ class Service:
         if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
             raise RequestFailedError(failure_of_shed(shed))
         message, raw = parsed(data)
-        parent = "" if message.id else header(call, TRACE_HEADER)
+        parent = "" if message.id else context_of(call)[0]
         return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()), parent, trace)
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: ServicerContext) -> AsyncIterator[bytes]:
@@ -233,7 +232,7 @@ class Service:
 
     async def _infer_in_stream(self, data: bytes, call: ServicerContext, arrived: Nanos) -> bytes:
         message = pb.ModelInferRequest()
-        limit, client, parent = _limit(call, 0), self._peers.client(call.peer()), header(call, TRACE_HEADER)
+        limit, client, parent = _limit(call, 0), self._peers.client(call.peer()), context_of(call)[0]
         try:
             with traced(self._front, call, _STREAM_INFER, arrived) as trace:
                 message, raw = parsed(data)

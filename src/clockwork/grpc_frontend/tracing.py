@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from clockwork.errors import ClockworkError
 from clockwork.frontend import FrontEnd, failure_of_error
-from clockwork.grpc_frontend.metadata import header
-from clockwork.messages.request_ids import STATE_HEADER, TRACE_HEADER
+from clockwork.grpc_frontend.metadata import context_of
 from clockwork.tracing.trace import Call, Trace
 from clockwork.units import Nanos
 
@@ -28,7 +27,7 @@ def traced(front: FrontEnd, call: Any, method: str, arrival: Nanos) -> Iterator[
     tracer = front.tracer
     trace = None
     if tracer is not None:
-        parent, state = header(call, TRACE_HEADER), header(call, STATE_HEADER)
+        parent, state = context_of(call)
         trace = tracer.begin(parent, state, arrival, lambda: _call(call, method))
     if tracer is None or trace is None:
         yield None

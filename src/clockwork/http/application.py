@@ -35,8 +35,7 @@ from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, Body, header_byte
 from clockwork.http.config import HttpConfig
 from clockwork.http.dashboard import Dashboard
 from clockwork.http.receiving import LARGE_BODY, BodyQuota
-from clockwork.http.tracing import CLIENT_GONE, TRACE, begin_trace, end_trace
-from clockwork.messages.request_ids import TRACE_HEADER
+from clockwork.http.tracing import CLIENT_GONE, TRACE, begin_trace, context_of, end_trace
 from clockwork.messages.requests import InferRequest
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
@@ -80,7 +79,6 @@ MAX_FIELDS = 10
 """Largest number of parameters in a query."""
 
 JSON = (b"content-type", b"application/json")
-_TRACE_HEADER = TRACE_HEADER.encode()
 BINARY = (b"content-type", b"application/octet-stream")
 
 
@@ -184,7 +182,7 @@ class Application:
         slo, source = requested_slo(head.parameters, ignore_timeout=front.ignore_timeout)
         outputs = tuple(output.name for output in head.outputs)
         number = front.client.next_id()
-        name = front.reception.request_ids.choose(head.id, str(headers.get(_TRACE_HEADER, b""), "latin-1"))
+        name = front.reception.request_ids.choose(head.id, context_of(scope, headers)[0])
 
         def request_for(specs: tuple[TensorSpec, ...]) -> InferRequest:
             return InferRequest(

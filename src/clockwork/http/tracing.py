@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from clockwork.frontend import FrontEnd
 from clockwork.http.asgi import BEGAN, Headers, Scope
-from clockwork.messages.request_ids import STATE_HEADER, TRACE_HEADER
+from clockwork.messages.request_ids import STATE_HEADER, TRACE_HEADER, trace_context
 from clockwork.tracing.trace import Call, Trace
 
 TRACE: Final = "clockwork.trace"
@@ -20,11 +20,19 @@ _PARENT: Final = TRACE_HEADER.encode()
 _STATE: Final = STATE_HEADER.encode()
 
 
+def context_of(scope: Scope, headers: Headers) -> tuple[str, str]:
+    """Return the trace context of a request (`trace_context`), or two empty strings if the client sent none."""
+    if _PARENT not in headers:
+        return "", ""
+    found = [[str(value, "latin-1") for key, value in scope["headers"] if key == name] for name in (_PARENT, _STATE)]
+    return trace_context(*found)
+
+
 def begin_trace(front: FrontEnd, scope: Scope, headers: Headers, version: str) -> None:
     """Begin the trace of an inference request, if it may be exported. ``version`` is the version in the path."""
     if front.tracer is None:
         return
-    parent, state = (str(headers.get(name, b""), "latin-1") for name in (_PARENT, _STATE))
+    parent, state = context_of(scope, headers)
     trace = front.tracer.begin(parent, state, scope[BEGAN], lambda: _call(scope, headers, version))
     if trace is not None:
         scope[TRACE] = trace

@@ -6,6 +6,7 @@ the server chooses are certainly unique.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 MAX_REQUEST_ID: Final = 128
@@ -20,8 +21,10 @@ TRACE_HEADER: Final = "traceparent"
 STATE_HEADER: Final = "tracestate"
 """HTTP header, and key of gRPC's metadata, with the state that tracing systems add to a trace context."""
 
-_TRACE: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-_NO_TRACE: Final = "0" * 32
+_TRACE: Final = re.compile(
+    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
+"""A ``traceparent``. Only versions after 00 may be longer than 55 characters. Ids of zeros are invalid."""
 
 
 class TraceParent(NamedTuple):
@@ -35,7 +38,15 @@ class TraceParent(NamedTuple):
 def parsed_traceparent(traceparent: str) -> TraceParent | None:
     """Return the parts of a ``traceparent``, or None if the value is invalid."""
     found = _TRACE.fullmatch(traceparent, 0, MAX_REQUEST_ID)
-    return None if found is None or found[1] == _NO_TRACE else TraceParent(found[1], found[2], found[3])
+    return None if found is None else TraceParent(found[1], found[2], found[3])
+
+
+def trace_context(parents: Sequence[str], states: Sequence[str]) -> tuple[str, str]:
+    """Return the ``traceparent`` and the ``tracestate`` of a request. The arguments are the values of its headers.
+
+    Several values of ``tracestate`` are joined. A request with several values of ``traceparent`` has no trace context.
+    """
+    return (parents[0], ",".join(states)) if len(parents) == 1 else ("", "")
 
 
 def trace_id(traceparent: str) -> str:

@@ -37,7 +37,7 @@ class Parent(Struct, frozen=True):
 def parent_of(traceparent: str, tracestate: str = "") -> Parent | None:
     """Return the client's span, or None if the value of ``traceparent`` is missing or invalid."""
     found = parsed_traceparent(traceparent) if traceparent else None
-    if found is None or not int(found.span_id, 16):
+    if found is None:
         return None
     state = tracestate if len(tracestate) <= MAX_TRACESTATE else ""
     return Parent(int(found.trace_id, 16), int(found.span_id, 16), bool(int(found.flags, 16) & _SAMPLED), state)
