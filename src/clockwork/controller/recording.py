@@ -295,19 +295,21 @@ class Recorder:
 
     def last(self, outcome: str, model: str, limit: int) -> list[Record]:
         """Return the last requests, with the newest first. An empty ``outcome`` or ``model`` means any."""
-        newest_first = merge(
-            reversed(self._in_time),
-            *map(reversed, self._others.values()),
-            key=lambda record: record.answered,
-            reverse=True,
-        )
-        found = (
-            record
-            for record in newest_first
-            if (not outcome or record.outcome == outcome or (outcome == BROKEN and record.broken))
-            and (not model or model_of(record) == model)
-        )
-        return list(islice(found, limit))
+        sources = [_newest(records, outcome, model) for records in (self._in_time, *self._others.values())]
+        newest_first = merge(*sources, key=lambda record: record.answered, reverse=True)
+        return list(islice(newest_first, limit))
+
+
+def _newest(records: deque[Record], outcome: str, model: str) -> Iterator[Record]:
+    """Yield the records with this outcome and model, with the newest first.
+
+    This is done before the records are merged, because merging takes ten times as long as comparing.
+    """
+    for record in reversed(records):
+        if outcome and record.outcome != outcome and not (outcome == BROKEN and record.broken):
+            continue
+        if not model or model_of(record) == model:
+            yield record
 
 
 def model_of(record: Record) -> str:

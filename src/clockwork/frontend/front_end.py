@@ -40,7 +40,7 @@ from clockwork.messages.requests import (
 from clockwork.messages.status import Status
 from clockwork.messages.timeline import TimelineRequest, TimelineResponse
 from clockwork.oip.classification import with_classes
-from clockwork.oip.explanations import described
+from clockwork.oip.explanations import described, described_list
 from clockwork.oip.failures import Failure, RequestFailedError
 from clockwork.oip.metadata import (
     NO_WORKER,
@@ -316,7 +316,7 @@ class FrontEnd:
         request = ListRequestsRequest(self.client.next_id(), outcome, model, limit)
         response, _ = await self._ask(request, ListRequestsResponse)
         _check(response)
-        return [described(summary) for summary in response.requests]
+        return await self.stepper.run(described_list(response.requests))
 
     async def explanation(self, request_id: str) -> Any:
         """Return the explanation of an answered request."""

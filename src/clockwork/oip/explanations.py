@@ -1,12 +1,16 @@
 """Describes recent requests in JSON, with times in milliseconds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
 
 from clockwork.messages.explanation import ExplainedVerdict
+from clockwork.steps import Steps
 from clockwork.units import MILLISECOND
+
+PER_STEP: Final = 25
+"""Number of requests that are described in one step."""
 
 _TIMES: Final = frozenset(
     {
@@ -37,6 +41,16 @@ _TIMES: Final = frozenset(
 
 _COUNTS: Final[Mapping[type[Struct], frozenset[str]]] = {ExplainedVerdict: frozenset({"planned", "sent"})}
 """Fields of some structs that are numbers of batches, although fields of other structs with these names are times."""
+
+
+def described_list(values: Sequence[Struct]) -> Steps[list[Any]]:
+    """Return several structs as a list of JSON objects, in steps."""
+    found = []
+    for number, value in enumerate(values, 1):
+        found.append(described(value))
+        if number % PER_STEP == 0:
+            yield
+    return found
 
 
 def described(value: Any) -> Any:
