@@ -11,7 +11,9 @@ from clockwork.controller.events import ShedRequest
 from clockwork.controller.recording import MAX_AHEAD, Recorder, Sampler
 from clockwork.messages.explanation import MAX_LISTED, Explanation, RequestSummary
 from clockwork.messages.refusal_reason import RefusalReason
+from clockwork.messages.request_ids import MAX_REQUEST_ID
 from clockwork.messages.requests import (
+    CancelRequest,
     EvictRequest,
     ExplainRequest,
     ExplainResponse,
@@ -164,6 +166,30 @@ def test_wrong_questions_are_refused() -> None:
         assert isinstance(response, ListRequestsResponse)
         assert response.status == Status.INVALID_REQUEST
     assert why_not(cluster, "nobody").startswith("request 'nobody' is not recorded")
+
+
+def test_a_cancelled_request_is_explained() -> None:
+    cluster = serving(ClockworkScheduler(), FILES)
+    cluster.ask(named(1), 3)
+    cluster.ask(named(2), 3)
+    cluster.run_until(cluster.now + ms(1))
+    cluster.ask(CancelRequest(1), 3)
+    cluster.lose_client(3)
+    cluster.run_until(cluster.now + seconds(1))
+    assert [request.request_id for request in listed(cluster, "cancelled")] == ["r2", "r1"]
+    found = explain(cluster, "r1")
+    assert (found.outcome, found.status, found.broken, found.total) == ("cancelled", "CANCELLED", False, ms(1))
+    assert found.message == "the client cancelled the request or disconnected"
+    assert found.predicted is not None
+    assert found.verdict is not None
+    assert found.device == "w0/gpu0"
+
+
+def test_an_id_is_cut_in_a_question_as_in_the_record() -> None:
+    cluster = serving(SimpleScheduler(), FILES)
+    cluster.ask(replace(named(1), request_id="x" * MAX_REQUEST_ID))
+    cluster.run_until(cluster.now + ms(50))
+    assert explain(cluster, "x" * 10_000).outcome == "in_time"
 
 
 def test_a_pending_request_is_not_explained_yet() -> None:

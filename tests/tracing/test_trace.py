@@ -2,7 +2,7 @@
 
 import pytest
 
-from clockwork.messages.requests import RequestTiming
+from clockwork.messages.requests import InferRequest, RequestTiming
 from clockwork.messages.results import Timing
 from clockwork.messages.status import Status
 from clockwork.tracing.trace import Phase, Trace, load_phase, phases
@@ -35,6 +35,14 @@ def test_other_requests_have_the_parts_that_they_reached() -> None:
     assert named(LATE) == [("admission", 0, 1), ("queue", 1, 16), ("output", 16, 20)]
     assert named(REFUSED) == [("admission", 0, 5), ("output", 5, 20)]
     assert named(ended()) == [("admission", 0, 20)]
+
+
+def test_a_cancelled_request_has_an_outcome_and_the_parts_until_its_cancellation() -> None:
+    trace = ended()
+    trace.cancelled(InferRequest(7, "m", (), request_id="r"), ms(16))
+    assert named(trace) == [("admission", 0, 1), ("queue", 1, 16), ("output", 16, 20)]
+    assert trace.response is not None
+    assert (trace.response.status, trace.response.request_id) == (Status.CANCELLED, "r")
 
 
 @pytest.mark.parametrize("trace", [executed(), LATE, REFUSED, ended()])

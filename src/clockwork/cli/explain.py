@@ -44,8 +44,9 @@ def explain(
 ) -> None:
     """Explain a request: what was predicted, what happened, and what was later than planned.
 
-    The server keeps the last requests that were refused, late or failed, and a sample of the requests in time. Every
-    response contains the id of its request. If several requests had the same id, the last one is explained.
+    The server keeps the last requests that were refused, late, failed or cancelled, and a sample of the requests in
+    time. Every response contains the id of its request. If the server has kept several requests with the same id, the
+    last one of them is explained.
     """
     from clockwork.cli.explanation_report import explanation_lines, request_table
     from clockwork.cli.output import show, show_json

@@ -31,6 +31,7 @@ from clockwork.messages.explanation import (
     Step,
 )
 from clockwork.messages.faults import quoted
+from clockwork.messages.request_ids import MAX_REQUEST_ID
 from clockwork.messages.requests import ExplainRequest, ExplainResponse, ListRequestsRequest, ListRequestsResponse
 from clockwork.messages.status import Status, status_name
 from clockwork.scheduling.base import Scheduler
@@ -78,9 +79,10 @@ class Explaining:
 
     def explained(self, now: Nanos, client_id: int, message: ExplainRequest) -> list[ControllerCommand]:
         """Return the response with the explanation of one request."""
-        record, others = self._recorder.find(message.request_id)
+        request_id = message.request_id[:MAX_REQUEST_ID]
+        record, others = self._recorder.find(request_id)
         if record is None:
-            status, text = self._why_missing(message.request_id)
+            status, text = self._why_missing(request_id)
             return [Respond(client_id, ExplainResponse(message.id, status, text))]
         model = None if record.request is None else record.request.model
         default = "" if model is None else self._admission.default_source(model)

@@ -24,7 +24,7 @@ from clockwork.controller.records import Record
 from clockwork.messages.actions import DeviceAction, EvictWeights, Infer
 from clockwork.messages.explanation import BROKEN, REFUSED, outcome_of
 from clockwork.messages.refusal_reason import RefusalReason
-from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming
+from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming, cancelled_response
 from clockwork.messages.results import Result
 from clockwork.messages.status import Status
 from clockwork.messages.timeline import MAX_IDS
@@ -206,6 +206,14 @@ class Recorder:
                 self._in_time.append(self._recorded(now, request, response, reason))
         else:
             self._add(self._recorded(now, request, response, reason, broken))
+
+    def cancelled(self, now: Nanos, request: PendingRequest) -> None:
+        """Record a pending request whose client has cancelled it or disconnected."""
+        if self._limit:
+            predicted = None if request.promised is None else request.promised - request.arrival
+            timing, version = RequestTiming(now - request.arrival), request.model.version
+            response = cancelled_response(request.client_request_id, request.public_id, timing, predicted, version)
+            self._add(self._recorded(now, request, response, RefusalReason.OTHER))
 
     def _recorded(
         self,

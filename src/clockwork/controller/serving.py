@@ -276,6 +276,7 @@ class Serving:
     def _cancel(self, now: Nanos, request: PendingRequest) -> list[ControllerCommand]:
         self._forget(request)
         self.tally.of(request.model.name).answered(now, Status.CANCELLED, now - request.arrival)
+        self.recorder.cancelled(now, request)
         return self._ask(now, (), self._scheduler.cancel, request)
 
     def shut_down(self, now: Nanos, text: str) -> list[ControllerCommand]:
@@ -284,8 +285,7 @@ class Serving:
         for request in list(self._pending):
             if request.over:
                 continue  # the scheduler answered this request during an earlier `cancel`
-            timing = RequestTiming(now - request.arrival)
-            commands += self._respond(request, Status.SHUTTING_DOWN, text, (), timing)
+            commands += self._respond(request, Status.SHUTTING_DOWN, text, (), RequestTiming(now - request.arrival))
             commands += self._ask(now, (), self._scheduler.cancel, request)
         return commands
 

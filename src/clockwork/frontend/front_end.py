@@ -1,5 +1,6 @@
 """Defines `FrontEnd`, which serves requests that a transport (HTTP or gRPC) has decoded."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -279,7 +280,12 @@ class FrontEnd:
         if trace is not None:
             trace.model, trace.passed = request.model, self.reception.clock.now()
             client.traces[request.id] = trace
-        response, outputs = await client.ask(request, payload, arrival)
+        try:
+            response, outputs = await client.ask(request, payload, arrival)
+        except asyncio.CancelledError:
+            if trace is not None:
+                trace.cancelled(request, self.reception.clock.now() - arrival)
+            raise
         if isinstance(response, InferResponse):
             if response.status != Status.SUCCESS:
                 failure = Failure.from_response(response)

@@ -16,6 +16,7 @@ from clockwork.messages.profile import ModelProfile
 from clockwork.messages.results import DEFAULT_VERSION, GPUInfo, ModelInfo
 from clockwork.messages.scaling import KindScaling
 from clockwork.messages.shadows import ShadowStatus
+from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorInfo, TensorSpec
 from clockwork.messages.timeline import TimelineRequest, TimelineResponse
 from clockwork.units import SECOND, Bytes, Nanos
@@ -94,6 +95,18 @@ class InferResponse(Struct, frozen=True, array_like=True, tag=17):
     admitted: bool = False
     version: str = ""
     request_id: str = ""
+
+
+def cancelled_response(
+    id: int, request_id: str, timing: RequestTiming, predicted: Nanos | None = None, version: str = ""
+) -> InferResponse:
+    """Return the response that records and traces contain for a request that its client has cancelled.
+
+    No client gets this response. The arguments are fields of `InferResponse`.
+    """
+    text = "the client cancelled the request or disconnected"
+    status = int(Status.CANCELLED)
+    return InferResponse(id, status, text, (), timing, predicted, version=version, request_id=request_id)
 
 
 class CancelRequest(Struct, frozen=True, array_like=True, tag=18):

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from clockwork.messages.requests import InferResponse
+from clockwork.messages.requests import InferRequest, InferResponse, RequestTiming, cancelled_response
 from clockwork.messages.results import Timing
 from clockwork.state import PendingRequest
 from clockwork.tracing.context import Parent
@@ -131,6 +131,11 @@ class Trace:
             self.decided = request.verdict.at
         if request.sent is not None:
             self.device, self.action = request.sent.device, request.sent.id
+
+    def cancelled(self, request: InferRequest, waited: Nanos) -> None:
+        """Note that the client has cancelled a request that the controller had. ``waited`` is since its arrival."""
+        self.response = cancelled_response(request.id, request.request_id, RequestTiming(waited))
+        self.pending = True
 
     @property
     def executed(self) -> bool:
