@@ -15,7 +15,7 @@ import requests
 
 from cli.processes import Process, clockwork, save_dense, serve
 from clockwork.cli import run
-from clockwork.cli.logs import JsonFormatter
+from clockwork.cli.logs import JsonFormatter, TextFormatter
 from clockwork.client import Client
 from clockwork.host.log_events import event_fields
 
@@ -60,6 +60,20 @@ def test_a_record_with_fields_and_an_exception_is_one_line() -> None:
     )
     assert record_json["worker"] == "w0"
     assert record_json["exception"].endswith("ValueError: a\nb")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("request é for resnet", "request é for resnet"),
+        ("request a\n10:00:00 ERROR forged for b", "request a\n  10:00:00 ERROR forged for b"),
+        ("request \x1b[2J\r\x00\x9b\u2028\u202e\udcff", r"request \x1b[2J\r\x00\x9b\u2028\u202e\udcff"),
+        ("a\tb", "a\tb"),
+    ],
+)
+def test_a_text_of_a_client_neither_forges_a_line_nor_controls_the_terminal(text: str, shown: str) -> None:
+    record = logging.makeLogRecord({"msg": "%s", "args": (text,), "levelname": "DEBUG", "name": "x"})
+    assert TextFormatter("%(levelname)s %(name)s: %(message)s").format(record) == f"DEBUG x: {shown}"
 
 
 def test_fields_do_not_replace_the_common_fields() -> None:

@@ -55,6 +55,33 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class TextFormatter(logging.Formatter):
+    """Formats a record as text for people.
+
+    Clients choose parts of some lines, such as ids and names of models. So control characters are escaped, and further
+    lines of a message are indented. A client can neither forge a line nor control the terminal.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is that of `logging`
+        """Return the text of a record without its traceback."""
+        return escaped(super().formatMessage(record))
+
+
+def escaped(text: str) -> str:
+    """Return a text whose control characters are escaped, and whose lines after the first are indented."""
+    if text.isprintable():
+        return text
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character == "\n":
+        return "\n  "
+    if character.isprintable() or character in "\t\u00a0":
+        return character
+    return character.encode("unicode_escape").decode()
+
+
 def set_format(log_format: str) -> None:
     """Set the format of errors that `report` writes after this call."""
     global _format  # noqa: PLW0603 - a process has one stderr
@@ -96,14 +123,14 @@ def start_log(level: str, log_format: str) -> "Console":
     if log_format == JSON:
         handler = _start_json()
     else:
-        plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+        plain = TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
         _write_from_threads(plain)
         handler = logging.StreamHandler()
         if console.is_terminal:
             from rich.logging import RichHandler
 
             handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
-            handler.setFormatter(logging.Formatter("%(message)s"))
+            handler.setFormatter(TextFormatter("%(message)s"))
         else:
             handler.setFormatter(plain)
         logging.basicConfig(handlers=[handler])
