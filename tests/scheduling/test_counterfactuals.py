@@ -1,5 +1,6 @@
 """What would have happened to a refused request: the answers of the scheduler come true."""
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -174,3 +175,36 @@ def test_without_recording_no_verdict_is_made() -> None:
     cluster.ask(named(1))
     (pending,) = cluster.controller._serving._pending
     assert pending.verdict is None
+
+
+def played(seed: int, slo_of: dict[int, Nanos], last: int) -> Cluster:
+    """Return a cluster that has served random requests for three models. ``slo_of`` replaces SLOs by number."""
+    rng = Random(seed)
+    cluster = serving(ClockworkScheduler(), {"a.onnx": File(pages=1), "b.onnx": File(pages=2), "c.onnx": File(pages=3)})
+    at = cluster.now
+    for number in range(1, last + 1):
+        at += round(rng.expovariate(1 / rng.choice([ms(0.3), ms(2), ms(6)])))
+        slo = ms(rng.choice([6, 10, 20, 40, 80]))
+        rows, model = rng.choice([1, 1, 1, 2]), rng.choice("aabbc")
+        cluster.run_until(at)
+        cluster.ask(named(number, model=model, rows=rows, slo=slo_of.get(number, slo)))
+    cluster.run_until(cluster.now + seconds(1))
+    return cluster
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3, 5, 7, 8])
+def test_the_counterfactuals_of_random_requests_come_true(seed: int) -> None:
+    cluster, checked = played(seed, {}, 60), 0
+    for number in range(1, 61):
+        if infer_response(cluster, number).status != Status.CONTROLLER_COULD_NOT_START_IN_TIME:
+            continue
+        found = explain(cluster, f"r{number}", 900_000 + number)
+        needed = by_change(found).get("slo")
+        if needed is None or found.broken:
+            continue
+        assert needed.value is not None
+        assert needed.value > found.slo
+        other = played(seed, {number: needed.value}, number)
+        assert infer_response(other, number).status == 0, (number, needed)
+        checked += 1
+    assert checked

@@ -1,9 +1,9 @@
 """Computes what would have happened to a request under other circumstances.
 
 Theory of operation. When the scheduler refuses a group of requests, it keeps a copy of the plans that it considered.
-The copy contains the times of the planned batches, the estimates for the group, and the delays. To answer a question,
-real `Plan` objects are made from the copies, and are asked for offers as in a live decision. So the answers are the
-scheduler's own.
+The copy contains the times of the planned batches, the estimates for the group, the delays, and the claims. To answer
+a question, real `Plan` objects are made from the copies, and are asked for offers as in a live decision. So the answers
+are the scheduler's own.
 
 Copies take time and memory. So at most one group per `KEEP_EVERY` is copied, and only the last `MAX_KEPT` copies are
 kept. A plan with more than `MAX_BATCHES` batches is not copied. Without a copy, only the times without other work and
@@ -19,6 +19,7 @@ from clockwork.messages.explanation import ALONE, OTHER_SLO, SPARE_DEVICE, WARM_
 from clockwork.messages.results import GPUInfo
 from clockwork.scheduling.clockwork.config import ClockworkConfig
 from clockwork.scheduling.clockwork.device import Device, SentInfer
+from clockwork.scheduling.clockwork.placing import better
 from clockwork.scheduling.clockwork.plan import Offer, Plan, PlannedBatch
 from clockwork.scheduling.clockwork.server_load import ServerLoad
 from clockwork.scheduling.clockwork.times import InferTimes
@@ -35,10 +36,16 @@ MAX_KEPT: Final = 500
 """Number of decisions whose state is kept."""
 
 MAX_PLANS: Final = 4
-"""Number of plans that are kept of one decision."""
+"""Number of plans that are kept of one decision. Plans of devices that have the weights come first."""
+
+MAX_CONSIDERED: Final = 16
+"""Number of devices that are searched for plans to keep if few devices have the weights."""
 
 MAX_BATCHES: Final = 100
 """Largest number of batches in a plan that is kept."""
+
+MAX_GROUP: Final = 64
+"""Number of requests of a group whose deadlines are kept. Only the rows of the others are counted."""
 
 MAX_SLO: Final[Nanos] = 100 * SECOND
 """Longest SLO that is tried."""
@@ -78,7 +85,10 @@ class _KeptTimes(InferTimes):
 
 
 class _KeptPlan:
-    """A copy of one plan. ``ready`` is when the model's weights can be on the device; None: they cannot be loaded."""
+    """A copy of one plan. ``ready`` is when the model's weights can be on the device; None: they cannot be loaded.
+
+    ``held`` means that the device has the weights, or is loading them.
+    """
 
     def __init__(
         self, now: Nanos, plan: Plan, model: ModelState, key: ShapeKey, ready: Nanos | None, alone: Nanos
@@ -89,6 +99,8 @@ class _KeptPlan:
         self.busy = bool(device.sent)
         self.send_delay, self.return_delay = device.send_delay, device.return_delay
         self.ready = ready
+        self.held = model.name in device.ready or model.name in plan.gpu.cache
+        self.claim = plan.claim
         self.alone = alone
         self.batches = [_KeptBatch(batch, model, key) for batch in plan.batches]
         self.sizes = device.times.sizes(model)
@@ -105,6 +117,7 @@ class _KeptPlan:
         if idle:
             return plan
         device.free = self.free
+        plan.claim = self.claim
         if self.busy:
             device.sent[0] = SentInfer(model, key, [], rows=0, expected=0, earliest=0)
         for kept in self.batches:
@@ -114,24 +127,32 @@ class _KeptPlan:
         return plan
 
 
+_Plans = Sequence[tuple[_KeptPlan, Plan]]
+"""Copies of plans, and plans that were made from them."""
+
+
 class KeptDecision:
     """The state of a decision about one group of requests."""
 
-    __slots__ = ("config", "key", "model", "now", "plans", "rate")
+    __slots__ = ("config", "key", "model", "now", "others", "plans", "rate", "rows")
 
     def __init__(
         self,
         now: Nanos,
         model: ModelState,
         key: ShapeKey,
+        group: Sequence[PendingRequest],
         rate: float,
         config: ClockworkConfig,
         plans: list[_KeptPlan],
     ) -> None:
-        """``rate`` is the model's demand in requests per nanosecond."""
+        """``group`` are all requests of the group. ``rate`` is the model's demand in requests per nanosecond."""
         self.now = now
         self.model = model
         self.key = key
+        ordered = sorted([(request.deadline, request.batch_size) for request in group])
+        self.rows = tuple(ordered[:MAX_GROUP])  #: deadline and rows of the first requests
+        self.others = sum([rows for _, rows in ordered[MAX_GROUP:]])  #: number of rows of the other requests
         self.rate = rate
         self.config = config
         self.plans = plans
@@ -142,34 +163,39 @@ class KeptDecision:
             return ()
         found = []
         slo = request.deadline - request.arrival
-        if (needed := self._needed_slo(request, slo)) is not None:
-            found.append(self._told(OTHER_SLO, needed, request, self._offer(request, needed)))
-        found.append(self._told(SPARE_DEVICE, None, request, self._offer(request, slo, idle=True, warm=True)))
+        plans = [(kept, kept.plan(self.config, self.model, self.key, idle=False)) for kept in self.plans]
+        if (needed := self._needed_slo(request, slo, plans)) is not None:
+            found.append(self._told(OTHER_SLO, needed, request, self._offer(request, needed, plans)))
+        idle = [(kept, kept.plan(self.config, self.model, self.key, idle=True)) for kept in self.plans]
+        found.append(self._told(SPARE_DEVICE, None, request, self._offer(request, slo, idle, warm=True)))
         if any(plan.ready != 0 for plan in self.plans):
-            found.append(self._told(WARM_WEIGHTS, None, request, self._offer(request, slo, warm=True)))
+            found.append(self._told(WARM_WEIGHTS, None, request, self._offer(request, slo, plans, warm=True)))
         alone = min(plan.send_delay + plan.alone + plan.return_delay for plan in self.plans)
         found.append(WhatIf(ALONE, None, alone <= slo, alone))
         return tuple(found)
 
-    def _needed_slo(self, request: PendingRequest, slo: Nanos) -> Nanos | None:
-        """Return the shortest SLO, in steps of `STEP`, with which the request would have been admitted."""
+    def _needed_slo(self, request: PendingRequest, slo: Nanos, plans: _Plans) -> Nanos | None:
+        """Return an SLO, in steps of `STEP`, with which the request would have been admitted, or None.
+
+        A shorter SLO may suffice if the other requests of the group would have been placed differently.
+        """
         low, high = slo // STEP, max(1, slo // STEP)
-        while self._offer(request, high * STEP) is None:
+        while self._offer(request, high * STEP, plans) is None:
             low, high = high, 2 * high
             if high * STEP > MAX_SLO:
                 return None
         while high - low > 1:
             middle = (low + high) // 2
-            if self._offer(request, middle * STEP) is None:
+            if self._offer(request, middle * STEP, plans) is None:
                 low = middle
             else:
                 high = middle
         return high * STEP
 
-    def _offer(self, request: PendingRequest, slo: Nanos, *, idle: bool = False, warm: bool = False) -> Offer | None:
-        """Return the offer that ends first for the request with another SLO.
+    def _offer(self, request: PendingRequest, slo: Nanos, plans: _Plans, *, warm: bool = False) -> Offer | None:
+        """Return the best offer for the request with another SLO, by the rules of `Placing`.
 
-        ``idle`` means that the devices have no other work. ``warm`` means that the weights are on the devices.
+        ``warm`` means that the weights are on the devices.
         """
         first = PendingRequest(
             request.id,
@@ -182,20 +208,30 @@ class KeptDecision:
             request.arrival + slo,
         )
         best: Offer | None = None
-        rows = request.batch_size
-        for kept in self.plans:
+        other: Offer | None = None  #: the best offer of a device that has to load the weights
+        rows = self._rows(request, first.deadline)
+        for kept, plan in plans:
+            for batch, copy in zip(plan.batches, kept.batches, strict=False):
+                if copy.joinable:
+                    best = better(best, plan.offer_to_join(self.now, batch, rows, first, self.rate))
+        for kept, plan in plans:
             ready = 0 if warm else kept.ready
             if ready is None:
                 continue
-            plan = kept.plan(self.config, self.model, self.key, idle=idle)
-            offers = [plan.offer(self.now, self.model, self.key, rows, first, self.rate, ready)]
-            for batch, copy in zip(plan.batches, kept.batches, strict=False):
-                if copy.joinable:
-                    offers.append(plan.offer_to_join(self.now, batch, rows, first, self.rate))
-            for offer in offers:
-                if offer is not None and (best is None or offer.end < best.end):
-                    best = offer
-        return best
+            offer = plan.offer(self.now, self.model, self.key, rows, first, self.rate, ready)
+            if warm or kept.held:
+                best = better(best, offer)
+            elif offer is not None and (other is None or offer.end < other.end):
+                other = offer
+        return best or other
+
+    def _rows(self, request: PendingRequest, deadline: Nanos) -> int:
+        """Return the rows of the requests that would have been decided together with the request, or after it.
+
+        A group is decided in the order of the deadlines. ``deadline`` is the new deadline of the request.
+        """
+        rows = self.others + sum([rows for due, rows in self.rows if due >= deadline])
+        return rows if request.deadline >= deadline else rows + request.batch_size
 
     def _told(self, change: str, value: Nanos | None, request: PendingRequest, offer: Offer | None) -> WhatIf:
         if offer is None:
@@ -230,26 +266,34 @@ class Keeper:
         self._next: Nanos = 0
 
     def keep(
-        self, now: Nanos, plans: Sequence[Plan], key: ShapeKey, requests: Sequence[PendingRequest], rate: float
+        self,
+        now: Nanos,
+        plans: Sequence[Plan],
+        key: ShapeKey,
+        requests: Sequence[PendingRequest],
+        group: Sequence[PendingRequest],
+        rate: float,
     ) -> KeptDecision | None:
-        """Copy the state of a decision about these requests of one group, or return None."""
+        """Copy the state of a decision that refuses these requests of a group, or return None."""
         if now < self._next:
             return None
         self._next = now + KEEP_EVERY
         first, model = requests[0], requests[0].model
-        copies = [
-            _KeptPlan(
-                now,
-                plan,
-                model,
-                key,
-                self._ready(now, plan, model),
-                plan.device.infer_time(now, model, first.batch_size, key),
-            )
-            for plan in islice(plans, MAX_PLANS)
-            if not plan.gpu.silent and plan.gpu.kind in model.profiles and len(plan.batches) <= MAX_BATCHES
-        ]
-        decision = KeptDecision(now, model, key, rate, self._config, copies)
+        considered = dict.fromkeys(plans)
+        if len(plans) < MAX_PLANS:  # a device may load the weights if no device that has them can serve the request
+            considered |= dict.fromkeys(islice(self._weights.plans, MAX_CONSIDERED))
+        copies = []
+        for plan in considered:
+            if plan.gpu.silent or plan.gpu.kind not in model.profiles or len(plan.batches) > MAX_BATCHES:
+                continue
+            ready = self._ready(now, plan, model)
+            if ready is None and plan not in plans:
+                continue
+            alone = plan.device.infer_time(now, model, first.batch_size, key)
+            copies.append(_KeptPlan(now, plan, model, key, ready, alone))
+            if len(copies) == MAX_PLANS:
+                break
+        decision = KeptDecision(now, model, key, group, rate, self._config, copies)
         self._kept.append(decision)
         if len(self._kept) > MAX_KEPT:
             self._kept.popleft().plans = []

@@ -122,10 +122,10 @@ class Placing:
         rate = self._demand.rate(now, model.name)
         best: Offer | None = None
         for batch in self._open.of(group):
-            best = _better(best, batch.plan.offer_to_join(now, batch, rows, first, rate))
+            best = better(best, batch.plan.offer_to_join(now, batch, rows, first, rate))
         for plan in self._weights.some_holders(model.name):
             ready = plan.device.ready.get(model.name, 0)
-            best = _better(best, plan.offer(now, model, key, rows, first, rate, ready))
+            best = better(best, plan.offer(now, model, key, rows, first, rate, ready))
         if best is not None:
             return best, True
         for plan in self._weights.some(self._weights.plans):
@@ -199,7 +199,7 @@ class Placing:
         return requests
 
 
-def _better(one: Offer | None, other: Offer | None) -> Offer | None:
+def better(one: Offer | None, other: Offer | None) -> Offer | None:
     """Return the better offer. The criteria are, in this order: an idle device, a higher efficiency, an earlier end."""
     if one is None or other is None:
         return one or other

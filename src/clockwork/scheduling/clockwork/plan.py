@@ -228,6 +228,15 @@ class Plan:
             self._claim, self._claim_until = value, now + time
             self._claim_after = now + 2 * time
 
+    @property
+    def claim(self) -> tuple[float, Nanos]:
+        """The efficiency of a batch for which the plan keeps time free, and until when it does so."""
+        return self._claim, self._claim_until
+
+    @claim.setter
+    def claim(self, claim: tuple[float, Nanos]) -> None:
+        self._claim, self._claim_until = claim
+
     def offer_to_join(
         self, now: Nanos, batch: PlannedBatch, rows: int, first: PendingRequest, rate: float
     ) -> Offer | None:

@@ -226,15 +226,26 @@ class ClockworkScheduler(Scheduler):
         answers: list[Answer] = []
         changed: dict[Plan, None] = {}
         for group, requests in sorted(groups.items(), key=lambda item: -len(item[1])):
-            plans, refused = self._placing.place(now, group, [request for request in requests if not request.over])
-            answers += self._refuse(now, group, refused)
+            left = [request for request in requests if not request.over]
+            plans, refused = self._placing.place(now, group, left)
+            answers += self._refuse(now, group, refused, left)
             changed.update(dict.fromkeys(plans))
         for plan in changed:
             answers += self._send_due(now, plan)
         return answers
 
-    def _refuse(self, now: Nanos, group: GroupKey, requests: list[PendingRequest], reason: str = "") -> list[Answer]:
-        """Refuse requests. If some requests were admitted before, ``reason`` explains why their promises are broken."""
+    def _refuse(
+        self,
+        now: Nanos,
+        group: GroupKey,
+        requests: list[PendingRequest],
+        decided: Sequence[PendingRequest],
+        reason: str = "",
+    ) -> list[Answer]:
+        """Refuse requests. ``decided`` also contains the other requests of the decision.
+
+        If some requests were admitted before, ``reason`` explains why their promises are broken.
+        """
         if not requests:
             return []
         model = requests[0].model
@@ -244,7 +255,7 @@ class ClockworkScheduler(Scheduler):
             self._weights.load_for_later(now, plans, model)
         kept = None
         if self.state.recording:
-            kept = self._keeper.keep(now, plans, group[1], requests, self._demand.rate(now, model.name))
+            kept = self._keeper.keep(now, plans, group[1], requests, decided, self._demand.rate(now, model.name))
         for plan in plans:
             plan.claim_room(now)
             plan.device.note_refusal(now, model.name)
@@ -277,7 +288,7 @@ class ClockworkScheduler(Scheduler):
                 groups.setdefault((request.model.name, shape_key(request)), []).append(request)
         for group, members in groups.items():
             plans, refused = self._placing.place(now, group, members)
-            answers += self._refuse(now, group, refused, reason)
+            answers += self._refuse(now, group, refused, members, reason)
             for plan in plans:
                 answers += self._send_due(now, plan)
         if len(counts) > 2 * len(self._placing) + 1000:
