@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from clockwork.cli.output import Listing, table
+from clockwork.cli.output import Listing, printable, table
 from clockwork.messages.explanation import (
     REFUSED,
     Comparison,
@@ -43,8 +43,8 @@ def request_table(requests: Sequence[RequestSummary]) -> Listing:
     """Return a table of recent requests."""
     rows = [
         (
-            _printable(request.request_id),
-            _printable(request.model),
+            printable(request.request_id),
+            printable(request.model),
             request.outcome + (", promise broken" if request.broken else ""),
             request.reason,
             _ago(request.age),
@@ -85,16 +85,16 @@ def explanation_lines(found: Explanation) -> Iterator[Listing | str]:
 
 
 def _headline(found: Explanation) -> Iterator[str]:
-    name = f"{_printable(found.model)}:{found.version}" if found.version else _printable(found.model)
+    name = f"{printable(found.model)}:{found.version}" if found.version else printable(found.model)
     rows = f" of {found.rows} rows" if found.rows > 1 else ""
-    yield f"Request {_printable(found.request_id)}{rows} for {name}, answered {_ago(found.age)} ago"
+    yield f"Request {printable(found.request_id)}{rows} for {name}, answered {_ago(found.age)} ago"
     outcome = found.outcome.replace("_", " ")
     if found.reason and not found.broken:
         outcome += f" ({found.reason})"
     admitted = ", although it was admitted" if found.broken else ""
     yield f"Outcome: {outcome} after {show_duration(found.total)}{admitted}, status {found.status}."
     if found.message:
-        yield f"Response: {_printable(found.message)}."
+        yield f"Response: {printable(found.message)}."
     if found.cold_start:
         yield "Cold start: no device had the model's weights when the request arrived."
     if found.same_id:
@@ -103,10 +103,10 @@ def _headline(found: Explanation) -> Iterator[str]:
 
 
 def _verdict_lines(found: Explanation, verdict: ExplainedVerdict) -> Iterator[str]:
-    waits = [f"Verdict {show_duration(verdict.at)} after its arrival, for {verdict.device}:"]
+    waits = [f"Verdict {show_duration(verdict.at)} after its arrival, for {printable(verdict.device)}:"]
     waits.append(f"{verdict.sent} batch{'' if verdict.sent == 1 else 'es'} sent and {verdict.planned} planned there")
     if verdict.ahead:
-        waits.append("(" + ", ".join(f"{each.batches} of {_printable(each.model)}" for each in verdict.ahead) + ")")
+        waits.append("(" + ", ".join(f"{each.batches} of {printable(each.model)}" for each in verdict.ahead) + ")")
     yield " ".join(waits) + "."
     weights = ""
     if verdict.weights_ready is not None and verdict.weights_ready > verdict.at:
@@ -127,7 +127,7 @@ def _what_if(what_if: WhatIf, *, admitted: bool) -> str:
     match what_if.change:
         case "slo":
             assert what_if.value is not None
-            return f"With an SLO of {as_ms(what_if.value):.1f} ms it would have been admitted, and answered{after}."
+            circumstance = f"With an SLO of {as_ms(what_if.value):.1f} ms"
         case "alone":
             late = "" if what_if.admitted else ", which is longer than its SLO"
             assert what_if.completion is not None
@@ -136,19 +136,18 @@ def _what_if(what_if: WhatIf, *, admitted: bool) -> str:
             circumstance = "With one more idle device that has the weights"
         case _:
             circumstance = "With the weights on the device"
-    if admitted:
-        return f"{circumstance} it would have been answered{after}."
-    if what_if.admitted:
-        return f"{circumstance} it would have been admitted, and answered{after}."
-    return f"{circumstance} it would have been refused as well."
+    if not what_if.admitted:
+        return f"{circumstance} it would {'not have been in time either' if admitted else 'have been refused as well'}."
+    return f"{circumstance} it would have been {'' if admitted else 'admitted, and '}answered{after}."
 
 
 def _action_lines(found: Explanation, action: ExplainedAction) -> Iterator[str]:
     mates = len(found.mates)
     with_others = f", with {mates} other request{'' if mates == 1 else 's'}" if mates else ""
-    yield f"Device: {found.device}, in a batch of {action.rows} row{'' if action.rows == 1 else 's'}{with_others}."
+    rows = f"{action.rows} row{'' if action.rows == 1 else 's'}"
+    yield f"Device: {printable(found.device)}, in a batch of {rows}{with_others}."
     if action.error:
-        yield f"The batch failed: {_printable(action.error)}."
+        yield f"The batch failed: {printable(action.error)}."
     if found.ahead:
         shown = ", ".join(_ahead(action) for action in found.ahead[-MAX_AHEAD:])
         more = len(found.ahead) - MAX_AHEAD
@@ -161,8 +160,8 @@ def _ahead(action: ExplainedAction) -> str:
     assert action.end is not None
     took = show_duration(action.end - action.begin)
     if action.kind == "load":
-        return f"load of {action.model} ({took})"
-    return f"{action.rows} row{'' if action.rows == 1 else 's'} of {action.model} ({took})"
+        return f"load of {printable(action.model)} ({took})"
+    return f"{action.rows} row{'' if action.rows == 1 else 's'} of {printable(action.model)} ({took})"
 
 
 def _compared_row(each: Comparison) -> tuple[str, ...]:
@@ -178,8 +177,3 @@ def _signed(time: Nanos) -> str:
 def _ago(age: Nanos) -> str:
     seconds = as_seconds(age)
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _printable(text: str) -> str:
-    """Return a text without control characters, because clients choose ids and names."""
-    return "".join(character if character.isprintable() else "?" for character in text)

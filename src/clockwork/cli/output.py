@@ -127,6 +127,11 @@ def _header(column: str) -> str:
     return column.removeprefix(">")
 
 
+def printable(text: str) -> str:
+    """Return a text with ``?`` in place of control characters, because clients choose ids and names."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def show(*items: Listing | str) -> None:
     """Print tables and lines of text.
 

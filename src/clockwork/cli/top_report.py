@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from clockwork.cli.output import Listing, limited, table
+from clockwork.cli.output import Listing, limited, printable, table
 from clockwork.cli.startup_hints import waits_for
 from clockwork.cli.status_report import MANY, MAX_DEVICE_ROWS, MIN_ROWS, headline, model_groups, slo_range
 from clockwork.messages.counts import DeviceCounts, RecentCounts
@@ -326,7 +326,7 @@ def _model_cells(model: TopModel, window: str) -> tuple[object, ...]:
 
 def short_name(name: str) -> str:
     """Return a name without control characters. If the name is longer than `MAX_NAME`, its middle is cut out."""
-    name = "".join(character if character.isprintable() else "?" for character in name)
+    name = printable(name)
     left = (MAX_NAME - 1) // 2
     return name if len(name) <= MAX_NAME else f"{name[:left]}…{name[left + 1 - MAX_NAME :]}"
 

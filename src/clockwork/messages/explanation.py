@@ -171,7 +171,7 @@ ALONE: Final = "alone"
 class WhatIf(Struct, frozen=True, array_like=True):
     """What would have happened to a request under other circumstances.
 
-    - ``change``: ``slo`` for the shortest SLO with which the request would have been admitted, which is ``value``;
+    - ``change``: ``slo`` for an SLO with which the request would have been admitted, which is ``value``;
       ``device`` for one more idle device that has the weights; ``weights`` if the weights had been on the devices;
       ``alone`` if the devices had had no other work
     - ``admitted``: whether the request would have been admitted

@@ -119,7 +119,7 @@ export class Requests {
       ["Answered", `${duration(found.age_ms)} ago`],
     ].filter(([, value]) => value);
     yield make("dl", { class: "facts" }, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
-    if (found.what_if.length) yield* section("What would have helped", make("ul", {}, ...found.what_if.map((each) => make("li", {}, whatIf(each)))));
+    if (found.what_if.length) yield* section("What would have helped", make("ul", {}, ...found.what_if.map((each) => make("li", {}, whatIf(each, found)))));
     if (found.verdict) yield* section("The verdict", make("ul", {}, ...verdict(found.verdict).map((line) => make("li", {}, line))));
     if (found.steps.length) yield* section("What happened", steps(found));
     if (found.compared.length) yield* section("The plan and what happened", compared(found));
@@ -136,9 +136,10 @@ function* section(title, content) {
   yield content;
 }
 
-function whatIf(each) {
-  const after = each.completion_ms === undefined ? "" : `, and answered after ${duration(each.completion_ms)}`;
-  const result = each.admitted ? `it would have been admitted${after}` : "it would have been refused as well";
+function whatIf(each, found) {
+  const after = each.completion_ms === undefined ? "" : ` after ${duration(each.completion_ms)}`;
+  const refused = found.outcome === "refused" && !found.broken;
+  const result = each.admitted ? `it would have been ${refused ? "admitted, and " : ""}answered${after}` : `it would ${refused ? "have been refused as well" : "not have been in time either"}`;
   if (each.change === "slo") return `With an SLO of ${duration(each.value_ms)} ${result}.`;
   if (each.change === "alone") return `Alone it would have taken ${duration(each.completion_ms)}${each.admitted ? "" : ", which is longer than its SLO"}.`;
   return `${each.change === "device" ? "With one more idle device that has the weights" : "With the weights on the device"} ${result}.`;
