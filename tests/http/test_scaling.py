@@ -82,5 +82,8 @@ def test_the_hpa_example_uses_the_metric(explained: Any) -> None:
     assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "clockwork-worker"}
     (metric,) = spec["metrics"]
     assert metric["type"] == "External"
-    assert metric["external"]["metric"]["name"] in explained[1]
+    (rule,) = MANIFESTS["adapter"]["rules"]["external"]
+    assert metric["external"]["metric"] == {"name": rule["name"]["as"]}, "a selector cannot have a kind with spaces"
+    assert re.findall(r"clockwork_\w+", rule["metricsQuery"]) == [rule["seriesQuery"]]
+    assert rule["seriesQuery"] in explained[1]
     assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": "1"}
