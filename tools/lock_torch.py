@@ -1,6 +1,6 @@
 """Write the lock files of PyTorch and of builds for CUDA, from the output of pip-compile.
 
-Usage: ``lock_torch.py DEV_LOCK FOUND CUDA ONNX OUT_DIRECTORY``.
+Usage: ``lock_torch.py RUNTIME_LOCK DEV_LOCK FOUND CUDA ONNX OUT_DIRECTORY``.
 
 A version of PyTorch has several builds. ``FOUND`` locks the build that pip finds on this machine, such as
 ``2.13.0+cpu`` from an index of CPU builds. ``CUDA`` locks the public build with the CUDA packages that it needs. The
@@ -8,7 +8,8 @@ tool writes these files:
 
 - requirements-torch.lock: packages that tests without a GPU need in addition to ``DEV_LOCK``. Both builds of PyTorch
   are accepted.
-- requirements-torch-cuda.lock: the CUDA build with all its packages, in addition to ``DEV_LOCK``.
+- requirements-torch-cuda.lock: the CUDA build with all its packages, in addition to ``RUNTIME_LOCK``, because a
+  container image has no packages for tests. Versions are those of ``DEV_LOCK``.
 - requirements-onnx-cuda.lock: ONNX Runtime's build for CUDA, from ``ONNX``. This build replaces the build in
   ``DEV_LOCK``. The dependencies of ONNX Runtime are in the other lock files.
 """
@@ -17,7 +18,7 @@ import re
 import sys
 from pathlib import Path
 
-HEADER = "#\n# Made by: make lock\n# On top of requirements-dev.lock; see tools/lock_torch.py.\n#\n"
+HEADER = "#\n# Made by: make lock\n# On top of {base}; see tools/lock_torch.py.\n#\n"
 OF_CUDA = re.compile(r"(nvidia|cuda)-|triton$")
 
 
@@ -39,20 +40,21 @@ def lines(locked: dict[str, tuple[str, list[str]]]) -> str:
     return "\n".join(packages) + "\n"
 
 
-def text(locked: dict[str, tuple[str, list[str]]]) -> str:
-    """Return the text of a lock file with these packages."""
-    return HEADER + lines(locked)
+def text(locked: dict[str, tuple[str, list[str]]], base: str = "requirements-dev.lock") -> str:
+    """Return the text of a lock file with these packages, in addition to those of another lock file."""
+    return HEADER.format(base=base) + lines(locked)
 
 
-def main(dev: str, found: str, cuda: str, onnx: str, out: str) -> None:
+def main(runtime: str, dev: str, found: str, cuda: str, onnx: str, out: str) -> None:
     """Write all three lock files."""
-    known = entries(dev)
-    here, everywhere = ({k: v for k, v in entries(it).items() if k not in known} for it in (found, cuda))
+    known, installed = entries(dev), entries(runtime)
+    here = {name: it for name, it in entries(found).items() if name not in known}
+    everywhere = {name: it for name, it in entries(cuda).items() if name not in installed}
     plain = {name: it for name, it in here.items() if not OF_CUDA.match(name)}
     public = everywhere["torch"][0].lstrip("=")
     plain["torch"] = (f"=={public}", here["torch"][1] + everywhere["torch"][1])
     (Path(out) / "requirements-torch.lock").write_text(text(plain))
-    (Path(out) / "requirements-torch-cuda.lock").write_text(text(everywhere))
+    (Path(out) / "requirements-torch-cuda.lock").write_text(text(everywhere, "requirements.lock"))
     of_onnx = {name: it for name, it in entries(onnx).items() if name not in known and name not in everywhere}
     (Path(out) / "requirements-onnx-cuda.lock").write_text(text(of_onnx))
 

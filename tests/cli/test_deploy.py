@@ -1,6 +1,6 @@
 """The files in deploy/ parse, and the command line accepts their arguments. Nothing is built or deployed.
 
-`test_kubernetes.py` tests the Helm chart and the manifests that are rendered from it.
+`tests/manifests` tests the Helm chart, the manifests that are rendered from it, and the manifests for KServe.
 """
 
 import json
@@ -108,14 +108,31 @@ def test_the_command_of_the_container_is_valid(tmp_path: Path, capsys: pytest.Ca
     assert exposed.split() == [served[key].rpartition(":")[2] for key in ("listen", "http", "grpc")]
 
 
-def test_the_container_is_built_from_hashes_and_runs_without_root() -> None:
-    installs = re.findall(r"pip .*install (.*)$", CONTAINERFILE, re.MULTILINE)
-    assert installs == ["--require-hashes -r requirements.lock", "--no-deps --no-build-isolation ."]
-    last = CONTAINERFILE.rpartition("\nFROM ")[2]
-    assert re.search(r"^USER [1-9]\d*$", last, re.MULTILINE)
+def test_both_images_are_built_from_hashes_and_run_without_root() -> None:
+    installs = re.findall(r"pip install (.*)$", CONTAINERFILE, re.MULTILINE)
+    assert installs == [
+        "--require-hashes -r requirements.lock",
+        "--no-deps --no-build-isolation .",
+        "--require-hashes -r requirements-torch-cuda.lock",
+        "--require-hashes --no-deps -r requirements-onnx-cuda.lock",
+    ]
+    *_, image, cuda, cpu = CONTAINERFILE.split("\nFROM ")
+    assert re.search(r"^USER [1-9]\d*$", image, re.MULTILINE)
+    for stage, name in ((cuda, "cuda"), (cpu, "cpu")):
+        assert stage.startswith(f"image AS {name}\n")
+        assert "\nUSER" not in stage
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", CONTAINERFILE, re.MULTILINE)
     for name in " ".join(copied).split():
         assert (DEPLOY.parent / name).exists()
+
+
+def test_the_image_for_gpus_locks_what_pytorch_needs_and_the_runtime_lacks() -> None:
+    runtime, cuda = (
+        set(re.findall(r"^([a-z0-9-]+)==", (DEPLOY.parent / f"requirements{kind}.lock").read_text(), re.MULTILINE))
+        for kind in ("", "-torch-cuda")
+    )
+    assert not runtime & cuda
+    assert {"torch", "cuda-bindings", "jinja2", "markupsafe"} <= cuda
 
 
 def test_the_unit_has_valid_arguments_and_waits_for_the_drain(
