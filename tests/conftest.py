@@ -6,16 +6,18 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add three options.
+    """Add four options.
 
     - ``--rewrite`` writes golden transcripts instead of comparing them. Commit only differences that you can explain.
     - ``--gpu`` makes tests that need a GPU fail instead of being skipped if there is no GPU.
+    - ``--kubernetes`` makes the tests in ``tests/manifests`` fail if helm or the schemas are not installed.
     - ``--compiled`` runs the tests on compiled modules. It ends with an error if Python finds the sources instead.
     """
     parser.addoption("--rewrite", action="store_true", help="write golden transcripts anew")
     parser.addoption(
         "--gpu", action="store_true", help="fail tests that need a GPU if there is none, instead of skipping them"
     )
+    parser.addoption("--kubernetes", action="store_true", help="fail if helm or schemas are missing")
     parser.addoption("--compiled", action="store_true", help="fail unless the modules under test are compiled")
 
 

@@ -1,8 +1,10 @@
 """Write the lock file of an extra: the packages that it needs in addition to another lock file.
 
-Usage: ``lock_extra.py BASE_LOCK FOUND OUT``. ``FOUND`` is the output of pip-compile for the extra.
+Usage: ``lock_extra.py BASE_LOCK FOUND OUT [REPORT]``. ``FOUND`` is the output of pip-compile for the extra. ``REPORT``
+is a report of ``pip install --no-deps --report`` about packages that are used without their dependencies.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,10 +13,25 @@ from lock_torch import entries, lines
 HEADER = "#\n# Made by: make lock\n# On top of requirements-dev.lock; see tools/lock_extra.py.\n#\n"
 
 
-def main(base: str, found: str, out: str) -> None:
+def reported(path: str) -> dict[str, tuple[str, list[str]]]:
+    """Return the version and the hash of each package in a report of pip."""
+    installs = json.loads(Path(path).read_text())["install"]
+    return {
+        it["metadata"]["name"].lower().replace(".", "-"): (
+            f"=={it['metadata']['version']}",
+            [f"sha256:{it['download_info']['archive_info']['hashes']['sha256']}"],
+        )
+        for it in installs
+    }
+
+
+def main(base: str, found: str, out: str, *reports: str) -> None:
     """Write the lock file."""
     known = entries(base)
-    Path(out).write_text(HEADER + lines({name: it for name, it in entries(found).items() if name not in known}))
+    locked = {name: it for name, it in entries(found).items() if name not in known}
+    for report in reports:
+        locked |= reported(report)
+    Path(out).write_text(HEADER + lines(locked))
 
 
 if __name__ == "__main__":

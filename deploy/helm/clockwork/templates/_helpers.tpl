@@ -1,8 +1,11 @@
+{{/* The name of a Service has no dots. With its suffixes, the name is at most 63 characters long. */}}
 {{- define "clockwork.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | replace "." "-" | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | replace "." "-" | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -12,14 +15,18 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
 {{- define "clockwork.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{ include "clockwork.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{- define "clockwork.image" -}}
+{{- if .Values.image.digest -}}
+image: {{ printf "%s@%s" .Values.image.repository .Values.image.digest | quote }}
+{{- else -}}
 image: {{ printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) | quote }}
+{{- end }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end -}}
 
@@ -127,9 +134,50 @@ lifecycle:
 {{- end }}
 {{- end -}}
 
+{{/* The volume with the models. */}}
+{{- define "clockwork.modelsVolume" -}}
+- name: models
+  {{- if .Values.models.volume }}
+  {{- toYaml .Values.models.volume | nindent 2 }}
+  {{- else }}
+  persistentVolumeClaim: {claimName: {{ .Values.models.existingClaim }}, readOnly: true}
+  {{- end }}
+{{- end -}}
+
+{{/* Labels and annotations of a pod. They do not contain the versions of the chart, so an update of the chart restarts
+     only the pods that it changes. */}}
+{{- define "clockwork.podMetadata" -}}
+labels:
+  {{- include "clockwork.selector" .root | nindent 2 }}
+  app.kubernetes.io/component: {{ .component }}
+  {{- with .values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .values.podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* How a Deployment replaces its pods. */}}
+{{- define "clockwork.strategy" -}}
+strategy:
+  rollingUpdate: {maxSurge: {{ .rollingUpdate.maxSurge }}, maxUnavailable: {{ .rollingUpdate.maxUnavailable }}}
+{{- end -}}
+
 {{- define "clockwork.place" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
 {{- with .nodeSelector }}
 nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .tolerations }}
@@ -140,12 +188,33 @@ tolerations:
 
 {{/* Fails for values that contradict each other. */}}
 {{- define "clockwork.check" -}}
+{{- if not (regexMatch "^[a-z]" (include "clockwork.fullname" .)) -}}
+{{- fail (printf "the name %q begins with a digit, which Services do not allow; set fullnameOverride" (include "clockwork.fullname" .)) -}}
+{{- end -}}
 {{- $device := ternary .Values.worker .Values.server (eq .Values.mode "fleet") -}}
 {{- if and $device.gpus (ne (int $device.gpus) (int $device.devices)) -}}
 {{- fail (printf "gpus is %d and devices is %d; they must be equal, because each GPU is one device" (int $device.gpus) (int $device.devices)) -}}
 {{- end -}}
 {{- if and (eq .Values.mode "single") (not .Values.models.names) -}}
 {{- fail "models.names is empty; mode single needs at least one model" -}}
+{{- end -}}
+{{- if and (eq .Values.mode "single") .Values.models.push -}}
+{{- fail "models.push needs mode fleet; in mode single each pod reads the models itself" -}}
+{{- end -}}
+{{- range list "server" "worker" -}}
+{{- $update := (get $.Values .).rollingUpdate -}}
+{{- if and (eq (toString $update.maxSurge) "0") (eq (toString $update.maxUnavailable) "0") -}}
+{{- fail (printf "%s.rollingUpdate.maxSurge and maxUnavailable are both 0, so no pod could be replaced; raise one of them" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if eq .Values.mode "fleet" -}}
+{{- if and .Values.worker.gpus (eq .Values.worker.runtime "auto") -}}
+{{- fail "worker.runtime is auto; with worker.gpus it must be onnx or torch, because one runtime uses all memory of a GPU" -}}
+{{- end -}}
+{{- $fewest := ternary .Values.keda.minReplicas .Values.worker.replicas .Values.keda.enabled | int -}}
+{{- if and (eq .Values.worker.kind "Deployment") $fewest (gt (int .Values.controller.workers) $fewest) -}}
+{{- fail (printf "controller.workers is %d, but %s is %d, so the controller would never be ready; lower controller.workers" (int .Values.controller.workers) (ternary "keda.minReplicas" "worker.replicas" .Values.keda.enabled) $fewest) -}}
+{{- end -}}
 {{- end -}}
 {{- if .Values.keda.enabled -}}
 {{- if or (ne .Values.mode "fleet") (ne .Values.worker.kind "Deployment") -}}
