@@ -135,6 +135,12 @@ def test_a_failed_load_fails_only_the_requests_that_wait_for_it() -> None:
     assert device.done(Status.RUNTIME_ERROR) == ["r1 ERROR", "r3 ERROR", "w0/gpu0 LoadWeights b"]
 
 
+def test_a_device_of_a_kind_on_which_the_model_was_not_measured_is_not_used() -> None:
+    state = a_state([model_info("a")], warm=("a",))
+    state.models["a"].profiles = {"another kind": next(iter(state.models["a"].profiles.values()))}
+    assert running(state).infer("a") == ["r1 SKIPPED_BY_CONTROLLER"]
+
+
 def test_a_model_that_no_device_can_hold_is_refused() -> None:
     device = running(a_state([model_info("big", pages=5)]))
     assert device.infer("big") == ["r1 SKIPPED_BY_CONTROLLER"]

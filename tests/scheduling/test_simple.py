@@ -117,6 +117,12 @@ def test_a_failed_load_fails_one_request_and_is_tried_again_for_the_next() -> No
     assert running.done(Status.RUNTIME_ERROR) == []
 
 
+def test_a_device_of_a_kind_on_which_the_model_was_not_measured_is_not_used() -> None:
+    state = a_state([model_info("a")], warm=("a",))
+    state.models["a"].profiles = {"another kind": next(iter(state.models["a"].profiles.values()))}
+    assert running_in(state).infer("a") == ["r1 SKIPPED_BY_CONTROLLER"]
+
+
 def test_a_model_that_no_device_can_hold_is_refused() -> None:
     running = running_in(a_state([model_info("big", pages=5)]))
     assert running.infer("big") == ["r1 SKIPPED_BY_CONTROLLER"]

@@ -162,7 +162,18 @@ def test_two_loads_of_one_content_are_planned_although_one_of_them_is_not_fully_
     assert simulation.watcher.violations == []
 
 
-@pytest.mark.parametrize("seed", [6, 16, 20, 700096])
+def test_slow_first_executions_are_planned_although_the_content_was_executed_under_another_name_before() -> None:
+    simulation = Simulation(swarm.draw_shadows(800340), 800340, check_every=swarm.CHECK_EVERY).run()
+    assert simulation.watcher.violations == []
+
+
+@pytest.mark.parametrize("seed", [800009, 800211, 800433])
+def test_a_measurement_of_the_controller_is_no_action_that_was_forgotten(seed: int) -> None:
+    simulation = swarm.run(seed)
+    assert simulation.watcher.violations == []
+
+
+@pytest.mark.parametrize("seed", [6, 16, 20, 700096, 800390])
 def test_nothing_is_left_of_the_models_that_were_unloaded(seed: int) -> None:
     simulation = Simulation(swarm.draw_changes(seed), seed, check_every=swarm.CHECK_EVERY).run()
     assert simulation.watcher.violations == []

@@ -31,7 +31,7 @@ time of a larger batch.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Final, NamedTuple
 
@@ -85,6 +85,9 @@ MAX_UNUSED: Final = 4096
 MAX_PAUSED: Final = 64
 """Limit of the unloaded models whose measurements are kept until the next load of the same content."""
 
+MAX_EXECUTIONS: Final = 64
+"""Limit of the first executions of a content that are recorded to find the slow ones."""
+
 MAX_TRIES: Final = 100
 """Limit of measurements of one batch size that do not count because they are refused, late, or not alone in a batch."""
 
@@ -136,10 +139,29 @@ class _Job:
         """The time of all executions of the batch size that is being measured."""
         return sum(self.warmups) + sum(self.samples)
 
-    def note_first(self) -> None:
-        """Find the slow first executions. Other devices will be as slow at first."""
-        executions = self.warmups + self.samples
-        self.first = tuple(executions[: count_slow_first(executions, Measurement(tuple(self.samples)).median)])
+    def note_first(self, executions: Sequence[Nanos]) -> None:
+        """Find the slow first executions. Other devices will be as slow at first.
+
+        ``executions`` are the first executions of one row of the model's content. They may belong to an earlier load of
+        the same content, because a device that has executed this load is not slow again.
+        """
+        slow = count_slow_first(executions, Measurement(tuple(self.samples)).median)
+        self.first = tuple(executions[:slow]) if slow < len(executions) else ()
+
+    def first_compared_to(self, one: Measurement) -> tuple[Nanos, ...]:
+        """Return the slow first executions for a profile in which one row takes ``one``.
+
+        While one row is being measured, ``one`` is a bound. The executions are then scaled to the bound. Otherwise,
+        they would not look slow, but the scheduler may already know shorter times from another load of the content.
+        """
+        if 1 in self.measured or not self.first:
+            return self.first
+        usual = Measurement(tuple(self.samples)).median
+        return tuple(round(duration * one.median / usual) for duration in self.first)
+
+
+def _key(job: _Job) -> ProfileKey:
+    return ProfileKey(job.model.info.digest, job.model.info.runtime, job.kind)
 
 
 class LiveMeasuring:
@@ -155,6 +177,8 @@ class LiveMeasuring:
         self._not_before: Nanos = 0  #: earliest start of the next measurement, unless the server is quiet
         self._quiet_at: Nanos = 0  #: time when the server becomes quiet if no other request arrives
         self._paused: dict[ProfileKey, _Paused] = {}  #: unfinished measurements of unloaded models, the oldest first
+        #: first executions of one row by content and kind of device, the oldest content first
+        self._executions: dict[ProfileKey, list[Nanos]] = {}
         self._wakeup: Nanos = 0  #: time when the last call of `begin` would have returned a measurement
         self.request: PendingRequest | None = None  #: the measurement that is under way
         self._under_way: _Job | None = None  #: the job of this measurement
@@ -201,7 +225,7 @@ class LiveMeasuring:
         self._ready.discard(model)
         for job in self._jobs:
             if job.model is model and job.ready:
-                key, profile = ProfileKey(model.info.digest, model.info.runtime, job.kind), model.profiles[job.kind]
+                key, profile = _key(job), model.profiles[job.kind]
                 self._paused.pop(key, None)
                 self._paused[key] = _Paused(
                     job.size, job.samples, job.warmups, job.first, job.short, job.measured, profile
@@ -213,7 +237,7 @@ class LiveMeasuring:
     def _continue_paused(self, job: _Job) -> bool:
         """Continue the measurement of a content that was unloaded before all batch sizes were measured."""
         model = job.model
-        paused = self._paused.pop(ProfileKey(model.info.digest, model.info.runtime, job.kind), None)
+        paused = self._paused.pop(_key(job), None)
         if paused is None:
             return False
         job.size, job.samples, job.warmups, job.first, job.short, job.measured, profile = paused
@@ -258,6 +282,7 @@ class LiveMeasuring:
         if len(action.inputs) > 1:
             return self._not_counted(job, "other requests shared its batches")
         duration, config, busy = result.exec.duration, self._config, now < self._quiet_at
+        executions = self._note_execution(job, duration)
         spent = job.spent + duration
         if len(job.warmups) < config.warmups and not (busy and spent >= config.ready_budget):
             job.warmups.append(duration)
@@ -267,7 +292,7 @@ class LiveMeasuring:
             return self._finish(job, too_long(job.size, duration, config.max_exec))
         job.samples.append(duration)
         if job.size == 1:
-            job.note_first()
+            job.note_first(executions)
         self._tighten(job, max(job.samples))
         enough = min(config.ready_samples, config.min_samples)
         if job.size == 1 and not job.ready and (len(job.samples) >= enough or (busy and spent >= config.ready_budget)):
@@ -278,6 +303,17 @@ class LiveMeasuring:
             job.short = True
             return self._next_size(job)
         return []
+
+    def _note_execution(self, job: _Job, duration: Nanos) -> list[Nanos]:
+        """Record an execution of the job's content. Return the first executions of one row of this content."""
+        if job.size > 1:
+            return []
+        executions = self._executions.setdefault(_key(job), [])
+        if len(executions) < MAX_EXECUTIONS:
+            executions.append(duration)
+        if len(self._executions) > MAX_PAUSED:
+            del self._executions[next(iter(self._executions))]
+        return executions
 
     def answered(self, now: Nanos, status: int, message: str) -> list[ControllerCommand]:
         """Handle a measurement that was refused, failed or late, or that no device executed."""
@@ -419,7 +455,7 @@ class LiveMeasuring:
         if not save or not job.measured:
             return []
         model, profile = job.model, job.model.profiles[job.kind]
-        key = ProfileKey(model.info.digest, model.info.runtime, job.kind)
+        key = _key(job)
         self._known[key] = profile
         self._forget_unused()
         report = report_measured(model.served_as, job.kind, profile, " while serving", {"version": model.version})
@@ -443,7 +479,7 @@ class LiveMeasuring:
             job.shapes[0],
             unbatched=model.unbatched,
             stopped=stopped,
-            first=job.first,
+            first=job.first_compared_to(infer[1]),
         )
         if announce:
             self.progress.append(Progress(model))

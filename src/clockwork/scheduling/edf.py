@@ -60,7 +60,7 @@ class EdfScheduler(Scheduler):
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Queue the request by its deadline."""
-        if not any(gpu.can_hold(request.model.name) for gpu in self._devices):
+        if not any(gpu.can_serve(request.model) for gpu in self._devices):
             text = NO_DEVICE.format(model=request.model.served_as)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=RefusalReason.NO_DEVICE)]
         self._add(request)
@@ -182,7 +182,7 @@ class EdfScheduler(Scheduler):
         """Send the request, with other requests that fit, to an idle device that has the weights and is fast enough."""
         model, slack = first.model, first.deadline - MARGIN - now
         for gpu in self.state.holders.get(model.name, ()):
-            if gpu in self._idle and model.infer_estimate(first.batch_size, gpu.kind) <= slack:
+            if gpu in self._idle and gpu.can_serve(model) and model.infer_estimate(first.batch_size, gpu.kind) <= slack:
                 waiting = self._queue.since((first.deadline, first.id, first), MAX_SEARCHED)
                 batch = batch_from((request for _, _, request in waiting), model.max_batch_size)
                 while (expected := model.infer_estimate(rows_of(batch), gpu.kind)) > slack:
@@ -204,7 +204,7 @@ class EdfScheduler(Scheduler):
             seen[name] = None
             if name in self._loading or any(gpu in self._devices for gpu in self.state.holders.get(name, ())):
                 continue
-            able = [gpu for gpu in self._devices if gpu not in busy and gpu.can_hold(name)]
+            able = [gpu for gpu in self._devices if gpu not in busy and gpu.can_serve(request.model)]
             for gpu in sorted(able, key=lambda gpu: len(gpu.outstanding)):
                 if load_evicting_lru(gpu, request.model):
                     self._loading[name] = gpu

@@ -56,7 +56,7 @@ class FifoScheduler(Scheduler):
 
     def infer(self, now: Nanos, request: PendingRequest) -> list[Answer]:
         """Queue the request at a device."""
-        device = self._choose(request.model.name)
+        device = self._choose(request.model)
         if device is None:
             text = NO_DEVICE.format(model=request.model.served_as)
             return [Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=RefusalReason.NO_DEVICE)]
@@ -123,13 +123,14 @@ class FifoScheduler(Scheduler):
         if device is not None:
             device.waiting.discard(request)
 
-    def _choose(self, model: str) -> _Device | None:
-        holders = [self._devices[gpu] for gpu in self.state.holders.get(model, ()) if gpu in self._devices]
+    def _choose(self, model: ModelState) -> _Device | None:
+        gpus = self.state.holders.get(model.name, ())
+        holders = [self._devices[gpu] for gpu in gpus if gpu in self._devices and gpu.can_serve(model)]
         if not holders:
             self._turn += 1
             turned = [self._order[(self._turn + i) % len(self._order)] for i in range(min(CHOICES, len(self._order)))]
-            holders = [device for device in turned if device.gpu.can_hold(model)]
-            holders = holders or [device for device in self._order if device.gpu.can_hold(model)]
+            holders = [device for device in turned if device.gpu.can_serve(model)]
+            holders = holders or [device for device in self._order if device.gpu.can_serve(model)]
         return min(holders, key=lambda device: len(device.waiting) + len(device.gpu.outstanding), default=None)
 
     def _send_next(self, now: Nanos, device: _Device) -> None:

@@ -120,7 +120,7 @@ class SimpleScheduler(Scheduler):
             device.waiting.pop(request.id, None)
 
     def _choose(self, model: ModelState) -> _Device | None:
-        able = [device for gpu, device in self._devices.items() if gpu.can_hold(model.name)]
+        able = [device for gpu, device in self._devices.items() if gpu.can_serve(model)]
         if not able:
             return None
         holders = [device for device in able if device.gpu.residency(model.name) is not Residency.COLD]

@@ -166,7 +166,13 @@ class Simulation:
         while (self._waiting or self._changing()) and self.loop.now < end:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
         self.loop.run(self.loop.now + SETTLE)
+        end = self.loop.now + DRAIN
+        while self._executing() and self.loop.now < end:  # the controller's own requests may begin at any time
+            self.loop.run(self.loop.now + 10 * MILLISECOND)
         self._check()
+
+    def _executing(self) -> bool:
+        return any(gpu.outstanding for worker in self.cluster.ask_status().workers for gpu in worker.gpus)
 
     def _changing(self) -> bool:
         """Return whether a change has not ended, or a worker returns in a scenario with changes."""

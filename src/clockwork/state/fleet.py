@@ -143,11 +143,7 @@ class ClockworkState:
         found = self.models.get(model)
         if found is None:
             return False
-        return any(
-            not gpu.silent and gpu.can_hold(model) and gpu.kind in found.profiles
-            for worker in self.workers.values()
-            for gpu in worker.gpus
-        )
+        return any(not gpu.silent and gpu.can_serve(found) for worker in self.workers.values() for gpu in worker.gpus)
 
     def add_model(self, info: ModelInfo) -> ModelState:
         """Return the model with this name. Create a model if the name is new."""

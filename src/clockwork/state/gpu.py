@@ -110,6 +110,10 @@ class GPUState:
         info = self.models.get(model)
         return info is not None and info.weights_pages <= self.cache.total
 
+    def can_serve(self, model: ModelState) -> bool:
+        """Return whether the device can hold the model, and the model was measured on devices of this kind."""
+        return self.kind in model.profiles and self.can_hold(model.name)
+
     def load_weights(
         self,
         model: ModelState,

@@ -251,7 +251,7 @@ class ClockworkScheduler(Scheduler):
         model = requests[0].model
         plans = self._weights.some_holders(model.name)
         if not plans:
-            plans = [plan for plan in self._weights.some(self._weights.plans) if plan.gpu.can_hold(model.name)]
+            plans = [plan for plan in self._weights.some(self._weights.plans) if plan.gpu.can_serve(model)]
             self._weights.load_for_later(now, plans, model)
         kept = None
         if self.state.recording:

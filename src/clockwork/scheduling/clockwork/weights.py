@@ -94,9 +94,9 @@ class Weights:
     def can_load(self, plan: Plan, model: ModelState) -> bool:
         """Return whether the device can accept one more load of the model, without regard to memory."""
         gpu = plan.gpu
-        if len(plan.device.ready) >= self._config.loads_outstanding or not gpu.can_hold(model.name):
+        if len(plan.device.ready) >= self._config.loads_outstanding or not gpu.can_serve(model):
             return False
-        return gpu.residency(model.name) is Residency.COLD and gpu.kind in model.profiles
+        return gpu.residency(model.name) is Residency.COLD
 
     def victims(self, now: Nanos, plan: Plan, model: ModelState) -> list[str] | None:
         """Return the models to evict, in this order, to make room for ``model``.
