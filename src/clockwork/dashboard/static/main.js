@@ -7,17 +7,19 @@ import { Devices, Log, showHeader, showReasons, showTiles } from "./panels.js";
 import { Requests } from "./requests.js";
 import { setToken, Stream, token } from "./stream.js";
 import { Timeline } from "./timeline.js";
+import { Work } from "./work.js";
 
 const LENGTH = 300_000; // milliseconds of history
 const REFRESH = 2_000; // milliseconds between two lists of recent requests
 const STALE = 5_000; // milliseconds without a snapshot after which the page says so
 
 readTheme();
+const work = new Work();
 const outcomes = new OutcomeChart($("outcomes"), "Requests per second by outcome");
 const latency = new LatencyChart($("latency"), "Latency and SLO");
 const requests = new Requests([]);
-const models = new Models((model) => requests.pick(model));
-const devices = new Devices();
+const models = new Models((model) => requests.pick(model), work);
+const devices = new Devices(work);
 const log = new Log();
 const timeline = new Timeline({
   onPick: (id) => {
@@ -51,25 +53,31 @@ function show(message) {
     server = message.server;
     requests.setOutcomes(server.outcomes);
   }
-  if (server) showHeader(server, message.outstanding);
-  if (message.devices) devices.update(message.devices, message.now);
   timeline.update(message.timeline, message.now);
+  work.add("timeline", () => timeline.render());
+  work.add("timeline table", () => timeline.table());
+  if (server) work.add("header", () => showHeader(server, message.outstanding));
+  if (message.devices) devices.update(message.devices, message.now);
   models.update(message);
   if (message.history) {
     points = [...points, ...message.history].filter((point) => point.end > message.now - LENGTH);
-    showTiles(points, message.now);
-    showReasons(points);
-    outcomes.update(points, message.now);
-    latency.update(points, message.now);
-    requests.setNames(models.names());
+    work.add("tiles", () => showTiles(points, message.now));
+    work.add("reasons", () => showReasons(points));
+    work.add("outcomes", () => outcomes.update(points, message.now));
+    work.add("latency", () => latency.update(points, message.now));
+    work.add("names", () => requests.setNames(models.names()));
   }
-  if (message.log) log.update(message.log, message.whole);
+  if (message.log) {
+    log.update(message.log, message.whole);
+    work.add("log", () => log.render());
+  }
 }
 
 function setPaused(value) {
   paused = value;
   $("pause").setAttribute("aria-pressed", String(paused));
   setText($("pause"), paused ? "Resume" : "Pause");
+  if (paused) work.finish();
   if (paused) return;
   const missed = waiting;
   waiting = [];

@@ -26,7 +26,8 @@ const COLUMNS = [
 ];
 
 export class Models {
-  constructor(onPick) {
+  constructor(onPick, work) {
+    this.work = work;
     this.rows = new Map();
     this.turn = 0;
     this.others = 0;
@@ -59,7 +60,7 @@ export class Models {
       this.turn += 1;
     }
     this.others = message.other_models ?? 0;
-    this.arrange();
+    this.work.add("models", () => this.arrange());
   }
 
   /** Add the versions that are not ready. They have no numbers. */

@@ -67,9 +67,11 @@ export function showHeader(server, outstanding) {
 
 /** The devices. Rates are computed from two descriptions of the same device. */
 export class Devices {
-  constructor() {
+  constructor(work) {
+    this.work = work;
     this.before = new Map();
     this.devices = [];
+    this.figures = new Map(); // the figure of the weights of each device
   }
 
   update(devices, now) {
@@ -84,14 +86,18 @@ export class Devices {
     }
     this.before = new Map(devices.map((device) => [device.device, device]));
     this.devices = devices;
+    this.work.add("workers", () => { this.showTotals(); this.showWorkers(); this.showFindings(); });
+    for (const device of devices) this.work.add(`weights of ${device.device}`, () => this.showWeights(device));
+    for (const [name, figure] of this.figures) if (!devices.some((device) => device.device === name)) { figure.remove(); this.figures.delete(name); }
+  }
+
+  showTotals() {
+    const devices = this.devices;
     const busy = devices.map((device) => device.busy).filter((share) => share !== null);
     setText($("busy"), busy.length ? percent(busy.reduce((sum, share) => sum + share, 0) / busy.length) : "–");
     setText($("busy-note"), `${devices.length} device${devices.length === 1 ? "" : "s"}`);
     const pending = devices.reduce((sum, device) => sum + device.outstanding, 0);
     setText($("pending-note"), `${count(pending)} action${pending === 1 ? "" : "s"} sent`);
-    this.showWorkers();
-    this.showFindings();
-    this.showWeights();
   }
 
   /** Show what the workers found on their machines when they started. The first device of a worker has its findings. */
@@ -118,24 +124,34 @@ export class Devices {
     setText($("workers-note"), [...failed, ...new Set(lacks)].join("; ") || none);
   }
 
-  showWeights() {
-    const signature = JSON.stringify(this.devices.map((device) => [device.device, device.used, device.pages, device.weights]));
-    setRows($("weights"), () => this.devices.map((device) => {
-      const bar = make("div", { class: "pages", "aria-hidden": "true" });
-      for (const [model, pages] of device.weights) {
-        const part = make("i", { title: `${model}: ${pages} pages` });
-        part.style.width = `${(pages / Math.max(device.pages, 1)) * 100}%`;
-        part.style.background = colour(model);
-        bar.append(part);
-      }
-      const names = device.weights.slice(0, 8).map(([model, pages, state]) => make("span", {}, swatch(model), `${model} (${pages}${state === "loading" ? ", loading" : ""})`));
-      const others = device.weights.length - names.length + device.other_models;
-      if (others > 0) names.push(make("span", {}, `and ${others} more`));
-      if (!names.length) names.push(make("span", {}, "no weights"));
-      return make("figure", { class: "device" },
-        make("figcaption", {}, make("span", {}, device.device), make("span", { class: "muted num" }, `${device.used} of ${device.pages} pages (${bytes(device.used * device.page_bytes)})`)),
-        bar, make("div", { class: "names" }, ...names));
-    }), signature);
+  /** Show the pages of one device. Its elements are used again, because the weights change often. */
+  showWeights(device) {
+    let figure = this.figures.get(device.device);
+    if (!figure) {
+      figure = make("figure", { class: "device" },
+        make("figcaption", {}, make("span", {}, device.device), make("span", { class: "muted num" })),
+        make("div", { class: "pages", "aria-hidden": "true" }), make("div", { class: "names" }));
+      this.figures.set(device.device, figure);
+      const later = this.devices.slice(this.devices.indexOf(device) + 1).find((each) => this.figures.has(each.device));
+      $("weights").insertBefore(figure, later ? this.figures.get(later.device) : null);
+    }
+    const [caption, bar, names] = figure.children;
+    setText(caption.lastChild, `${device.used} of ${device.pages} pages (${bytes(device.used * device.page_bytes)})`);
+    if (figure.dataset.signature === String(device.weights)) return;
+    figure.dataset.signature = String(device.weights);
+    while (bar.children.length > device.weights.length) bar.lastChild.remove();
+    device.weights.forEach(([model, pages], index) => {
+      const part = bar.children[index] ?? bar.appendChild(make("i"));
+      const title = `${model}: ${pages} pages`;
+      if (part.title === title) return;
+      part.title = title;
+      part.style.width = `${(pages / Math.max(device.pages, 1)) * 100}%`;
+      part.style.background = colour(model);
+    });
+    const listed = device.weights.slice(0, 8).map(([model, pages, state]) => make("span", {}, swatch(model), `${model} (${pages}${state === "loading" ? ", loading" : ""})`));
+    const others = device.weights.length - listed.length + device.other_models;
+    if (others > 0) listed.push(make("span", {}, `and ${others} more`));
+    names.replaceChildren(...(listed.length ? listed : [make("span", {}, "no weights")]));
   }
 }
 
@@ -146,6 +162,9 @@ export class Log {
   update(lines, whole) {
     if (whole) this.lines = [];
     this.lines = [...this.lines, ...lines].slice(-200);
+  }
+
+  render() {
     $("no-log").hidden = this.lines.length > 0;
     setRows($("log"), () => [...this.lines].reverse().map((line) => make("tr", {},
       make("td", { class: "muted num" }, new Date(line.at * 1000).toLocaleTimeString("en-GB")),

@@ -42,8 +42,6 @@ export class Timeline {
       this.past.set(device.device, done);
     }
     for (const name of this.past.keys()) if (!this.devices.some((device) => device.device === name)) this.past.delete(name);
-    this.render();
-    this.table();
   }
 
   forget() { this.past.clear(); }
