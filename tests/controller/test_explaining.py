@@ -3,12 +3,13 @@
 from itertools import count
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from builders import infer_request
 from clockwork.controller.config import LoadSpec
-from clockwork.controller.events import ShedRequest
+from clockwork.controller.events import Respond, ShedRequest
 from clockwork.controller.recording import MAX_AHEAD, Recorder, Sampler
+from clockwork.controller.records import PackedRecord, unpack
 from clockwork.messages.explanation import MAX_LISTED, Explanation, RequestSummary
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.request_ids import MAX_REQUEST_ID
@@ -26,6 +27,7 @@ from clockwork.messages.requests import (
 from clockwork.messages.status import Status
 from clockwork.scheduling.clockwork import ClockworkScheduler
 from clockwork.scheduling.simple import SimpleScheduler
+from clockwork.state import PendingRequest
 from clockwork.units import ms, seconds
 from cluster import Cluster, quick_config, serving
 from fake_worker import File
@@ -63,6 +65,28 @@ def listed(cluster: Cluster, outcome: str = "", model: str = "", limit: int = 20
 
 def named(number: int, **more: Any) -> InferRequest:
     return replace(infer_request(number, **more), request_id=f"r{number}")
+
+
+def test_records_of_requests_in_time_are_packed_without_a_loss() -> None:
+    cluster = serving(ClockworkScheduler(), FILES)
+    for number in (1, 2, 3):
+        cluster.ask(named(number))
+    cluster.run_until(cluster.now + seconds(1))
+    responds = [command for _, command in cluster.said if isinstance(command, Respond) and command.request is not None]
+    kept = cluster.controller._serving.recorder._in_time
+    assert len(kept) == len(responds) == 3
+    for packed, respond in zip(kept, responds, strict=True):
+        assert isinstance(packed, PackedRecord)
+        record, request = unpack(packed), respond.request
+        assert record.response == respond.response
+        assert request is not None
+        assert request.sent is not None
+        assert record.request is not None
+        assert record.request.sent is not None
+        for field in set(PendingRequest.__slots__) - {"sent"}:
+            assert getattr(record.request, field) == getattr(request, field), field
+        assert astuple(record.request.sent) == astuple(request.sent)
+        assert [each.id for each in record.ahead] == [each.id for each in unpack(packed).ahead]
 
 
 def test_a_request_in_time_is_explained_with_its_batch_and_what_the_device_did_before() -> None:

@@ -13,8 +13,8 @@ from clockwork.controller.admission import Admission
 from clockwork.controller.events import ControllerCommand, Report, Respond
 from clockwork.controller.guard import counterfactuals
 from clockwork.controller.pending import Pending
-from clockwork.controller.recording import Recorder, mates_of, model_of
-from clockwork.controller.records import Record
+from clockwork.controller.recording import Recorder, mates_of
+from clockwork.controller.records import Record, model_of
 from clockwork.messages.explanation import (
     IN_TIME,
     LATE,

@@ -10,7 +10,8 @@ comparisons.
 The last actions are kept too, for the timeline (`clockwork.controller.timeline`) and for each device. A record gets the
 actions that its request had to wait for. So the record stays complete when later actions displace them.
 
-A record takes about a kilobyte. It keeps no payload: `answered` releases the payload. An action keeps no tensors.
+A record takes about a kilobyte. It keeps no payload: `answered` releases the payload. An action keeps no tensors. The
+records of requests in time and the last actions are packed (`clockwork.controller.records`), because they are frequent.
 """
 
 from collections import deque
@@ -20,7 +21,17 @@ from itertools import islice
 from typing import Final
 
 from clockwork.controller.events import ShedRequest
-from clockwork.controller.records import Record
+from clockwork.controller.records import (
+    Kept,
+    Record,
+    is_of,
+    may_have_id,
+    model_of,
+    pack,
+    pack_action,
+    unpack,
+    unpack_action,
+)
 from clockwork.messages.actions import DeviceAction, EvictWeights, Infer
 from clockwork.messages.explanation import BROKEN, REFUSED, outcome_of
 from clockwork.messages.refusal_reason import RefusalReason
@@ -73,10 +84,10 @@ class Recorder:
         Nothing is recorded if ``requests`` is 0.
         """
         self._limit, self._failures = requests, failures
-        self._in_time: deque[Record] = deque(maxlen=requests)
-        self._others: dict[str, deque[Record]] = {}  #: by outcome, by reason if the request was refused, or `SLOW`
+        self._in_time: deque[Kept] = deque(maxlen=requests)
+        self._others: dict[str, deque[Kept]] = {}  #: by outcome, by reason if the request was refused, or `SLOW`
         self._usual, self._slow = Sampler(), Sampler()
-        self._actions: deque[SentAction] = deque(maxlen=min(requests, MAX_ACTIONS))
+        self._actions: deque[bytes] = deque(maxlen=min(requests, MAX_ACTIONS))  #: packed, with consecutive numbers
         self._by_device: dict[str, deque[SentAction]] = {}  #: the last loads and Infers of each device
         self._ended = 0
         self._outstanding: dict[int, SentAction] = {}
@@ -89,6 +100,9 @@ class Recorder:
 
     def __iter__(self) -> Iterator[Record]:
         """Iterate over all records. The order is undefined."""
+        return map(unpack, self._kept())
+
+    def _kept(self) -> Iterator[Kept]:
         yield from self._in_time
         for records in self._others.values():
             yield from records
@@ -135,7 +149,7 @@ class Recorder:
             return
         self._ended += 1
         sent.end(now, self._ended, result)
-        self._actions.append(sent)
+        self._actions.append(pack_action(sent))
         if not sent.evicts:
             actions = self._by_device.get(sent.device)
             if actions is None:
@@ -175,7 +189,8 @@ class Recorder:
     def after(self, number: int, begin: Nanos) -> list[SentAction]:
         """Return the ended actions with higher numbers whose results arrived at ``begin`` or later, in order."""
         found: list[SentAction] = []
-        for sent in reversed(self._actions):
+        for data in reversed(self._actions):
+            sent = unpack_action(data)
             if sent.number <= number or sent.arrived < begin:
                 break
             found.append(sent)
@@ -183,8 +198,7 @@ class Recorder:
 
     def dropped(self, number: int) -> int:
         """Return how many of the ended actions with higher numbers are older than all recorded actions."""
-        oldest = self._actions[0].number if self._actions else self._ended + 1
-        return max(0, oldest - number - 1)
+        return max(0, self._ended - len(self._actions) - number)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -201,9 +215,9 @@ class Recorder:
         if status == Status.SUCCESS:
             if request.cold_start or (request.promised is not None and now > request.promised):
                 if self._slow.takes(now):
-                    self._keep(SLOW, self._recorded(now, request, response, reason))
+                    self._keep(SLOW, pack(self._recorded(now, request, response, reason)))
             elif self._usual.takes(now):
-                self._in_time.append(self._recorded(now, request, response, reason))
+                self._in_time.append(pack(self._recorded(now, request, response, reason)))
         else:
             self._add(self._recorded(now, request, response, reason, broken))
 
@@ -281,7 +295,7 @@ class Recorder:
         refused = record.outcome == REFUSED
         self._keep(BROKEN if record.broken else record.reason.value if refused else record.outcome, record)
 
-    def _keep(self, key: str, record: Record) -> None:
+    def _keep(self, key: str, record: Kept) -> None:
         records = self._others.get(key)
         if records is None:
             records = self._others[key] = deque(maxlen=self._failures)
@@ -289,15 +303,16 @@ class Recorder:
 
     def forget(self, model: str) -> None:
         """Forget the requests of a model that was removed, so that its memory is free."""
-        self._in_time = deque((each for each in self._in_time if not _is_of(each, model)), maxlen=self._limit)
+        self._in_time = deque((each for each in self._in_time if not is_of(each, model)), maxlen=self._limit)
         for key, records in self._others.items():
-            self._others[key] = deque((each for each in records if not _is_of(each, model)), maxlen=self._failures)
+            self._others[key] = deque((each for each in records if not is_of(each, model)), maxlen=self._failures)
         for action, waiting in self._waiting.items():
-            self._waiting[action] = [each for each in waiting if not _is_of(each, model)]
+            self._waiting[action] = [each for each in waiting if not is_of(each, model)]
 
     def find(self, request_id: str) -> tuple[Record | None, int]:
         """Return the last request with this id, and the number of earlier requests with this id."""
-        found = [record for record in self if record.response.request_id == request_id]
+        likely = [unpack(kept) for kept in self._kept() if may_have_id(kept, request_id)]
+        found = [record for record in likely if record.response.request_id == request_id]
         last = max(found, key=lambda record: record.answered, default=None)
         return last, max(0, len(found) - 1)
 
@@ -305,10 +320,10 @@ class Recorder:
         """Return the last requests, with the newest first. An empty ``outcome`` or ``model`` means any."""
         sources = [_newest(records, outcome, model) for records in (self._in_time, *self._others.values())]
         newest_first = merge(*sources, key=lambda record: record.answered, reverse=True)
-        return list(islice(newest_first, limit))
+        return [unpack(kept) for kept in islice(newest_first, limit)]
 
 
-def _newest(records: deque[Record], outcome: str, model: str) -> Iterator[Record]:
+def _newest(records: deque[Kept], outcome: str, model: str) -> Iterator[Kept]:
     """Yield the records with this outcome and model, with the newest first.
 
     This is done before the records are merged, because merging takes ten times as long as comparing.
@@ -320,18 +335,9 @@ def _newest(records: deque[Record], outcome: str, model: str) -> Iterator[Record
             yield record
 
 
-def model_of(record: Record) -> str:
-    """Return the name by which clients know the model of a request."""
-    return record.model if record.request is None else record.request.model.served_as
-
-
 def mates_of(request: PendingRequest) -> tuple[str, ...]:
     """Return the ids of the other requests in the last batch of a request, for the first requests of the batch."""
     ids = [] if request.sent is None else list(request.sent.ids)
     if request.public_id in ids:
         ids.remove(request.public_id)
     return tuple(ids)
-
-
-def _is_of(record: Record, model: str) -> bool:
-    return record.request is not None and record.request.model.name == model

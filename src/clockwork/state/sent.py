@@ -11,7 +11,7 @@ NO_RESULT: Final = -1
 """Status of an action that has no result yet."""
 
 
-class SentAction(Struct, gc=False, eq=False):
+class SentAction(Struct, gc=False, eq=False, array_like=True):
     """An action that was sent to a device at the time ``sent``. The object refers to no tensors, so that it is small.
 
     ``device`` is the device's label. ``rows`` and ``requests`` are the numbers of rows and requests of an Infer, and 0

@@ -5,7 +5,7 @@ from msgspec import Struct
 from clockwork.units import Nanos
 
 
-class Verdict(Struct, frozen=True, gc=False):
+class Verdict(Struct, frozen=True, gc=False, array_like=True):
     """The parts of a decision. All times are absolute, except durations.
 
     - ``at``: time of the decision
