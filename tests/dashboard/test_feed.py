@@ -324,6 +324,9 @@ def test_the_last_lines_of_the_log_are_kept_while_the_context_lasts() -> None:
         log.error("x" * 10_000)
         (last,) = lines.after(kept[-1].number)
         assert len(last.text) == MAX_TEXT
+        log.error("file b\udcff")
+        (last,) = lines.after(last.number)
+        assert last.text == r"file b\udcff", "a name that is not UTF-8 can be sent"
     log.error("later")
     assert not lines.after(last.number)
     log.setLevel(logging.NOTSET)

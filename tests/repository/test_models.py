@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from clockwork.errors import InvalidModelError, InvalidRequestError
@@ -135,6 +136,16 @@ def test_an_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="invalid model name") as refused:
         find_model(root, name)
     assert len(str(refused.value)) < 300
+
+
+def test_a_name_that_is_not_utf8_is_a_problem_and_can_be_sent(tmp_path: Path) -> None:
+    write(tmp_path, "good/1/model.onnx", "b\udcff/1/model.onnx", "c\udcfe.onnx")
+    found = {model.name: model.problems for model in list_models(tmp_path)}
+    assert list(found) == [r"b\udcff", r"c\udcfe", "good"]
+    assert "invalid model name" in found[r"b\udcff"][0]
+    assert not found["good"]
+    msgspec.json.encode(found)
+    assert list(at_once(scan_in_steps(tmp_path))) == list(found)
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:

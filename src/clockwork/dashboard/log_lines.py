@@ -7,6 +7,8 @@ from typing import Any, Final, Self
 
 from msgspec import Struct
 
+from clockwork.messages.faults import as_utf8
+
 MAX_LINES: Final = 200
 """Number of log lines that are kept."""
 
@@ -61,7 +63,7 @@ class LogLines(logging.Handler):
             return
         self._last += 1
         event: Any = getattr(record, "event", "log")
-        line = LogLine(self._last, record.created, record.levelname.lower(), str(event), text[:MAX_TEXT])
+        line = LogLine(self._last, record.created, record.levelname.lower(), str(event), as_utf8(text[:MAX_TEXT]))
         self._lines.append(line)
 
     def after(self, number: int) -> list[LogLine]:

@@ -16,6 +16,14 @@ def quoted(text: str) -> str:
     return repr(text[:MAX_QUOTED])
 
 
+def as_utf8(text: str) -> str:
+    """Return a text that can be encoded as UTF-8, with escapes for the characters that cannot.
+
+    Python represents the bytes of a file's name that are not UTF-8 as such characters.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def not_served(name: str, why: str) -> str:
     """Return the error message for a model that cannot be loaded or measured. ``why`` is the reason."""
     return f"model {quoted(name)} is not served: {why}"

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from clockwork.controller.naming import check_model_name
 from clockwork.errors import InvalidModelError, InvalidRequestError
-from clockwork.messages.faults import MAX_LISTED, MAX_QUOTED, quoted
+from clockwork.messages.faults import MAX_LISTED, MAX_QUOTED, as_utf8, quoted
 from clockwork.repository.contents import Contents, contents_of, is_ignored
 from clockwork.repository.model_root import resolve
 from clockwork.repository.policy import Latest, VersionPolicy, choose, policy_of
@@ -164,13 +164,18 @@ def wanted_versions(model: RepositoryModel) -> tuple[int, ...]:
 
 
 def _model_name(entry: "os.DirEntry[str]") -> str:
-    """Return the model's name if an entry of a repository is a model, else an empty text."""
+    """Return the model's name if an entry of a repository is a model, else an empty text.
+
+    If the entry's name is not UTF-8, the other bytes are escaped. The result is not a valid name of a model, but
+    responses can contain it.
+    """
     if is_ignored(entry.name):
         return ""
-    stem, dot, suffix = entry.name.rpartition(".")
+    name = as_utf8(entry.name)
+    stem, dot, suffix = name.rpartition(".")
     if dot + suffix in SUFFIXES and not _is_directory(entry):
         return stem
-    return entry.name if _is_directory(entry) else ""
+    return name if _is_directory(entry) else ""
 
 
 def _is_directory(entry: "os.DirEntry[str]") -> bool:
