@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -189,6 +190,28 @@ def test_a_viewer_beyond_the_limit_gets_503_until_another_leaves() -> None:
     run(test())
 
 
+def test_a_viewer_that_reads_nothing_makes_room_for_another_although_the_kernel_takes_its_messages() -> None:
+    async def test() -> None:
+        config = HttpConfig(max_viewers=1, viewer_timeout=0.2)
+        async with served(http=config) as (peer, address, *_):
+            with socket.socket() as viewer:
+                viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel uses its minimum
+                viewer.connect(address)
+                viewer.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % EVENTS.encode())
+                status = 0
+                while status != 503:
+                    async with connected(address) as other:
+                        other.say("GET", EVENTS)
+                        status, _ = await head(other)
+                while (await peer.ask("GET", "/v2/health/live")).status == 200:
+                    async with connected(address) as other:
+                        other.say("GET", EVENTS)
+                        if (await head(other))[0] == 200:
+                            return
+
+    run(test())
+
+
 def test_the_stream_ends_when_the_server_ends() -> None:
     async def test() -> None:
         async with serving() as (host, _), AsyncExitStack() as stack:
@@ -240,6 +263,9 @@ class _Transport:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def get_extra_info(self, name: str) -> None:
+        return None
 
 
 class _Cycle:

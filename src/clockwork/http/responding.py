@@ -5,7 +5,9 @@ took, the second write took 20 us.
 """
 
 import asyncio
+import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -60,7 +62,8 @@ def write(cycle: Any, reply: Reply) -> None:
 class Stream:
     """A reply that is sent in pieces, as long as the client reads them.
 
-    At most one piece waits in the memory of the server. The client is disconnected if it reads too slowly.
+    At most one piece waits in the memory of the server. The client is disconnected if it reads too slowly. The kernel
+    may accept many pieces that the client does not read, so the kernel has the same time limit.
     """
 
     def __init__(self, cycle: Any, reply: Reply, patience: float) -> None:
@@ -74,6 +77,7 @@ class Stream:
         if not self._chunked:  # the end of the connection ends the reply
             cycle.keep_alive = False
         cycle.response_started = True
+        self._limit_unread(patience)
         cycle.transport.write(_head(cycle, reply, b"transfer-encoding: chunked\r\n" if self._chunked else b""))
         self._clock = asyncio.get_running_loop().time
         self._wrote = self._clock()
@@ -94,9 +98,17 @@ class Stream:
         """End the reply."""
         if self._cycle.disconnected or self._cycle.transport.is_closing():
             return
+        self._limit_unread(0)
         if self._chunked and not self._bodyless:
             self._cycle.transport.write(b"0\r\n\r\n")
         _end(self._cycle)
+
+    def _limit_unread(self, seconds: float) -> None:
+        """Let the kernel end the connection if the client takes no bytes for this time. 0 is the kernel's default."""
+        peer = self._cycle.transport.get_extra_info("socket")
+        if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):  # the connection has just ended
+                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
 
 def _head(cycle: Any, reply: Reply, framing: bytes) -> bytes:
