@@ -30,7 +30,7 @@ def post(server: Server, body: Any, **headers: str) -> Any:
 
 def test_an_http_response_has_the_clients_id_else_the_trace_id_else_an_own_one(server: Server) -> None:
     mine = post(server, {"id": "mine", "inputs": [A, B]}, traceparent=PARENT)
-    traced = post(server, {"inputs": [A, B]}, traceparent=PARENT)
+    traced = post(server, {"inputs": [A, B]}, traceparent=f"\t {PARENT} \t")
     ours = [post(server, {"inputs": [A, B]}) for _ in range(2)]
     assert mine.json()["id"] == mine.headers[ID_HEADER] == "mine"
     assert traced.json()["id"] == traced.headers[ID_HEADER] == TRACE

@@ -24,7 +24,10 @@ def context_of(scope: Scope, headers: Headers) -> tuple[str, str]:
     """Return the trace context of a request (`trace_context`), or two empty strings if the client sent none."""
     if _PARENT not in headers:
         return "", ""
-    found = [[str(value, "latin-1") for key, value in scope["headers"] if key == name] for name in (_PARENT, _STATE)]
+    found = (
+        [str(value.strip(b" \t"), "latin-1") for key, value in scope["headers"] if key == name]  # httptools strips less
+        for name in (_PARENT, _STATE)
+    )
     return trace_context(*found)
 
 
