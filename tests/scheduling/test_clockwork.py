@@ -408,6 +408,69 @@ def test_a_model_is_loaded_on_a_second_device_if_one_is_not_enough() -> None:
     assert any("load a" in line for line in lines), "the second device loads the model as well"
 
 
+def warm_on_the_first_device(**settings: Any) -> ClockworkHarness:
+    """Return a harness with two devices. Model a is on the first one. A load takes longer than an SLO of 10 ms."""
+    harness = ClockworkHarness(gpus=2, warm=(), **settings)
+    harness.ask(0, 1)
+    harness.run_until(us(500))
+    (load,) = harness.gpu().outstanding
+    harness.ends(us(8600), load, took=LOAD)
+    (infer,) = harness.gpu().outstanding
+    harness.ends(us(13_000), infer, took=ms(4))
+    return harness
+
+
+def test_a_model_whose_load_takes_longer_than_its_slo_is_loaded_on_a_second_device_if_one_is_not_enough() -> None:
+    harness = warm_on_the_first_device(batchable=False)
+    now = ms(20)
+    lines = [line for number in range(2, 8) for line in harness.ask(now, number, slo=ms(10))]
+    assert lines == ["#3 infer a [2] on w0/0"]
+    lines = harness.run_until(now + ms(1))
+    refused = [f"refuse {number} (CONTROLLER_COULD_NOT_START_IN_TIME)" for number in range(4, 8)]
+    sent = ["#4 load a on w0/1", "#5 infer a [3] on w0/0"]
+    assert sorted(lines) == sorted([*sent, *refused]), "one more request fits on the first device"
+    lines = [line for number in range(10, 14) for line in harness.ask(now + ms(2), number, slo=ms(10))]
+    assert not [line for line in lines + harness.run_until(now + ms(3)) if "load" in line], "one load is under way"
+    harness.ends(now + ms(9), 4, took=LOAD)
+    lines = harness.ask(now + ms(9), 20, slo=ms(10)) + harness.run_until(now + ms(12))
+    assert [line for line in lines if "infer a" in line and "on w0/1" in line]
+
+
+def test_a_model_is_not_loaded_on_a_further_device_that_would_not_serve_the_request() -> None:
+    busy = warm_on_the_first_device(batchable=False, pages=1)
+    busy.ask(ms(20), 50, "b", slo=ms(100))
+    assert "#3 load b on w0/1" in busy.run_until(ms(21))
+    for number in range(2, 8):
+        busy.ask(ms(22), number, slo=ms(10))
+    assert not [line for line in busy.run_until(ms(23)) if "load a" in line], "the memory is in use"
+    slow = warm_on_the_first_device(batchable=False)
+    for number in range(2, 8):
+        slow.ask(ms(20), number, slo=ms(4))
+    assert not [line for line in slow.run_until(ms(21)) if "load" in line], "no device can meet this SLO"
+
+
+def test_a_further_device_evicts_a_model_with_recent_requests_only_for_more_refused_requests() -> None:
+    harness = warm_on_the_first_device(batchable=False, pages=1)
+    for number in range(50, 55):
+        harness.ask(ms(20), number, "b")
+    assert "#3 load b on w0/1" in harness.run_until(ms(21))
+    harness.ends(ms(29), 3, took=LOAD)
+    for moment in range(30, 80):
+        harness.run_until(ms(moment))
+        for action in [number for number in harness.gpu(gpu=1).outstanding if number > 3]:
+            harness.ends(ms(moment), action, took=ms(4))
+    for number in range(2, 7):
+        harness.ask(ms(100), number, slo=ms(10))
+    assert not [line for line in harness.run_until(ms(101)) if "load a" in line], "b has more demand than a is refused"
+    for number in range(10, 20):
+        harness.ask(ms(102), number, slo=ms(10))
+    lines = harness.run_until(ms(103))
+    assert [line.split(maxsplit=1)[1] for line in lines if "infer" not in line and "refuse" not in line] == [
+        "evict b on w0/1",
+        "load a on w0/1",
+    ]
+
+
 def test_a_batch_between_two_sizes_is_split_if_that_takes_less_time() -> None:
     """Five rows take as long as eight, 18 ms; four rows and one row take 14 ms together."""
     harness = ClockworkHarness()

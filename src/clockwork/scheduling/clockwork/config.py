@@ -35,7 +35,8 @@ class ClockworkConfig(Struct, frozen=True):
     - ``retry_horizon``: limit of the retry time of a refused request.
     - ``preload``: whether to load models into free memory before they are requested.
     - ``min_residency``: a model that was requested within this time is protected. A model that is on no device can
-      replace a protected model only if its demand is more than twice the protected model's demand.
+      replace a protected model only if its demand is more than twice the protected model's demand. A model that is on
+      a device can be loaded on a further device in place of a protected model only if more of its requests are refused.
     """
 
     schedule_ahead: Nanos = 3 * MILLISECOND

@@ -136,6 +136,14 @@ class Placing:
                     best = offer
         return best, False
 
+    def would_serve(self, now: Nanos, group: GroupKey, request: PendingRequest) -> list[Plan]:
+        """Return devices without the model's weights that could serve the request if they had the weights."""
+        model, rate = request.model, self._demand.rate(now, group[0])
+        plans = [plan for plan in self._weights.some(self._weights.plans) if self._weights.can_load(plan, model)]
+        return [
+            plan for plan in plans if plan.offer(now, model, group[1], request.batch_size, request, rate, 0) is not None
+        ]
+
     def _accept(self, now: Nanos, offer: Offer, group: GroupKey, requests: list[PendingRequest]) -> None:
         batch = offer.plan.accept(now, offer, requests[0].model, group[1], requests)
         self._open.update(batch)

@@ -71,6 +71,7 @@ class ClockworkScheduler(Scheduler):
         self._config = config or ClockworkConfig()
         self._plans: dict[GPUState, Plan] = {}
         self._demand = Demand(self._config.demand_window)
+        self._missed = Demand(self._config.demand_window)  #: refused requests of models that are on a device
         self._weights = Weights(self._config, self._demand)
         self._server = ServerLoad()
         self._delay = BatchingDelay(self._server)
@@ -180,6 +181,7 @@ class ClockworkScheduler(Scheduler):
             if not shared:
                 plan.device.forget_times(model)
         self._demand.forget(model.name)
+        self._missed.forget(model.name)
         return []
 
     def worker_joined(self, now: Nanos, worker: WorkerState) -> list[Answer]:
@@ -249,19 +251,32 @@ class ClockworkScheduler(Scheduler):
         if not requests:
             return []
         model = requests[0].model
-        plans = self._weights.some_holders(model.name)
-        if not plans:
+        plans = holders = self._weights.some_holders(model.name)
+        if not holders:
             plans = [plan for plan in self._weights.some(self._weights.plans) if plan.gpu.can_serve(model)]
-            self._weights.load_for_later(now, plans, model)
+            self._weights.load_for_later(now, plans, model, self._demand.rate(now, model.name) / 2)
         kept = None
         if self.state.recording:
             kept = self._keeper.keep(now, plans, group[1], requests, decided, self._demand.rate(now, model.name))
+        if holders:
+            self._load_on_another(now, group, requests)
         for plan in plans:
             plan.claim_room(now)
             plan.device.note_refusal(now, model.name)
         for request in requests:
             request.reason = request.reason or reason
         return self._refusals.answers(now, plans, group[1], requests, kept)
+
+    def _load_on_another(self, now: Nanos, group: GroupKey, requests: list[PendingRequest]) -> None:
+        """Load a model on a further device if this device would have served refused requests.
+
+        Such requests had no time to wait for a load, so `Placing` loaded nothing.
+        """
+        model = requests[0].model
+        self._missed.add(now, model.name, len(requests))
+        if not self._weights.is_loading(model.name):
+            plans = self._placing.would_serve(now, group, requests[-1])
+            self._weights.load_for_later(now, plans, model, self._missed.rate(now, model.name))
 
     def _place_again(
         self, now: Nanos, requests: Iterable[PendingRequest], reason: str, *, late: bool = False

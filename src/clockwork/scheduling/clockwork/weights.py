@@ -89,6 +89,10 @@ class Weights:
             chosen = [plan for plan in plans if not plan.gpu.silent][:choices]
         return chosen
 
+    def is_loading(self, model: str) -> bool:
+        """Return whether any device is loading the weights."""
+        return any(model in plan.device.ready for plan in self._holders.get(model, ()))
+
     # --- loads and evictions -----------------------------------------------------------------------------------------
 
     def can_load(self, plan: Plan, model: ModelState) -> bool:
@@ -141,13 +145,12 @@ class Weights:
         device.note_load_sent(model.name, ready)
         self._holders.setdefault(model.name, []).append(plan)
 
-    def load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState) -> None:
-        """Load a model that is on no device, for later requests. The request that needs the model now was refused.
+    def load_for_later(self, now: Nanos, plans: list[Plan], model: ModelState, gain: float) -> None:
+        """Load a model on one more device, for later requests. The request that needs the model now was refused.
 
-        If a model that would be evicted was requested recently, its demand must be less than half of the loaded model's
-        demand. Without this rule, models would evict each other in turn.
+        If a model that would be evicted was requested recently, the evicted models must have less demand than ``gain``,
+        which is in requests per nanosecond. Without this rule, models would evict each other in turn.
         """
-        wanted = self._demand.rate(now, model.name)
         able = [plan for plan in plans if self.can_load(plan, model) and not plan.device.ready]
         for plan in sorted(able, key=lambda plan: plan.device.load_free):
             evicted = self.victims(now, plan, model)
@@ -155,7 +158,7 @@ class Weights:
                 continue
             last = [self._demand.last(name) for name in evicted]
             recent = any(moment is not None and now - moment < self._config.min_residency for moment in last)
-            if not recent or sum(self._demand.rate(now, name) for name in evicted) < wanted / 2:
+            if not recent or sum(self._demand.rate(now, name) for name in evicted) < gain:
                 self.load(now, plan, model, evicted)
                 return
 
