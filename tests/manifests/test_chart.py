@@ -113,6 +113,7 @@ REFUSED = {
     ),
     "push": (SINGLE | {"models__push": "true"}, "models.push needs mode fleet"),
     "no update": (FLEET | {"worker__rollingUpdate__maxSurge": "0"}, "are both 0, so no pod could be replaced"),
+    "only a secret of workers": (FLEET | {"tls__workerSecret": "mine"}, "tls.workerSecret needs tls.existingSecret"),
     "typo": (FLEET | {"typo": "1"}, "typo"),
     "typo inside": (FLEET | {"worker__replica": "1"}, "replica"),
     "no drain": (FLEET | {"drainLimitSeconds": "0"}, "drainLimitSeconds"),
@@ -262,6 +263,15 @@ def test_each_place_of_a_pod_can_be_set(tmp_path: Path) -> None:
             assert volume in (None, {"name": "models", "hostPath": {"path": "/models"}})
             if manifest["metadata"]["name"].endswith("-worker"):
                 assert "--device=cuda\n--runtime=torch" in lines(container)
+
+
+@needs_helm
+def test_workers_can_have_a_secret_of_their_own() -> None:
+    manifests = template(**FLEET, tls__existingSecret="server", tls__workerSecret="workers")
+    for kind, secret in (("StatefulSet", "server"), ("Deployment", "workers")):
+        (manifest,) = of_kind(manifests, kind)
+        volumes = {one["name"]: one for one in manifest["spec"]["template"]["spec"]["volumes"]}
+        assert volumes["tls"]["secret"]["secretName"] == secret
 
 
 @needs_helm

@@ -124,13 +124,13 @@ lifecycle:
 {{- end -}}
 
 {{- define "clockwork.secretVolumes" -}}
-{{- if .Values.tls.existingSecret }}
+{{- with .tls }}
 - name: tls
-  secret: {secretName: {{ .Values.tls.existingSecret }}, defaultMode: 0440}
+  secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end }}
-{{- if .Values.tokens.existingSecret }}
+{{- with .tokens }}
 - name: tokens
-  secret: {secretName: {{ .Values.tokens.existingSecret }}, defaultMode: 0440}
+  secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
 
@@ -200,6 +200,9 @@ tolerations:
 {{- end -}}
 {{- if and (eq .Values.mode "single") .Values.models.push -}}
 {{- fail "models.push needs mode fleet; in mode single each pod reads the models itself" -}}
+{{- end -}}
+{{- if and .Values.tls.workerSecret (not .Values.tls.existingSecret) -}}
+{{- fail "tls.workerSecret needs tls.existingSecret, because the controller uses TLS only with its own certificate" -}}
 {{- end -}}
 {{- range list "server" "worker" -}}
 {{- $update := (get $.Values .).rollingUpdate -}}
