@@ -1,8 +1,22 @@
 """The wanted number of devices rises at once, falls slowly, and never alternates."""
 
+import random
+from math import sqrt
+
 import pytest
 
-from clockwork.controller.device_need import HOLD, IDLE, MIN_TARGET, START, TARGET, WINDOWS, DeviceNeed, Slot
+from clockwork.controller.device_need import (
+    HOLD,
+    IDLE,
+    MIN_TARGET,
+    SETTLED,
+    START,
+    TARGET,
+    TOO_MUCH_MISSED,
+    WINDOWS,
+    DeviceNeed,
+    Slot,
+)
 
 
 def after(need: DeviceNeed, slots: int, slot: Slot, devices: int = 1) -> int:
@@ -28,6 +42,17 @@ def test_chance_does_not_raise_the_number() -> None:
     after(need, HOLD + 30, Slot(urgent=3.4, variance=0.2), 4)
     need.close(Slot(urgent=4.4, variance=0.2), 4)
     assert need.wanted == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_steady_load_gains_no_device_by_chance(seed: int) -> None:
+    draw, need, row = random.Random(seed), DeviceNeed(16), 0.0108
+    wanted = set()
+    for _ in range(HOLD):
+        requests = round(draw.gauss(1290, sqrt(1290)))
+        need.close(Slot(urgent=requests * row, variance=requests * row * row), 16)
+        wanted.add(need.wanted)
+    assert wanted == {16}, "the need is 13.9 / 0.9 = 15.5 devices"
 
 
 def test_an_earlier_peak_holds_the_number_and_then_lets_it_fall() -> None:
@@ -85,11 +110,31 @@ def test_loads_of_weights_count_only_if_requests_are_refused_because_of_them() -
 def test_a_fleet_that_refuses_with_all_wanted_devices_gets_more_and_the_target_recovers() -> None:
     need = DeviceNeed(4)
     slot = Slot(urgent=3.5, missed=0.3)
-    assert after(need, 4, slot, 4) == 4
-    assert after(need, 10, slot, 4) == 5
+    assert after(need, SETTLED, slot, 4) == 4
+    assert after(need, 6, slot, 4) == 5
     assert need.target == pytest.approx(0.95 * 3.2 / 4, rel=0.01)
     assert after(need, 500, Slot(urgent=3.5), 5) >= 4
     assert 0.95 * 3.2 / 4 < need.target < TARGET
+
+
+def test_refusals_while_devices_are_added_do_not_lower_the_target() -> None:
+    need = DeviceNeed(1)
+    for devices in range(1, 5):
+        after(need, SETTLED - 1, Slot(urgent=3.5, missed=0.3), devices)
+    assert need.target == TARGET
+
+
+def test_the_first_second_of_a_higher_load_does_not_lower_the_target() -> None:
+    need = DeviceNeed(1)
+    after(need, 60, Slot(urgent=0.8), 1)
+    after(need, SETTLED - 1, Slot(urgent=4.0, missed=3.0), 1)
+    assert need.target == pytest.approx(TARGET)
+
+
+def test_the_few_refusals_of_a_fleet_that_is_large_enough_do_not_lower_the_target() -> None:
+    need = DeviceNeed(16)
+    assert after(need, HOLD, Slot(urgent=14.0, missed=0.9 * TOO_MUCH_MISSED * 14.0), 16) == 16
+    assert need.target == TARGET
 
 
 def test_refusals_that_devices_do_not_avoid_ask_for_at_most_twice_the_devices() -> None:

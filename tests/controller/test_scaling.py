@@ -52,6 +52,17 @@ class Server:
         return found
 
 
+def test_the_variance_stays_right_when_the_cost_of_rows_is_computed_again() -> None:
+    server = Server()
+    faster = {size: measurement(ms(80 + 20 * size)) for size in (1, 2, 4)}
+    server.model.profiles[KIND] = replace(profile(), infer=faster)
+    server.load(1, 25, slo=ms(900))
+    sums, ((_, cost),) = server.scaling._kinds[KIND], server.scaling._models["a"].shares
+    assert cost < 0.1, "the first requests of the slot had larger costs"
+    assert sums.urgent == pytest.approx(25 * cost, rel=0.2)
+    assert sums.variance == pytest.approx(25 * cost * cost, rel=0.2)
+
+
 def test_admitted_work_is_compared_with_what_a_device_does() -> None:
     found = Server().load(60, 25)
     assert found.execution == pytest.approx(2.5, rel=0.05)

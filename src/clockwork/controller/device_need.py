@@ -4,7 +4,7 @@ Theory of operation. A device should be busy for at most `TARGET` of its time, s
 new device starts. So work of 4.5 device-seconds per second needs five devices.
 
 The number rises fast: the work is averaged over several windows, and the largest average counts. The shortest window is
-three seconds. Chance must not cause a step up, so each average is lowered by its standard deviation.
+three seconds. Chance must not cause a step up, so each average is lowered by some standard deviations (`CHANCE`).
 
 The number falls slowly: it never falls below the largest need of the last `HOLD` slots. For this purpose the need is
 computed with a lower target (`TARGET` less `GAP`), so that a load at the border of two numbers does not change the
@@ -15,7 +15,15 @@ keep any number of devices busy, so for their requests more devices are wanted o
 
 The target adapts: the fleet may have all wanted devices and still refuse requests, for example because SLOs are short
 or times vary. In this case, devices cannot be busy for `TARGET` of their time. The target is lowered to the share of
-their time for which the devices were busy, and rises to `TARGET` again over `RECOVERY` slots.
+their time for which the devices were busy, and rises to `TARGET` again over `RECOVERY` slots. The refusals of a slot in
+which the fleet changes do not count, because new devices must first load weights. A scheduler also refuses a few
+requests that more devices would not serve, so the target falls only if more than `TOO_MUCH_MISSED` of the work is
+refused or late in each of `SETTLED` slots.
+
+The rule for rounding follows from the target: ``n`` devices are enough if they are busy for at most the target. So the
+number is rounded up, and the reserve of the target is never used to save the last device. A fleet of ``n`` devices is
+then at most one device larger than necessary, which is much for a small fleet: two devices may be wanted where 1.1
+would do. Rounding to the nearest number instead would refuse up to a third of the work of a fleet of one device.
 """
 
 from collections import deque
@@ -35,6 +43,14 @@ TARGET: Final = 0.9
 
 MIN_TARGET: Final = 0.5
 """Limit below which the target never falls. So wrong refusals can at most double the wanted number of devices."""
+
+CHANCE: Final = (2.0, 1.5, 1.0)
+"""Number of standard deviations by which the average of each window is lowered.
+
+The largest need of `HOLD` slots counts. These slots contain 100, 30 or 10 separate windows. The expected largest of so
+many normally distributed values is 2.5, 2.0 or 1.5 standard deviations above the mean. Half a deviation less finds a
+growing load earlier, and a steady load still hardly gains a device by chance.
+"""
 
 GAP: Final = 0.08
 """Difference between the targets for more and for fewer devices."""
@@ -56,11 +72,14 @@ slots.
 MISSED_SHARE: Final = 0.001
 """If no more than this share of the work is refused or late, the refused and late work is ignored."""
 
-TOO_MUCH_MISSED: Final = 0.01
+TOO_MUCH_COLD: Final = 0.01
+"""Share of work that is refused because of its weights, above which devices are wanted for loading."""
+
+TOO_MUCH_MISSED: Final = 0.02
 """Share of refused or late work that lowers the target if the fleet has all wanted devices."""
 
 SETTLED: Final = 5
-"""Number of slots with missed requests, in spite of all wanted devices, after which the target falls."""
+"""Number of successive slots with missed requests, in spite of all wanted devices, after which the target falls."""
 
 REDUCTION: Final = 0.95
 """New target after missed requests, relative to the share of their time for which the devices were busy meanwhile."""
@@ -114,6 +133,7 @@ class DeviceNeed:
         self._slots: deque[Slot] = deque(maxlen=max(WINDOWS))
         self._closed = 0  #: number of slots so far
         self._idle = 0  #: number of slots without work since the last slot with work
+        self._devices = devices  #: number of devices in the last slot
         self._short = 0  #: number of slots for which the wanted devices have not sufficed
         #: (slot, need) in ascending order of slots and descending order of needs: the candidates for the largest need
         self._peaks: deque[tuple[int, float]] = deque()
@@ -128,8 +148,9 @@ class DeviceNeed:
         self.loading = False
         if self._idle < max(WINDOWS):
             averages = [self._average(count) for count in WINDOWS]
-            self.needed = max([self._need(average, self.target, -1, devices) for average in averages])
-            low = self._need(averages[1], self.target - GAP, 1, devices)
+            needs = [self._need(averages[i], self.target, -CHANCE[i], devices) for i in range(len(WINDOWS))]
+            self.needed = max(needs)
+            low = self._need(averages[1], self.target - GAP, 1.0, devices)
         self._note_peak(max(low, float(devices)) if self._closed <= START else low)
         wanted = min(self.wanted, max(1, ceil(self._peaks[0][1])))
         self.wanted = max(wanted, ceil(self.needed))
@@ -159,7 +180,9 @@ class DeviceNeed:
 
     def _adapt(self, slot: Slot, devices: int) -> None:
         """Lower the target if the fleet has all wanted devices, and nevertheless misses requests for a while."""
-        short = devices >= self.wanted and slot.missed > TOO_MUCH_MISSED * (slot.urgent + slot.patient)
+        settled = devices == self._devices and devices >= self.wanted
+        short = settled and slot.missed > TOO_MUCH_MISSED * (slot.urgent + slot.patient)
+        self._devices = devices
         self._short = self._short + 1 if short else 0
         if self._short >= SETTLED:
             average = self._average(SETTLED)
@@ -177,17 +200,17 @@ class DeviceNeed:
         loading = sum(slot.loading for slot in slots) / count
         return _Average(urgent, urgent + patient, error, missed, cold, loading)
 
-    def _need(self, average: _Average, target: float, sign: int, devices: int) -> float:
+    def _need(self, average: _Average, target: float, deviations: float, devices: int) -> float:
         """Return the number of devices that the work needs.
 
-        The standard deviation of the work is added with the given sign.
+        ``deviations`` standard deviations are added to the work.
         """
-        error = sign * average.error
+        error = deviations * average.error
         if average.missed > MISSED_SHARE * average.work:
             executing = (average.work + error) / target
         else:
             executing = max((average.urgent + error) / target, min(average.work + error, float(devices)))
-        loading = average.loading / LOAD_TARGET if average.cold > TOO_MUCH_MISSED * average.work else 0.0
+        loading = average.loading / LOAD_TARGET if average.cold > TOO_MUCH_COLD * average.work else 0.0
         self.loading |= loading > executing
         return max(executing, loading, 0.0)
 

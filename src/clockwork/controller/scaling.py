@@ -162,7 +162,8 @@ class Scaling:
             sums = self._kinds[kind] = _Sums(self._devices.get(kind, 0))
         return sums
 
-    def _add(self, work: ModelWork, rows: int, slo: Nanos, sign: int) -> None:
+    def _add(self, work: ModelWork, rows: int, slo: Nanos, sign: int, requests: int = 1) -> None:
+        """Add the work of some rows, or subtract it. The variance assumes that all requests have equally many rows."""
         for kind, seconds in work.shares:
             sums = self._kinds.get(kind) or self._sums(kind)
             added = seconds * rows
@@ -170,16 +171,17 @@ class Scaling:
                 sums.patient += sign * added
             else:
                 sums.urgent += sign * added
-            sums.variance += sign * added * added
+            sums.variance += sign * added * added / requests
             sums.used = True
 
     def _update(self, work: ModelWork, patient: bool) -> None:
         """Compute the cost of a model's rows again, because many rows have arrived in this slot."""
         slo = CAN_WAIT + 1 if patient else 0
-        self._add(work, work.rows, slo, -1)
+        requests = max(1, work.requests)
+        self._add(work, work.rows, slo, -1, requests)
         work.update(self._devices)
         work.again_at = 2 * max(1, work.rows)
-        self._add(work, work.rows, slo, 1)
+        self._add(work, work.rows, slo, 1, requests)
 
     # --- deciding ----------------------------------------------------------------------------------------------------
 
