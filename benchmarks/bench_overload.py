@@ -196,6 +196,10 @@ class Target:
         """The address at which the server serves the protocol."""
         return {"native": self.served.native, "grpc": self.served.grpc}.get(self.protocol, self.served.http)
 
+    def wire(self, ledger: Ledger) -> Wire:
+        """Return a new load over the protocol."""
+        return WIRES[self.protocol](self.address, ledger)
+
     def losses(self) -> int:
         """Return how often the controller has lost its worker until now."""
         if self.log is None:
@@ -227,7 +231,7 @@ def closed(
     count = int(seconds * MAX_RATE) + in_flight
     kinds = aim.size.kinds if templates is None else b"\0"
     ledger = Ledger(count, templates or aim.size.templates, kinds, CLOSED_SLO, ALLOWANCE)
-    wire = WIRES[aim.protocol](aim.address, ledger)
+    wire = aim.wire(ledger)
     try:
         start, stop = closed_loop(wire, in_flight, int(seconds * SECOND), patience)
     finally:
@@ -269,7 +273,7 @@ def row(aim: Target, load: float, capacity: float, seconds: float) -> dict[str, 
     ledger = Ledger(len(loaded) + len(light), aim.size.templates, aim.size.kinds, SLO, allowance)
     losses = aim.losses()
     aim.served.forget_peak()
-    wire = WIRES[aim.protocol](aim.address, ledger)
+    wire = aim.wire(ledger)
     try:
         start = open_loop(wire, np.array(loaded + light, np.int64), PATIENCE)
         sizes = {"rss_mb": round(aim.served.peak_rss_mb(), 1), "pss_mb": round(aim.served.pss_mb(), 1)}

@@ -18,6 +18,10 @@ MAX_LARGE_CONNECTIONS = 400
 LARGE = 1 << 16
 ADMITTED = b"admitted, "
 LENGTH = b"\r\ncontent-length:"
+CHUNKED = b"\r\ntransfer-encoding: chunked"
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+"""End of a chunked body. Only texts of errors are chunked, so the bytes do not occur earlier."""
+
 SLO_MARK = b"12345.5"
 
 
@@ -43,14 +47,18 @@ class HttpLink(Link):
             return
         head = received[: middle + 2].lower()
         at = head.find(LENGTH)
-        length = int(head[at + len(LENGTH) : head.index(b"\r", at + 2)]) if at >= 0 else 0
-        if len(received) < middle + 4 + length:
-            return
+        if at < 0 and CHUNKED in head:
+            end = received.find(LAST_CHUNK, middle + 2) + len(LAST_CHUNK)
+            if end < middle:
+                return
+        else:
+            end = middle + 4 + (int(head[at + len(LENGTH) : head.index(b"\r", at + 2)]) if at >= 0 else 0)
+            if len(received) < end:
+                return
         status, seq = int(received[9:12]), self.seq
         if 100 <= status < 200:
             self._received = received[middle + 4 :]
             return
-        end = middle + 4 + length
         self._answer(seq, status, received[middle + 4 : end], now)
         self._wire.ledger.unknown += len(received) > end
         self.seq, self._answered = -1, True
@@ -69,7 +77,7 @@ class HttpLink(Link):
             ledger.succeed(seq, body[-ledger.answer_bytes[ledger.kind[seq]] :], now)
         elif status in (429, 503):
             ledger.finish(seq, BROKEN if ADMITTED in body else REFUSED, now)
-        elif status == 504:
+        elif status in (408, 504):
             ledger.finish(seq, TIMED_OUT, now)
         else:
             ledger.fail(seq, f"HTTP {status}", now)
@@ -127,9 +135,14 @@ class HttpWire(Wire):
         self.add(link)
         return link
 
+    @staticmethod
+    def _slo(nanos: int) -> bytes:
+        """Return the text of an SLO. Its length is that of `SLO_MARK`."""
+        return b"%7.1f" % (nanos / MILLISECOND)
+
     def _write(self, link: HttpLink, seq: int, now: int) -> None:
         kind = self.ledger.kind[seq]
         before, after = self._heads[kind]
-        head = b"%b%7.1f%b" % (before, self.ledger.stated(seq, now) / MILLISECOND, after)
+        head = before + self._slo(self.ledger.stated(seq, now)) + after
         body = self._bodies[kind]
         link.request(seq, [head + body] if len(body) < LARGE else [head, body])

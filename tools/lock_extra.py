@@ -1,7 +1,7 @@
-"""Write the lock file of an extra: the packages that it needs in addition to another lock file.
+"""Write the lock file of an extra: the packages that it needs in addition to other lock files.
 
-Usage: ``lock_extra.py BASE_LOCK FOUND OUT [REPORT]``. ``FOUND`` is the output of pip-compile for the extra. ``REPORT``
-is a report of ``pip install --no-deps --report`` about packages that are used without their dependencies.
+Usage: ``lock_extra.py BASE_LOCK[,BASE_LOCK] FOUND OUT [REPORT]``. ``FOUND`` is the output of pip-compile for the extra.
+``REPORT`` is a report of ``pip install --no-deps --report`` about packages that are used without their dependencies.
 """
 
 import json
@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 from lock_torch import entries, lines
-
-HEADER = "#\n# Made by: make lock\n# On top of requirements-dev.lock; see tools/lock_extra.py.\n#\n"
 
 
 def reported(path: str) -> dict[str, tuple[str, list[str]]]:
@@ -25,13 +23,14 @@ def reported(path: str) -> dict[str, tuple[str, list[str]]]:
     }
 
 
-def main(base: str, found: str, out: str, *reports: str) -> None:
+def main(bases: str, found: str, out: str, *reports: str) -> None:
     """Write the lock file."""
-    known = entries(base)
+    known = {name for base in bases.split(",") for name in entries(base)}
     locked = {name: it for name, it in entries(found).items() if name not in known}
     for report in reports:
         locked |= reported(report)
-    Path(out).write_text(HEADER + lines(locked))
+    header = f"#\n# Made by: make lock\n# On top of {bases.replace(',', ' and ')}; see tools/lock_extra.py.\n#\n"
+    Path(out).write_text(header + lines(locked))
 
 
 if __name__ == "__main__":
