@@ -50,7 +50,7 @@ class ExportThread:
         self.dropped = {"queue_full": 0, "export_failed": 0}  #: number of spans that were dropped, by reason
         self._max_queue, self._max_batch, self._delay = config.max_queue, config.max_batch, config.delay / SECOND
         self._exporter, self._success, self._maker = exporter, SpanExportResult.SUCCESS, SpanMaker(Random())
-        self._queue: deque[Trace] = deque()
+        self._queue: deque[tuple[Trace, int]] = deque()  #: traces with the number of their spans
         self._queued = 0  #: number of spans in the queue
         self._lock = threading.Lock()
         self._due = threading.Event()
@@ -68,7 +68,7 @@ class ExportThread:
                 self.dropped["queue_full"] += spans
                 return
             self._queued += spans
-            self._queue.append(trace)
+            self._queue.append((trace, spans))
             due = self._queued >= self._max_batch
         if due:
             self._due.set()
@@ -95,9 +95,9 @@ class ExportThread:
         taken: list[Trace] = []
         total = 0
         with self._lock:
-            while self._queue and (not taken or total + self._queue[0].spans <= self._max_batch):
-                trace = self._queue.popleft()
-                total += trace.spans
+            while self._queue and (not taken or total + self._queue[0][1] <= self._max_batch):
+                trace, spans = self._queue.popleft()
+                total += spans
                 taken.append(trace)
             self._queued -= total
         return taken

@@ -24,12 +24,23 @@ _SCOPE: Final = InstrumentationScope("clockwork", __version__)
 _UNSET, _ERROR = Status(StatusCode.UNSET), StatusCode.ERROR
 
 
+class _Resource(Resource):
+    """A resource that computes its hash once. The SDK's encoder needs the hash for each span."""
+
+    def __init__(self, original: Resource) -> None:
+        super().__init__(original.attributes, original.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 def resource() -> Resource:
     """Return the resource of this server. Attributes in ``OTEL_RESOURCE_ATTRIBUTES`` have precedence."""
     found = Resource({SERVICE_VERSION: __version__}).merge(Resource.create())
     if str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):
         found = found.merge(Resource({SERVICE_NAME: "clockwork"}))
-    return found
+    return _Resource(found)
 
 
 class SpanMaker:

@@ -143,10 +143,23 @@ class Trace:
         return self.response is not None and self.response.timing.batch_size > 0
 
     @property
+    def refused_at_once(self) -> bool:
+        """Whether the request was refused without waiting in a queue."""
+        if self.response is None or not self.pending:
+            return True
+        return bool(self.reason) and not (self.executed or self.response.admitted)
+
+    @property
     def spans(self) -> int:
         """Number of the trace's spans."""
-        parts = phases(self)
-        return 1 + len(parts) + sum(load_phase(self, part) is not None for part in parts)
+        if self.response is None:
+            return 2
+        if self.refused_at_once:
+            return 3
+        loads = 0
+        if self.loaded is not None:
+            loads = sum(load_phase(self, part) is not None for part in phases(self))
+        return (5 if self.executed else 4) + loads
 
 
 def phases(trace: Trace) -> list[Phase]:
@@ -164,7 +177,7 @@ def phases(trace: Trace) -> list[Phase]:
         return [Phase(ADMISSION, begin, end)]
     timing = response.timing
     ends: list[tuple[str, Nanos]] = []
-    if not trace.pending or (trace.reason and not (trace.executed or response.admitted)):  # refused at once
+    if trace.refused_at_once:
         ends.append((ADMISSION, begin + timing.total))
     else:
         ends.append((ADMISSION, trace.decided or trace.passed))
