@@ -26,6 +26,7 @@ from clockwork.messages.requests import (
 )
 from clockwork.messages.status import Status
 from clockwork.scheduling.clockwork import ClockworkScheduler
+from clockwork.scheduling.clockwork.refusals import ADMITTED
 from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.state import PendingRequest
 from clockwork.units import ms, seconds
@@ -207,6 +208,32 @@ def test_a_cancelled_request_is_explained() -> None:
     assert found.predicted is not None
     assert found.verdict is not None
     assert found.device == "w0/gpu0"
+
+
+def test_a_request_that_is_cancelled_while_the_device_executes_it_has_no_way_back() -> None:
+    cluster = serving(ClockworkScheduler(), FILES)
+    cluster.ask(named(1))
+    cluster.run_until(cluster.now + ms(1))
+    assert cluster.sent()
+    cluster.ask(CancelRequest(1))
+    waiting = explain(cluster, "r1").steps
+    assert [(step.name, step.end) for step in waiting] == [("plan", waiting[0].end), ("device", ms(1))]
+    cluster.run_until(cluster.now + seconds(1))
+    steps = explain(cluster, "r1").steps
+    assert [step.name for step in steps] == ["plan", "device", "input", "exec", "output"]
+    assert all(step.begin <= step.end for step in steps)
+
+
+def test_a_request_whose_worker_is_lost_names_the_loss_and_how_long_it_waited() -> None:
+    cluster = serving(ClockworkScheduler(), FILES)
+    cluster.ask(named(1, slo=seconds(1)))
+    cluster.run_until(cluster.now + ms(1))
+    cluster.lose("w0")
+    found = explain(cluster, "r1")
+    assert (found.outcome, found.reason, found.broken) == ("refused", "promise_broken", True)
+    assert found.message.startswith(f"{ADMITTED}: worker w0 was lost; no device can serve a now")
+    assert [step.name for step in found.steps] == ["plan", "device"]
+    assert found.steps[-1].end == found.total == ms(1)
 
 
 def test_an_id_is_cut_in_a_question_as_in_the_record() -> None:

@@ -223,13 +223,18 @@ class _Executed:
         if loaded is not None:
             yield Step("load", loaded.begin - arrival, loaded.end - arrival)
         executed, copied_in, copied_out = sent.timing, sent.copy_input, sent.copy_output
-        if executed is None or copied_in is None or copied_out is None:
+        answered = self._record.answered
+        if executed is None or copied_in is None or copied_out is None:  # the Infer failed, or has no result
+            until = min(sent.arrived, answered) if sent.arrived else answered
+            yield Step("device", sent.sent - arrival, until - arrival)
             return
         yield Step("device", sent.sent - arrival, executed.begin - arrival)
         for name, timing in (("input", copied_in), ("exec", executed), ("output", copied_out)):
             if timing.end > timing.begin:
                 yield Step(name, timing.begin - arrival, timing.end - arrival)
-        yield Step("response", max(executed.end, copied_out.end) - arrival, self._record.answered - arrival)
+        done = max(executed.end, copied_out.end)
+        if done <= answered:  # otherwise, the request was late or cancelled while the device executed it
+            yield Step("response", done - arrival, answered - arrival)
 
     def _compared(self) -> tuple[Comparison, ...]:
         arrival, sent = self._arrival, self._sent

@@ -159,7 +159,7 @@ function verdict(found) {
 /** Draw the steps as bars on one time axis, with the deadline and the predicted completion. */
 function steps(found) {
   const ROW = 22, LEFT = 210, WIDTH = 820, RIGHT = 70;
-  const end = Math.max(found.total_ms, found.slo_ms < 3 * found.total_ms ? found.slo_ms : 0, 0.001);
+  const end = Math.max(found.total_ms, ...found.steps.map((step) => step.end_ms), found.slo_ms < 3 * found.total_ms ? found.slo_ms : 0, 0.001);
   const x = (time) => LEFT + (Math.max(0, time) / end) * (WIDTH - LEFT - RIGHT);
   const height = found.steps.length * ROW + 20;
   const rows = found.steps.flatMap((step, index) => [

@@ -61,11 +61,7 @@ class Refusals:
         model = requests[0].model
         plans = [plan for plan in plans if plan.gpu.kind in model.profiles and not plan.gpu.silent]
         if not plans:
-            text = NO_DEVICE.format(model=model.served_as)
-            return [
-                Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=_reason(request, RefusalReason.NO_DEVICE))
-                for request in requests
-            ]
+            return [_refused_without_device(request) for request in requests]
         plan = min(plans, key=lambda plan: max(plan.tail(now), plan.booked))
         tail = plan.tail(now)
         start = max(tail, _ready_at(now, plan, model))
@@ -186,6 +182,13 @@ def _ready_at(now: Nanos, plan: Plan, model: ModelState) -> Nanos:
     if model.name in plan.gpu.cache:
         return 0
     return max(device.load_free, now) + device.load_time(now, model)
+
+
+def _refused_without_device(request: PendingRequest) -> Answer:
+    text, reason = NO_DEVICE.format(model=request.model.served_as), _reason(request, RefusalReason.NO_DEVICE)
+    if request.reason:
+        text = f"{ADMITTED}: {request.reason}; {text}"
+    return Answer(request.id, Status.SKIPPED_BY_CONTROLLER, text, reason=reason)
 
 
 def _reason(request: PendingRequest, reason: RefusalReason) -> RefusalReason:
