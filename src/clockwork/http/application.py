@@ -36,6 +36,7 @@ from clockwork.http.config import HttpConfig
 from clockwork.http.dashboard import Dashboard
 from clockwork.http.receiving import LARGE_BODY, BodyQuota
 from clockwork.http.tracing import CLIENT_GONE, TRACE, begin_trace, context_of, end_trace
+from clockwork.messages.faults import quoted
 from clockwork.messages.requests import InferRequest
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec
@@ -277,11 +278,21 @@ class Application:
 
 
 def _fields(query: bytes) -> dict[str, str]:
-    """Return the parameters of a query string."""
+    """Return the parameters of a query string.
+
+    Raises:
+        RequestFailedError: the query has too many parameters, or one of them several times.
+    """
     try:
-        return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+        pairs = parse_qsl(query.decode(errors="replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError:
         raise bad_request(f"the query has too many parameters; at most {MAX_FIELDS} are accepted") from None
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise bad_request(f"query parameter {quoted(repeated)} is repeated; send it once")
+    return fields
 
 
 @cache
