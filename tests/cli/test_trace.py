@@ -10,6 +10,8 @@ import pytest
 from cli.trace_format import check_trace, lanes, slices
 from clockwork.cli import run
 from clockwork.cli.trace_events import TraceBuilder
+from clockwork.cli.tracing import Traced, write_trace
+from clockwork.errors import InvalidRequestError
 from clockwork.messages.timeline import TimelineAction
 
 SCENARIO = """
@@ -179,3 +181,8 @@ def test_a_load_leads_to_the_next_batch_of_its_model() -> None:
     flows = [(event["ph"], event["id"], event["ts"]) for event in document["traceEvents"] if event["ph"] in "stf"]
     assert [flow for flow in flows if flow[1] == "load 1"] == [("s", "load 1", 0.01), ("f", "load 1", 0.03)]
     assert [ph for ph, name, _ in flows if name == "action 3"] == ["s", "t", "f"]
+
+
+def test_a_trace_that_does_not_fit_on_the_disk_is_an_error() -> None:
+    with pytest.raises(InvalidRequestError, match="cannot write /dev/full: No space left on device"):
+        write_trace(Path("/dev/full"), Traced(TraceBuilder(0, 10), 0, "a test"))

@@ -240,11 +240,15 @@ def write_trace(path: Path, traced: Traced) -> None:
 
     Raises:
         ConnectionLostError: the connection ended during the recording. The trace has been written.
+        InvalidRequestError: the file cannot be written.
     """
     builder = traced.builder
     about = {"clockwork": __version__, "source": traced.source, "missed_actions": traced.missed}
-    with path.open("wb") as file:
-        file.writelines(builder.document(about))
+    try:
+        with path.open("wb") as file:
+            file.writelines(builder.document(about))
+    except OSError as error:
+        raise InvalidRequestError(f"cannot write {path}: {error.strerror}") from None
     length = as_seconds(max(0, traced.end - builder.begin))
     plural = "" if builder.devices == 1 else "s"
     print(
