@@ -3,7 +3,7 @@
 Theory of operation. The memory is limited, and so is the time. All broken promises, late requests, failures and
 refusals are kept until later ones displace them. For each of these outcomes, and for each reason of a refusal, there is
 a limit of its own. So a burst of refusals does not displace the broken promises. Requests in time are sampled: at most
-100 requests per second are kept, after a pause up to 100 requests at once. Requests in time that were cold, or later
+50 requests per second are kept, after a pause up to 50 requests at once. Requests in time that were cold, or later
 than predicted, are sampled separately, because people ask about them. A request that is not kept costs only a few
 comparisons.
 
@@ -42,7 +42,7 @@ from clockwork.messages.timeline import MAX_IDS
 from clockwork.state import GPUState, PendingRequest, SentAction, WorkerState
 from clockwork.units import MILLISECOND, SECOND, Nanos
 
-SAMPLE_EVERY: Final[Nanos] = 10 * MILLISECOND
+SAMPLE_EVERY: Final[Nanos] = 20 * MILLISECOND
 """Mean time between two requests that a `Sampler` takes, if there are many requests."""
 
 SAMPLE_BURST: Final[Nanos] = 1 * SECOND
