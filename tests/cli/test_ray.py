@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,7 +67,7 @@ def test_a_worker_reserves_whole_gpus_or_one_cpu_for_each_thread() -> None:
         (FleetSpec(), 0, "0 workers are not possible; use 1 to 10000"),
         (FleetSpec(device="tpu"), 1, "invalid kind of device 'tpu'; expected one of: cpu, cuda, emulated"),
         (FleetSpec(device="emulated"), 1, "emulated devices need a profile"),
-        (FleetSpec(device="cuda"), 1, "workers with GPUs need a runtime; add --runtime=onnx or --runtime=torch"),
+        (FleetSpec(device="cuda"), 1, "GPUs need a runtime; add --worker-option=--runtime=onnx or "),
     ],
 )
 def test_a_wrong_specification_is_reported(spec: FleetSpec, workers: int, message: str) -> None:
@@ -132,6 +134,24 @@ def test_without_ray_each_command_names_the_package_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run(["ray", *command.split()]) == 1
     assert capsys.readouterr().err == "clockwork: Ray is not installed; run: pip install 'ray>=2.49'\n"
+
+
+@pytest.mark.parametrize("prefix", ["", "ray://"])
+def test_an_address_where_no_cluster_listens_is_reported_at_once(
+    prefix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**options: object) -> None:
+        raise AssertionError("Ray would try for minutes")
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, exceptions=exceptions)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        assert run(["ray", "status", f"--ray-address={prefix}{address}"]) == 1
+    text = f"cannot connect to the Ray cluster at '{prefix}{address}': Connection refused; is Ray running there?"
+    assert capsys.readouterr().err == f"clockwork: {text}\n"
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_repeated_decisions_reach_the_wanted_number_and_stay_there(present: int,
 @pytest.mark.parametrize(
     ("limits", "workers", "message"),
     [
-        ((0, 2), 1, "the limits 0:2 of autoscaling are not possible; use 1 <= MIN <= MAX <= 10000"),
+        ((0, 2), 0, "the limits 0:2 of autoscaling are not possible; use 1 <= MIN <= MAX <= 10000"),
         ((3, 2), 3, "the limits 3:2 of autoscaling are not possible"),
         ((2, 4), 5, "5 workers are outside the limits 2:4 of autoscaling"),
     ],

@@ -74,8 +74,6 @@ class FleetSpec(Struct, frozen=True, kw_only=True):
             raise InvalidRequestError(
                 f"invalid fleet name {self.name!r}; use up to 64 letters, digits, dots, hyphens and underscores"
             )
-        if not 1 <= workers <= MAX_WORKERS:
-            raise InvalidRequestError(f"{workers} workers are not possible; use 1 to {MAX_WORKERS}")
         if self.autoscale is not None:
             least, most = self.autoscale
             if not 1 <= least <= most <= MAX_WORKERS:
@@ -84,12 +82,16 @@ class FleetSpec(Struct, frozen=True, kw_only=True):
                 )
             if not least <= workers <= most:
                 raise InvalidRequestError(f"{workers} workers are outside the limits {least}:{most} of autoscaling")
+        if not 1 <= workers <= MAX_WORKERS:
+            raise InvalidRequestError(f"{workers} workers are not possible; use 1 to {MAX_WORKERS}")
         if self.device not in ("cpu", "cuda", "emulated"):
             raise InvalidRequestError(f"invalid kind of device {self.device!r}; expected one of: cpu, cuda, emulated")
         if (self.device == "emulated") != bool(self.profiles):
             raise InvalidRequestError("emulated devices need a profile, and only emulated devices have one")
         if self.device == "cuda" and not any(it.startswith("--runtime=") for it in self.worker_options):
-            raise InvalidRequestError("workers with GPUs need a runtime; add --runtime=onnx or --runtime=torch")
+            raise InvalidRequestError(
+                "GPUs need a runtime; add --worker-option=--runtime=onnx or --worker-option=--runtime=torch"
+            )
 
     @property
     def limits(self) -> Limits | None:
