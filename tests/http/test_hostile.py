@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from client.live import run
+from clockwork.frontend.body_quota import BodyQuota
 from clockwork.frontend.listing import PER_STEP, ListFormat, encoded_list
+from clockwork.frontend.unpacking import PIECE, in_thread
 from clockwork.host.process_tuning import NICENESS
-from clockwork.http import application, bodies
+from clockwork.http import application
 from clockwork.http.application import _encode_items
 from clockwork.http.asgi import json_reply
-from clockwork.http.bodies import MAX_REPOSITORY_BODY, PIECE, Bodies, packed
+from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, packed
 from clockwork.http.config import HttpConfig
-from clockwork.http.receiving import BodyQuota
 from clockwork.messages.actions import Infer
 from clockwork.oip.failures import RequestFailedError
 from clockwork.scheduling.echo import EchoScheduler
@@ -240,7 +241,7 @@ def test_compression_threads_have_a_low_priority() -> None:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     async def test() -> None:
-        assert await bodies._in_thread(niceness) >= NICENESS
+        assert await in_thread(niceness) >= NICENESS
 
     run(test())
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from client.live import run
+from clockwork.frontend.body_quota import BodyQuota
 from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import HttpConfig
-from clockwork.http.receiving import MIN_LARGE, BodyQuota, LargeBody
+from clockwork.http.receiving import MIN_LARGE, LargeBody
 from clockwork.messages.commands import Answer
 from clockwork.net.arrival import Arrivals
 from clockwork.oip.failures import RequestFailedError

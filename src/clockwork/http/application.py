@@ -15,6 +15,8 @@ import msgspec
 from clockwork.access import Right
 from clockwork.errors import NotPermittedError
 from clockwork.frontend import FrontEnd, ListFormat, failure_of_error
+from clockwork.frontend.body_quota import BodyQuota
+from clockwork.frontend.unpacking import Body
 from clockwork.host.controller import ControllerHost
 from clockwork.http.asgi import (
     BEGAN,
@@ -31,10 +33,10 @@ from clockwork.http.asgi import (
     json_reply,
     unless_gone,
 )
-from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, Body, header_bytes, packed
+from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, header_bytes, packed
 from clockwork.http.config import HttpConfig
 from clockwork.http.dashboard import Dashboard
-from clockwork.http.receiving import LARGE_BODY, BodyQuota
+from clockwork.http.receiving import LARGE_BODY
 from clockwork.http.tracing import CLIENT_GONE, TRACE, begin_trace, context_of, end_trace
 from clockwork.messages.faults import quoted
 from clockwork.messages.requests import InferRequest

@@ -6,31 +6,19 @@ every compression ratio. Long work runs in threads, because the event loop also 
 
 import asyncio
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from math import inf
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final
 
 from clockwork.errors import InvalidRequestError
-from clockwork.host.process_tuning import begin_background_thread
+from clockwork.frontend.body_quota import BodyQuota
+from clockwork.frontend.unpacking import MAX_ON_LOOP, PIECE, WINDOW, Body, UnpackedBytes, in_thread, unpack
 from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
-from clockwork.http.receiving import LARGE_BODY, BodyQuota, LargeBody, too_slow
+from clockwork.http.receiving import LARGE_BODY, LargeBody, too_slow
 from clockwork.messages.faults import quoted
 from clockwork.oip.failures import RequestFailedError, bad_request
-from clockwork.units import KIB, MIB, Bytes, show_bytes
-
-_CUT: Final = "the body cannot be unpacked: its compressed data ends too early or is followed by other bytes"
-
-T = TypeVar("T")
-
-Body: TypeAlias = bytes | bytearray | memoryview
-
-WINDOW: Final = {b"gzip": 31, b"deflate": 15}
-"""zlib's parameter ``wbits`` for each content coding.
-
-The content coding "deflate" is the zlib format (RFC 9110, section 8.4.1).
-"""
+from clockwork.units import KIB, Bytes
 
 LEVEL: Final = 1
 """zlib's compression level.
@@ -43,28 +31,6 @@ MIN_PACKED: Final = 256
 
 MAX_CODINGS: Final = 16
 """Number of codings that are read from the header Accept-Encoding; the rest are ignored."""
-
-MAX_BEGUN_ON_LOOP: Final = 4 * KIB
-"""Largest packed body in bytes for which unpacking begins on the event loop.
-
-If the body unpacks to more than `MAX_ON_LOOP` bytes, a thread continues.
-"""
-
-MAX_ON_LOOP: Final = 64 * KIB
-"""Largest number of bytes that are packed or unpacked on the event loop. Larger bodies are handled in a thread."""
-
-PIECE: Final = 1 * MIB
-"""Number of bytes that are packed or unpacked at a time. To copy this number of bytes takes less than a millisecond."""
-
-ZLIB_THREADS: Final = 2
-"""Number of threads that pack and unpack: one for requests and one for replies.
-
-All HTTP servers of the process share these threads. These threads have a lower priority than the threads that execute
-requests.
-"""
-
-
-_zlib_threads: Final = ThreadPoolExecutor(ZLIB_THREADS, "zlib", begin_background_thread)
 
 MAX_REPOSITORY_BODY: Final = 64 * KIB
 """Largest size in bytes of the body of a request for the repository index or for an unload."""
@@ -80,7 +46,7 @@ class Bodies:
         self._unpacked_quota = BodyQuota(2 * config.max_unpacked)
         self._unpacking = asyncio.Lock()
 
-    def keeping(self) -> "UnpackedBytes":
+    def keeping(self) -> UnpackedBytes:
         """Return a counter for the bytes to which one request's body unpacks.
 
         The counter is a context manager. The bytes count against the quota until the context ends.
@@ -88,7 +54,7 @@ class Bodies:
         return UnpackedBytes(self._unpacked_quota)
 
     async def receive(
-        self, scope: Scope, headers: Headers, receive: Receive, unpacked: "UnpackedBytes", limit: Bytes | None = None
+        self, scope: Scope, headers: Headers, receive: Receive, unpacked: UnpackedBytes, limit: Bytes | None = None
     ) -> Body:
         """Return the body, unpacked.
 
@@ -118,7 +84,7 @@ class Bodies:
             if large is None
             else large.take(self._config.body_timeout, self._config.body_time)
         )
-        return body if coding == b"identity" else await self._unpacked(body, WINDOW[coding], unpacked, limit)
+        return body if coding == b"identity" else await self._unpacked(body, coding, unpacked, limit)
 
     def _too_large(self, limit: Bytes) -> RequestFailedError:
         advice = " (raise it with --max-body)" if limit == self._config.max_body else ""
@@ -161,64 +127,9 @@ class Bodies:
             raise ClientGoneError
         return message
 
-    async def _unpacked(self, body: Body, window: int, unpacked: "UnpackedBytes", limit: Bytes) -> Body:
-        """Unpack the body in pieces. Each piece is counted before the next one is unpacked."""
-        unpacker = zlib.decompressobj(window)
-        whole = bytearray()
-        view = memoryview(body)
+    async def _unpacked(self, body: Body, coding: bytes, unpacked: UnpackedBytes, limit: Bytes) -> Body:
         limit = min(limit, self._config.max_unpacked)
-        try:
-            for at in range(0, len(view), MAX_ON_LOOP):
-                if unpacker.eof:
-                    raise bad_request(_CUT)
-                packed: bytes | memoryview = view[at : at + MAX_ON_LOOP]
-                while packed and not unpacker.eof:
-                    if len(view) <= MAX_BEGUN_ON_LOOP and not whole:
-                        piece = unpacker.decompress(packed, MAX_ON_LOOP)
-                    else:
-                        async with self._unpacking:
-                            piece = await _in_thread(unpacker.decompress, packed, PIECE)
-                    unpacked.add(len(piece))
-                    whole += piece
-                    if len(whole) > limit:
-                        raise bad_request(
-                            f"the body unpacks to more than the limit of {show_bytes(limit)}; send it uncompressed", 413
-                        )
-                    packed = unpacker.unconsumed_tail
-        except zlib.error as error:
-            raise bad_request(f"the body cannot be unpacked: {error}") from None
-        if not unpacker.eof or unpacker.unused_data:
-            raise bad_request(_CUT)
-        return whole
-
-
-class UnpackedBytes:
-    """The number of bytes to which one request's body has been unpacked so far.
-
-    The bytes count against the quota while the request is served.
-    """
-
-    __slots__ = ("_nbytes", "_quota")
-
-    def __init__(self, quota: BodyQuota) -> None:
-        """Start with a count of zero. ``quota`` is shared by all requests."""
-        self._quota = quota
-        self._nbytes: Bytes = 0
-
-    def add(self, nbytes: Bytes) -> None:
-        """Count ``nbytes`` more unpacked bytes.
-
-        Raises:
-            RequestFailedError: all requests together exceed the quota.
-        """
-        self._nbytes += nbytes
-        self._quota.add(nbytes)
-
-    def __enter__(self) -> "UnpackedBytes":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._quota.release(self._nbytes)
+        return await unpack(body, coding, unpacked, limit, self._unpacking)
 
 
 async def packed(reply: Reply, headers: Headers) -> Reply:
@@ -235,10 +146,6 @@ async def packed(reply: Reply, headers: Headers) -> Reply:
     else:
         parts = await _pack_in_threads(reply.parts, WINDOW[coding])
     return Reply(reply.status, [*reply.headers, (b"content-encoding", coding), (b"vary", b"accept-encoding")], parts)
-
-
-async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
-    return await asyncio.get_running_loop().run_in_executor(_zlib_threads, work, *arguments)
 
 
 def preferred_coding(accepted: bytes) -> bytes:
@@ -270,7 +177,7 @@ def _pack(parts: Any, window: int) -> list[bytes]:
 async def _pack_in_threads(parts: Any, window: int) -> list[bytes]:
     """Pack the parts one piece at a time, so that the thread can work on other replies between two pieces."""
     packer = zlib.compressobj(LEVEL, wbits=window)
-    compressed = [await _in_thread(packer.compress, piece) for piece in _pieces(parts)]
+    compressed = [await in_thread(packer.compress, piece) for piece in _pieces(parts)]
     return [part for part in (*compressed, packer.flush()) if part]
 
 

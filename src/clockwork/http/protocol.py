@@ -14,11 +14,12 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from clockwork.frontend.body_quota import BodyQuota
 from clockwork.host.reception import Key, Reception
 from clockwork.http.asgi import BEGAN, PRESENCE, RESPOND, STREAM, ClientGoneError, Presence, Reply, error_reply
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.heads import BadHeadError, LargeHeadError, check_head
-from clockwork.http.receiving import LARGE_BODY, MIN_LARGE, BodyQuota, LargeBody, Parsing
+from clockwork.http.receiving import LARGE_BODY, MIN_LARGE, LargeBody, Parsing
 from clockwork.http.responding import Stream, keeps_alive, respond, write
 from clockwork.http.shedding import (
     NO_MODEL,

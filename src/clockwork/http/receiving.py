@@ -13,10 +13,10 @@ import asyncio
 from math import inf
 from typing import Any, Final
 
+from clockwork.frontend.body_quota import BodyQuota
 from clockwork.http.asgi import ClientGoneError
-from clockwork.messages.status import Status
-from clockwork.oip.failures import Failure, RequestFailedError, bad_request
-from clockwork.units import KIB, MIB, SECOND, Bytes
+from clockwork.oip.failures import RequestFailedError, bad_request
+from clockwork.units import KIB, MIB, Bytes
 from clockwork.wire.frame import Allocate, aligned, uninitialised
 
 MIN_LARGE: Final[Bytes] = 16 * KIB
@@ -24,14 +24,6 @@ MIN_LARGE: Final[Bytes] = 16 * KIB
 
 LARGE_BODY: Final = "clockwork.large_body"
 """Scope key: the request's `LargeBody`. If the scope lacks this key, ASGI events deliver the body."""
-
-_FULL: Final = Failure(
-    503,
-    "RESOURCE_EXHAUSTED",
-    "the limit for request bodies in memory is reached; retry later",
-    Status.SKIPPED_BY_CONTROLLER,
-    retry_after=SECOND,
-)
 
 DISCARDED: Final[Bytes] = 1 * MIB
 """Largest number of bytes of an unwanted body that are received and discarded at a time."""
@@ -98,29 +90,6 @@ class Receiver(asyncio.BufferedProtocol):
             self._protocol.data_received(bytes(_buffer[:nbytes]))
         else:
             self._protocol.large_received(nbytes)
-
-
-class BodyQuota:
-    """Counts the bytes of all bodies in memory, and limits their total."""
-
-    def __init__(self, limit: Bytes) -> None:
-        """Start with a count of zero. ``limit`` is in bytes."""
-        self._limit = limit
-        self._bytes: Bytes = 0
-
-    def add(self, nbytes: Bytes) -> None:
-        """Count more bytes of a body.
-
-        Raises:
-            RequestFailedError: the limit is exceeded. Bytes above the limit count nevertheless.
-        """
-        self._bytes += nbytes
-        if self._bytes > self._limit:
-            raise RequestFailedError(_FULL)
-
-    def release(self, nbytes: Bytes) -> None:
-        """Stop counting the bytes of a body."""
-        self._bytes -= nbytes
 
 
 class LargeBody:

@@ -13,13 +13,14 @@ import uvicorn
 from clockwork.dashboard.feed import Feed
 from clockwork.dashboard.log_lines import LogLines
 from clockwork.errors import ServerError
+from clockwork.frontend.body_quota import BodyQuota
 from clockwork.host.controller import ControllerHost
 from clockwork.host.log_events import event_fields
 from clockwork.http.application import Application, http_front_end
 from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.dashboard import Dashboard, timeline_reader
 from clockwork.http.protocol import LimitedProtocol
-from clockwork.http.receiving import BodyQuota, Receiver
+from clockwork.http.receiving import Receiver
 from clockwork.http.shedding import ShedReplies
 from clockwork.metrics import Metrics
 from clockwork.net.accepting import accept_connections, bind_sockets
