@@ -1,0 +1,210 @@
+"""The sending half of the server's side of an HTTP/2 connection: responses, windows, and the end of streams."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from clockwork.http2 import frames
+from clockwork.http2.frames import (
+    DATA,
+    DEFAULT_MAX_FRAME,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    HEAD,
+    HEADERS,
+    MAX_WINDOW,
+    PING,
+    Http2Error,
+    check,
+    check_size,
+)
+from clockwork.http2.limits import Strikes
+from clockwork.http2.streams import Receiver, Stream
+from clockwork.units import Bytes, Nanos
+
+MAX_JOINED: Final[Bytes] = 16_384
+"""Longest body in bytes of a response that is sent as one piece. This is also the longest frame that all peers accept.
+"""
+
+MAX_ENDED: Final = 1024
+"""Number of streams that are remembered because the server ended them before the client did."""
+
+
+class Sender:
+    """Appends the frames for a client to `out`. DATA that exceeds the client's windows waits in its stream."""
+
+    def __init__(self, receiver: Receiver, now: Nanos) -> None:
+        """Start without streams. ``receiver`` is informed when no bytes of a stream wait any more."""
+        self.out: list[bytes | memoryview] = []
+        self.streams: dict[int, Stream] = {}
+        self.last_stream = 0  #: the highest stream that the client has opened
+        self.leaving = False  #: whether new streams are refused, because the connection ends
+        self._receiver = receiver
+        self._strikes = Strikes(now)
+        self._room: Bytes = DEFAULT_WINDOW  #: number of bytes that the client's window has room for
+        self._initial_room: Bytes = DEFAULT_WINDOW
+        self._max_frame: Bytes = DEFAULT_MAX_FRAME
+        self._waiting: dict[int, Stream] = {}  #: the streams with a queue
+        self._ended: dict[int, None] = {}  #: streams that the server ended before the client did
+
+    def send_head(self, stream: Stream, block: bytes) -> None:
+        """Send the headers of a response."""
+        self.out.append(frames.head(len(block), HEADERS, END_HEADERS, stream.id) + block)
+
+    def send_data(self, stream: Stream, parts: Sequence[bytes | memoryview]) -> None:
+        """Send bytes of a response's body. Bytes that exceed a window wait, and must not be changed."""
+        size = sum(map(len, parts))
+        if stream.queue is None and size <= stream.room and size <= self._room and size <= self._max_frame:
+            stream.room -= size
+            self._room -= size
+            self.out.append(frames.head(size, DATA, 0, stream.id))
+            self.out += parts
+            return
+        if not size:
+            return
+        if stream.queue is None:
+            stream.queue = deque()
+            self._waiting[stream.id] = stream
+        stream.queue.extend(memoryview(part) for part in parts if len(part))
+        self._pump()
+
+    def send_trailers(self, stream: Stream, block: bytes) -> None:
+        """Send the trailers of a response, which end the stream after the bytes that wait."""
+        self._strikes.progress()
+        stream.server_ended = True
+        last = frames.head(len(block), HEADERS, END_HEADERS | END_STREAM, stream.id) + block
+        if stream.queue is None:
+            self.out.append(last)
+            self._server_ended(stream)
+        else:
+            stream.tail = last
+
+    def answer(self, stream: Stream, head: bytes, parts: Sequence[bytes | memoryview], trailers: bytes) -> None:
+        """Send a whole response."""
+        size, number = sum(map(len, parts)), stream.id
+        if size <= MAX_JOINED and size <= stream.room and size <= self._room and stream.queue is None:
+            self._strikes.progress()
+            self._room -= size
+            stream.server_ended = True
+            pack = HEAD.pack
+            self.out.append(
+                b"".join(
+                    (
+                        pack(0, len(head), HEADERS, END_HEADERS, number),
+                        head,
+                        pack(size >> 8, size & 0xFF, DATA, 0, number),
+                        *parts,
+                        pack(0, len(trailers), HEADERS, END_HEADERS | END_STREAM, number),
+                        trailers,
+                    )
+                )
+            )
+            self._server_ended(stream)
+            return
+        self.send_head(stream, head)
+        self.send_data(stream, parts)
+        self.send_trailers(stream, trailers)
+
+    def reset(self, stream: Stream, code: int) -> None:
+        """End a stream at once."""
+        self.out.append(frames.rst_stream(stream.id, code))
+        stream.server_ended = True
+        stream.queue = None
+        self._waiting.pop(stream.id, None)
+        self.streams.pop(stream.id, None)
+        if not stream.client_ended:
+            self._remember_ended(stream.id)
+
+    def grant(self, stream: Stream, wanted: Bytes = 0) -> None:
+        """Let the client send more bytes in a stream: those that were received, and at least ``wanted`` in all."""
+        by = max(stream.unreported, wanted - stream.granted)
+        if by > 0 and not stream.client_ended:
+            self._strikes.pardon_pings()
+            stream.unreported = 0
+            stream.granted += by
+            self.out.append(frames.window_update(stream.id, by))
+
+    def go_away(self, code: int = frames.NO_ERROR, text: str = "") -> None:
+        """Refuse new streams, and ask the client to leave when the open streams have ended."""
+        self.leaving = True
+        self.out.append(frames.go_away(self.last_stream, code, text))
+
+    def ping(self) -> None:
+        """Ask the client for a sign of life."""
+        self.out.append(frames.frame(PING, 0, 0, bytes(8)))
+
+    def _server_ended(self, stream: Stream) -> None:
+        """Close a stream whose last frame was sent.
+
+        If the client has not ended its request, the stream remains until the client ends it. When the client sends
+        more of the request instead, the stream is reset. A reset at once would reach some clients before they have
+        handled the response, and they would not see it.
+        """
+        if stream.client_ended:
+            self.streams.pop(stream.id, None)
+
+    def _remember_ended(self, number: int) -> None:
+        if len(self._ended) >= MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[number] = None
+
+    def _widen(self, number: int, payload: bytes, now: Nanos) -> None:
+        check_size(len(payload) == 4)
+        self._strikes.update(now)
+        by = frames.U32.unpack(payload)[0] & MAX_WINDOW
+        if not number:
+            check(by > 0, "WINDOW_UPDATE is zero")
+            self._room += by
+            if self._room > MAX_WINDOW:
+                raise Http2Error(frames.FLOW_CONTROL_ERROR, "the window of the connection is too large")
+        elif (stream := self.streams.get(number)) is not None:
+            stream.room += by
+            if not by or stream.room > MAX_WINDOW:
+                self.reset(stream, frames.FLOW_CONTROL_ERROR if by else frames.PROTOCOL_ERROR)
+                self._receiver.reset(stream)
+        else:
+            check(number <= self.last_stream, f"stream {number} was not opened")
+            return
+        if self._waiting:
+            self._pump()
+
+    def _change_windows(self, initial: Bytes) -> None:
+        if initial > MAX_WINDOW:
+            raise Http2Error(frames.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE is {initial}")
+        by, self._initial_room = initial - self._initial_room, initial
+        for stream in self.streams.values():
+            stream.room += by
+            if stream.room > MAX_WINDOW:
+                raise Http2Error(frames.FLOW_CONTROL_ERROR, "the window of a stream is too large")
+
+    def _pump(self) -> None:
+        """Send the bytes that wait, as far as the client's windows allow. Streams take turns."""
+        waiting = [stream for stream in self._waiting.values() if stream.room > 0]
+        while waiting and self._room > 0:
+            waiting = [stream for stream in waiting if self._room > 0 and self._send_frame(stream)]
+
+    def _send_frame(self, stream: Stream) -> bool:
+        """Send one frame of the bytes that wait in a stream. Return whether more can be sent."""
+        queue = stream.queue
+        assert queue is not None
+        part = queue[0]
+        size = min(len(part), stream.room, self._room, self._max_frame)
+        self.out += (frames.head(size, DATA, 0, stream.id), part[:size])
+        stream.room -= size
+        self._room -= size
+        self._strikes.progress()
+        if size < len(part):
+            queue[0] = part[size:]
+        else:
+            queue.popleft()
+        if queue:
+            return stream.room > 0
+        stream.queue = None
+        del self._waiting[stream.id]
+        if stream.server_ended:
+            self.out.append(stream.tail)
+            self._server_ended(stream)
+        else:
+            self._receiver.drained(stream)
+        return False
