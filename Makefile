@@ -67,7 +67,7 @@ WITH_COMPILED := tests/state tests/scheduling tests/controller tests/sim tests/t
 # Coverage-guided fuzzing. Not in the lock files, because it is large and few need it.
 ATHERIS := atheris==3.0.0
 FUZZER  := build/fuzzer
-TARGETS := frames messages infer_body repository paths grpc_message grpc_fields
+TARGETS := frames messages infer_body repository paths grpc_message grpc_fields http2
 SECONDS ?= 30
 
 .DEFAULT_GOAL := help

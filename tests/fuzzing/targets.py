@@ -27,6 +27,7 @@ from clockwork.runtimes.text_format import parse_text
 from clockwork.steps import at_once
 from clockwork.wire.codec import decode_action, decode_request, decode_response, decode_result, encode
 from clockwork.wire.frame import FrameReader, encode_frame, preamble
+from fuzzing.http2_target import HTTP2_SEEDS, http2
 
 DECODERS: Final = (decode_request, decode_response, decode_action, decode_result)
 PIECES: Final = 64
@@ -165,6 +166,7 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "configuration": configuration,
     "grpc_message": grpc_message,
     "grpc_fields": grpc_fields,
+    "http2": http2,
 }
 
 _JSON: Final = json.dumps(
@@ -214,4 +216,5 @@ SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
         _grpc(inputs=[_TENSOR], raw_input_contents=[bytes(8)]),
         _grpc(inputs=[_TENSOR, _TENSOR], raw_input_contents=[bytes(200), b""], outputs=[{"name": "y"}]),
     ),
+    "http2": HTTP2_SEEDS,
 }

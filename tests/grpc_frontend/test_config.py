@@ -14,8 +14,9 @@ from tritonclient.utils import InferenceServerException
 from client.live import LOOPBACK, run, serving
 from clockwork.controller.stage import Stage
 from clockwork.grpc_frontend import serve_grpc
-from clockwork.grpc_frontend import server as grpc_server
 from clockwork.grpc_frontend.config import GrpcConfig
+from clockwork.http2 import limits
+from clockwork.units import SECOND
 from http2_raw import END_HEADERS, HEADERS, Http2, first_headers, frame
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -80,8 +81,8 @@ def pinged(address: str, pings: int, pause: float, *, in_stream: bool) -> int:
 
 @pytest.mark.parametrize("in_stream", [True, False], ids=["an idle stream", "no call"])
 def test_pings_are_answered_unless_they_come_too_often(monkeypatch: pytest.MonkeyPatch, in_stream: bool) -> None:
-    assert grpc_server.MIN_PING_MS < 10_000  # gRPC clients ping every 10 s at most often
-    monkeypatch.setattr(grpc_server, "MIN_PING_MS", 100)
+    assert limits.MIN_PING_INTERVAL < 10 * SECOND  # gRPC clients ping every 10 s at most often
+    monkeypatch.setattr(limits, "MIN_PING_INTERVAL", SECOND // 10)
 
     async def test() -> None:
         async with serving() as (host, _), serve_grpc(host, LOOPBACK) as server:

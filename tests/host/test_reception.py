@@ -149,16 +149,6 @@ def test_only_large_requests_are_throttled_and_only_while_the_server_is_busy() -
     run(test)
 
 
-def test_a_call_with_less_time_left_than_the_usual_latency_is_refused() -> None:
-    def test(fixture: ReceptionFixture) -> None:
-        for _ in range(1_000):
-            fixture.reception.note_latency(ms(20))
-        assert fixture.reception.refuses_late(ms(31)) is None
-        assert fixture.reception.refuses_late(ms(20)) is not None
-
-    run(test)
-
-
 def test_the_table_of_slos_has_a_limit() -> None:
     def test(fixture: ReceptionFixture) -> None:
         for number in range(MAX_MODELS + 10):

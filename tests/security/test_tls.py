@@ -107,6 +107,22 @@ def test_a_long_body_is_received_over_tls(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_long_grpc_message_is_received_over_tls(tmp_path: Path) -> None:
+    async def test() -> None:
+        authority = Authority(tmp_path)
+        credentials = grpc.ssl_channel_credentials(authority.file.read_bytes())
+        async with all_ports(authority.server()) as ports:
+            async with triton.InferenceServerClient(str(ports.grpc), ssl=True, creds=credentials) as client:
+                data = triton.InferInput("x", [750_000, 4], "FP32")
+                data.set_data_from_numpy(np.ones((750_000, 4), np.float32))
+                for _ in range(3):
+                    with pytest.raises(triton.InferenceServerException, match="request has 750000 rows"):
+                        await client.infer("m", [data])
+            await ask_over_grpc(ports, authority)
+
+    run(test())
+
+
 def test_a_client_rejects_a_certificate_of_another_authority_or_name(tmp_path: Path) -> None:
     async def test() -> None:
         authority, other = Authority(tmp_path), Authority(tmp_path, "other")

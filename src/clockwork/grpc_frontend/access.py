@@ -1,19 +1,11 @@
 """Checks the token of a gRPC call before the call's message is read."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
-
-import grpc
-import grpc.aio
+from typing import Final
 
 from clockwork.access import Access, Right
-from clockwork.errors import NotPermittedError
-from clockwork.frontend.token_brake import TokenBrake
-from clockwork.grpc_frontend.failures import abort
+from clockwork.grpc_frontend.heads import Head
 from clockwork.grpc_frontend.health import HEALTH_SERVICE
 from clockwork.grpc_frontend.service import SERVICE
-from clockwork.messages.status import Status
-from clockwork.oip.failures import Failure
 
 NEEDED_RIGHTS: Final = {
     f"/{SERVICE}/ServerLive": Right.NONE,
@@ -26,39 +18,15 @@ NEEDED_RIGHTS: Final = {
 """The right that a client needs for each method. Methods that are not in this table, even unknown ones, need INFER."""
 
 
-class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses a call if the client has no token that allows the method."""
+def check_access(access: Access, head: Head) -> None:
+    """Check that the client's token allows the method.
 
-    def __init__(self, access: Access, brake: TokenBrake) -> None:
-        """Create an interceptor.
-
-        ``access`` contains the tokens and their rights. ``brake`` delays the responses to calls with an unknown token.
-        """
-        self._access = access
-        self._brake = brake
-
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[grpc.RpcMethodHandler]], details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler:
-        """Return the method's handler, or a handler that refuses the call."""
-        token = next((value for key, value in details.invocation_metadata if key == "authorization"), "")
-        try:
-            self._access.check(str(token), NEEDED_RIGHTS.get(details.method, Right.INFER))
-        except NotPermittedError as error:
-            if token and error.status == Status.NOT_AUTHENTICATED:
-                await self._brake.delay()
-            return _denied(Failure.from_denial(error))
-        return await continuation(details)
-
-
-def _denied(failure: Failure) -> grpc.RpcMethodHandler:
-    """Return a handler that fails every call with the given failure.
-
-    The handler handles calls as streams. A handler of streams also works for unary calls, which are streams of one
-    message.
+    Raises:
+        NotPermittedError: the client has no token that allows the method.
     """
+    access.check(authorization(head), NEEDED_RIGHTS.get(head.path, Right.INFER))
 
-    async def fail(messages: Any, call: Any) -> None:
-        await abort(call, failure)
 
-    return grpc.stream_stream_rpc_method_handler(fail)
+def authorization(head: Head) -> str:
+    """Return the metadata that contains the client's token, or an empty string."""
+    return next((str(value) for key, value in head.metadata if key == "authorization"), "")

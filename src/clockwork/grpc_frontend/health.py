@@ -9,18 +9,15 @@ Watch checks the readiness every `POLL_INTERVAL` seconds. The number of Watch ca
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
-import grpc
-from grpc.aio import ServicerContext
-
-from clockwork.errors import InvalidRequestError
 from clockwork.grpc_frontend import health_pb2 as pb
-from clockwork.grpc_frontend.failures import abort
+from clockwork.grpc_frontend.calls import Call
+from clockwork.grpc_frontend.incoming import Message, only
 from clockwork.grpc_frontend.service import decode
 from clockwork.messages.faults import quoted
 from clockwork.messages.status import Status
-from clockwork.oip.failures import Failure
+from clockwork.oip.failures import Failure, RequestFailedError
 
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 """The name of the service that gRPC's health checking protocol defines."""
@@ -53,19 +50,19 @@ class Health:
         """End all Watch calls with the state NOT_SERVING, because the server ends."""
         self._closing.set()
 
-    async def check(self, data: bytes, call: ServicerContext) -> pb.HealthCheckResponse:
+    async def check(self, message: pb.HealthCheckRequest, call: Call) -> pb.HealthCheckResponse:
         """Return a service's state. If the service is unknown, the call ends with NOT_FOUND."""
-        message = await _decoded(data, call)
         if message.service not in self._known:
-            await call.abort(grpc.StatusCode.NOT_FOUND, self._unknown(message.service))
+            failure = Failure(404, "NOT_FOUND", self._unknown(message.service), Status.INVALID_REQUEST)
+            raise RequestFailedError(failure)
         return _STATUS(status=self._state(message.service))
 
-    async def watch(self, data: bytes, call: ServicerContext) -> AsyncIterator[pb.HealthCheckResponse]:
+    async def watch(self, messages: AsyncIterator[Message], call: Call) -> AsyncIterator[bytes]:
         """Send a service's state at once and after each change. The state of an unknown service is SERVICE_UNKNOWN."""
-        message = await _decoded(data, call)
+        message = decode(pb.HealthCheckRequest, (await only(messages)).data)
         if self._watchers >= MAX_WATCHERS:
             text = f"the limit of {MAX_WATCHERS} calls of Watch is reached; call Check periodically instead"
-            await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+            raise RequestFailedError(Failure(503, "RESOURCE_EXHAUSTED", text, Status.SKIPPED_BY_CONTROLLER))
         self._watchers += 1
         try:
             last = None
@@ -73,7 +70,7 @@ class Health:
                 state = self._state(message.service)
                 if state != last:
                     last = state
-                    yield _STATUS(status=state)
+                    yield _STATUS(status=state).SerializeToString()
                 if self._closing.is_set():
                     return
                 with suppress(TimeoutError):
@@ -89,10 +86,3 @@ class Health:
 
     def _unknown(self, service: str) -> str:
         return f"service {quoted(service)} is unknown; known services: {', '.join(filter(None, self._known))}"
-
-
-async def _decoded(data: bytes, call: ServicerContext) -> Any:
-    try:
-        return decode(pb.HealthCheckRequest, data)
-    except InvalidRequestError as error:
-        return await abort(call, Failure.from_status(Status.INVALID_REQUEST, str(error)))

@@ -44,7 +44,7 @@ Such parameters would change the response. Unknown parameters that are not in th
 """
 
 
-def parse(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
+def parse(data: bytes | memoryview) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
     """Decode a ModelInferRequest. Return the message, and its raw tensors separately.
 
     The returned message itself may lack the raw tensors.
@@ -219,12 +219,17 @@ def _typed_specs(message: pb.ModelInferRequest) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
+def _is_allocated(tensor: Any) -> bool:
+    """Return whether a tensor is a view of memory that `Incoming` has allocated for its message."""
+    return isinstance(tensor, memoryview) and not isinstance(tensor.obj, bytes)
+
+
 def _together(tensors: Sequence[Any], allocate: Allocate | None) -> Steps[Any]:
     """Join the bytes of the tensors into one payload, in steps."""
     nbytes = sum(map(len, tensors))
     if nbytes > MAX_PAYLOAD_BYTES:
         raise InvalidRequestError(f"inputs have {nbytes} bytes; at most {MAX_PAYLOAD_BYTES} are accepted")
-    if len(tensors) == 1 and (allocate is None or nbytes < MIN_SPLIT_BYTES):
+    if len(tensors) == 1 and (allocate is None or nbytes < MIN_SPLIT_BYTES or _is_allocated(tensors[0])):
         return tensors[0]
     if nbytes < MIN_SPLIT_BYTES:
         return b"".join(tensors)

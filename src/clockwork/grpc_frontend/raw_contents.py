@@ -43,7 +43,7 @@ class Split(NamedTuple):
     raw: tuple[memoryview, ...]
 
 
-def split(data: bytes) -> Split | None:
+def split(data: bytes | memoryview) -> Split | None:
     """Separate a serialised ModelInferRequest from its raw tensors.
 
     Return None if the message has no raw tensors. Also return None if the message's encoding is unusual or invalid, so
@@ -69,7 +69,7 @@ def split(data: bytes) -> Split | None:
     return None
 
 
-def model_and_version(data: bytes) -> tuple[str, str]:
+def model_and_version(data: bytes | memoryview) -> tuple[str, str]:
     """Return the model's name and version from a serialised ModelInferRequest, if they are the message's first fields.
 
     All known clients write these fields first. If other fields come first, the result is two empty strings. If the
@@ -79,7 +79,24 @@ def model_and_version(data: bytes) -> tuple[str, str]:
     return (name, _text(data, at, _MODEL_VERSION)[0]) if name else ("", "")
 
 
-def _text(data: bytes, at: int, tag: bytes) -> tuple[str, int]:
+def raw_offset(data: bytes | memoryview) -> int:
+    """Return the position of the first raw tensor in a message that begins with ``data``.
+
+    The result is the position after ``data``'s last complete field if no raw tensor begins in ``data``.
+    """
+    at, end = 0, len(data)
+    while at < end:
+        tag = data[at]
+        length, after = _length(data, at + 1)
+        if tag not in _TAGS or length < 0:
+            return at
+        if tag == _RAW_INPUT:
+            return after
+        at = after + length
+    return min(at, end)
+
+
+def _text(data: bytes | memoryview, at: int, tag: bytes) -> tuple[str, int]:
     """Return the text of the field at ``at``, and the position after it.
 
     If the field's tag is not ``tag``, the text is empty.
@@ -89,7 +106,7 @@ def _text(data: bytes, at: int, tag: bytes) -> tuple[str, int]:
     length, begin = _length(data, at + 1)
     if not 0 <= length <= min(MAX_NAME, len(data) - begin):
         return "", at
-    return data[begin : begin + length].decode("utf-8", "replace"), begin + length
+    return str(data[begin : begin + length], "utf-8", "replace"), begin + length
 
 
 def with_raw_outputs(message: bytes, tensors: Iterable[Any]) -> bytes:
@@ -119,7 +136,7 @@ def varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _length(data: bytes, at: int) -> tuple[int, int]:
+def _length(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """Return the length that is encoded at ``at``, and the position after it.
 
     The length is -1 if its encoding is incomplete, is too long or is not the shortest encoding.

@@ -4,42 +4,75 @@ The reflection service describes the server's services to clients without a .pro
 descriptors of this server's messages are in several pools. This module copies the descriptors into one private pool.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Final
 
-import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend import grpc_service_pb2 as inference
 from clockwork.grpc_frontend import health_pb2 as health
+from clockwork.grpc_frontend import reflection_pb2 as pb
+from clockwork.grpc_frontend.calls import Call
+from clockwork.grpc_frontend.incoming import Message
+from clockwork.grpc_frontend.replies import CODES
+from clockwork.grpc_frontend.service import decode
 
-NAMES: Final = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
+NAMES: Final = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 """The names of the two versions of the reflection service, which have the same messages.
 
 New clients try the second version first. Old clients know only the first version.
 """
 
 
-class _Pool:
-    """A descriptor pool that finds every symbol of its files. protobuf's own pool does not find methods and fields."""
+class Reflection:
+    """Describes services and their messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, services: Iterable[str]) -> None:
+        """Describe ``services`` and the reflection service itself."""
+        self._services = sorted([*services, NAMES[0]])
         self._pool = DescriptorPool()
-        self._files: dict[str, Any] = {}
+        self._file_of: dict[str, Any] = {}  #: protobuf's own pool does not find methods and fields
+        for module in (inference, health, pb):
+            serialized = module.DESCRIPTOR.serialized_pb
+            proto = FileDescriptorProto.FromString(serialized)
+            self._pool.AddSerializedFile(serialized)
+            file = self._pool.FindFileByName(proto.name)
+            self._file_of.update((f"{proto.package}.{name}", file) for name in _symbols(proto))
+        self._answers: dict[str, Callable[[Any], pb.ServerReflectionResponse]] = {
+            "file_by_filename": lambda name: _files(self._pool.FindFileByName(name)),
+            "file_containing_symbol": lambda symbol: _files(self._file_of[symbol]),
+            "file_containing_extension": self._extension,
+            "all_extension_numbers_of_type": self._extension_numbers,
+            "list_services": self._list,
+        }
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pool, name)
+    async def info(self, messages: AsyncIterator[Message], call: Call) -> AsyncIterator[bytes]:
+        """Answer each request of the stream."""
+        async for message in messages:
+            request = decode(pb.ServerReflectionRequest, message.data)
+            kind = request.WhichOneof("message_request")
+            try:
+                response = self._answers[kind](getattr(request, kind)) if kind else _error("INVALID_ARGUMENT")
+            except KeyError:
+                response = _error("NOT_FOUND")
+            response.valid_host = request.host
+            response.original_request.CopyFrom(request)
+            yield response.SerializeToString()
 
-    def add(self, serialized: bytes) -> None:
-        proto = FileDescriptorProto.FromString(serialized)
-        self._pool.AddSerializedFile(serialized)
-        file = self._pool.FindFileByName(proto.name)
-        self._files.update((f"{proto.package}.{name}", file) for name in _symbols(proto))
+    def _extension(self, request: pb.ExtensionRequest) -> pb.ServerReflectionResponse:
+        extended = self._pool.FindMessageTypeByName(request.containing_type)
+        return _files(self._pool.FindExtensionByNumber(extended, request.extension_number).file)
 
-    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 - protobuf's name
-        return self._files[symbol]
+    def _extension_numbers(self, name: str) -> pb.ServerReflectionResponse:
+        extended = self._pool.FindMessageTypeByName(name)
+        numbers = sorted(extension.number for extension in self._pool.FindAllExtensions(extended))
+        found = pb.ExtensionNumberResponse(base_type_name=extended.full_name, extension_number=numbers)
+        return pb.ServerReflectionResponse(all_extension_numbers_response=found)
+
+    def _list(self, _: str) -> pb.ServerReflectionResponse:
+        services = [pb.ServiceResponse(name=name) for name in self._services]
+        return pb.ServerReflectionResponse(list_services_response=pb.ListServiceResponse(service=services))
 
 
 def _symbols(file: FileDescriptorProto) -> Iterator[str]:
@@ -61,23 +94,16 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
         yield from (f"{scope}{enum.name}.{value.name}" for value in enum.value)  # some clients include the enum's name
 
 
-def reflecting(services: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:
-    """Return the handlers of the reflection service.
-
-    The handlers describe ``services`` and the reflection service itself.
-    """
-    pool = _Pool()
-    for file in (pb.DESCRIPTOR, health.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        pool.add(file.serialized_pb)
-    servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME], pool)
-    info = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        _serialized,
-    )
-    return tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": info}) for name in NAMES)
+def _files(file: Any) -> pb.ServerReflectionResponse:
+    """Return the descriptors of a file and of all files that it imports."""
+    found = {file.name: file}
+    for each in (files := [file]):  # the loop appends to this list
+        files += [imported for imported in each.dependencies if imported.name not in found]
+        found |= {imported.name: imported for imported in each.dependencies}
+    protos = [each.serialized_pb for each in found.values()]
+    return pb.ServerReflectionResponse(file_descriptor_response=pb.FileDescriptorResponse(file_descriptor_proto=protos))
 
 
-def _serialized(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
-    return data
+def _error(code: str) -> pb.ServerReflectionResponse:
+    text = code.lower().replace("_", " ")
+    return pb.ServerReflectionResponse(error_response=pb.ErrorResponse(error_code=CODES[code], error_message=text))

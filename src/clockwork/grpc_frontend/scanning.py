@@ -43,7 +43,7 @@ _FLOATS: Final = (6, 7)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def check_infer(data: bytes) -> None:
+def check_infer(data: bytes | memoryview) -> None:
     """Check the size of a ``ModelInferRequest``. The size of ``raw_input_contents`` does not count.
 
     Raises:
@@ -53,7 +53,7 @@ def check_infer(data: bytes) -> None:
         _Scan(data).request()
 
 
-def check_other(data: bytes, name: str) -> None:
+def check_other(data: bytes | memoryview, name: str) -> None:
     """Check the size of a message of a method other than inference.
 
     Raises:
@@ -66,7 +66,7 @@ def check_other(data: bytes, name: str) -> None:
 class _Scan:
     """The total lengths of the fields of one message, by kind."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._data = data
         self._fields = 0
         self._typed: Bytes = 0
@@ -140,7 +140,7 @@ class _Scan:
             raise InvalidRequestError(f"names, shapes and parameters exceed the limit of {show_bytes(MAX_DESCRIPTION)}")
 
 
-def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, at: int, stop: int) -> tuple[int, int]:
     """Decode a varint, and return the number and the position after it.
 
     If the number is invalid, the returned position is greater than ``stop``.

@@ -11,15 +11,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
-from grpc.aio import ServicerContext
 
 from clockwork.access import Right
-from clockwork.clock import Clock, MonotonicClock
 from clockwork.errors import InvalidRequestError
-from clockwork.frontend import FrontEnd, ListFormat, failure_of_error, failure_of_shed
+from clockwork.frontend import FrontEnd, ListFormat, failure_of_error
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
-from clockwork.grpc_frontend.accepting import ARRIVED, MAX_REMAINING
-from clockwork.grpc_frontend.failures import trailing
+from clockwork.grpc_frontend.calls import Call
+from clockwork.grpc_frontend.incoming import Message
 from clockwork.grpc_frontend.infer import (
     NO_PARAMETERS,
     parameter_values,
@@ -30,15 +28,14 @@ from clockwork.grpc_frontend.infer import (
     with_payload,
 )
 from clockwork.grpc_frontend.metadata import context_of, header
-from clockwork.grpc_frontend.peers import Peers
-from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream, model_and_version
+from clockwork.grpc_frontend.raw_contents import MIN_SPLIT_BYTES, in_stream
+from clockwork.grpc_frontend.replies import trailing
 from clockwork.grpc_frontend.scanning import check_infer, check_other
 from clockwork.grpc_frontend.tracing import traced
 from clockwork.host.controller import ControllerHost
 from clockwork.host.local_client import LocalClient
-from clockwork.oip.failures import RequestFailedError
 from clockwork.tracing.trace import Trace
-from clockwork.units import Nanos, seconds
+from clockwork.units import Nanos
 from clockwork.wire.frame import Allocate
 
 log = logging.getLogger("clockwork.grpc")
@@ -78,41 +75,32 @@ def grpc_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> Fro
 class Service:
     """The implementation of the service. One object serves all calls of a server."""
 
-    def __init__(
-        self, front: FrontEnd, peers: Peers, allocate: Allocate | None = None, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, front: FrontEnd, allocate: Allocate | None = None) -> None:
         """Create a service on the front end's event loop.
 
-        Args:
-            front: passes requests to the controller.
-            peers: the client of each connection. Inference requests are subject to the limits of this client.
-            allocate: returns memory that a worker can read; None: no memory is shared with workers.
-            clock: measures how long a request has waited.
+        ``front`` passes requests to the controller. ``allocate`` returns memory that a worker can read. If it is None,
+        no memory is shared with workers.
         """
         self._front = front
-        self._peers = peers
         self._allocate = allocate
         self._reception = front.reception
-        self._clock = clock or MonotonicClock()
         self._stepper = front.stepper
 
     # --- the server --------------------------------------------------------------------------------------------------
 
-    async def server_live(self, message: pb.ServerLiveRequest, call: ServicerContext) -> pb.ServerLiveResponse:
+    async def server_live(self, message: pb.ServerLiveRequest, call: Call) -> pb.ServerLiveResponse:
         """Report that the server is alive."""
         return pb.ServerLiveResponse(live=True)
 
-    async def server_ready(self, message: pb.ServerReadyRequest, call: ServicerContext) -> pb.ServerReadyResponse:
+    async def server_ready(self, message: pb.ServerReadyRequest, call: Call) -> pb.ServerReadyResponse:
         """Return whether at least one model can be served now."""
         return pb.ServerReadyResponse(ready=self._front.is_ready())
 
-    async def server_metadata(
-        self, message: pb.ServerMetadataRequest, call: ServicerContext
-    ) -> pb.ServerMetadataResponse:
+    async def server_metadata(self, message: pb.ServerMetadataRequest, call: Call) -> pb.ServerMetadataResponse:
         """Return the server's name, version and extensions."""
         return pb.ServerMetadataResponse(**self._front.server_metadata())
 
-    async def log_settings(self, message: pb.LogSettingsRequest, call: ServicerContext) -> pb.LogSettingsResponse:
+    async def log_settings(self, message: pb.LogSettingsRequest, call: Call) -> pb.LogSettingsResponse:
         """Return the settings of the log. If the request contains settings, change them first.
 
         A change needs the right ADMIN.
@@ -127,24 +115,24 @@ class Service:
 
     # --- models ------------------------------------------------------------------------------------------------------
 
-    async def model_ready(self, message: pb.ModelReadyRequest, call: ServicerContext) -> pb.ModelReadyResponse:
+    async def model_ready(self, message: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
         """Return whether a device can serve the model now. No model is ready during start-up."""
         return pb.ModelReadyResponse(ready=self._front.is_model_ready(message.name, message.version))
 
-    async def model_metadata(self, message: pb.ModelMetadataRequest, call: ServicerContext) -> pb.ModelMetadataResponse:
+    async def model_metadata(self, message: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
         """Return a model's inputs and outputs."""
         metadata = await self._front.model_metadata(message.name, message.version)
         for tensor in metadata["inputs"]:
             tensor.pop("optional", None)  # the protocol's message has no such field; ModelConfig has one
         return pb.ModelMetadataResponse(**metadata)
 
-    async def model_config(self, message: pb.ModelConfigRequest, call: ServicerContext) -> pb.ModelConfigResponse:
+    async def model_config(self, message: pb.ModelConfigRequest, call: Call) -> pb.ModelConfigResponse:
         """Return a model's configuration in Triton's terms."""
         config = await self._front.model_config(message.name, message.version)
         return pb.ModelConfigResponse(config=pb.ModelConfig(**config))
 
     async def model_statistics(
-        self, message: pb.ModelStatisticsRequest, call: ServicerContext
+        self, message: pb.ModelStatisticsRequest, call: Call
     ) -> pb.ModelStatisticsResponse | bytes:
         """Return the statistics of one version of a model, or of all its versions if the request names no version.
 
@@ -155,12 +143,12 @@ class Service:
         found = self._front.model_statistics(message.name, message.version)
         return pb.ModelStatisticsResponse(model_stats=[pb.ModelStatistics(**statistics) for statistics in found])
 
-    async def repository_index(self, message: pb.RepositoryIndexRequest, call: ServicerContext) -> bytes:
+    async def repository_index(self, message: pb.RepositoryIndexRequest, call: Call) -> bytes:
         """Return the encoded list of all models and their states."""
         return b"".join(await self._front.repository_index(message.ready))
 
     async def repository_model_load(
-        self, message: pb.RepositoryModelLoadRequest, call: ServicerContext
+        self, message: pb.RepositoryModelLoadRequest, call: Call
     ) -> pb.RepositoryModelLoadResponse:
         """Load a model on every worker, or replace its versions.
 
@@ -170,7 +158,7 @@ class Service:
         return pb.RepositoryModelLoadResponse()
 
     async def repository_model_unload(
-        self, message: pb.RepositoryModelUnloadRequest, call: ServicerContext
+        self, message: pb.RepositoryModelUnloadRequest, call: Call
     ) -> pb.RepositoryModelUnloadResponse:
         """Unload a model, or the version that the parameter ``version`` names."""
         await self._front.unload(message.model_name, parameter_values(message.parameters))
@@ -178,28 +166,19 @@ class Service:
 
     # --- inference ---------------------------------------------------------------------------------------------------
 
-    async def model_infer(self, data: bytes, call: ServicerContext) -> bytes:
+    async def model_infer(self, data: bytes | memoryview, call: Call) -> bytes:
         """Serve one inference request. If the client cancels the call, the request is cancelled too."""
-        now = self._clock.now()
-        arrived = ARRIVED.get(now)
-        with traced(self._front, call, _INFER, arrived) as trace:
-            return await self._infer_unary(data, call, now, arrived, trace)
+        if self._front.tracer is None:
+            return await self._infer_unary(data, call, None)
+        with traced(self._front, call, _INFER, call.arrived) as trace:
+            return await self._infer_unary(data, call, trace)
 
-    async def _infer_unary(
-        self, data: bytes, call: ServicerContext, now: Nanos, arrived: Nanos, trace: Trace | None
-    ) -> bytes:
-        limit = _limit(call, now - arrived)
-        large = len(data) >= MIN_SPLIT_BYTES
-        # Only a long message is searched for its model before it is parsed, because the search takes as long as parsing
-        # a small message. The model determines the default SLO.
-        model, version = model_and_version(data) if large else ("", "")
-        if (shed := self._reception.refuses(model, arrived, limit, large=large, version=version)) is not None:
-            raise RequestFailedError(failure_of_shed(shed))
+    async def _infer_unary(self, data: bytes | memoryview, call: Call, trace: Trace | None) -> bytes:
         message, raw = parsed(data)
         parent = "" if message.id else context_of(call)[0]
-        return await self._infer(message, raw, limit, arrived, self._peers.client(call.peer()), parent, trace)
+        return await self._infer(message, raw, call.timeout, call.arrived, call.client, parent, trace)
 
-    async def model_stream_infer(self, messages: AsyncIterator[bytes], call: ServicerContext) -> AsyncIterator[bytes]:
+    async def model_stream_infer(self, messages: AsyncIterator[Message], call: Call) -> AsyncIterator[bytes]:
         """Serve one inference request for each message of the stream.
 
         Several requests are served at a time. The responses have the order of the requests.
@@ -212,7 +191,7 @@ class Service:
             try:
                 async for message in messages:
                     await slots.acquire()
-                    infer = self._infer_in_stream(message, call, self._clock.now())
+                    infer = self._infer_in_stream(message.data, call, message.arrived)
                     task = asyncio.ensure_future(infer)
                     tasks[task] = None
                     responses.put_nowait(task)
@@ -230,9 +209,10 @@ class Service:
             for unfinished in (reader, *tasks):
                 unfinished.cancel()
 
-    async def _infer_in_stream(self, data: bytes, call: ServicerContext, arrived: Nanos) -> bytes:
+    async def _infer_in_stream(self, data: bytes | memoryview, call: Call, arrived: Nanos) -> bytes:
         message = pb.ModelInferRequest()
-        limit, client, parent = _limit(call, 0), self._peers.client(call.peer()), context_of(call)[0]
+        limit = None if call.timeout is None else max(1, call.arrived + call.timeout - arrived)
+        client, parent = call.client, context_of(call)[0]
         try:
             with traced(self._front, call, _STREAM_INFER, arrived) as trace:
                 message, raw = parsed(data)
@@ -270,13 +250,13 @@ class Service:
         batched = bool(classes) and (await front.model(request.model, request.version)).batchable
         request, payload = await self._stepper.run(with_payload(message, raw, request, self._allocate))
         response, outputs = await front.infer(client, request, payload, arrived, trace)
-        self._reception.note_slo(request.model, request.slo, version=request.version)
+        self._reception.note_slo(request.model, request.slo, response.timing.total, version=request.version)
         if classes:
             response, outputs = await front.classify(response, outputs, classes, batched)
         return response_of(message, response, outputs, more)
 
 
-def decode(kind: Any, data: bytes, *, limited: bool = True) -> Any:
+def decode(kind: Any, data: bytes | memoryview, *, limited: bool = True) -> Any:
     """Decode a message of class ``kind`` that a client has sent.
 
     ``limited`` states whether the length of the message is limited. ``limited`` is false only for messages that may
@@ -293,7 +273,7 @@ def decode(kind: Any, data: bytes, *, limited: bool = True) -> Any:
         raise _undecodable(data, kind) from None
 
 
-def parsed(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
+def parsed(data: bytes | memoryview) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
     """Check the size of a ModelInferRequest, and return the result of `parse`.
 
     Raises:
@@ -306,7 +286,7 @@ def parsed(data: bytes) -> tuple[pb.ModelInferRequest, Sequence[Any]]:
         raise _undecodable(data, pb.ModelInferRequest) from None
 
 
-def _undecodable(data: bytes, kind: Any) -> InvalidRequestError:
+def _undecodable(data: bytes | memoryview, kind: Any) -> InvalidRequestError:
     return InvalidRequestError(f"message of {len(data)} bytes is not a valid {kind.DESCRIPTOR.name}")
 
 
@@ -328,12 +308,3 @@ def _setting(value: bool | int | str) -> pb.LogSettingsResponse.SettingValue:
     if isinstance(value, int):
         return pb.LogSettingsResponse.SettingValue(uint32_param=value)
     return pb.LogSettingsResponse.SettingValue(string_param=value)
-
-
-def _limit(call: ServicerContext, waited: Nanos) -> Nanos | None:
-    """Return the time from a request's arrival to the deadline of its call, or None if the call has no deadline.
-
-    ``waited`` is the time since the arrival.
-    """
-    left = call.time_remaining()
-    return None if left is None else max(1, seconds(min(left, MAX_REMAINING)) + waited)

@@ -4,12 +4,13 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from clockwork.errors import ClockworkError
 from clockwork.frontend import FrontEnd, failure_of_error
+from clockwork.grpc_frontend.calls import Call
 from clockwork.grpc_frontend.metadata import context_of
-from clockwork.tracing.trace import Call, Trace
+from clockwork.tracing import trace as tracing
 from clockwork.units import Nanos
 
 ERRORS: Final = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -19,10 +20,10 @@ log = logging.getLogger("clockwork.grpc")
 
 
 @contextmanager
-def traced(front: FrontEnd, call: Any, method: str, arrival: Nanos) -> Iterator[Trace | None]:
+def traced(front: FrontEnd, call: Call, method: str, arrival: Nanos) -> Iterator[tracing.Trace | None]:
     """Trace one inference request within the context. The context's value is None if the request is not traced.
 
-    The trace ends in the next turn of the event loop, when gRPC has sent the response.
+    The trace ends in the next turn of the event loop, when the response was written.
     """
     tracer = front.tracer
     trace = None
@@ -46,9 +47,9 @@ def traced(front: FrontEnd, call: Any, method: str, arrival: Nanos) -> Iterator[
         asyncio.get_running_loop().call_soon(lambda: tracer.end(trace, code, is_error=code in ERRORS))
 
 
-def _call(call: Any, method: str) -> Call:
+def _call(call: Call, method: str) -> tracing.Call:
     attributes = {"rpc.system.name": "grpc", "rpc.method": method}
-    protocol, _, rest = call.peer().partition(":")
+    protocol, _, rest = call.peer.partition(":")
     if protocol in ("ipv4", "ipv6"):
-        attributes["client.address"] = rest.rpartition(":")[0].strip("[]").replace("%5B", "").replace("%5D", "")
-    return Call(method, attributes)
+        attributes["client.address"] = rest.rpartition(":")[0].strip("[]")
+    return tracing.Call(method, attributes)

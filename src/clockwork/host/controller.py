@@ -480,8 +480,6 @@ class ControllerHost:
                 self.tracer.answered(connection.traces.get(response.id), command)
             self._response_log.answered(response)
             debug_log.request_answered(response)
-            if response.status == Status.SUCCESS:
-                self.reception.note_latency(response.timing.total)
         payload: tuple[Any, ...] = (command.payload,) if command.payload is not None else ()
         if isinstance(response, ListModelsResponse) and isinstance(connection, Connection):
             self._long_responses.models(connection, response)

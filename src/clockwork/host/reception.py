@@ -16,7 +16,7 @@ from clockwork.clock import Clock
 from clockwork.controller.config import ControllerConfig
 from clockwork.controller.events import RequestsShed, ShedRequest
 from clockwork.controller.recording import Sampler
-from clockwork.controller.shedding import MIN_RETRY, Shed
+from clockwork.controller.shedding import Shed
 from clockwork.controller.throttling import Throttle
 from clockwork.host.backpressure import Backpressure
 from clockwork.host.cpu_usage import CpuUsage
@@ -34,12 +34,6 @@ is assumed.
 
 BUSY: Final = 0.85
 """If the server uses more than this share of its processor time, the server itself counts as the bottleneck."""
-
-LATENCY_RESERVE: Final = 1.5
-"""Some transports hide how long a request has waited.
-
-A request of such a transport is refused if its predicted wait leaves less time than this multiple of the mean latency.
-"""
 
 MIN_LATENCY_SHARE: Final = 0.25
 """Time that a request is assumed to need after it is taken from the inbox, as a share of the model's mean latency."""
@@ -117,7 +111,6 @@ class Reception:
         self._on_load = on_load
         self._throttle = throttle
         self._model = model
-        self._latency: Nanos = 0  #: moving average of the time from arrival to success
         self._busy_until: Nanos = 0  #: time until which the server counts as busy; 0: it was not busy lately
         self._shed: dict[Key, int] = {}
         self._shed_sampled: list[ShedRequest] = []
@@ -185,22 +178,6 @@ class Reception:
         if found is None or not found.profiles or (fastest := found.infer_estimate(1)) <= slo:
             return shed
         return Shed(None, None, fastest)
-
-    def refuses_late(self, remaining: Nanos) -> Shed | None:
-        """Return a refusal if a request with ``remaining`` time to its deadline must be refused, else None.
-
-        The method is for transports that hide how long a request has waited, so that only its deadline is known. Call
-        this method only while `is_behind` is true.
-        """
-        wait = self._shedder.wait(remaining)
-        if remaining >= wait + int(LATENCY_RESERVE * self._latency):
-            return None
-        now = self.clock.now()
-        return self.count_refused(Shed(wait, max(MIN_RETRY, wait)), now, "", "", now, None)
-
-    def note_latency(self, latency: Nanos) -> None:
-        """Count the time from the arrival of a request to its success."""
-        self._latency += int(LATENCY_WEIGHT * (latency - self._latency))
 
     def put(self, handle: Handle, model: str, slo: Nanos | None = None, version: str = "") -> Waiting | None:
         """Handle a request now or queue it; see `Inbox.put`. For ``slo``, see `refuses`."""

@@ -38,6 +38,11 @@ class FrameArrivals:
             arrived = min(arrived, self._last)
         self._last, self._turn, self._unread = arrived, self._arrivals.turn, filled
 
+    @property
+    def last(self) -> Nanos:
+        """Earliest time at which the bytes of the last read may have arrived."""
+        return self._last
+
     def parsed(self, frames: list[Frame], *, begun: bool) -> None:
         """Record the frames that the last read completed.
 

@@ -15,16 +15,14 @@ from clockwork.errors import InvalidRequestError
 
 
 class ServerTls(Struct, frozen=True):
-    """The TLS settings of a port: a certificate with its chain, and the certificate's key.
+    """The TLS settings of the ports for clients.
 
-    ``client_ca`` contains the certificates of the authorities that may sign the certificates of clients. If
-    ``client_ca`` is empty, clients need no certificate. ``context`` is the resulting SSL context.
+    Connections that use ``http2_context`` agree on HTTP/2 (RFC 7301), which clients of gRPC need. Otherwise, both
+    contexts have the same settings.
     """
 
     context: ssl.SSLContext
-    certificate: bytes
-    key: bytes
-    client_ca: bytes = b""
+    http2_context: ssl.SSLContext
 
 
 def server_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> ServerTls:
@@ -33,13 +31,19 @@ def server_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> S
     Raises:
         InvalidRequestError: a file cannot be read or is not a PEM file, or the key does not belong to the certificate.
     """
+    contexts = ServerTls(*(_server_context(certificate, key, client_ca) for _ in range(2)))
+    contexts.http2_context.set_alpn_protocols(["h2"])
+    return contexts
+
+
+def _server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _identify(context, certificate, key)
     if client_ca is not None:
         _trust(context, client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
-    return ServerTls(context, _read(certificate), _read(key), b"" if client_ca is None else _read(client_ca))
+    return context
 
 
 def client_tls(ca: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
