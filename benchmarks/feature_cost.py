@@ -110,8 +110,8 @@ class Turns:
         """Run the load of one row."""
         served = self._servers[row]
         self._close(served)
-        self._open[served.process.pid] = row, cpu_ns(served)
         async with (self._during if row == 0 else nothing)(served):
+            self._open[served.process.pid] = row, cpu_ns(served)  # opening the context is not part of the turn
             rate, latencies = await raw_http.closed_loop(served.http, self._request, CONNECTIONS, self._duration)
         self.rates[row].append(rate)
         self.requests[row] += len(latencies)
