@@ -60,6 +60,10 @@ OVERSIZE_STRIKES: Final = 50
 MIN_DIRECT: Final[Bytes] = 32 * KIB
 """Smallest number of bytes that are received directly into the memory of a body."""
 
+MAX_DIRECT: Final[Bytes] = 256 * KIB
+"""Largest number of bytes that are received at a time. An event loop may read several times before it does other work.
+"""
+
 
 class NotHttp2Error(Exception):
     """The first bytes of the connection are not the beginning of HTTP/2."""
@@ -162,7 +166,7 @@ class Connection(Sender):
         if self._missing < MIN_DIRECT or stream is None or stream.server_ended:
             return None
         memory = self._receiver.memory(stream)
-        return None if memory is None or len(memory) < MIN_DIRECT else memory[: self._missing]
+        return None if memory is None or len(memory) < MIN_DIRECT else memory[: min(self._missing, MAX_DIRECT)]
 
     def received_directly(self, nbytes: Bytes) -> None:
         """Handle ``nbytes`` that were received into the memory from `destination`."""
