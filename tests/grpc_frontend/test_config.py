@@ -45,7 +45,7 @@ def test_a_refusal_has_the_slo_and_its_source() -> None:
         async with client(GrpcConfig()) as found:
             for options, slo in (
                 ({"timeout": 30}, "deadline of 0.03 ms from the request parameter timeout, in microseconds"),
-                ({"parameters": {"slo_ms": 1}}, "deadline of 1 ms from the request parameter slo_ms"),
+                ({"parameters": {"slo_ms": 0.03}}, "deadline of 0.03 ms from the request parameter slo_ms"),
             ):
                 with pytest.raises(InferenceServerException) as caught:
                     await found.infer("m", ones(), **options)
