@@ -5,8 +5,8 @@
     .venv-ray/bin/python benchmarks/peers/bench_ray_serve.py --servers ray --ingress haproxy proxy --fits half
 
 Each server runs as a whole on one core, in a separate session, and serves HTTP. Ray's server is `ray_app.py`, and
-Clockwork's server is ``clockwork serve``. The load generator runs on another core. There are 16 models, four of each of
-four networks, with different weights. The n-th model gets requests in proportion to 1/n. The inputs are binary tensors
+Clockwork's server is ``clockwork serve``. The load generator runs on another core. There are 15 models, five of each of
+three networks, with different weights. The n-th model gets requests in proportion to 1/n. The inputs are binary tensors
 of 602,112 bytes.
 
 The load is an open loop of Poisson arrivals, so the due time of a request does not depend on the server. A latency
@@ -17,11 +17,12 @@ the server's core, with all models loaded. This rate is measured once for all se
 There are two limits on the weights that a server may keep:
 
 all   All models fit. Nothing is loaded during the load.
-half  Clockwork's weights cache has half of the bytes of all weights. Ray Serve may keep half of the models.
+half  Ray Serve may keep half of the models, rounded down. Clockwork's weights cache has the same share of all weights in
+      bytes.
 
 The keys of the whole run are:
 
-bare_onnx_per_s      executions per second of bare ONNX Runtime, measured before each pair of servers
+bare_onnx_per_s      executions per second of bare ONNX Runtime, measured before the servers of each limit
 versions             versions of Ray and of ONNX Runtime
 starts               time from the start of each server until it serves, in seconds
 idle_cold_starts     for each server with the limit half: one client requests all models one after the other, again and
@@ -127,7 +128,8 @@ def clockwork(files: Files, fits: str) -> Iterator[Peer]:
     """Run Clockwork."""
     arguments = ["--http=127.0.0.1:0", f"--page-size={PAGE}", f"--model-cache={files.root}/prepared"]
     arguments += ["--profile-seconds=0.5", f"--profile-cache={files.root}/profiles"]
-    arguments += [f"--cache-size={sum(files.weights) // (1 if fits == 'all' else 2)}"]
+    count = len(files.weights)
+    arguments += [f"--cache-size={sum(files.weights) * (count if fits == 'all' else files.half) // count}"]
     log = files.root / f"clockwork-{fits}.log"
     with serving(*arguments, *files.size.models, on={SERVER}, here={GENERATOR}, session=True, log=log) as served:
         yield Peer("clockwork", files.size, served, log)
@@ -257,16 +259,16 @@ def versions(servers: list[str]) -> dict[str, str]:
 
 def main() -> None:
     """Run the benchmark, and print and write the results."""
-    parser = options(__doc__, seconds=8.0, rounds=1)
+    parser = options(__doc__, seconds=6.0, rounds=1)
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=SERVERS, help="default: both")
     parser.add_argument("--fits", nargs="+", choices=FITS, default=FITS, help="limits on the weights (default: both)")
     parser.add_argument(
         "--loads", nargs="+", type=float, default=LOADS, help="multiples of the rate of bare ONNX Runtime"
     )
-    parser.add_argument("--each", type=int, default=4, help="models of each network (default: 4)")
+    parser.add_argument("--each", type=int, default=5, help="models of each network (default: 5)")
     parser.add_argument("--networks", nargs="+", default=NETWORKS, help="networks of the zoo")
     parser.add_argument("--cycles", type=int, default=20, help="requests to each model for the idle cold starts")
-    parser.add_argument("--ingress", nargs="+", choices=INGRESSES, default=INGRESSES[:1], help="of Ray Serve")
+    parser.add_argument("--ingress", nargs="+", choices=INGRESSES, default=INGRESSES[:2], help="of Ray Serve")
     parser.add_argument(
         "--ray", nargs="+", default=(), metavar="NAME=VALUE", help="options of ray_app.py, such as batch=8"
     )

@@ -15,8 +15,9 @@ The application uses what Ray's documentation recommends for throughput and for 
 - ``RAY_SERVE_THROUGHPUT_OPTIMIZED=1`` is set. With ``--ingress direct``, clients connect to the replica itself. With
   ``--ingress haproxy``, HAProxy passes requests on to the replica. With ``--ingress proxy``, Ray's proxy in Python
   passes requests on to the replica.
-- ``max_queued_requests`` limits the requests that wait for the replica. The replica does not execute a request whose
-  time has passed.
+- ``max_ongoing_requests`` and ``max_queued_requests`` refuse requests that would wait too long. The defaults had the
+  best goodput of several values at 0.6 and 1.5 times the rate of bare ONNX Runtime. The replica does not execute a
+  request whose time has passed.
 - The access log and the dashboard are disabled.
 """
 
@@ -154,10 +155,10 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--temporary", type=Path, required=True, help="directory of Ray's files; a short path")
     parser.add_argument("--keep", type=int, required=True, help="number of models that are loaded at most")
     parser.add_argument("--ingress", choices=INGRESSES, default=INGRESSES[0])
-    parser.add_argument("--batch", type=int, default=4, help="largest batch")
+    parser.add_argument("--batch", type=int, default=3, help="largest batch")
     parser.add_argument("--wait-ms", type=float, default=0.0, help="longest wait for a full batch")
-    parser.add_argument("--ongoing", type=int, default=16, help="max_ongoing_requests of the replica")
-    parser.add_argument("--queued", type=int, default=16, help="max_queued_requests of each proxy")
+    parser.add_argument("--ongoing", type=int, default=3, help="max_ongoing_requests of the replica")
+    parser.add_argument("--queued", type=int, default=3, help="max_queued_requests of each proxy")
     return parser
 
 
