@@ -112,3 +112,22 @@ def test_a_request_to_ray_names_the_model_and_the_time_that_remains(ledger: Any)
     head = (before + wire._slo(96_000_000) + after).decode()
     assert "\r\nserve_multiplexed_model_id: m-0\r\n" in head
     assert head.endswith("\r\nx-request-timeout-seconds: 0.0960\r\n\r\n")
+
+
+def test_the_tables_show_the_servers_of_one_load_in_successive_lines() -> None:
+    from peer_table import idle, loads
+
+    numbers = dict.fromkeys(KEYS, 1)
+    rows = [
+        numbers | {"server": server, "fits": fits, "round": 0, "load": load, "in_time_of_offered": 0.5}
+        for fits, server, load in [("all", "a", 1.0), ("all", "a", 2.0), ("all", "b", 1.0), ("half", "a", 1.0)]
+    ]
+    rows[1]["cold_ms_p50"] = None
+    lines = [line.split(" | ") for line in loads(rows).splitlines()[2:]]
+    assert [line[:3] for line in lines] == [
+        ["| all", "1 x", "a"], ["| all", "1 x", "b"], ["| all", "2 x", "a"], ["| half", "1 x", "a"]
+    ]  # fmt: skip
+    assert lines[0][4] == "1 (50 %)"
+    assert [line[-2] for line in lines] == ["1, 1", "1, 1", "-", "1, 1"]
+    times = {"ms_p50": 1.4, "ms_p99": 2.0}
+    assert idle([{"server": "a", "cold": 7, "mlp": times} | times]).splitlines()[-1] == "| a | 7 | 1, 2 | 1, 2 |"
