@@ -17,8 +17,8 @@ the server's core, with all models loaded. This rate is measured once for all se
 There are two limits on the weights that a server may keep:
 
 all   All models fit. Nothing is loaded during the load.
-half  Ray Serve may keep half of the models, rounded down. Clockwork's weights cache has the same share of all weights in
-      bytes.
+half  Ray Serve may keep half of the models, rounded down. Clockwork's weights cache has the same share of all weights
+      in bytes.
 
 The keys of the whole run are:
 

@@ -1,6 +1,6 @@
 """Write results of `bench_ray_serve.py` as Markdown tables for docs/compared.md.
 
-    python benchmarks/peers/peer_table.py build/bench/ray_serve.json
+python benchmarks/peers/peer_table.py build/bench/ray_serve.json
 """
 
 import json
