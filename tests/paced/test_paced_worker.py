@@ -14,7 +14,7 @@ from clockwork.messages.results import ErrorResult, LoadWeightsResult
 from clockwork.messages.tensors import spec
 from clockwork.paced.durations import DurationModel, NoiseModel
 from clockwork.paced.from_status import models_of
-from clockwork.paced.models import PROFILES, PacedModel
+from clockwork.paced.models import PROFILES, PacedModel, scaled
 from clockwork.paced.worker import PacedWorker
 from clockwork.units import FOREVER, Nanos, ms
 from clockwork.worker.core import WorkerCore
@@ -114,6 +114,13 @@ def test_measured_samples_are_used_in_order() -> None:
     drawn = [durations.infer(ModelProfile(measurement, {1: measurement}, 1), 1) for _ in range(20)]
     assert {after - before for before, after in pairwise(drawn)} == {1, -9}
     assert drawn[:10] == drawn[10:]
+
+
+def test_a_slower_device_is_as_many_times_slower_in_its_first_executions() -> None:
+    profile = ModelProfile(Measurement((ms(3),)), {1: Measurement((ms(2),))}, 1, first=(ms(6), ms(4)))
+    slower = scaled(profile, 10.0)
+    assert (slower.load_weights.p99, slower.infer_estimate(1)) == (ms(30), ms(20))
+    assert (slower.first, slower.slow_start) == ((ms(60), ms(40)), profile.slow_start)
 
 
 def test_a_state_in_another_form_is_refused() -> None:

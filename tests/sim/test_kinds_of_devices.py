@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from clockwork.errors import InvalidRequestError
+from clockwork.sim.change_spec import ChangeSpec
 from clockwork.sim.run import Simulation
 from clockwork.sim.scenario import Scenario, altered, parse_scenario
 from clockwork.units import ms
@@ -58,6 +60,15 @@ def test_each_kind_has_its_own_times() -> None:
     times = {kind: profile.infer_estimate(1) for kind, profile in profiles.items()}
     assert times == {"sim": ms(5), "old": ms(20)}
     assert {kind.kind for kind in simulation.cluster.controller.scaling(simulation.loop.now)} == {"sim", "old"}
+
+
+def test_known_slow_first_executions_are_planned_on_devices_of_all_kinds() -> None:
+    change = ChangeSpec("replace", ("m-1", "m-2", "m-3"), 0.2, 0.3, measured=True, first_factor=3.0, first_count=5)
+    scenario = altered(parse_scenario(FAST + OTHERS), load=3.0, slo_ms=90.0)
+    simulation, executed = run(replace(scenario, changes=(change,)))
+    assert simulation.changes.summary()["succeeded"] > 0
+    assert simulation.outcomes.total.admitted_missed == 0
+    assert ms(60) in {record["duration"] for record in executed if record["worker"] != "w0"}
 
 
 def test_a_sweep_of_devices_keeps_those_of_other_kinds() -> None:

@@ -77,6 +77,7 @@ def scaled(profile: ModelProfile, factor: float) -> ModelProfile:
         profile,
         load_weights=scale(profile.load_weights),
         infer={size: scale(measurement) for size, measurement in profile.infer.items()},
+        first=tuple(round(duration * factor) for duration in profile.first),
     )
 
 
