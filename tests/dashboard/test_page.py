@@ -12,10 +12,10 @@ import pytest
 from client.live import LOOPBACK, controller, run, serving
 from clockwork.access import Access, Tokens
 from clockwork.dashboard.assets import POLICY, TYPES, assets
-from clockwork.http.asgi import Reply
 from clockwork.http.config import HttpConfig
-from clockwork.http.responding import Stream
+from clockwork.http.replies import Reply
 from clockwork.http.server import serving_http
+from clockwork.http.streaming import Stream
 from clockwork.messages.commands import Answer
 from clockwork.messages.refusal_reason import RefusalReason
 from clockwork.messages.status import Status
@@ -23,6 +23,7 @@ from clockwork.scheduling.simple import SimpleScheduler
 from clockwork.state import PendingRequest
 from clockwork.units import Nanos
 from dashboard.streams import EVENTS, begin, chunk, head, snapshot
+from http_fakes import FakeConnection
 from http_raw import Peer, connected, row, served
 
 INFER = "/v2/models/m/infer"
@@ -249,52 +250,25 @@ def test_head_of_the_stream_has_no_body() -> None:
     run(test())
 
 
-class _Transport:
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self.waiting = 0
-        self.aborted = False
-
-    def write(self, data: bytes) -> None:
-        self.written.append(data)
-
-    def get_write_buffer_size(self) -> int:
-        return self.waiting
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def get_extra_info(self, name: str) -> None:
-        return None
-
-
-class _Cycle:
-    def __init__(self) -> None:
-        self.transport = _Transport()
-        self.scope = {"method": "GET", "http_version": "1.1"}
-        self.default_headers: list[tuple[bytes, bytes]] = []
-        self.keep_alive = True
-        self.disconnected = self.response_started = False
-
-
 def test_a_slow_viewer_misses_messages_and_is_disconnected_after_its_patience() -> None:
     async def test() -> None:
-        cycle = _Cycle()
-        stream = Stream(cycle, Reply(200, [], []), patience=5.0)
+        connection = FakeConnection()
+        transport = connection.transport
+        stream = Stream(connection.exchange(), Reply(200, [], []), patience=5.0)
         now = 0.0
         stream._clock = lambda: now
         assert stream.send(b"one")
-        cycle.transport.waiting = 10
+        transport.waiting = 10
         now = 4.0
         assert not stream.send(b"two")
-        assert not cycle.transport.aborted
-        cycle.transport.waiting = 0
+        assert not transport.aborted
+        transport.waiting = 0
         assert stream.send(b"three")
-        cycle.transport.waiting = 10
+        transport.waiting = 10
         now = 9.5
         assert not stream.send(b"four")
-        assert cycle.transport.aborted
-        assert [data for data in cycle.transport.written if b"two" in data or b"four" in data] == []
+        assert transport.aborted
+        assert [data for data in transport.written if b"two" in data or b"four" in data] == []
 
     asyncio.run(test())
 

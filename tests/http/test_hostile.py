@@ -17,14 +17,15 @@ from clockwork.frontend.unpacking import PIECE, in_thread
 from clockwork.host.process_tuning import NICENESS
 from clockwork.http import application
 from clockwork.http.application import _encode_items
-from clockwork.http.asgi import json_reply
 from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, packed
 from clockwork.http.config import HttpConfig
+from clockwork.http.replies import json_reply
 from clockwork.messages.actions import Infer
 from clockwork.oip.failures import RequestFailedError
 from clockwork.scheduling.echo import EchoScheduler
 from clockwork.steps import at_once
 from clockwork.units import KIB, MIB
+from http_fakes import FakeConnection
 from http_raw import Peer, binary_row, connected, row, served
 
 INFER = "/v2/models/m/infer"
@@ -131,12 +132,9 @@ class Watched(BodyQuota):
 
 async def unpack(bodies: Bodies, body: bytes) -> int:
     """Return the length of the unpacked body."""
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": body}
-
+    exchange = FakeConnection().exchange("POST", body)
     with bodies.keeping() as kept:
-        return len(await bodies.receive({}, {b"content-encoding": b"gzip"}, receive, kept))
+        return len(await bodies.receive(exchange, {b"content-encoding": b"gzip"}, kept))
 
 
 def watched(config: HttpConfig) -> tuple[Bodies, Watched]:

@@ -10,8 +10,8 @@ import pytest
 
 from client.live import run
 from clockwork.frontend.body_quota import BodyQuota
-from clockwork.http.asgi import ClientGoneError
 from clockwork.http.config import HttpConfig
+from clockwork.http.presence import ClientGoneError
 from clockwork.http.receiving import MIN_LARGE, LargeBody
 from clockwork.messages.commands import Answer
 from clockwork.net.arrival import Arrivals

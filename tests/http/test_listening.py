@@ -5,6 +5,7 @@ import socket
 from contextlib import suppress
 
 import pytest
+import uvloop
 
 from client.live import LOOPBACK, run, serving
 from clockwork.grpc_frontend import serve_grpc
@@ -63,3 +64,28 @@ def test_a_grpc_port_in_use_is_found_on_every_address() -> None:
                     pass
 
     run(test())
+
+
+def test_a_burst_of_connections_is_accepted_in_a_few_turns_of_the_loop() -> None:
+    async def test() -> None:
+        (bound,) = await accepting.bind_sockets(LOOPBACK)
+        bound.listen(1000)
+        clients = [socket.create_connection(bound.getsockname()) for _ in range(1000)]
+        accepted: list[asyncio.Protocol] = []
+
+        class Counts(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted.append(self)
+
+        servers = await accepting.accept_connections(bound, Counts, backlog=1000)
+        turns = 0
+        while len(accepted) < len(clients):
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns < len(clients) // accepting.DESCRIPTORS
+        for client in clients:
+            client.close()
+        for server in servers:
+            server.close()
+
+    uvloop.run(test())

@@ -1,49 +1,16 @@
 """How a reply is written, with a fake connection."""
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from client.live import run
-from clockwork.http.asgi import Reply
-from clockwork.http.responding import MAX_JOINED, respond
-
-
-class Transport:
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self.closed = False
-
-    def write(self, data: bytes) -> None:
-        assert not self.closed
-        self.written.append(bytes(data))
-
-    def writelines(self, parts: list[Any]) -> None:
-        self.write(b"".join(parts))
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def a_cycle(transport: Transport, method: str = "GET", *, keep_alive: bool = True) -> Any:
-    return SimpleNamespace(
-        scope={"method": method},
-        transport=transport,
-        flow=SimpleNamespace(write_paused=False),
-        disconnected=False,
-        keep_alive=keep_alive,
-        default_headers=[(b"date", b"today")],
-        message_event=asyncio.Event(),
-        waiting_for_100_continue=True,
-        response_started=False,
-        response_complete=False,
-        on_response=lambda: None,
-    )
+from clockwork.http.exchange import MAX_JOINED
+from clockwork.http.replies import Reply
+from clockwork.http.responding import DateHeader
+from clockwork.units import SECOND
+from http_fakes import FakeConnection
 
 
 def the_reply(**more: Any) -> Reply:
@@ -55,23 +22,25 @@ HEAD = b"HTTP/1.1 200 OK\r\ndate: today\r\nx: y\r\n"
 
 def test_head_and_body_are_one_write() -> None:
     async def test() -> None:
-        transport = Transport()
-        cycle = a_cycle(transport)
-        await respond(cycle, the_reply())
-        assert transport.written == [HEAD + b"content-length: 10\r\n\r\nsome parts"]
-        assert cycle.response_complete
-        assert not transport.closed
-        await respond(a_cycle(transport), Reply(200, [], [b"z" * MAX_JOINED, b"z"]))
-        assert transport.written[1].endswith(b"content-length: %d\r\n\r\n" % (MAX_JOINED + 1) + b"z" * (MAX_JOINED + 1))
+        connection = FakeConnection()
+        exchange = connection.exchange()
+        await exchange.respond(the_reply())
+        written = connection.transport.written
+        assert written == [HEAD + b"content-length: 10\r\n\r\nsome parts"]
+        assert connection.ended == [exchange]
+        assert exchange.is_replied
+        await connection.exchange().respond(Reply(200, [], [b"z" * MAX_JOINED, b"z"]))
+        assert written[1].endswith(b"content-length: %d\r\n\r\n" % (MAX_JOINED + 1) + b"z" * (MAX_JOINED + 1))
+        assert not connection.transport.closed
 
     run(test())
 
 
 def test_a_reply_to_head_has_no_body() -> None:
     async def test() -> None:
-        transport = Transport()
-        await respond(a_cycle(transport, "HEAD"), the_reply())
-        assert transport.written == [HEAD + b"content-length: 10\r\n\r\n"]
+        connection = FakeConnection()
+        await connection.exchange("HEAD").respond(the_reply())
+        assert connection.transport.written == [HEAD + b"content-length: 10\r\n\r\n"]
 
     run(test())
 
@@ -79,26 +48,36 @@ def test_a_reply_to_head_has_no_body() -> None:
 @pytest.mark.parametrize("by_server", [True, False], ids=["by the server", "by the client"])
 def test_connection_close_closes_the_connection(by_server: bool) -> None:
     async def test() -> None:
-        transport = Transport()
-        reply = Reply(503, [(b"connection", b"close")] if by_server else [], [b"no"])
-        await respond(a_cycle(transport, keep_alive=by_server), reply)
-        assert transport.written[0].count(b"connection: close\r\n") == 1
-        assert transport.closed
+        connection = FakeConnection()
+        exchange = connection.exchange()
+        exchange.keep_alive = by_server
+        await exchange.respond(Reply(503, [(b"connection", b"close")] if by_server else [], [b"no"]))
+        assert connection.transport.written[0].count(b"connection: close\r\n") == 1
+        assert connection.transport.closed
 
     run(test())
 
 
 def test_nothing_is_written_to_a_client_that_disconnected() -> None:
     async def test() -> None:
-        transport = Transport()
-        cycle = a_cycle(transport)
-
-        async def drain() -> None:
-            transport.closed = True
-
-        cycle.flow = SimpleNamespace(write_paused=True, drain=drain)
-        await respond(cycle, the_reply())
-        assert not transport.written
-        assert not cycle.response_complete
+        connection = FakeConnection()
+        connection.drained = asyncio.get_running_loop().create_future()
+        exchange = connection.exchange()
+        responding = asyncio.ensure_future(exchange.respond(the_reply()))
+        await asyncio.sleep(0)
+        connection.transport.closed = True
+        connection.drained.set_result(None)
+        await responding
+        assert not connection.transport.written
+        assert not exchange.is_replied
 
     run(test())
+
+
+def test_the_date_changes_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clockwork.http.responding.monotonic_epoch", lambda: 784_111_777 * SECOND)  # RFC 9110, 5.6.7
+    date = DateHeader()
+    first = date.line(0)
+    assert first == b"date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+    assert date.line(SECOND - 1) is first
+    assert date.line(SECOND) == b"date: Sun, 06 Nov 1994 08:49:38 GMT\r\n"

@@ -81,10 +81,10 @@ def test_the_table_of_paths_has_a_limit_and_so_have_its_paths() -> None:
 
 
 def test_a_reply_is_encoded_once_for_each_wait() -> None:
-    replies, common = ShedReplies(), [(b"date", b"today")]
-    first = replies.bytes(Shed(40 * MILLISECOND, 40 * MILLISECOND, request_id="a-1"), common)
-    assert b"etry" not in replies.bytes(Shed(None, None, 50 * MILLISECOND, request_id="a-2"), common)
-    again = replies.bytes(Shed(40 * MILLISECOND + 1, 40 * MILLISECOND, request_id="a-3"), common)
+    replies, date = ShedReplies(), b"date: today\r\n"
+    first = replies.bytes(Shed(40 * MILLISECOND, 40 * MILLISECOND, request_id="a-1"), date)
+    assert b"etry" not in replies.bytes(Shed(None, None, 50 * MILLISECOND, request_id="a-2"), date)
+    again = replies.bytes(Shed(40 * MILLISECOND + 1, 40 * MILLISECOND, request_id="a-3"), date)
     assert again.replace(b"clockwork-request-id: a-3", b"clockwork-request-id: a-1") == first
     assert len(replies._encoded) == 2
     head, _, body = first.partition(b"\r\n\r\n")
@@ -93,7 +93,7 @@ def test_a_reply_is_encoded_once_for_each_wait() -> None:
     assert b"content-length: %d" % len(body) in head
     assert b"the server is overloaded: requests wait 40 ms before it handles them" in body
     assert first.count(b"clockwork-request-id") == 1
-    assert b"tomorrow" in replies.bytes(Shed(40 * MILLISECOND, 1), [(b"date", b"tomorrow")])
+    assert b"tomorrow" in replies.bytes(Shed(40 * MILLISECOND, 1), b"date: tomorrow\r\n")
 
 
 @pytest.mark.parametrize(

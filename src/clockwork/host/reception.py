@@ -44,6 +44,9 @@ LATENCY_WEIGHT: Final = 0.02
 BUSY_FOR: Final[Nanos] = 100 * MILLISECOND
 """Time for which the server counts as busy after a measurement above `BUSY`."""
 
+FASTEST_FOR: Final[Nanos] = 100 * MILLISECOND
+"""Time for which a model's time on the fastest device is used for refusals before it is determined again."""
+
 MAX_MODELS: Final = 10_000
 """Limit of the number of models whose SLOs are stored. Above this limit, the oldest models are forgotten.
 
@@ -57,11 +60,13 @@ Key: TypeAlias = tuple[str, str]
 class _Answers:
     """The recent SLOs of a model, and its mean latency."""
 
-    __slots__ = ("_slos", "latency", "longest_slo")
+    __slots__ = ("_slos", "fastest", "fastest_until", "latency", "longest_slo")
 
     def __init__(self) -> None:
         self._slos: deque[Nanos] = deque(maxlen=REMEMBERED_SLOS)
         self.longest_slo: Nanos = 0
+        self.fastest: Nanos | None = None  #: time of one row on the fastest device; None: unknown
+        self.fastest_until: Nanos = 0  #: time until which ``fastest`` is used
         self.latency: Nanos = 0  #: moving average of the time from arrival to success; 0: unknown
 
     def add_slo(self, slo: Nanos) -> None:
@@ -146,7 +151,7 @@ class Reception:
             retry = self._throttle.refuses(now, found.name, self._slo(model, version) if slo is None else slo)
             shed = None if retry is None else Shed(None, retry)
             if shed is not None and slo is not None:
-                shed = self._checked_for_hope(shed, model, version, slo)
+                shed = self._checked_for_hope(shed, now, model, version, slo)
         return None if shed is None else self.count_refused(shed, now, model, version, arrival, slo)
 
     def refuses_native(self, request: InferRequest, arrival: Nanos, slo: Nanos | None) -> InferResponse | None:
@@ -170,14 +175,19 @@ class Reception:
         answers = self._answers.get((model, version))
         least = 0 if answers is None else int(MIN_LATENCY_SHARE * answers.latency)
         shed = self._shedder.refuses(now, arrival, slo, least)
-        return None if shed is None else self._checked_for_hope(shed, model, version, slo)
+        return None if shed is None else self._checked_for_hope(shed, now, model, version, slo)
 
-    def _checked_for_hope(self, shed: Shed, model: str, version: str, slo: Nanos) -> Shed:
+    def _checked_for_hope(self, shed: Shed, now: Nanos, model: str, version: str, slo: Nanos) -> Shed:
         """Return the refusal, without its retry time if no device can meet the SLO."""
-        found = self._model(model, version)
-        if found is None or not found.profiles or (fastest := found.infer_estimate(1)) <= slo:
-            return shed
-        return Shed(None, None, fastest)
+        answers = self._answers.get((model, version))
+        if answers is not None and now < answers.fastest_until:
+            fastest = answers.fastest
+        else:
+            found = self._model(model, version)
+            fastest = None if found is None or not found.profiles else found.infer_estimate(1)
+            if answers is not None:
+                answers.fastest, answers.fastest_until = fastest, now + FASTEST_FOR
+        return shed if fastest is None or fastest <= slo else Shed(None, None, fastest)
 
     def put(self, handle: Handle, model: str, slo: Nanos | None = None, version: str = "") -> Waiting | None:
         """Handle a request now or queue it; see `Inbox.put`. For ``slo``, see `refuses`."""

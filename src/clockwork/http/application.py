@@ -1,4 +1,4 @@
-"""The ASGI application.
+"""Replies to HTTP requests.
 
 The application calls `FrontEnd` for each HTTP request, and turns the result or the error into a reply.
 """
@@ -18,26 +18,14 @@ from clockwork.frontend import FrontEnd, ListFormat, failure_of_error
 from clockwork.frontend.body_quota import BodyQuota
 from clockwork.frontend.unpacking import Body
 from clockwork.host.controller import ControllerHost
-from clockwork.http.asgi import (
-    BEGAN,
-    PRESENCE,
-    RESPOND,
-    ClientGoneError,
-    Headers,
-    Receive,
-    Reply,
-    Scope,
-    Send,
-    error_reply,
-    id_header,
-    json_reply,
-    unless_gone,
-)
 from clockwork.http.bodies import MAX_REPOSITORY_BODY, Bodies, header_bytes, packed
 from clockwork.http.config import HttpConfig
 from clockwork.http.dashboard import Dashboard
-from clockwork.http.receiving import LARGE_BODY
-from clockwork.http.tracing import CLIENT_GONE, TRACE, begin_trace, context_of, end_trace
+from clockwork.http.exchange import Exchange
+from clockwork.http.heads import Headers
+from clockwork.http.presence import ClientGoneError, unless_gone
+from clockwork.http.replies import Reply, error_reply, id_header, json_reply
+from clockwork.http.tracing import CLIENT_GONE, begin_trace, context_of, end_trace
 from clockwork.messages.faults import quoted
 from clockwork.messages.requests import InferRequest
 from clockwork.messages.status import Status
@@ -100,7 +88,7 @@ def http_front_end(host: ControllerHost, *, ignore_timeout: bool = False) -> Fro
 
 
 class Application:
-    """Implements ASGI: replies to every HTTP request of the server."""
+    """Replies to every HTTP request of the server."""
 
     def __init__(
         self,
@@ -126,30 +114,34 @@ class Application:
         self._metrics = metrics
         self._dashboard = dashboard
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, as ASGI specifies. The scope also contains the keys that `LimitedProtocol` adds."""
-        if scope["type"] != "http":
-            return
-        headers = dict(scope["headers"])
+    async def serve(self, exchange: Exchange) -> None:
+        """Serve one request."""
         try:
-            reply = await self._reply(scope, headers, receive)
+            await self._serve(exchange)
+        except Exception:
+            log.exception("a reply could not be sent")
+            exchange.connection.abort()
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            reply = await self._reply(exchange, dict(exchange.headers))
         except ClientGoneError:
-            end_trace(self._front, scope, CLIENT_GONE)
+            end_trace(self._front, exchange, CLIENT_GONE)
             return
         except MethodNotAllowedError as error:
             reply = error_reply(error.failure, error.allowed)
         except Exception as error:  # noqa: BLE001 - `failure_of_error` logs unexpected errors
             reply = error_reply(failure_of_error(error, log))
         finally:
-            if (large := scope.get(LARGE_BODY)) is not None:
-                large.end(ClientGoneError())  # discards the rest of a body that is not needed
+            if exchange.large is not None:
+                exchange.large.end(ClientGoneError())  # discards the rest of a body that is not needed
         if reply is not None:
-            await scope[RESPOND](reply)
-            end_trace(self._front, scope, reply.status)
+            await exchange.respond(reply)
+            end_trace(self._front, exchange, reply.status)
 
-    async def _reply(self, scope: Scope, headers: Headers, receive: Receive) -> Reply | None:
+    async def _reply(self, exchange: Exchange, headers: Headers) -> Reply | None:
         """Return the reply to a request, or None if the reply was sent already."""
-        found = route(scope["method"], scope["path"])
+        found = route(exchange.method, exchange.path)
         access = self._front.access
         if not access.open:
             authorization = str(headers.get(b"authorization", b""), "latin-1")
@@ -157,35 +149,35 @@ class Application:
                 access.check(authorization, NEEDED_RIGHTS.get(found.operation, Right.INFER))
             except NotPermittedError as error:
                 if authorization and error.status == Status.NOT_AUTHENTICATED:
-                    await unless_gone(self._front.token_brake.delay(), scope[PRESENCE])
+                    await unless_gone(self._front.token_brake.delay(), exchange.presence)
                 raise
         if found.operation == "infer":
-            begin_trace(self._front, scope, headers, found.version)
+            begin_trace(self._front, exchange, headers, found.version)
             self._front.check_version(found.model, found.version)
             with self._bodies.keeping() as kept:
-                receiving = self._bodies.receive(scope, headers, receive, kept)
-                return await packed(await self._infer(found, scope, headers, receiving), headers)
+                receiving = self._bodies.receive(exchange, headers, kept)
+                return await packed(await self._infer(found, exchange, headers, receiving), headers)
         if found.operation in ("index", "load", "unload", "change_log_settings"):
             limit = None if found.operation == "load" else MAX_REPOSITORY_BODY  # a load may contain files
             with self._bodies.keeping() as kept:
-                body = await self._bodies.receive(scope, headers, receive, kept, limit)
+                body = await self._bodies.receive(exchange, headers, kept, limit)
                 if found.operation == "change_log_settings":
                     return json_reply(self._front.change_log_settings(decoded_settings(body)))
                 return await self._repository(found, body)
         if found.operation in ("page", "asset", "events"):
-            return await self._dashboard_reply(found, scope, headers)
-        reply = await unless_gone(self._get(found, scope, headers), scope[PRESENCE])
+            return await self._dashboard_reply(found, exchange, headers)
+        reply = await unless_gone(self._get(found, exchange, headers), exchange.presence)
         # Triton's asyncio client accepts gzip in every request, but decompresses only replies to inferences.
         return await packed(reply, headers) if found.operation == "metrics" else reply
 
-    async def _infer(self, found: Route, scope: Scope, headers: Headers, receiving: Awaitable[Body]) -> Reply:
+    async def _infer(self, found: Route, exchange: Exchange, headers: Headers, receiving: Awaitable[Body]) -> Reply:
         front, model = self._front, found.model
         parsed = await self._stepper.run(parse_infer(await receiving, header_bytes(headers), self._max_json))
         head = parsed.head
         slo, source = requested_slo(head.parameters, ignore_timeout=front.ignore_timeout)
         outputs = tuple(output.name for output in head.outputs)
         number = front.client.next_id()
-        name = front.reception.request_ids.choose(head.id, context_of(scope, headers)[0])
+        name = front.reception.request_ids.choose(head.id, context_of(exchange, headers)[0])
 
         def request_for(specs: tuple[TensorSpec, ...]) -> InferRequest:
             return InferRequest(
@@ -205,8 +197,8 @@ class Application:
         specs, payload = await self._stepper.run(inputs_of(parsed))
         classes = any(output.parameters.classification is not None for output in head.outputs)
         batched = classes and (await front.model(model, found.version)).batchable
-        inferring = front.infer(front.client, request_for(specs), payload, scope[BEGAN], scope.get(TRACE))
-        response, data = await unless_gone(inferring, scope[PRESENCE])
+        inferring = front.infer(front.client, request_for(specs), payload, exchange.arrived, exchange.trace)
+        response, data = await unless_gone(inferring, exchange.presence)
         del payload, parsed, inferring  # frees the memory of large objects early
         front.reception.note_slo(model, slo, response.timing.total, version=found.version)
         body = response_body(head, model, response, data, batched, self._max_json)
@@ -216,7 +208,7 @@ class Application:
         length = b"%d" % sum(map(len, json))
         return Reply(200, [BINARY, (b"inference-header-content-length", length), id_header(name)], [*json, *binary])
 
-    async def _get(self, found: Route, scope: Scope, headers: Headers) -> Reply:
+    async def _get(self, found: Route, exchange: Exchange, headers: Headers) -> Reply:
         front = self._front
         model = found.model
         match found.operation:
@@ -229,15 +221,15 @@ class Application:
                 return Reply(200, [JSON], [_openapi()])
             case "metrics":
                 if self._metrics is None:
-                    raise unknown_path(scope["path"])
+                    raise unknown_path(exchange.path)
                 accept = str(headers.get(b"accept", b""), "latin-1")
                 content_type, text = await self._metrics.text(accept)
                 return Reply(200, [(b"content-type", content_type.encode()), (b"vary", b"accept")], text)
             case "requests":
-                query = listed_requests(_fields(scope["query_string"]))
+                query = listed_requests(_fields(exchange.query))
                 return json_reply({"requests": await front.recent_requests(query.outcome, query.model, query.limit)})
             case "timeline":
-                return json_reply(await front.timeline(timeline_query(_fields(scope["query_string"]))))
+                return json_reply(await front.timeline(timeline_query(_fields(exchange.query))))
             case "explanation":
                 return json_reply(await front.explanation(found.request_id))
             case "log_settings":
@@ -257,14 +249,14 @@ class Application:
                 return json_reply(await front.model_config(model, found.version))
         return json_reply(await front.model_metadata(model, found.version))
 
-    async def _dashboard_reply(self, found: Route, scope: Scope, headers: Headers) -> Reply | None:
+    async def _dashboard_reply(self, found: Route, exchange: Exchange, headers: Headers) -> Reply | None:
         dashboard = self._dashboard
         if dashboard is not None and found.operation == "events":
-            await dashboard.events(scope)
+            await dashboard.events(exchange)
             return None
         reply = None if dashboard is None else dashboard.file(found.file, headers)
         if reply is None:
-            raise unknown_path(scope["path"])
+            raise unknown_path(exchange.path)
         return reply
 
     async def _repository(self, found: Route, body: Body) -> Reply:

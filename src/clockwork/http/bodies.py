@@ -7,15 +7,16 @@ every compression ratio. Long work runs in threads, because the event loop also 
 import asyncio
 import zlib
 from collections.abc import Iterator
-from math import inf
 from typing import Any, Final
 
 from clockwork.errors import InvalidRequestError
 from clockwork.frontend.body_quota import BodyQuota
 from clockwork.frontend.unpacking import MAX_ON_LOOP, PIECE, WINDOW, Body, UnpackedBytes, in_thread, unpack
-from clockwork.http.asgi import ClientGoneError, Headers, Receive, Reply, Scope
 from clockwork.http.config import HttpConfig
-from clockwork.http.receiving import LARGE_BODY, LargeBody, too_slow
+from clockwork.http.exchange import Exchange
+from clockwork.http.heads import Headers
+from clockwork.http.receiving import too_slow
+from clockwork.http.replies import Reply
 from clockwork.messages.faults import quoted
 from clockwork.oip.failures import RequestFailedError, bad_request
 from clockwork.units import KIB, Bytes
@@ -54,14 +55,13 @@ class Bodies:
         return UnpackedBytes(self._unpacked_quota)
 
     async def receive(
-        self, scope: Scope, headers: Headers, receive: Receive, unpacked: UnpackedBytes, limit: Bytes | None = None
+        self, exchange: Exchange, headers: Headers, unpacked: UnpackedBytes, limit: Bytes | None = None
     ) -> Body:
         """Return the body, unpacked.
 
         Args:
-            scope: the request's scope.
+            exchange: the request.
             headers: the request's headers.
-            receive: returns ASGI's next event.
             unpacked: counts the bytes that are unpacked.
             limit: limit on the body in bytes, in addition to the configured limits.
 
@@ -78,54 +78,45 @@ class Bodies:
         if coding not in WINDOW and coding != b"identity":
             name = quoted(str(coding, "latin-1"))
             raise bad_request(f"content coding {name} is unknown; use identity, gzip or deflate", 415)
-        large: LargeBody | None = scope.get(LARGE_BODY)
-        body: Body = await (
-            self._whole(receive, limit)
-            if large is None
-            else large.take(self._config.body_timeout, self._config.body_time)
-        )
+        large = exchange.large
+        body: Body
+        if large is not None:
+            body = await large.take(self._config.body_timeout, self._config.body_time)
+        elif exchange.is_whole:
+            body = bytes(await exchange.next_piece())
+        else:
+            body = await self._whole(exchange, limit)
         return body if coding == b"identity" else await self._unpacked(body, coding, unpacked, limit)
 
     def _too_large(self, limit: Bytes) -> RequestFailedError:
         advice = " (raise it with --max-body)" if limit == self._config.max_body else ""
         return bad_request(f"the body exceeds the limit of {limit} bytes{advice}", 413)
 
-    async def _whole(self, receive: Receive, limit: Bytes) -> Body:
-        message = await self._next(receive)
-        if not message.get("more_body"):
-            first: bytes = message["body"]
-            return first
+    async def _whole(self, exchange: Exchange, limit: Bytes) -> Body:
+        """Collect the pieces of a body as they arrive. The first piece does not count against the quota."""
+        patience = self._config.body_timeout
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._config.body_time
         whole = bytearray()
-        size = 0
-        end = asyncio.get_running_loop().time() + self._config.body_time
+        counted: Bytes = 0
         try:
             while True:
-                part: bytes = message["body"]
-                whole += part
-                size += len(part)
-                self._quota.add(len(part))
-                if size > limit:
+                try:
+                    async with asyncio.timeout_at(min(loop.time() + patience, end)):
+                        piece = await exchange.next_piece()
+                except TimeoutError:
+                    raise too_slow(patience, self._config.body_time) from None
+                if not whole and exchange.is_whole and not exchange.waiting:
+                    return bytes(piece)
+                whole += piece
+                counted += len(piece)
+                self._quota.add(len(piece))
+                if len(whole) > limit:
                     raise self._too_large(limit)
-                if not message.get("more_body"):
+                if exchange.is_whole and not exchange.waiting:
                     return whole
-                message = await self._next(receive, end)
         finally:
-            self._quota.release(size)
-
-    async def _next(self, receive: Receive, end: float = inf) -> Any:
-        """Return ASGI's next event.
-
-        ``end`` is the time on the loop's clock by which the whole body must have arrived.
-        """
-        patience = self._config.body_timeout
-        try:
-            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + patience, end)):
-                message = await receive()
-        except TimeoutError:
-            raise too_slow(patience, self._config.body_time) from None
-        if message["type"] != "http.request":
-            raise ClientGoneError
-        return message
+            self._quota.release(counted)
 
     async def _unpacked(self, body: Body, coding: bytes, unpacked: UnpackedBytes, limit: Bytes) -> Body:
         limit = min(limit, self._config.max_unpacked)

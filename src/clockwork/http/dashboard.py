@@ -1,14 +1,17 @@
 """Serves the dashboard over HTTP: the files of its page, and its stream of server-sent events."""
 
-from collections.abc import Callable
 from typing import Final
 
 from clockwork.dashboard.assets import PAGE, POLICY, assets
 from clockwork.dashboard.feed import Feed, Viewer, ViewersFullError
 from clockwork.dashboard.timeline import ReadTimeline
 from clockwork.host.local_client import LocalClient
-from clockwork.http.asgi import PRESENCE, STREAM, Headers, Reply, Scope, unless_gone
-from clockwork.http.responding import NOT_MODIFIED, Stream
+from clockwork.http.exchange import Exchange
+from clockwork.http.heads import Headers
+from clockwork.http.presence import unless_gone
+from clockwork.http.replies import Reply
+from clockwork.http.responding import NOT_MODIFIED
+from clockwork.http.streaming import Stream
 from clockwork.messages.status import Status
 from clockwork.messages.timeline import Timeline, TimelineRequest, TimelineResponse
 from clockwork.oip.failures import Failure, RequestFailedError
@@ -55,7 +58,7 @@ class Dashboard:
             return Reply(NOT_MODIFIED, described, [])
         return Reply(200, [*described, (b"content-type", asset.content_type.encode())], [asset.content])
 
-    async def events(self, scope: Scope) -> None:
+    async def events(self, exchange: Exchange) -> None:
         """Send snapshots until the client disconnects or the server ends.
 
         Raises:
@@ -63,10 +66,9 @@ class Dashboard:
         """
         try:
             with self._feed.viewing() as viewer:
-                begin: Callable[[Reply, float], Stream] = scope[STREAM]
-                stream = begin(Reply(200, _EVENTS, []), self._patience)
-                if scope["method"] != "HEAD":
-                    await unless_gone(_send_all(viewer, stream), scope[PRESENCE])
+                stream = Stream(exchange, Reply(200, _EVENTS, []), self._patience)
+                if exchange.method != "HEAD":
+                    await unless_gone(_send_all(viewer, stream), exchange.presence)
                 stream.end()
         except ViewersFullError as error:
             status = Status.SKIPPED_BY_CONTROLLER

@@ -1,12 +1,7 @@
-"""Receives the bytes of HTTP connections.
+"""Receives long bodies of HTTP requests directly into their final place in memory, without the parser.
 
-A long body is received directly into its final place in memory, without being copied.
-
-Heads and small bodies are received into one buffer that all connections share. These bytes are copied out of the buffer
-and parsed. When a head announces a long body, the rest of that body is received into separate memory, without the
-parser. The ASGI scope contains such a body as a `LargeBody`.
-
-The usual path through uvicorn copies a body several times. These copies took 0.28 ms for a body of 602,112 bytes.
+When a head announces a long body, the rest of that body is received into separate memory. Bodies that pass the parser
+are copied several times. These copies took 0.28 ms for a body of 602,112 bytes.
 """
 
 import asyncio
@@ -14,7 +9,7 @@ from math import inf
 from typing import Any, Final
 
 from clockwork.frontend.body_quota import BodyQuota
-from clockwork.http.asgi import ClientGoneError
+from clockwork.http.presence import ClientGoneError
 from clockwork.oip.failures import RequestFailedError, bad_request
 from clockwork.units import KIB, MIB, Bytes
 from clockwork.wire.frame import Allocate, aligned, uninitialised
@@ -22,13 +17,9 @@ from clockwork.wire.frame import Allocate, aligned, uninitialised
 MIN_LARGE: Final[Bytes] = 16 * KIB
 """Smallest length in bytes of a body that is received into separate memory."""
 
-LARGE_BODY: Final = "clockwork.large_body"
-"""Scope key: the request's `LargeBody`. If the scope lacks this key, ASGI events deliver the body."""
-
 DISCARDED: Final[Bytes] = 1 * MIB
 """Largest number of bytes of an unwanted body that are received and discarded at a time."""
 
-_buffer: Final = memoryview(bytearray(MIN_LARGE))  # each connection copies its bytes out before the next one reads
 _discarded: Final = memoryview(bytearray(DISCARDED))
 
 
@@ -40,56 +31,6 @@ def too_slow(patience: float, limit: float) -> RequestFailedError:
     return bad_request(
         f"the body arrived too slowly; the limits are {patience:g} s for each MiB and {limit:g} s in all", 408
     )
-
-
-class Parsing(asyncio.Protocol):
-    """A protocol that parses the bytes of a `Receiver`, except for large bodies."""
-
-    large: "LargeBody | None" = None  #: the body that is being received without the parser
-
-    def large_received(self, nbytes: Bytes) -> None:
-        """Called when ``nbytes`` more bytes have been received into ``large``."""
-        raise NotImplementedError
-
-
-class Receiver(asyncio.BufferedProtocol):
-    """Receives bytes for a `Parsing` protocol. The receiver chooses the memory for these bytes."""
-
-    def __init__(self, protocol: Parsing) -> None:
-        """Pass all events of the connection to ``protocol``."""
-        self._protocol = protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Pass the new connection to the protocol."""
-        self._protocol.connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the end of the connection to the protocol."""
-        self._protocol.connection_lost(exc)
-
-    def eof_received(self) -> None:
-        """Report to the protocol that the client sends no more bytes. The transport then closes itself."""
-        self._protocol.eof_received()
-
-    def pause_writing(self) -> None:
-        """Report to the protocol that the transport's buffer is full."""
-        self._protocol.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Report to the protocol that the transport's buffer has room again."""
-        self._protocol.resume_writing()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return the memory into which the next bytes are received."""
-        large = self._protocol.large
-        return _buffer if large is None else large.rest()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Pass received bytes to the protocol. For a large body, pass only the number of bytes."""
-        if self._protocol.large is None:
-            self._protocol.data_received(bytes(_buffer[:nbytes]))
-        else:
-            self._protocol.large_received(nbytes)
 
 
 class LargeBody:

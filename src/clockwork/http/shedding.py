@@ -1,6 +1,6 @@
 """Refuses HTTP requests that the server cannot handle in time, before they cost much processor time.
 
-A request usually takes about 200 us, because it passes the parser, uvicorn, a task and the JSON decoder. Under
+A request usually takes about 200 us, because it passes the parser, a task and the JSON decoder. Under
 overload, the server refuses most requests, and cannot spend this time on each of them. Therefore, `whole_request`
 determines without the parser whether the bytes of one read are exactly one request (RFC 9112, section 6). If this is
 not certain, the parser reads the request, and the server may refuse the request after its head.
@@ -10,12 +10,12 @@ import re
 from typing import Final
 
 from msgspec.structs import replace
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from clockwork.controller.shedding import Shed
 from clockwork.frontend import failure_of_shed
 from clockwork.host.reception import Key
-from clockwork.http.asgi import Reply, error_reply
+from clockwork.http.replies import Reply, error_reply
+from clockwork.http.responding import STATUS_LINES
 from clockwork.messages.request_ids import ID_HEADER
 from clockwork.units import MICROSECOND, MILLISECOND, Bytes, Nanos
 
@@ -114,17 +114,13 @@ class ShedReplies:
     def __init__(self) -> None:
         """Start with an empty table of replies."""
         self._encoded: dict[tuple[int, ...], tuple[bytes, bytes]] = {}  #: the bytes before and after the id
-        self._common: object = None
+        self._date = b""
 
-    def bytes(self, shed: Shed, common: list[tuple[bytes, bytes]]) -> bytes:
-        """Return an encoded reply.
-
-        ``common`` are the headers that all replies contain. The common headers change every second, because one of them
-        is ``Date``.
-        """
-        if common is not self._common or len(self._encoded) >= MAX_REPLIES:
+    def bytes(self, shed: Shed, date: bytes) -> bytes:
+        """Return an encoded reply. ``date`` is the header ``Date``, which changes every second."""
+        if date is not self._date or len(self._encoded) >= MAX_REPLIES:
             self._encoded.clear()
-            self._common = common
+            self._date = date
         key = tuple(-1 if time is None else time // MILLISECOND for time in (shed.wait, shed.retry_after))
         if shed.fastest is not None:
             key = (shed.fastest, -2)
@@ -132,7 +128,7 @@ class ShedReplies:
         if encoded is None:
             reply = error_reply(failure_of_shed(replace(shed, request_id="")))
             (body,) = reply.parts
-            lines = [b"%s: %s\r\n" % header for header in (*common, *reply.headers)]
+            lines = [date, *(b"%s: %s\r\n" % header for header in reply.headers)]
             lines.append(b"content-length: %d\r\n%s: " % (len(body), ID_HEADER.encode()))
-            encoded = self._encoded[key] = b"".join([STATUS_LINE[reply.status], *lines]), b"\r\n\r\n" + body
+            encoded = self._encoded[key] = b"".join([STATUS_LINES[reply.status], *lines]), b"\r\n\r\n" + body
         return encoded[0] + shed.request_id.encode() + encoded[1]

@@ -3,22 +3,25 @@
 Since version 1.46, libuv accepts one connection of a listening socket in each turn of the loop. Under load a turn takes
 milliseconds, so libuv would accept only a few hundred connections per second. The kernel's queue of new connections
 would overflow, and clients would retry after 1 s, 3 s and 7 s. Therefore, each listening socket has several
-descriptors, because libuv accepts one connection from each descriptor in each turn.
+descriptors, because libuv accepts one connection from each descriptor in each turn. If all of them have accepted a
+connection in one turn, the rest of the queue is accepted without libuv, which takes more time per connection.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from clockwork.net.address import ANY_HOST, Address
 
 DESCRIPTORS: Final = 32
 """Number of descriptors of each listening socket.
 
-The number is also the limit of connections that are accepted in one turn. If only one connection arrives, each of the
-remaining descriptors costs a microsecond.
+If only one connection arrives, each of the remaining descriptors costs a microsecond.
 """
+
+MAX_BURST: Final = 256
+"""Largest number of connections that are accepted in one turn in addition to those of `DESCRIPTORS`."""
 
 
 async def bind_sockets(address: Address) -> list[socket.socket]:
@@ -75,9 +78,49 @@ async def accept_connections(
     """
     loop = asyncio.get_running_loop()
     descriptors = [sock, *(sock.dup() for _ in range(DESCRIPTORS - 1))]
+    options = {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout}
+    burst = _Burst(sock, make, options)
     return [
-        await loop.create_server(  # type: ignore[call-overload]
-            make, sock=each, ssl=ssl, ssl_handshake_timeout=ssl_handshake_timeout, backlog=backlog
-        )
+        await loop.create_server(burst.accepted, sock=each, backlog=backlog, **options)  # type: ignore[call-overload]
         for each in descriptors
     ]
+
+
+class _Burst:
+    """Accepts further connections of a listening socket if many arrive in one turn of the loop."""
+
+    def __init__(self, sock: socket.socket, make: Callable[[], asyncio.BaseProtocol], options: dict[str, Any]) -> None:
+        self._socket = sock
+        self._make = make
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._accepted = 0  #: number of connections in this turn
+        self._connecting: set[asyncio.Task[Any]] = set()
+
+    def accepted(self) -> asyncio.BaseProtocol:
+        """Return the protocol of a connection that libuv has accepted."""
+        if not self._accepted:
+            self._loop.call_soon(self._end_turn)
+        self._accepted += 1
+        return self._make()
+
+    def _end_turn(self) -> None:
+        accepted, self._accepted = self._accepted, 0
+        if accepted < DESCRIPTORS:
+            return
+        for _ in range(MAX_BURST):
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:  # there are no more connections, the server was closed, or it has no descriptor left
+                return
+            connection.setblocking(False)
+            connecting = self._loop.connect_accepted_socket(self._make, connection, **self._options)
+            task = self._loop.create_task(connecting)
+            self._connecting.add(task)
+            task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[Any]) -> None:
+        """Forget a connection. If it has failed, for example in the TLS handshake, its socket is closed already."""
+        self._connecting.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks the exception as retrieved, so that asyncio does not log it

@@ -1,0 +1,208 @@
+"""A connection of the HTTP server, with a fake transport and a fake clock."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from client.live import run
+from clockwork.frontend.body_quota import BodyQuota
+from clockwork.host.reception import Reception
+from clockwork.http.config import HttpConfig
+from clockwork.http.connection import LAST_CHANCE, HttpConnection, Port
+from clockwork.http.exchange import Exchange
+from clockwork.http.replies import Reply, json_reply
+from clockwork.units import MILLISECOND, SECOND, Nanos
+from clockwork.wire.frame import uninitialised
+from http_fakes import FakeTransport
+
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
+INFER = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}"
+CHUNKED = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+START: Nanos = 1000 * SECOND
+
+
+class Waits:
+    """A request in the inbox."""
+
+    def __init__(self) -> None:
+        self.withdrawn = False
+
+    def withdraw(self) -> bool:
+        self.withdrawn = True
+        return True
+
+
+class Fixture:
+    """A connection whose requests are served when `reply` is called."""
+
+    def __init__(self, **config: Any) -> None:
+        self.now: Nanos = START
+        self.follows = False  #: whether bytes may have been left unread by the turn in which reading was resumed
+        self.exchanges: list[Exchange] = []
+        self.inboxed: list[Waits] = []
+        arrivals = SimpleNamespace(
+            earliest_arrival=lambda transport, now, **named: now, turn=1, follows=lambda turn: self.follows
+        )
+        reception = SimpleNamespace(
+            clock=SimpleNamespace(now=lambda: self.now),
+            arrivals=arrivals,
+            is_behind=lambda now=None: False,
+            has_answered=lambda *key: False,
+            put=self._put,
+        )
+        self.config = HttpConfig(**config)
+        port = Port(self._serve, cast(Reception, reception), self.config, BodyQuota(1 << 30), uninitialised)
+        self.transport = FakeTransport()
+        self.connection = HttpConnection(port)
+        self.connection.connection_made(self.transport)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        self.exchanges.append(exchange)
+
+    def _put(self, handle: Any, model: str, version: str = "") -> Waits:
+        self.inboxed.append(Waits())
+        return self.inboxed[-1]
+
+    def receive(self, data: bytes) -> None:
+        self.connection.get_buffer(-1)[: len(data)] = data
+        self.connection.buffer_updated(len(data))
+
+    async def serve(self) -> Exchange:
+        """Let the task of the next request run, and return the request."""
+        await asyncio.sleep(0)
+        return self.exchanges.pop(0)
+
+    def expire(self) -> None:
+        """Let the timer run."""
+        self.connection._check_limit()
+
+    @property
+    def written(self) -> bytes:
+        return b"".join(self.transport.written)
+
+
+OK = Reply(200, [], [b"yes"])
+
+
+def test_a_pipelined_request_counts_from_when_it_may_have_arrived() -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        fixture.receive(LIVE * 2)  # the second waits, so reading is paused
+        first = await fixture.serve()
+        fixture.now += 50 * MILLISECOND
+        first.reply(OK)
+        second = await fixture.serve()
+        assert second.arrived == START
+        second.reply(OK)
+        for follows, arrived in ((True, START), (False, fixture.now)):
+            fixture.follows = follows
+            fixture.receive(LIVE)
+            third = await fixture.serve()
+            assert third.arrived == arrived
+            third.reply(OK)
+
+    run(test())
+
+
+def test_replies_are_sent_in_the_order_of_the_requests() -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        fixture.receive(LIVE * 3 + b"nonsense\r\n\r\n")
+        for number in range(3):
+            (await fixture.serve()).reply(json_reply(number))
+        bodies = [part.partition(b"\r\n\r\n")[2] for part in fixture.transport.written]
+        assert bodies[:3] == [b"0", b"1", b"2"]
+        assert b"the bytes are not an HTTP/1.1 request" in bodies[3]
+        assert fixture.transport.closed
+
+    run(test())
+
+
+def test_a_refused_request_with_a_malformed_body_has_one_reply() -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        fixture.receive(CHUNKED.replace(b"infer", b"no"))
+        (await fixture.serve()).reply(OK)
+        fixture.receive(b"no number\r\n")
+        assert fixture.written.count(b"HTTP/1.1 ") == 1
+        assert fixture.transport.closed
+
+    run(test())
+
+
+def test_a_malformed_body_of_a_request_in_progress_has_one_reply() -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        fixture.receive(CHUNKED.replace(b"infer", b"no"))
+        await fixture.serve()
+        fixture.receive(b"no number\r\n")
+        assert fixture.written.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert fixture.written.count(b"HTTP/1.1 ") == 1
+        assert fixture.transport.closed
+
+    run(test())
+
+
+def test_a_request_in_the_inbox_is_withdrawn_when_its_client_disconnects() -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        fixture.receive(INFER)
+        assert not fixture.inboxed[0].withdrawn
+        fixture.connection.connection_lost(None)
+        assert fixture.inboxed[0].withdrawn
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("data", "limit", "reply"),
+    [(b"", "head_timeout", b""), (LIVE[:20], "head_timeout", b"HTTP/1.1 408 "), (LIVE, "keep_alive", b"")],
+    ids=["no byte", "a part of a head", "idle"],
+)
+def test_a_silent_client_is_disconnected(data: bytes, limit: str, reply: bytes) -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        if data:
+            fixture.receive(data)
+        if data == LIVE:
+            (await fixture.serve()).reply(OK)
+            fixture.transport.written.clear()
+        fixture.now += int(getattr(fixture.config, limit) * SECOND) - 1
+        fixture.expire()
+        assert not fixture.transport.closed
+        fixture.now += 1
+        fixture.expire()
+        assert fixture.transport.closed
+        assert fixture.written.startswith(reply)
+        assert bool(fixture.written) == bool(reply)
+
+    run(test())
+
+
+def test_a_client_is_not_disconnected_because_the_server_was_stopped() -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        fixture.now += 1000 * SECOND
+        fixture.expire()
+        assert not fixture.transport.closed
+        fixture.now += LAST_CHANCE
+        fixture.expire()
+        assert fixture.transport.closed
+
+    run(test())
+
+
+def test_a_request_in_progress_has_no_limit_on_its_time() -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        fixture.receive(LIVE)
+        exchange = await fixture.serve()
+        fixture.now += 1000 * SECOND
+        fixture.expire()
+        assert not fixture.transport.closed
+        exchange.reply(OK)
+        assert fixture.written.startswith(b"HTTP/1.1 200 OK\r\n")
+
+    run(test())
