@@ -179,6 +179,12 @@ def test_known_slow_first_executions_break_no_promise_in_a_fleet_with_several_ki
     assert simulation.watcher.violations == []
 
 
+@pytest.mark.parametrize("seed", [1001404, 1002244])
+def test_changes_do_not_wait_for_measurements_on_other_kinds_of_devices(seed: int) -> None:
+    simulation = swarm.run(seed)
+    assert simulation.watcher.violations == []
+
+
 @pytest.mark.parametrize("seed", [6, 16, 20, 700096, 800390])
 def test_nothing_is_left_of_the_models_that_were_unloaded(seed: int) -> None:
     simulation = Simulation(swarm.draw_changes(seed), seed, check_every=swarm.CHECK_EVERY).run()

@@ -27,11 +27,15 @@ The first executions of one row may be slow, for example because a device alloca
 contains these durations separately (`ModelProfile.first`), because every other device will also be slow at first.
 
 A measurement counts only if its Infer executed no other request. With other requests, the measured time would be the
-time of a larger batch.
+time of a larger batch. In a fleet with several kinds of devices, the scheduler chooses the device. So a measurement may
+be executed on another kind than intended. The measurement then counts for that kind, or does not count.
+
+Models that are not ready are measured first, because clients wait for them. Then ready models are measured on their
+other kinds of devices, and then larger batch sizes are measured.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import prod
 from typing import Final, NamedTuple
 
@@ -46,9 +50,10 @@ from clockwork.controller.measuring import (
     unmeasured,
     why_limited,
 )
+from clockwork.controller.measuring_job import Job, PausedJob
 from clockwork.controller.pending import own_request
 from clockwork.messages.actions import Infer
-from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey, count_slow_first
+from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
 from clockwork.messages.results import InferOutput, InferResult
 from clockwork.messages.status import Status
 from clockwork.state import ClockworkState, ModelState, PendingRequest
@@ -91,6 +96,12 @@ MAX_EXECUTIONS: Final = 64
 MAX_TRIES: Final = 100
 """Limit of measurements of one batch size that do not count because they are refused, late, or not alone in a batch."""
 
+MAX_MISSED: Final = 10
+"""Limit of measurements of one row that devices of another kind execute, if the model is ready.
+
+A scheduler prefers the devices that have the weights, so it will probably choose them again.
+"""
+
 
 class Progress(NamedTuple):
     """A step in the measurement of a model: the model is ready, has a new profile, or cannot be served for a reason."""
@@ -98,70 +109,6 @@ class Progress(NamedTuple):
     model: ModelState
     ready: bool = False
     failure: str = ""
-
-
-class _Paused(NamedTuple):
-    """The state of a job whose model was unloaded after it was ready."""
-
-    size: int
-    samples: list[Nanos]
-    warmups: list[Nanos]
-    first: tuple[Nanos, ...]
-    short: bool
-    measured: dict[int, Measurement]
-    profile: ModelProfile
-
-
-class _Job:
-    """The measurement of a model on one kind of device."""
-
-    def __init__(self, model: ModelState, kind: str, shapes: list[tuple[tuple[int, ...], ...]]) -> None:
-        self.model = model
-        self.kind = kind
-        self.shapes = shapes  #: the shapes of inputs to try; the first one is used
-        self.size = 1
-        self.samples: list[Nanos] = []
-        self.warmups: list[Nanos] = []  #: durations of the warm-up executions of this batch size
-        self.first: tuple[Nanos, ...] = ()  #: the slow first executions of one row
-        self.short = False  #: whether a measured batch size has fewer samples than usual
-        self.failures = 0
-        self.tries = 0
-        self.ready = False
-        self.measured: dict[int, Measurement] = {}
-
-    @property
-    def bound(self) -> Nanos:
-        """The bound of the batch size that is being measured."""
-        return self.model.profiles[self.kind].infer_estimate(self.size)
-
-    @property
-    def spent(self) -> Nanos:
-        """The time of all executions of the batch size that is being measured."""
-        return sum(self.warmups) + sum(self.samples)
-
-    def note_first(self, executions: Sequence[Nanos]) -> None:
-        """Find the slow first executions. Other devices will be as slow at first.
-
-        ``executions`` are the first executions of one row of the model's content. They may belong to an earlier load of
-        the same content, because a device that has executed this load is not slow again.
-        """
-        slow = count_slow_first(executions, Measurement(tuple(self.samples)).median)
-        self.first = tuple(executions[:slow]) if slow < len(executions) else ()
-
-    def first_compared_to(self, one: Measurement) -> tuple[Nanos, ...]:
-        """Return the slow first executions for a profile in which one row takes ``one``.
-
-        While one row is being measured, ``one`` is a bound. The executions are then scaled to the bound. Otherwise,
-        they would not look slow, but the scheduler may already know shorter times from another load of the content.
-        """
-        if 1 in self.measured or not self.first:
-            return self.first
-        usual = Measurement(tuple(self.samples)).median
-        return tuple(round(duration * one.median / usual) for duration in self.first)
-
-
-def _key(job: _Job) -> ProfileKey:
-    return ProfileKey(job.model.info.digest, job.model.info.runtime, job.kind)
 
 
 class LiveMeasuring:
@@ -172,16 +119,16 @@ class LiveMeasuring:
         self._state = state
         self._config = config
         self._known = known
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._ready: set[ModelState] = set()  #: models that still have jobs, but are ready on one kind of device
         self._not_before: Nanos = 0  #: earliest start of the next measurement, unless the server is quiet
         self._quiet_at: Nanos = 0  #: time when the server becomes quiet if no other request arrives
-        self._paused: dict[ProfileKey, _Paused] = {}  #: unfinished measurements of unloaded models, the oldest first
+        self._paused: dict[ProfileKey, PausedJob] = {}  #: unfinished measurements of unloaded models, the oldest first
         #: first executions of one row by content and kind of device, the oldest content first
         self._executions: dict[ProfileKey, list[Nanos]] = {}
         self._wakeup: Nanos = 0  #: time when the last call of `begin` would have returned a measurement
         self.request: PendingRequest | None = None  #: the measurement that is under way
-        self._under_way: _Job | None = None  #: the job of this measurement
+        self._under_way: Job | None = None  #: the job of this measurement
         self.progress: list[Progress] = []  #: progress that the owner of this object has not taken yet
 
     @property
@@ -213,8 +160,10 @@ class LiveMeasuring:
                 model.profiles[kind] = unmeasured(self._load_bound(model, kind), self._config, example.unmeasured)
             self.progress.append(Progress(model, ready=True))
             return
+        if model.profiles.keys() - {job.kind for job in self._jobs if job.model is model}:
+            self._ready.add(model)
         for kind in kinds:
-            job = _Job(model, kind, possible_shapes(model, self._config))
+            job = Job(model, kind, possible_shapes(model, self._config))
             self._jobs.append(job)
             if not self._continue_paused(job):
                 self._begin_with_bounds(model, kind, job.shapes[0])
@@ -225,19 +174,19 @@ class LiveMeasuring:
         self._ready.discard(model)
         for job in self._jobs:
             if job.model is model and job.ready:
-                key, profile = _key(job), model.profiles[job.kind]
+                key, profile = job.key, model.profiles[job.kind]
                 self._paused.pop(key, None)
-                self._paused[key] = _Paused(
+                self._paused[key] = PausedJob(
                     job.size, job.samples, job.warmups, job.first, job.short, job.measured, profile
                 )
                 if len(self._paused) > MAX_PAUSED:
                     del self._paused[next(iter(self._paused))]
         self._jobs = deque(job for job in self._jobs if job.model is not model)
 
-    def _continue_paused(self, job: _Job) -> bool:
+    def _continue_paused(self, job: Job) -> bool:
         """Continue the measurement of a content that was unloaded before all batch sizes were measured."""
         model = job.model
-        paused = self._paused.pop(_key(job), None)
+        paused = self._paused.pop(job.key, None)
         if paused is None:
             return False
         job.size, job.samples, job.warmups, job.first, job.short, job.measured, profile = paused
@@ -257,8 +206,7 @@ class LiveMeasuring:
         if not self.due or (now < self._not_before and not quiet):
             self._wakeup = self._not_before if now >= self._quiet_at else min(self._not_before, self._quiet_at)
             return None
-        # a model that is not ready goes before the larger batch sizes of other models
-        job = self._under_way = next((job for job in self._jobs if not job.ready), self._jobs[0])
+        job = self._under_way = min(self._jobs, key=self._rank)
         share = generated_inputs(job.model, job.size, job.shapes[0])[0]
         cold, slo = job.model.name not in self._state.holders, self._config.live_slo + job.bound
         self.request = own_request(now, request_id, job.model, share, None, slo, cold_start=cold)
@@ -274,7 +222,7 @@ class LiveMeasuring:
         if kind != job.kind:  # the scheduler chose a device of another kind
             others = [other for other in self._jobs if other.model is job.model and other.kind == kind]
             if not others or others[0].size != job.size:
-                return self._not_counted(job, f"devices of kind {job.kind} were busy")
+                return self._missed(job, kind)
             job = others[0]
         if output.refusal or output.failed:
             text = f"Infer with batch size {job.size} failed: {output.refusal}"
@@ -304,11 +252,11 @@ class LiveMeasuring:
             return self._next_size(job)
         return []
 
-    def _note_execution(self, job: _Job, duration: Nanos) -> list[Nanos]:
+    def _note_execution(self, job: Job, duration: Nanos) -> list[Nanos]:
         """Record an execution of the job's content. Return the first executions of one row of this content."""
         if job.size > 1:
             return []
-        executions = self._executions.setdefault(_key(job), [])
+        executions = self._executions.setdefault(job.key, [])
         if len(executions) < MAX_EXECUTIONS:
             executions.append(duration)
         if len(self._executions) > MAX_PAUSED:
@@ -329,12 +277,19 @@ class LiveMeasuring:
             return self._not_counted(job, message)
         return self._failed(job, message)
 
-    def _end(self, now: Nanos, duration: Nanos) -> _Job | None:
+    def _end(self, now: Nanos, duration: Nanos) -> Job | None:
         """End the measurement that is under way. Return its job, or None if its model is no longer measured."""
         request, self.request = self.request, None
         self._not_before = now + int(duration / self._config.live_share) - duration
         job, self._under_way = self._under_way, None
         return job if request is not None and job in self._jobs else None
+
+    def _rank(self, job: Job) -> int:
+        """Return 0 if the model is not ready, 1 if it is ready on another kind of device, 2 for larger batch sizes.
+
+        Jobs with a lower rank go first, because clients wait for models that are not ready.
+        """
+        return 2 if job.ready else int(job.model in self._ready)
 
     # --- a job -------------------------------------------------------------------------------------------------------
 
@@ -367,18 +322,18 @@ class LiveMeasuring:
         bound = min(MAX_LOAD, max(MIN_BOUND, LOAD_FACTOR * max(others))) if others else MAX_LOAD
         return Measurement((bound,))
 
-    def _tighten(self, job: _Job, slowest: Nanos) -> None:
+    def _tighten(self, job: Job, slowest: Nanos) -> None:
         """Lower the bound of the batch size that is being measured, after some executions of this size."""
         bound = max(MIN_BOUND, slowest + slowest // 2)
         if job.samples or bound < job.bound:
             self._update(job, {**job.measured, job.size: Measurement((bound,))}, announce=not job.samples)
 
-    def _note_ready(self, job: _Job) -> None:
+    def _note_ready(self, job: Job) -> None:
         job.ready = True
         self._ready.add(job.model)
         self.progress.append(Progress(job.model, ready=True))
 
-    def _next_size(self, job: _Job) -> list[ControllerCommand]:
+    def _next_size(self, job: Job) -> list[ControllerCommand]:
         """After a batch size is measured, continue with the next one, or end the job."""
         slow = max(0, len(job.first) - len(job.warmups)) if job.size == 1 else 0
         job.measured[job.size] = Measurement(tuple(job.samples[slow:]))
@@ -393,11 +348,11 @@ class LiveMeasuring:
             return self._finish(
                 job, f"batch size {following} would take about {expected}; the limit for one batch is {limit}"
             )
-        job.size, job.samples, job.warmups, job.tries = following, [], [], 0
+        job.size, job.samples, job.warmups, job.tries, job.missed = following, [], [], 0, 0
         self._update(job, {**job.measured, following: Measurement((max(MIN_BOUND, bound),))})
         return []
 
-    def _failed(self, job: _Job, why: str, *, refused: bool = False) -> list[ControllerCommand]:
+    def _failed(self, job: Job, why: str, *, refused: bool = False) -> list[ControllerCommand]:
         """Handle a failed measurement: try other shapes or try again, skip larger batch sizes, or give up on the model.
 
         If the model has ``refused`` all generated inputs, clients' first requests are used as measurements.
@@ -418,11 +373,22 @@ class LiveMeasuring:
             return self._finish(job, why, save=False)
         return self._give_up(job, f"it could not be measured on {job.kind}: {why}")
 
-    def _not_counted(self, job: _Job, why: str) -> list[ControllerCommand]:
+    def _missed(self, job: Job, kind: str) -> list[ControllerCommand]:
+        """Handle a measurement that a device of another ``kind`` executed."""
+        job.missed += 1
+        why = f"the scheduler chose devices of kind {kind}"
+        if job.size == 1 and job.missed >= MAX_MISSED and job.model in self._ready:
+            return self._stop_trying(job, why)
+        return self._not_counted(job, why)
+
+    def _not_counted(self, job: Job, why: str) -> list[ControllerCommand]:
         job.tries += 1
-        if job.tries < MAX_TRIES:
-            return []
+        return [] if job.tries < MAX_TRIES else self._stop_trying(job, why)
+
+    def _stop_trying(self, job: Job, why: str) -> list[ControllerCommand]:
+        """End the measurement of a batch size without enough samples. Do not store the profile."""
         text = f"batch size {job.size} could not be measured while serving: {why}"
+        job.short = True
         if job.size > 1:
             return self._finish(job, text)
         if job.samples:
@@ -431,7 +397,7 @@ class LiveMeasuring:
             return self._finish(job, text, save=False)
         return self._give_up(job, text)
 
-    def _give_up(self, job: _Job, why: str) -> list[ControllerCommand]:
+    def _give_up(self, job: Job, why: str) -> list[ControllerCommand]:
         model = job.model
         self._jobs.remove(job)
         if not job.ready and model not in self._ready:
@@ -445,7 +411,7 @@ class LiveMeasuring:
         }
         return [Report("ERROR", f"{model.served_as}: {why}", "model_failed", fields)]
 
-    def _finish(self, job: _Job, stopped: str, *, save: bool = True) -> list[ControllerCommand]:
+    def _finish(self, job: Job, stopped: str, *, save: bool = True) -> list[ControllerCommand]:
         """Store the profile after all batch sizes are measured. Continue with the next job."""
         self._jobs.remove(job)
         if all(other.model is not job.model for other in self._jobs):
@@ -455,7 +421,7 @@ class LiveMeasuring:
         if not save or not job.measured:
             return []
         model, profile = job.model, job.model.profiles[job.kind]
-        key = _key(job)
+        key = job.key
         self._known[key] = profile
         self._forget_unused()
         report = report_measured(model.served_as, job.kind, profile, " while serving", {"version": model.version})
@@ -468,7 +434,7 @@ class LiveMeasuring:
         for key in unused[: max(0, len(unused) - MAX_UNUSED)]:
             del self._known[key]
 
-    def _update(self, job: _Job, infer: dict[int, Measurement], *, announce: bool = True, stopped: str = "") -> None:
+    def _update(self, job: Job, infer: dict[int, Measurement], *, announce: bool = True, stopped: str = "") -> None:
         model = job.model
         loads = model.recent_loads(job.kind)
         load = Measurement(loads) if loads else model.profiles[job.kind].load_weights
