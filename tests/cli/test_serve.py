@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from cli.processes import Lines, Process, clockwork, save_dense, serve, wait_for_end, watched
 from clockwork.client import Client
 from clockwork.errors import RequestRefusedError
+from clockwork.host.affinity import allowed_cores, confined
 
 
 def check_that_it_serves(process: Process) -> None:
@@ -53,6 +54,14 @@ def test_the_worker_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
         with watched(process.child()) as child:
             process.send(signal.SIGKILL)
             wait_for_end(child)
+
+
+def test_the_network_threads_do_not_interrupt_a_device_on_their_core(tmp_path: Path) -> None:
+    with confined(allowed_cores()[:1]), serve(str(save_dense(tmp_path / "dense.onnx"))) as process:
+        check_that_it_serves(process)
+        claimed = any("no thread is pinned" in line for line in process.err.seen)  # another server uses the core
+        expected = os.SCHED_OTHER if claimed else os.SCHED_BATCH
+        assert {os.sched_getscheduler(pid) for pid in (process.popen.pid, process.child())} == {expected}
 
 
 def test_a_killed_worker_is_restarted_and_serves(tmp_path: Path) -> None:

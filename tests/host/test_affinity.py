@@ -19,6 +19,7 @@ def test_each_device_has_cores_of_its_own_from_the_end() -> None:
     assert plan.exec == ((5,), (7,))
     assert plan.others == plan.load == (0, 1, 2)
     assert plan.note == "cores: gpu 0 on 5, gpu 1 on 7, all else on 0-2"
+    assert not plan.is_shared
 
 
 def test_a_device_with_several_threads_has_several_cores_and_its_pool_is_not_confined() -> None:
@@ -33,6 +34,7 @@ def test_devices_that_need_all_cores_share_them_with_other_threads() -> None:
     assert plan.exec == ((0,), (1,))
     assert plan.others == plan.load == (0, 1)
     assert "none is left for the network" in plan.note
+    assert plan.is_shared
 
 
 def test_with_too_few_cores_nothing_is_pinned_and_the_note_reports_it() -> None:

@@ -329,6 +329,25 @@ def test_the_process_settings_are_restored(root: Path) -> None:
     assert (allowed_cores(), sys.getswitchinterval()) == before
 
 
+def test_a_worker_that_shares_its_cores_does_not_interrupt_its_devices(root: Path) -> None:
+    seen: dict[str, int] = {}
+    runtime = FakeRuntime()
+
+    def look(name: str, words: object) -> None:
+        seen[name] = os.sched_getscheduler(0)
+
+    runtime.step = look  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        async with a_worker(root, runtime, devices=len(allowed_cores()), taken_cores=()) as controller:
+            assert os.sched_getscheduler(0) == os.SCHED_BATCH
+            await controller.warms("m")
+            await controller.asks(Infer(3, 0, "m", inputs(4)), b"abcd")
+
+    run(scenario())
+    assert seen["execute"] == os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 def test_the_model_root_must_exist(root: Path) -> None:
     async def scenario() -> None:
         with pytest.raises(InvalidRequestError, match="is not a directory"):

@@ -22,6 +22,7 @@ from clockwork.cli.security import WORKER_TOKEN_VARIABLE
 from clockwork.host.affinity import CorePlan, allowed_cores, claimed_cores, confined
 from clockwork.host.child_process import Child, this_program
 from clockwork.host.controller import ControllerHost, ControllerHostConfig
+from clockwork.host.process_tuning import yield_to_devices
 from clockwork.runtimes.links import NO_LINKS, LinkPolicy
 from clockwork.scheduling.base import Scheduler
 from clockwork.units import Bytes, Nanos
@@ -139,6 +140,8 @@ def run_with_worker(
     config = replace(config, worker_tokens=Tokens([token]))
 
     async def keep_worker(host: ControllerHost) -> None:
+        if plan.is_shared:
+            yield_to_devices()
         connection = ["--exit-with-parent", "--name=local", f"--controller={host.worker_address}"]
         logging_options = [f"--log-level={log_level}", f"--log-format={log_format}"]
         descriptors = [] if host.arena is None else [host.arena.for_worker]

@@ -43,6 +43,11 @@ class CorePlan(Struct, frozen=True):
     taken: tuple[int, ...] = ()
     is_crowded: bool = False
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the threads of a device share a core with the network threads."""
+        return any(set(own) & set(self.others) for own in self.exec)
+
 
 def plan_cores(
     allowed: Collection[int], devices: int, threads_per_device: int, taken: Collection[int] = ()

@@ -28,7 +28,7 @@ from typing import Final
 from clockwork.clock import Clock
 from clockwork.errors import DeviceLostError
 from clockwork.host.affinity import CorePlan, pin
-from clockwork.host.process_tuning import lower_priority, shorten_time_slice
+from clockwork.host.process_tuning import keep_core, lower_priority, shorten_time_slice
 from clockwork.host.task_runner import PreparedTask, ResultToSend, TaskRunner
 from clockwork.messages.actions import Action
 from clockwork.units import MICROSECOND, SECOND, Nanos
@@ -206,6 +206,7 @@ class _LaneThread(Thread):
         self._low_priority = (
             kind is not LaneKind.EXEC and plan is not None and all(len(own_cores) == 1 for own_cores in plan.exec)
         )
+        self._set_time_slice = keep_core if plan is not None and plan.is_shared else shorten_time_slice
         self._watch = WATCH if kind is LaneKind.EXEC else 0
         self._asleep = False
         self._until: Nanos | None = None  #: time until which the thread sleeps
@@ -217,7 +218,7 @@ class _LaneThread(Thread):
             if self._low_priority:
                 lower_priority()
             elif self._kind is LaneKind.EXEC:
-                shorten_time_slice()
+                self._set_time_slice()
             pin(self._cores)
         except OSError as error:
             log.warning("thread %s cannot be pinned to cores %s: %s", self.name, self._cores, error)

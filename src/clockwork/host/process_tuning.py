@@ -6,6 +6,11 @@ loading threads are *nice*: they get less time than other threads. Threads that 
 slices (sched_setattr(2)). Since Linux 6.12, a thread with a short time slice interrupts a thread with a longer one when
 it wakes up. Older kernels ignore the request. Niceness and short time slices need no privilege.
 
+If a device shares its core with the network threads, each interruption of an inference empties the processor's caches,
+and the device executes nothing else meanwhile. So in this case, the network threads do not interrupt an inference of a
+few milliseconds (SCHED_BATCH), and the EXEC thread requests long time slices. With eight networks and requests of
+602,112 bytes on one core, 4 to 12 % more requests were in time (`benchmarks/bench_overload.py --sizes large`).
+
 Realtime priorities and SCHED_IDLE are not used. With such priorities, a loading thread that has the interpreter's lock
 might never get a core on which to release the lock. All inferences of the process would then wait for this thread.
 """
@@ -24,13 +29,16 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from clockwork.malloc import return_large_blocks
-from clockwork.units import MICROSECOND, Nanos
+from clockwork.units import MICROSECOND, MILLISECOND, Nanos
 
 NICENESS: Final = 10
 """Nice value of low-priority threads. Such threads get a tenth of the time of an ordinary thread."""
 
 TIME_SLICE: Final[Nanos] = 100 * MICROSECOND
 """Time slice of threads that must react promptly. The value is the shortest time slice that the kernel accepts."""
+
+LONG_TIME_SLICE: Final[Nanos] = 10 * MILLISECOND
+"""Time slice of an EXEC thread that shares its core with the network threads. Those wait at most about this long."""
 
 SWITCH_INTERVAL: Final = 0.0005
 """Seconds for which a Python thread may keep the interpreter's lock while another thread waits. Python's default is 5
@@ -67,16 +75,36 @@ def begin_background_thread() -> None:
 
 def shorten_time_slice() -> None:
     """Request short time slices for the calling thread. If the kernel offers no short time slices, do nothing."""
+    _set_scheduling(os.SCHED_OTHER, TIME_SLICE)
+
+
+def keep_core() -> None:
+    """Request long time slices for the calling thread, an EXEC thread that shares its core with network threads."""
+    _set_scheduling(os.SCHED_OTHER, LONG_TIME_SLICE)
+
+
+def yield_to_devices() -> None:
+    """Keep the calling thread from interrupting other threads when it wakes up. It waits until their time slice ends.
+
+    Threads and processes that the calling thread creates later inherit this setting.
+    """
+    _set_scheduling(os.SCHED_BATCH, 0)
+
+
+def _set_scheduling(policy: int, time_slice: Nanos) -> None:
+    """Set the policy and the time slice of the calling thread. A time slice of 0 is the kernel's default."""
     number = _SCHED_SETATTR.get(platform.machine())
     if number is not None:
         nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, 0, 0, nice, 0, TIME_SLICE, 0, 0, 0, 0)
+        attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, policy, 0, nice, 0, time_slice, 0, 0, 0, 0)
         _LIBC.syscall(number, 0, attributes, 0)
 
 
 @contextmanager
-def steady_timing() -> Iterator[None]:
+def steady_timing(*, yields: bool = False) -> Iterator[None]:
     """Configure the process for steady times, and make the calling thread react promptly.
+
+    If ``yields`` is true, the calling thread shares its core with a device, and does not interrupt the device.
 
     Most of these settings are undone at the end of the context. Python threads release the interpreter's lock sooner.
     The garbage collector ignores all objects that exist now. The allocator keeps freed blocks that are as large as the
@@ -89,10 +117,15 @@ def steady_timing() -> Iterator[None]:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, *thresholds[1:])
     return_large_blocks()
-    shorten_time_slice()
+    if yields:
+        yield_to_devices()
+    else:
+        shorten_time_slice()
     try:
         yield
     finally:
+        if yields:
+            _set_scheduling(os.SCHED_OTHER, 0)
         gc.set_threshold(*thresholds)
         gc.unfreeze()
         sys.setswitchinterval(interval)

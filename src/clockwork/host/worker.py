@@ -341,7 +341,7 @@ async def run_worker(config: WorkerConfig, runtime: Runtime, on_host: OnHost = l
         InvalidRequestError: a setting is out of range, or the model root does not exist.
     """
     received = None if config.received is None else ReceivedModels(*config.received)
-    with _planned_cores(config) as cores, confined(cores.others), steady_timing():
+    with _planned_cores(config) as cores, confined(cores.others), steady_timing(yields=cores.is_shared):
         host = WorkerHost(
             config.controller,
             config.name,
