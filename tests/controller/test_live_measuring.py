@@ -119,3 +119,17 @@ def test_an_execution_at_the_load_bounds_the_first_measurement_even_above_the_us
     request = measuring.begin(cluster.now, 1, idle=True)
     assert request is not None
     assert request.deadline >= cluster.now + seconds(15)
+
+
+def test_the_first_measurement_is_bounded_by_the_trial_on_a_worker_with_devices_of_the_same_kind() -> None:
+    config = quick_config(models=(LoadSpec("a"),), control=ControlMode.EXPLICIT, profiling=PROFILING, workers=2)
+    cluster = Cluster(make_scheduler("clockwork"), config)
+    for worker in (FakeWorker("w1", FILES, kind="fast"), FakeWorker("w2", FILES, kind="slow")):
+        cluster.connect(worker)
+    cluster.run_until(seconds(2))
+    info = replace(cluster.state.models["a"].info, name="t", digest="t")
+    for worker_id, duration in (("w1", ms(5)), ("w2", ms(50))):
+        cluster.state.workers[worker_id].gpus[0].models["t"] = replace(info, trial=TrialRun(duration, 2))
+    model = ModelState(replace(info, trial=TrialRun(ms(5), 2)))
+    cluster.controller._serving.own.measuring.add(model, ["fast", "slow"])
+    assert {kind: profile.infer[1].p99 for kind, profile in model.profiles.items()} == {"fast": ms(15), "slow": ms(150)}

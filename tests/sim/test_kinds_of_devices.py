@@ -71,6 +71,16 @@ def test_known_slow_first_executions_are_planned_on_devices_of_all_kinds() -> No
     assert ms(60) in {record["duration"] for record in executed if record["worker"] != "w0"}
 
 
+@pytest.mark.parametrize("first_factor", [1.0, 3.0])
+def test_a_trial_on_a_fast_worker_does_not_bound_the_measurements_on_slow_devices(first_factor: float) -> None:
+    change = ChangeSpec("replace", ("m-1", "m-2", "m-3"), 0.2, 0.3, first_factor=first_factor, first_count=2)
+    scenario = replace(altered(parse_scenario(FAST + OTHERS), load=2.5, slo_ms=90.0), changes=(change,))
+    for seed in range(4):
+        simulation = Simulation(scenario, seed, check_every=50).run()
+        assert simulation.watcher.violations == []
+        assert simulation.changes.summary()["succeeded"] > 0
+
+
 def test_a_sweep_of_devices_keeps_those_of_other_kinds() -> None:
     base = parse_scenario(FAST + OTHERS)
     assert base.devices.count == 3

@@ -3,8 +3,9 @@
 Theory of operation. A model that is loaded while serving has no times for planning. So such a model first gets a
 *provisional* profile of upper bounds. With these bounds, the scheduler plans the measurements like other requests: it
 reserves the bound on the device and loads the weights. The bound of a batch size is computed from the next smaller
-batch size. For the bound of the first batch size, there are two sources: the worker's trial execution of one row when
-it read the model, or the model's times on another kind of device. If both are missing, the bound is ``max_first_exec``.
+batch size. For the bound of the first batch size, there are two sources: the trial executions of one row on the workers
+with devices of this kind when they read the model, or the model's times on another kind of device. If both are missing,
+the bound is ``max_first_exec``.
 
 A measurement has a distant deadline, so a scheduler that plans by deadlines executes it when a device is free. At most
 one measurement is under way in the whole fleet. If the server is *quiet*, a measurement begins at once. A server is
@@ -54,7 +55,7 @@ from clockwork.controller.measuring_job import Job, PausedJob
 from clockwork.controller.pending import own_request
 from clockwork.messages.actions import Infer
 from clockwork.messages.profile import Measurement, ModelProfile, ProfileKey
-from clockwork.messages.results import InferOutput, InferResult
+from clockwork.messages.results import InferOutput, InferResult, TrialRun
 from clockwork.messages.status import Status
 from clockwork.state import ClockworkState, ModelState, PendingRequest
 from clockwork.units import MILLISECOND, SECOND, Nanos, show_duration
@@ -68,7 +69,7 @@ KIND_FACTOR: Final = 4
 """Bound of one row, as a multiple of the model's time on another kind of device."""
 
 TRIAL_FACTOR: Final = 3
-"""Bound of one row, as a multiple of the time of the worker's trial execution when it read the model."""
+"""Bound of one row, as a multiple of the slowest trial execution on a worker with devices of the same kind."""
 
 LOAD_FACTOR: Final = 2
 """Bound of a LoadWeights, as a multiple of the slowest known load time per page."""
@@ -300,13 +301,19 @@ class LiveMeasuring:
             for key, profile in self._known.items()
             if key.digest == model.info.digest and key.device_kind != kind
         ]
-        if model.info.trial is not None:
-            elements = sum(prod(shape) for shape in shapes)
-            larger = max(1.0, elements / max(1, model.info.trial.elements))
-            known.append(round(model.info.trial.duration * TRIAL_FACTOR * larger))
+        elements = sum(prod(shape) for shape in shapes)
+        known += [
+            round(trial.duration * TRIAL_FACTOR * max(1.0, elements / max(1, trial.elements)))
+            for trial in self._trials(model, kind)
+        ]
         bound = min(MAX_BOUND, max(MIN_BOUND, *known)) if known else self._config.max_first_exec
         load = self._load_bound(model, kind)
         model.profiles[kind] = ModelProfile(load, {1: Measurement((bound,))}, 1, shapes)
+
+    def _trials(self, model: ModelState, kind: str) -> list[TrialRun]:
+        """Return the trial executions on the workers with devices of ``kind``. Other workers may be much faster."""
+        infos = [gpu.models[model.name] for gpu in self._state.gpus() if gpu.kind == kind and model.name in gpu.models]
+        return [info.trial for info in infos or [model.info] if info.trial is not None]
 
     def _load_bound(self, model: ModelState, kind: str) -> Measurement:
         """Return an upper bound of the model's LoadWeights time.

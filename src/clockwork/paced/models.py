@@ -50,7 +50,8 @@ class PacedModel(Struct, frozen=True):
     """A model for paced devices, which load it as if it was read from a file.
 
     - ``read``: time that the worker needs to read the file
-    - ``trial``: duration of the trial execution when the worker reads the file; 0 if there is no trial
+    - ``trial``: duration of the trial execution when a worker reads the file, if its devices have the times of
+      ``profile``; 0 if there is no trial
     - ``first``: factors by which the first executions on each device take longer than later executions
     """
 

@@ -187,9 +187,13 @@ class PacedWorker:
             model.batchable,
             model.weights_bytes,
             version=model.version,
-            trial=TrialRun(model.trial, _elements(model)) if model.trial else None,
+            trial=TrialRun(self._trial(model), _elements(model)) if model.trial else None,
         )
         return model.read, read
+
+    def _trial(self, model: PacedModel) -> Nanos:
+        """Return the duration of the trial execution, which takes longer on a worker with slow devices."""
+        return round(model.trial * max([durations.usual_factor for durations in self.durations], default=1.0))
 
     def _infer(self, task: StartTask, action: Infer, begin: Nanos) -> tuple[Nanos, Outcome]:
         assert task.gpu is not None

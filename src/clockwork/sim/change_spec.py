@@ -31,10 +31,10 @@ class ChangeSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     The other fields are about loads. Reading the file takes ``read_ms`` on each worker. The times of the new version
     are the model's times multiplied by ``factor``. After reading the file, the worker executes one row as a trial,
-    which takes ``trial_factor`` times the model's time. A factor of 0 means that there is no trial. The first
-    ``first_count`` executions on each device take ``first_factor`` times as long as later executions. If ``measured``
-    is true, the controller already knows the version's times. If ``same`` is true, the file has the same content as the
-    version that was loaded last. ``fails`` is the number of workers on which the load fails.
+    which takes ``trial_factor`` times the model's time on the worker. A factor of 0 means that there is no trial. The
+    first ``first_count`` executions on each device take ``first_factor`` times as long as later executions. If
+    ``measured`` is true, the controller already knows the version's times. If ``same`` is true, the file has the same
+    content as the version that was loaded last. ``fails`` is the number of workers on which the load fails.
     """
 
     kind: Literal["load", "replace", "reload", "unload", "promote"]
