@@ -8,18 +8,22 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import pytest
 
 from client.live import LOOPBACK, ScriptedWorker, run, serving
 from clockwork.controller.stage import Stage
-from clockwork.grpc_frontend import connection, handling, serve_grpc
+from clockwork.grpc_frontend import connection, handling, serve_grpc, service
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.config import GrpcConfig
 from clockwork.host.controller import ControllerHost
+from clockwork.grpc_frontend.replies import MAX_MESSAGE, failure_block
 from clockwork.http2.hpack import Decoder, encoded
 from clockwork.messages.actions import Infer
+from clockwork.messages.status import Status
+from clockwork.oip.failures import Failure
 from clockwork.units import MIB, MILLISECOND, SECOND
 from http2_raw import DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Http2, frame
 
@@ -263,6 +267,37 @@ def test_calls_beyond_the_limit_end_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     run(test())
 
 
+def test_idle_streams_do_not_prevent_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handling, "MAX_CALLS", 2)
+
+    def occupy(address: str) -> list[str]:
+        peer = Http2(address)
+        try:
+            peer.send(b"".join(headers("ModelStreamInfer", stream) for stream in (1, 3, 5)))
+            found = [read_answer(peer, 5)[0]]
+            for stream, method in ((7, "ServerLive"), (9, "ModelInfer")):
+                peer.send(headers(method, stream) + data(infer_request() if stream == 9 else b"", stream))
+                found.append(read_answer(peer, stream)[0])
+            return [each["grpc-status"] for each in found]
+        finally:
+            peer.close()
+
+    assert talk(occupy) == ["8", "0", "0"]
+
+
+def test_a_long_error_message_fits_into_a_frame_of_headers() -> None:
+    tensor = pb.ModelInferRequest.InferInputTensor(name="\u6a21" * 4000, datatype="FP32", shape=[1, 4])
+    message = pb.ModelInferRequest(model_name="m", inputs=[tensor, tensor], raw_input_contents=[bytes(16)] * 2)
+    tensor.contents.fp32_contents.append(1)
+    found, _ = talk(lambda address: answer(address, headers(), data(bytes(message.SerializeToString()))))
+    assert found["grpc-status"] == "3"
+    assert len(found["grpc-message"]) <= 3 * MAX_MESSAGE
+    for text in ("\u6a21" * 10_000, "a\ud800" * 10_000, "\U0001f600" * 10_000):
+        block = failure_block(Failure.from_status(Status.INVALID_REQUEST, text))
+        (_, (_, encoded_text), *_) = Decoder(1 << 20).decode(block).fields or ()
+        assert unquote(encoded_text.decode(), errors="strict")
+
+
 def test_each_connection_has_its_own_limit_on_pending_requests() -> None:
     async def test() -> None:
         async with server(holds=held, max_client_pending=2) as (_, worker, address):
@@ -373,3 +408,116 @@ def test_the_responses_of_a_client_that_reads_nothing_take_little_memory(monkeyp
     buffered: list[int] = []
     talk(flood)
     assert 0 < buffered[0] < MIB
+
+
+def test_a_stream_goes_on_after_a_response_waited_for_the_window() -> None:
+    """The reader of the requests and the writer of the responses wait for the client at the same time."""
+
+    def slow(address: str) -> list[str]:
+        peer = Http2(address)
+        try:
+            peer.send(frame(4, 0, 0, struct.pack(">HI", 4, 20)))
+            peer.send(headers("ModelStreamInfer") + data(infer_request(), ends=False))
+            seen = []
+            for kind, _, stream, _ in peer.frames():
+                if kind == DATA and not seen:
+                    seen.append("blocked")
+                    peer.send(frame(8, 0, 1, struct.pack(">I", MIB)))
+                elif kind == DATA and seen == ["blocked"]:
+                    seen.append("continued")
+                    peer.processed()
+                    peer.send(data(infer_request()))
+                elif kind == HEADERS and stream == 1 and seen:
+                    return seen
+        finally:
+            peer.close()
+        return []
+
+    assert talk(slow) == ["blocked", "continued"]
+
+
+def test_a_stream_without_a_deadline_may_last_longer_than_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handling, "UPLOAD_TIME", 50 * MILLISECOND)
+
+    def patient(address: str) -> dict[str, str]:
+        peer = Http2(address)
+        try:
+            peer.send(headers("ModelStreamInfer"))
+            peer._socket.settimeout(0.3)
+            with suppress(TimeoutError):
+                return read_answer(peer)[0]
+            return {}
+        finally:
+            peer.close()
+
+    assert talk(patient) == {}
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+def test_an_incomplete_message_ends_its_call_even_in_a_stream(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(handling, "UPLOAD_TIME", 50 * MILLISECOND)
+    whole = data(infer_request())
+    found, _ = talk(lambda address: answer(address, headers(method), whole[: len(whole) - 1]))
+    assert found["grpc-message"] == "the message arrived too slowly"
+
+
+def test_a_call_that_may_last_long_has_no_time_limit_after_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handling, "UPLOAD_TIME", 50 * MILLISECOND)
+
+    async def slow(self: Any, message: Any, call: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return pb.ServerLiveResponse(live=True)
+
+    monkeypatch.setattr(service.Service, "server_live", slow)
+
+    def late(address: str) -> dict[str, str]:
+        peer = Http2(address)
+        try:
+            peer.send(headers("ServerLive"))
+            peer.processed()
+            peer.send(data(b""))
+            return read_answer(peer)[0]
+        finally:
+            peer.close()
+
+    assert talk(late)["grpc-status"] == "0"
+
+
+class RecordingLoop:
+    """An event loop that keeps the timers which it has started."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timers: list[asyncio.TimerHandle]) -> None:
+        self._loop, self._timers = loop, timers
+
+    def call_later(self, *arguments: Any) -> asyncio.TimerHandle:
+        self._timers.append(self._loop.call_later(*arguments))
+        return self._timers[-1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+def test_a_call_that_ends_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer would keep the call and its connection until the call's deadline."""
+    timers: list[asyncio.TimerHandle] = []
+    opened = handling.Handler.opened
+
+    def recorded(self: Any, *arguments: Any) -> None:
+        self._loop = RecordingLoop(asyncio.get_running_loop(), timers)
+        opened(self, *arguments)
+
+    monkeypatch.setattr(handling.Handler, "opened", recorded)
+
+    def ask(address: str) -> str:
+        peer = Http2(address)
+        try:
+            peer.send(headers("ServerLive", grpc_timeout="1H"))
+            peer.processed()
+            peer.send(data(b""))
+            return read_answer(peer)[0]["grpc-status"]
+        finally:
+            peer.close()
+
+    assert talk(ask) == "0"
+    assert timers
+    assert all(timer.cancelled() for timer in timers)

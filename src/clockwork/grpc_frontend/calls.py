@@ -32,7 +32,7 @@ class Call:
 
     __slots__ = (
         "_caller", "arrived", "has_begun", "head", "incoming", "is_counted", "method", "refusal", "stream", "task",
-        "timer", "waiting", "wake",
+        "timer", "waiting", "wakes",
     )  # fmt: skip
 
     def __init__(
@@ -50,7 +50,7 @@ class Call:
         self.task: asyncio.Task[None] | None = None  #: serves the call
         self.timer: asyncio.TimerHandle | None = None  #: ends the call at its deadline
         self.waiting: Waiting | None = None  #: the call's entry in the inbox
-        self.wake: asyncio.Future[None] | None = None  #: the task waits until the client sends or receives more
+        self.wakes: list[asyncio.Future[None]] = []  #: tasks that wait until the client sends or receives more
         self._caller = caller
 
     @property
@@ -78,15 +78,18 @@ class Call:
         """The client of the controller whose limits apply to the call."""
         return self._caller.client
 
-    def continue_task(self) -> None:
-        """Wake the task if it waits for the client."""
-        if self.wake is not None and not self.wake.done():
-            self.wake.set_result(None)
+    def continue_tasks(self) -> None:
+        """Wake the tasks that wait for the client."""
+        for wake in self.wakes:
+            if not wake.done():
+                wake.set_result(None)
+        self.wakes.clear()
 
     async def wait(self) -> None:
-        """Wait until the client has sent or received something."""
-        self.wake = asyncio.get_running_loop().create_future()
-        try:
-            await self.wake
-        finally:
-            self.wake = None
+        """Wait until the client has sent or received something.
+
+        A stream may have two waiting tasks: one reads requests, the other sends responses.
+        """
+        wake = asyncio.get_running_loop().create_future()
+        self.wakes.append(wake)
+        await wake

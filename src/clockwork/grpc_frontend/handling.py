@@ -70,7 +70,7 @@ class Serving:
         self.unpacked_quota = BodyQuota(2 * MAX_UNPACKED)
         self.unpacking = asyncio.Lock()
         self.shed_replies = ShedReplies()
-        self.running = {True: 0, False: 0}  #: number of calls that are served, by whether they infer
+        self.running = {"infer": 0, "stream": 0, "other": 0}  #: number of calls that are served, by `Method.kind`
 
 
 class Handler:
@@ -202,7 +202,7 @@ class Handler:
     def _continue(self, call: Call) -> None:
         """Serve the messages of a stream, and let the client send more."""
         if call.method.streaming is not None:
-            call.continue_task()
+            call.continue_tasks()
         if not call.stream.client_ended:
             self._grant(call)
 
@@ -260,7 +260,7 @@ class Handler:
             if call.refusal is not None:
                 self._end(call, call.refusal)
         elif call.method.streaming is not None:
-            call.continue_task()
+            call.continue_tasks()
         elif not call.incoming.messages or call.incoming.is_incomplete:
             self._end(call, _failure_of_body(one_message()))
         elif call.method.infers:
@@ -288,7 +288,7 @@ class Handler:
         """Continue a call that waits until its client has received the responses."""
         call: Call | None = stream.call
         if call is not None:
-            call.continue_task()
+            call.continue_tasks()
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -300,7 +300,7 @@ class Handler:
         """Continue the calls that wait until the client reads."""
         self.writes_paused = False
         for call in self.calls():
-            call.continue_task()
+            call.continue_tasks()
 
     def abandon(self) -> None:
         """Cancel all calls, because the connection has ended."""
@@ -309,15 +309,15 @@ class Handler:
 
     def _start(self, call: Call) -> None:
         call.waiting = None
-        running, infers = self._serving.running, call.method.infers
-        if running[infers] >= MAX_CALLS:
+        running, kind = self._serving.running, call.method.kind
+        if running[kind] >= MAX_CALLS:
             text = f"the limit of {MAX_CALLS} calls at a time is reached; retry later"
             self._end(call, Failure(503, "RESOURCE_EXHAUSTED", text, Status.SKIPPED_BY_CONTROLLER, retry_after=SECOND))
             self._flush()
             return
-        running[infers] += 1
+        running[kind] += 1
         call.is_counted = True
-        if not infers and call.timeout is not None:
+        if not call.method.infers and call.timeout is not None and call.timer is None:
             self._start_timer(call)
         call.task = self._loop.create_task(self._serve(call))
 
@@ -391,11 +391,34 @@ class Handler:
         return bytes(await unpack(message.data, encoding, unpacked, MAX_UNPACKED, self._serving.unpacking))
 
     def _start_timer(self, call: Call) -> None:
-        limit = UPLOAD_TIME if call.timeout is None else min(UPLOAD_TIME, call.timeout)
-        if not call.method.infers and call.timeout is not None:
-            limit = call.timeout
-        left = call.arrived + limit - self._reception.clock.now()
+        """End a call at its deadline. If it has no deadline, limit the time in which a message must arrive."""
+        timeout = call.timeout
+        if timeout is None or (call.method.infers and timeout > UPLOAD_TIME):
+            self._limit_upload(call)
+            return
+        left = call.arrived + timeout - self._reception.clock.now()
         call.timer = self._loop.call_later(max(0, left) / SECOND, self._expire, call)
+
+    def _limit_upload(self, call: Call) -> None:
+        incoming = call.incoming
+        begun = incoming.completed if incoming.is_incomplete else None
+        call.timer = self._loop.call_later(UPLOAD_TIME / SECOND, self._check_upload, call, begun)
+
+    def _check_upload(self, call: Call, begun: int | None) -> None:
+        """End a call whose message has not arrived in time.
+
+        A stream may last longer, but each of its messages must arrive within twice the time. ``begun`` is the index of
+        the message that was incomplete at the last check.
+        """
+        if not call.is_open or call.stream.client_ended:
+            return
+        incoming = call.incoming
+        is_late = incoming.is_incomplete and not incoming.messages and incoming.completed == begun
+        if is_late or call.method.streaming is None:
+            self._end(call, Failure.from_status(Status.TIMEOUT, "the message arrived too slowly"))
+            self._flush()
+        else:
+            self._limit_upload(call)
 
     def _expire(self, call: Call) -> None:
         if call.is_open:
@@ -415,7 +438,7 @@ class Handler:
         call.incoming.close()
         if call.is_counted:
             call.is_counted = False
-            self._serving.running[call.method.infers] -= 1
+            self._serving.running[call.method.kind] -= 1
         if call.timer is not None:
             call.timer.cancel()
         if call.waiting is not None:

@@ -60,7 +60,7 @@ class Incoming:
 
     __slots__ = (
         "_allocate", "_arrived", "_compressed", "_filled", "_limit", "_memory", "_quota", "_unparsed",
-        "_unparsed_arrived", "kept", "messages",
+        "_unparsed_arrived", "completed", "kept", "messages",
     )  # fmt: skip
 
     def __init__(self, limit: Bytes, quota: BodyQuota, allocate: Allocate | None = None) -> None:
@@ -72,6 +72,7 @@ class Incoming:
             allocate: returns memory for long inference requests; None: the messages are of another kind.
         """
         self.messages: deque[Message] = deque()
+        self.completed = 0  #: number of messages that have arrived completely
         self.kept: Bytes = 0  #: number of bytes that count against the quota
         self._limit = limit
         self._quota = quota
@@ -184,6 +185,7 @@ class Incoming:
                 raise TooLongError(f"message is {length} bytes; the limit is {self._limit}")
             at = begin + length
             if at <= end and length < MIN_SPLIT_BYTES:
+                self.completed += 1
                 self.messages.append(Message(bytes(data[begin:at]), flag == 1, arrived))
             else:
                 self._arrived = arrived
@@ -214,4 +216,5 @@ class Incoming:
         self._filled = 0
         assert memory is not None
         data = memory if len(memory) >= MIN_SPLIT_BYTES else bytes(memory)
+        self.completed += 1
         self.messages.append(Message(data, self._compressed, self._arrived))

@@ -22,6 +22,11 @@ class Method(Struct, frozen=True):
     streaming: Streaming | None = None
     infers: bool = False
 
+    @property
+    def kind(self) -> str:
+        """The kind of calls among which a call of the method counts: ``infer``, ``stream`` or ``other``."""
+        return "infer" if self.infers else "other" if self.streaming is None else "stream"
+
 
 Methods: TypeAlias = Mapping[str, Method]
 """The methods of a server, by path: ``/SERVICE/METHOD``."""

@@ -12,7 +12,7 @@ from clockwork.http2.hpack import encoded
 from clockwork.messages.request_ids import ID_HEADER
 from clockwork.messages.status import status_name
 from clockwork.oip.failures import Failure
-from clockwork.units import MILLISECOND
+from clockwork.units import MILLISECOND, Bytes
 
 CODES: Final = {
     "OK": 0,
@@ -35,8 +35,12 @@ CODES: Final = {
 }
 """The number of each status code of gRPC."""
 
-MAX_MESSAGE: Final = 2000
-"""Longest text of a failure in characters. Clients limit the size of metadata, most of them to 8 KiB."""
+MAX_MESSAGE: Final[Bytes] = 2000
+"""Longest text of a failure in bytes, before it is percent-encoded.
+
+The encoded text may be three times as long. Clients limit the size of metadata, most of them to 8 KiB, and a frame of
+headers to 16 KiB.
+"""
 
 HEAD: Final = (
     encoded(b":status", b"200")
@@ -72,7 +76,8 @@ def failure_block(failure: Failure) -> bytes:
 
     The text is percent-encoded, as gRPC requires. A long text is cut.
     """
-    text = quote(failure.message[:MAX_MESSAGE], safe=_PRINTABLE, errors="replace").encode()
+    message = failure.message.encode(errors="replace")[:MAX_MESSAGE].decode(errors="ignore")
+    text = quote(message, safe=_PRINTABLE).encode()
     parts = [encoded(b"grpc-status", b"%d" % CODES[failure.grpc]), encoded(b"grpc-message", text)]
     parts += [encoded(name.encode(), value.encode()) for name, value in trailing(failure)]
     return b"".join(parts)
