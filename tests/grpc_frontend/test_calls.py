@@ -521,3 +521,21 @@ def test_a_call_that_ends_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> No
     assert talk(ask) == "0"
     assert timers
     assert all(timer.cancelled() for timer in timers)
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+def test_a_client_that_does_not_open_its_window_is_reset(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(connection, "WRITE_TIMEOUT", 0.1)
+
+    def stall(address: str) -> tuple[str, str]:
+        peer = Http2(address)
+        try:
+            peer.send(frame(4, 0, 0, struct.pack(">HI", 4, 20)))
+            peer.send(headers(method) + data(infer_request()))
+            found, _ = read_answer(peer)
+            peer.send(headers("ServerLive", 3) + data(b"", 3))
+            return found["reset"], read_answer(peer, 3)[0]["grpc-status"]
+        finally:
+            peer.close()
+
+    assert talk(stall) == ("8", "0")

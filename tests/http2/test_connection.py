@@ -280,3 +280,34 @@ def test_the_preface_may_arrive_in_pieces() -> None:
     for at in range(len(PREFACE)):
         pair.server.receive(PREFACE[at : at + 1], 0)
     assert not pair.server.is_settled
+
+
+def test_a_client_may_reduce_the_table_of_the_server() -> None:
+    """The decoder of the library hpack then requires that the next block states the new size."""
+    pair = Pair()
+    for number in (1, 3, 5):
+        pair.client.send_headers(number, HEADERS, end_stream=True)
+    pair.client.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: 100})
+    pair.exchange()
+    pair.server.answer(pair.recorder.streams[1], HEAD, (b"x",), TRAILERS)
+    pair.exchange()
+    pair.client.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: 0})
+    pair.exchange()
+    pair.server.send_head(pair.recorder.streams[3], HEAD)
+    pair.server.send_trailers(pair.recorder.streams[3], TRAILERS)
+    pair.server.send_trailers(pair.recorder.streams[5], HEAD + TRAILERS)
+    pair.exchange()
+    assert [event.stream_id for event in pair.of(h2.events.StreamEnded)] == [1, 3, 5]
+
+
+def test_responses_of_a_stream_pardon_pings() -> None:
+    """The clients of gRPC ping to measure the bandwidth while they receive the responses of a stream."""
+    pair = Pair()
+    pair.client.send_headers(1, HEADERS)
+    pair.exchange()
+    pair.server.send_head(pair.recorder.streams[1], HEAD)
+    for _ in range(20):
+        pair.server.send_data(pair.recorder.streams[1], (b"response",))
+        pair.client.ping(bytes(8))
+        pair.exchange()
+    assert len(pair.of(h2.events.PingAckReceived)) == 20

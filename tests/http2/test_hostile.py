@@ -93,6 +93,20 @@ FATAL = {
     "PUSH_PROMISE": (f.frame(f.PUSH_PROMISE, 4, 1, u32(2)), f.PROTOCOL_ERROR),
     "PING of a stream": (f.frame(f.PING, 0, 1, bytes(8)), f.PROTOCOL_ERROR),
     "a short PING": (f.frame(f.PING, 0, 0, bytes(7)), f.FRAME_SIZE_ERROR),
+    "a short GOAWAY": (f.frame(f.GOAWAY, 0, 0, bytes(7)), f.FRAME_SIZE_ERROR),
+    "DATA beyond the window of a stream that was reset": (
+        OPEN + f.frame(f.WINDOW_UPDATE, 0, 1, u32(0)) + f.frame(f.DATA, 0, 1, bytes(MAX_FRAME)) * 2,
+        f.FLOW_CONTROL_ERROR,
+    ),
+    "DATA after the end of a stream that was reset": (
+        OPEN + f.frame(f.WINDOW_UPDATE, 0, 1, u32(0)) + f.frame(f.DATA, f.END_STREAM, 1) + f.frame(f.DATA, 0, 1, b"x"),
+        f.STREAM_CLOSED,
+    ),
+    "trailers after the end of a stream that was reset": (
+        OPEN + f.frame(f.WINDOW_UPDATE, 0, 1, u32(0)) + HALF + HALF,
+        f.STREAM_CLOSED,
+    ),
+    "three changes of the table": (headers(block=b"\x20\x3f\x01\x20" + BLOCK), f.COMPRESSION_ERROR),
     "GOAWAY of a stream": (f.frame(f.GOAWAY, 0, 1, bytes(8)), f.PROTOCOL_ERROR),
     "an update of zero": (f.frame(f.WINDOW_UPDATE, 0, 0, u32(0)), f.PROTOCOL_ERROR),
     "a short update": (f.frame(f.WINDOW_UPDATE, 0, 0, b"x"), f.FRAME_SIZE_ERROR),
@@ -148,6 +162,8 @@ STREAM_ERRORS = {
     "DATA after the end": (HALF + f.frame(f.DATA, 0, 1, b"x"), f.STREAM_CLOSED),
     "HEADERS after the end": (HALF + HALF, f.STREAM_CLOSED),
     "trailers that do not end the stream": (OPEN + OPEN, f.PROTOCOL_ERROR),
+    "pseudo-headers in trailers": (OPEN + HALF, f.PROTOCOL_ERROR),
+    "upper case in trailers": (OPEN + headers(flags=5, block=b"\x00\x01A\x01b"), f.PROTOCOL_ERROR),
     "an update of zero": (OPEN + f.frame(f.WINDOW_UPDATE, 0, 1, u32(0)), f.PROTOCOL_ERROR),
     "a window that overflows": (OPEN + f.frame(f.WINDOW_UPDATE, 0, 1, u32((1 << 31) - 1)), f.FLOW_CONTROL_ERROR),
     "DATA beyond the window": (
@@ -174,7 +190,11 @@ USELESS = {
     "priorities": f.frame(f.PRIORITY, 0, 1, bytes(5)),
     "unknown frames": f.frame(99, 0, 0, b"x"),
     "empty DATA": f.frame(f.DATA, 0, 1),
+    "DATA of padding": f.frame(f.DATA, f.PADDED, 1, b"\x00"),
     "RST_STREAM of a closed stream": f.frame(f.RST_STREAM, 0, 3, u32(8)),
+    "acknowledgements of settings": f.frame(f.SETTINGS, f.ACK, 0),
+    "replies to pings that were not sent": f.frame(f.PING, f.ACK, 0, bytes(8)),
+    "GOAWAY": f.frame(f.GOAWAY, 0, 0, bytes(8)),
 }
 
 
@@ -219,6 +239,62 @@ def test_rapid_resets_end_the_connection() -> None:
     accepted, error = sent_until_error(server, reset)
     assert (accepted, code_of(error)) == (MAX_RESETS, f.ENHANCE_YOUR_CALM)
     assert len(recorder.resets) == MAX_RESETS
+
+
+@pytest.mark.parametrize("what", STREAM_ERRORS)
+def test_errors_that_make_the_server_reset_streams_end_the_connection(what: str) -> None:
+    """CVE-2025-8671: without a limit, a client could start calls and end them at once, as with resets of its own."""
+    server, recorder = connection()
+    recorder.received = lambda stream, data: None  # type: ignore[method-assign]
+    for number in range(MAX_RESETS + 1):
+        stream = 2 * number + 1
+        data = STREAM_ERRORS[what][0]
+        renumbered = b"".join(
+            f.frame(kind, flags, stream, payload) for kind, flags, _, payload in sent_frames(data)
+        )
+        _, error = sent_until_error(server, [renumbered])
+        if error is not None:
+            break
+    assert (number, code_of(error)) == (MAX_RESETS, f.ENHANCE_YOUR_CALM)
+
+
+def sent_frames(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
+    at = 0
+    while at < len(data):
+        high, low, kind, flags, stream = f.HEAD.unpack_from(data, at)
+        begin = at + f.HEAD_SIZE
+        at = begin + (high << 8) + low
+        yield kind, flags, stream, data[begin:at]
+
+
+def test_small_parts_of_a_response_do_not_pardon_resets_or_updates() -> None:
+    """CVE-2019-9511: a client that opens its windows by one byte at a time gets frames of one byte."""
+    server, recorder = connection()
+    server.receive(setting(f.INITIAL_WINDOW_SIZE, 0) + HALF, 0)
+    server.answer(recorder.streams[1], b"", (bytes(10 * MAX_UPDATES),), b"")
+    accepted, error = sent_until_error(server, repeat(f.frame(f.WINDOW_UPDATE, 0, 1, u32(1)), 10 * MAX_UPDATES))
+    assert (accepted, code_of(error)) == (MAX_UPDATES, f.ENHANCE_YOUR_CALM)
+
+
+def test_resets_that_cross_the_response_are_accepted() -> None:
+    """A client that gives up a call at its deadline resets the stream, but the response is already on its way."""
+    server, recorder = connection()
+    for number in range(2 * MAX_USELESS):
+        stream = 2 * number + 1
+        server.receive(headers(stream, 5), 0)
+        server.answer(recorder.streams[stream], b"", (b"x",), b"")
+        server.receive(f.frame(f.RST_STREAM, 0, stream, u32(8)), 0)
+        server.out = []
+
+
+def test_an_incomplete_frame_of_padded_data_takes_no_memory() -> None:
+    server, recorder = connection()
+    server.receive(OPEN, 0)
+    padded = f.frame(f.DATA, f.PADDED, 1, b"\xff" + bytes(100_000))
+    for at in range(0, len(padded) - 10, 1000):
+        server.receive(padded[at : at + 1000], 0)
+        assert not server.is_incomplete
+    assert len(recorder.bodies[1]) == 100_000 - 255
 
 
 def test_resets_in_return_for_responses_are_accepted() -> None:
@@ -295,3 +371,28 @@ def test_arbitrary_frames_have_the_same_effect_in_one_piece_or_many(made: list[t
         if code is None:
             assert len(server.streams) <= 3
     assert results[0] == results[1] == results[2]
+
+
+def test_a_response_that_makes_no_progress_is_reset() -> None:
+    server, recorder = connection()
+    server.receive(setting(f.INITIAL_WINDOW_SIZE, 0) + headers(1, 5) + headers(3, 5), 0)
+    for stream in (1, 3):
+        server.answer(recorder.streams[stream], b"", (bytes(1000),), b"")
+    for check in range(6):
+        server.receive(f.frame(f.WINDOW_UPDATE, 0, 3, u32(20)), 0)
+        server.reset_stalled(3, 20)
+        assert (1 in server.streams) == (check < 2)
+    assert f.rst_stream(1, f.CANCEL) in server.out
+    assert recorder.resets == [1]
+    server.receive(f.frame(f.WINDOW_UPDATE, 0, 3, u32(1000)), 0)
+    assert not server.is_blocked
+    assert not server.streams
+
+
+def test_trailers_that_waited_state_the_size_of_a_table_that_the_client_has_reduced() -> None:
+    server, recorder = connection()
+    server.receive(setting(f.INITIAL_WINDOW_SIZE, 0) + headers(1, 5), 0)
+    server.answer(recorder.streams[1], b"\x88", (bytes(1000),), b"\x89")
+    server.receive(setting(f.HEADER_TABLE_SIZE, 0) + f.frame(f.WINDOW_UPDATE, 0, 1, u32(1000)), 0)
+    blocks = [payload for kind, _, _, payload in sent_frames(b"".join(server.out)) if kind == f.HEADERS]
+    assert blocks == [b"\x88", b"\x20\x89"]

@@ -12,7 +12,7 @@ from clockwork.http2.connection import Connection, NotHttp2Error
 from clockwork.http2.frames import NO_ERROR, Http2Error
 from clockwork.http2.limits import Limits
 from clockwork.net.frame_arrivals import FrameArrivals
-from clockwork.net.write_timeout import WriteTimeout
+from clockwork.net.write_timeout import CHECKS, MIN_PROGRESS, WriteTimeout
 from clockwork.units import KIB, MILLISECOND, SECOND, Bytes, Nanos
 
 BUFFER: Final[Bytes] = 64 * KIB
@@ -97,6 +97,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._is_last_chance = False  #: whether the connection ends unless bytes arrive soon
         self._begun_arrived: Nanos = 0  #: when the incomplete frame began to arrive
         self._timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None  #: runs while responses wait for the client's windows
         self.ended: asyncio.Future[None] = self._loop.create_future()  #: done when the connection is closed
 
     @property
@@ -140,8 +141,9 @@ class GrpcConnection(asyncio.BufferedProtocol):
         """Cancel all calls."""
         self._port.connections.discard(self)
         self._write_timeout.end()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
         self.handler.abandon()
         if self._client is not None:
             self._client.close()
@@ -232,6 +234,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
             else:
                 self._transport.writelines(out)
         self._http.out = []
+        if self._http.is_blocked and self._stall_timer is None and not self._transport.is_closing():
+            self._await_windows()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -291,3 +295,15 @@ class GrpcConnection(asyncio.BufferedProtocol):
         else:
             self._ping_at = None
             self._await_silence(self._port.keep_alive - silence)
+
+    def _await_windows(self) -> None:
+        self._stall_timer = self._loop.call_later(WRITE_TIMEOUT / CHECKS, self._check_windows)
+
+    def _check_windows(self) -> None:
+        """Reset streams whose client does not open its windows. While nothing is read, `WriteTimeout` checks instead."""
+        self._stall_timer = None
+        if self._is_reading:
+            self._http.reset_stalled(CHECKS, MIN_PROGRESS)
+            self._flush()
+        elif self._http.is_blocked:
+            self._await_windows()

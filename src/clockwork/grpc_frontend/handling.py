@@ -36,7 +36,6 @@ from clockwork.grpc_frontend.replies import (
     http_block,
 )
 from clockwork.http2.connection import Connection
-from clockwork.http2.frames import PROTOCOL_ERROR
 from clockwork.http2.hpack import Block
 from clockwork.http2.streams import STREAM_WINDOW, Stream
 from clockwork.messages.status import Status
@@ -113,8 +112,8 @@ class Handler:
                 self._start_timer(call)
         self._opened.clear()
 
-    def head_of(self, block: Block) -> Head:
-        """Return the head of a call."""
+    def head_of(self, block: Block) -> Head | None:
+        """Return the head of a call, or None if it is malformed."""
         return head_of(block, MAX_METADATA_BYTES)
 
     def opened(self, stream: Stream, head: Head) -> None:
@@ -122,7 +121,7 @@ class Handler:
         arrived, self._first_arrived = self._first_arrived, self._arrived
         method, refusal = self._serving.methods.get(head.path), None
         if head.http_status != 200:
-            self._refuse_other(stream, head)
+            self.http.send_trailers(stream, http_block(head.http_status))
             return
         if head.failure is not None or not self._serving.access.open or method is None:
             refusal = self._refusal(head, method)
@@ -138,13 +137,6 @@ class Handler:
             self._start(call)
         elif stream.client_ended:
             self.ended(stream)
-
-    def _refuse_other(self, stream: Stream, head: Head) -> None:
-        """Refuse a request that is no gRPC call."""
-        if head.http_status:
-            self.http.send_trailers(stream, http_block(head.http_status))
-        else:
-            self.http.reset(stream, PROTOCOL_ERROR)
 
     def _refusal(self, head: Head, method: Method | None) -> Failure | None:
         """Return the failure of a call whose head is wrong, whose method is unknown or whose token is not right."""

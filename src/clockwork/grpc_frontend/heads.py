@@ -9,6 +9,7 @@ from binascii import Error
 from typing import Final, NamedTuple, TypeAlias
 
 from clockwork.frontend.unpacking import WINDOW
+from clockwork.http2.fields import is_valid, is_value
 from clockwork.http2.hpack import ENTRY_SIZE, Block, Field
 from clockwork.messages.faults import quoted
 from clockwork.messages.status import Status
@@ -32,14 +33,12 @@ _UNITS: Final = {
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _CONTENT_TYPE: Final = re.compile(rb"application/grpc(?:$|[+;])")
 _PSEUDO: Final = (b":method", b":scheme", b":path", b":authority")
-_NEVER: Final = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 
 
 class Head(NamedTuple):
     """The head of a call.
 
-    ``http_status`` is not 200 if the request is no gRPC call, and 0 if it is malformed. ``failure`` is an error in the
-    metadata.
+    ``http_status`` is not 200 if the request is no gRPC call. ``failure`` is an error in the metadata.
     """
 
     path: str
@@ -50,11 +49,8 @@ class Head(NamedTuple):
     failure: Failure | None = None
 
 
-MALFORMED: Final = Head("", 0)
-
-
-def head_of(block: Block, max_size: Bytes) -> Head:
-    """Return the head that a block of headers describes."""
+def head_of(block: Block, max_size: Bytes) -> Head | None:
+    """Return the head that a block of headers describes, or None if the request is malformed."""
     if block.fields is None:
         text = f"metadata is {block.size} bytes; the limit is {max_size} ({ENTRY_SIZE} bytes are added for each entry)"
         return Head("", failure=Failure(431, "RESOURCE_EXHAUSTED", text, Status.INVALID_REQUEST))
@@ -62,15 +58,15 @@ def head_of(block: Block, max_size: Bytes) -> Head:
     ordinary: list[Field] = []
     for name, value in block.fields:
         if name[:1] == b":":
-            if name in special or name not in _PSEUDO or ordinary:
-                return MALFORMED
+            if name in special or name not in _PSEUDO or ordinary or not is_value(value):
+                return None
             special[name] = value
-        elif not name or name in _NEVER or name != name.lower() or (name == b"te" and value != b"trailers"):
-            return MALFORMED
+        elif is_valid(name, value):
+            ordinary.append((name, value.strip(b" \t")))
         else:
-            ordinary.append((name, value))
+            return None
     if not special.get(b":path") or b":method" not in special or b":scheme" not in special:
-        return MALFORMED
+        return None
     return _head_of_request(special, ordinary)
 
 

@@ -42,7 +42,10 @@ UPLOAD_TIME: Final[Nanos] = 600 * SECOND
 """Time in nanoseconds in which a client must send the whole message of an inference request."""
 
 WRITE_TIMEOUT: Final = 60.0
-"""Time in seconds in which a client must read each MiB of the responses."""
+"""Time in seconds in which a client must read each MiB of the responses.
+
+The time also applies to each response that waits for the windows of HTTP/2.
+"""
 
 IDLE: Final[Nanos] = 600 * SECOND
 """Time in nanoseconds after which the server closes a connection without calls. Clients reconnect when necessary."""

@@ -33,7 +33,8 @@ from clockwork.http2.frames import (
     check,
     check_size,
 )
-from clockwork.http2.hpack import Decoder
+from clockwork.http2.fields import is_valid
+from clockwork.http2.hpack import Block, Decoder
 from clockwork.http2.limits import Limits
 from clockwork.http2.sending import Sender
 from clockwork.http2.streams import STREAM_WINDOW, Receiver, Stream
@@ -93,7 +94,8 @@ class Connection(Sender):
         self._begun = False  #: whether the preface has arrived
         self._settled = False  #: whether the client's first SETTINGS has arrived
         self._partial: Stream | None = None  #: the stream of a DATA frame that is incomplete
-        self._missing: Bytes = 0  #: number of bytes of that frame that are missing
+        self._missing: Bytes = 0  #: number of bytes of that frame that are missing, with its padding
+        self._padding: Bytes = 0  #: length of that frame's padding
         self._partial_ends = False  #: whether that frame ends its stream
         self._block: bytearray | None = None  #: an incomplete block of headers
         self._block_stream = 0
@@ -142,11 +144,10 @@ class Connection(Sender):
             if self._block is not None and kind != CONTINUATION:
                 raise Http2Error(frames.PROTOCOL_ERROR, "a block of headers is interrupted")
             if kind == DATA:
-                if after > end and flags & PADDED:
+                if begin == end and size and flags & PADDED:
                     break
                 self._data(number & MAX_WINDOW, flags, data[begin : min(after, end)], size, now)
                 if after > end:
-                    self._rest = b""
                     return
             elif after > end:
                 break
@@ -162,11 +163,11 @@ class Connection(Sender):
 
         There is such memory in the middle of a long DATA frame. Afterwards, the host must call `received_directly`.
         """
-        stream = self._partial
-        if self._missing < MIN_DIRECT or stream is None or stream.server_ended:
+        stream, missing = self._partial, self._missing - self._padding
+        if missing < MIN_DIRECT or stream is None or stream.server_ended:
             return None
         memory = self._receiver.memory(stream)
-        return None if memory is None or len(memory) < MIN_DIRECT else memory[: min(self._missing, MAX_DIRECT)]
+        return None if memory is None or len(memory) < MIN_DIRECT else memory[: min(missing, MAX_DIRECT)]
 
     def received_directly(self, nbytes: Bytes) -> None:
         """Handle ``nbytes`` that were received into the memory from `destination`."""
@@ -186,16 +187,11 @@ class Connection(Sender):
     def _continue_data(self, data: bytes | memoryview) -> int:
         """Handle the rest of an incomplete DATA frame. Return its length."""
         size = min(self._missing, len(data))
+        content = data[: min(size, max(0, self._missing - self._padding))]
         self._missing -= size
         stream = self._partial
         if stream is not None and self.streams.get(stream.id) is stream:
-            stream.client_ended = ends = self._partial_ends and not self._missing
-            if stream.server_ended and stream.queue is None:
-                self._end_answered(stream)
-                return size
-            self._receiver.received(stream, data[:size])
-            if ends and not stream.server_ended:
-                self._receiver.ended(stream)
+            self._take(stream, content)
         return size
 
     def _data(self, number: int, flags: int, payload: bytes | memoryview, size: Bytes, now: Nanos) -> None:
@@ -205,36 +201,50 @@ class Connection(Sender):
             self.out.append(frames.window_update(0, CONNECTION_WINDOW - self._granted))
             self._granted = CONNECTION_WINDOW
         stream = self.streams.get(number)
-        self._missing = size - len(payload)
+        self._missing, self._padding = size - len(payload), 0
         self._partial, self._partial_ends = stream, bool(flags & END_STREAM)
-        if not size and not flags & END_STREAM:
+        content = size
+        if flags & PADDED:
+            self._padding = _padding_of(payload, size)
+            payload = payload[1 : size - self._padding]
+            content = size - self._padding - 1
+        if not content and not flags & END_STREAM:
             self._strikes.add(now)
         if stream is None:
+            self._ignore(number, flags, size)
+        elif stream.client_ended:
+            self._partial = None
+            self.fail(stream, frames.STREAM_CLOSED, now)
+        elif stream.granted < size:
+            self._partial = None
+            self.fail(stream, frames.FLOW_CONTROL_ERROR, now)
+        else:
+            stream.granted -= size
+            stream.unreported += size
+            self._take(stream, payload)
+
+    def _ignore(self, number: int, flags: int, size: Bytes) -> None:
+        """Ignore DATA that a client sent before it learned that the server has ended the stream."""
+        granted = self._ended.get(number)
+        if granted is None:
             if number > self.last_stream or not number & 1:
                 raise Http2Error(frames.PROTOCOL_ERROR, f"stream {number} was not opened")
-            if number not in self._ended:
-                raise Http2Error(frames.STREAM_CLOSED, f"stream {number} is closed")
-            return
-        if stream.client_ended:
-            self._partial = None
-            self.reset(stream, frames.STREAM_CLOSED)
-            self._receiver.reset(stream)
-            return
-        stream.granted -= size
-        if stream.granted < 0:
-            self._partial = None
-            self.reset(stream, frames.FLOW_CONTROL_ERROR)
-            self._receiver.reset(stream)
-            return
-        if flags & PADDED:
-            payload = _without_padding(payload)
-        stream.unreported += size
-        stream.client_ended = ends = bool(flags & END_STREAM) and not self._missing
+            raise Http2Error(frames.STREAM_CLOSED, f"stream {number} is closed")
+        if size > granted:
+            raise Http2Error(frames.FLOW_CONTROL_ERROR, f"the window of stream {number} is exceeded")
+        if flags & END_STREAM:
+            del self._ended[number]
+        else:
+            self._ended[number] = granted - size
+
+    def _take(self, stream: Stream, content: bytes | memoryview) -> None:
+        """Handle bytes of a DATA frame, and the end of the stream if the frame is complete."""
+        stream.client_ended = ends = self._partial_ends and not self._missing
         if stream.server_ended and stream.queue is None:
             self._end_answered(stream)
             return
-        if len(payload):
-            self._receiver.received(stream, payload)
+        if len(content):
+            self._receiver.received(stream, content)
         if ends and not stream.server_ended:
             self._receiver.ended(stream)
 
@@ -247,38 +257,48 @@ class Connection(Sender):
 
     def _headers(self, number: int, flags: int, block: bytes, now: Nanos) -> None:
         """Handle a whole block of headers."""
-        decoder = self._decoder
-        head = decoder.remembered.get(block)
-        if head is None:
-            decoded = decoder.decode(block)
-            if decoded.fields is None:
-                self._strikes.add(now, OVERSIZE_STRIKES)
-            head = self._receiver.head_of(decoded)
-            decoder.remember(block, head)
         if not number & 1:
             raise Http2Error(frames.PROTOCOL_ERROR, f"a client cannot open stream {number}")
         if number <= self.last_stream:
-            self._trailers(number, flags)
+            self._trailers(number, flags, self._decode(block, now), now)
             return
+        decoder = self._decoder
+        head = decoder.remembered.get(block)
+        if head is None:
+            head = self._receiver.head_of(self._decode(block, now))
+            if head is not None:
+                decoder.remember(block, head)
         self.last_stream = number
         if len(self.streams) >= self._limits.max_streams or self.leaving:
             self.out.append(frames.rst_stream(number, frames.REFUSED_STREAM))
-            self._remember_ended(number)
+            if not flags & END_STREAM:
+                self._remember_ended(number, STREAM_WINDOW)
             self._strikes.add(now)
             return
         stream = self.streams[number] = Stream(number, self._initial_room)
         if flags & END_STREAM:
             stream.client_ended = True
-        self._receiver.opened(stream, head)
+        if head is None:
+            self.fail(stream, frames.PROTOCOL_ERROR, now)
+        else:
+            self._receiver.opened(stream, head)
 
-    def _trailers(self, number: int, flags: int) -> None:
+    def _decode(self, block: bytes, now: Nanos) -> Block:
+        decoded = self._decoder.decode(block)
+        if decoded.fields is None:
+            self._strikes.add(now, OVERSIZE_STRIKES)
+        return decoded
+
+    def _trailers(self, number: int, flags: int, block: Block, now: Nanos) -> None:
         stream = self.streams.get(number)
         if stream is None:
             if number not in self._ended:
                 raise Http2Error(frames.STREAM_CLOSED, f"stream {number} is closed")
-        elif stream.client_ended or not flags & END_STREAM:
-            self.reset(stream, frames.STREAM_CLOSED if stream.client_ended else frames.PROTOCOL_ERROR)
-            self._receiver.reset(stream)
+            del self._ended[number]
+        elif stream.client_ended:
+            self.fail(stream, frames.STREAM_CLOSED, now)
+        elif not flags & END_STREAM or not all(is_valid(*field) for field in block.fields or ()):
+            self.fail(stream, frames.PROTOCOL_ERROR, now)
         else:
             stream.client_ended = True
             if not stream.server_ended:
@@ -306,6 +326,8 @@ class Connection(Sender):
             raise Http2Error(frames.PROTOCOL_ERROR, "a client cannot push")
         elif kind == GOAWAY:
             check(not number, "GOAWAY is for the connection")
+            check_size(len(payload) >= 8)
+            self._strikes.add(now)
         else:
             if kind == PRIORITY:
                 check(number > 0, "PRIORITY is for a stream")
@@ -314,7 +336,7 @@ class Connection(Sender):
 
     def _begin_block(self, flags: int, number: int, payload: bytes, now: Nanos) -> None:
         if flags & PADDED:
-            payload = bytes(_without_padding(payload))
+            payload = payload[1 : len(payload) - _padding_of(payload, len(payload))]
         if flags & PRIORITY_FLAG:
             check_size(len(payload) >= 5)
             payload = payload[5:]
@@ -340,6 +362,7 @@ class Connection(Sender):
         check(0 < number <= self.last_stream, "RST_STREAM is for a stream that was not opened")
         stream = self.streams.pop(number, None)
         if stream is None:
+            self._ended.pop(number, None)
             self._strikes.add(now)
         else:
             self._strikes.reset(now)
@@ -351,22 +374,26 @@ class Connection(Sender):
     def _ping(self, flags: int, number: int, payload: bytes, now: Nanos) -> None:
         check(not number, "PING is for the connection")
         check_size(len(payload) == 8)
-        if not flags & ACK:
+        if flags & ACK:
+            self._strikes.add(now)
+        else:
             self._strikes.ping(now)
             self.out.append(frames.frame(PING, ACK, 0, payload))
 
     def _settings(self, flags: int, number: int, payload: bytes, now: Nanos) -> None:
         check(not number, "SETTINGS is for the connection")
         check_size(len(payload) % frames.SETTING.size == 0 and not (flags & ACK and payload))
+        if self._settled or flags & ACK:
+            self._strikes.add(now)
         if flags & ACK:
             return
-        if self._settled:
-            self._strikes.add(now)
         self._settled = True
         if len(payload) > MAX_SETTINGS * frames.SETTING.size:
             raise Http2Error(frames.ENHANCE_YOUR_CALM, f"SETTINGS has more than {MAX_SETTINGS} settings")
         for name, value in frames.SETTING.iter_unpack(payload):
-            if name == frames.INITIAL_WINDOW_SIZE:
+            if name == frames.HEADER_TABLE_SIZE:
+                self._reduce_table(value)
+            elif name == frames.INITIAL_WINDOW_SIZE:
                 self._change_windows(value)
             elif name == frames.MAX_FRAME_SIZE:
                 check(DEFAULT_MAX_FRAME <= value < 1 << 24, f"MAX_FRAME_SIZE is {value}")
@@ -377,7 +404,8 @@ class Connection(Sender):
         self._pump()
 
 
-def _without_padding(payload: bytes | memoryview) -> bytes | memoryview:
-    if not payload or payload[0] >= len(payload):
+def _padding_of(payload: bytes | memoryview, size: Bytes) -> Bytes:
+    """Return the length of the padding of a frame with ``size`` bytes. The first byte contains it."""
+    if not payload or payload[0] >= size:
         raise Http2Error(frames.PROTOCOL_ERROR, "the padding is longer than the frame")
-    return payload[1 : len(payload) - payload[0]]
+    return payload[0]

@@ -49,6 +49,12 @@ STATIC: Final[tuple[Field, ...]] = (
 )  # fmt: skip
 """The static table (RFC 7541, appendix A). Its first entry has the index 1."""
 
+EMPTY_TABLE: Final = b"\x20"
+"""The beginning of a block of headers whose encoder has reduced the table to zero bytes."""
+
+MAX_RESIZES: Final = 2
+"""Largest number of changes of the table's size in one block (RFC 7541, section 4.2)."""
+
 _INDEXED, _INCREMENTAL, _RESIZE = 0x80, 0x40, 0x20
 _MAX_INTEGER: Final = 1 << 24
 _INDEX_OF: Final = {name: len(STATIC) - at for at, (name, _) in enumerate(reversed(STATIC))}
@@ -92,7 +98,7 @@ class Decoder:
         """
         self.changed = False
         fields: list[Field] = []
-        at, end, size, limit = 0, len(block), 0, self._max_size
+        at, end, size, limit, resizes = 0, len(block), 0, self._max_size, 0
         try:
             while at < end:
                 first = block[at]
@@ -103,8 +109,10 @@ class Decoder:
                     field, at = self._literal(block, at, 0x3F)
                     self._add(field)
                 elif first & _RESIZE:
-                    if size:
-                        raise Http2Error(COMPRESSION_ERROR, "a block of headers changes the table after a header")
+                    resizes += 1
+                    if size or resizes > MAX_RESIZES:
+                        text = "a block of headers changes the table after a header, or too often"
+                        raise Http2Error(COMPRESSION_ERROR, text)
                     at = self._resize(block, at)
                     continue
                 else:

@@ -77,10 +77,20 @@ class Strikes:
         self._pings = 0
         self._last_ping = None
 
-    def progress(self) -> None:
-        """Note that the server sends a part of a response. This pardons early pings, one reset and two updates."""
+    def responded(self) -> None:
+        """Note that the server sends a whole response.
+
+        This pardons early pings, one reset, one frame without a purpose and two updates. A client that gives up a call
+        at its deadline often resets the stream when the response is already on its way.
+        """
         self.pardon_pings()
         self._resets.give_back()
+        self._useless.give_back()
+        self._updates.give_back(2)
+
+    def sent(self) -> None:
+        """Note that the server sends a part of a response. This pardons early pings and two updates."""
+        self.pardon_pings()
         self._updates.give_back(2)
 
     def add(self, now: Nanos, count: int = 1) -> None:

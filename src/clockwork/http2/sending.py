@@ -19,12 +19,19 @@ from clockwork.http2.frames import (
     check,
     check_size,
 )
+from clockwork.http2.hpack import EMPTY_TABLE, TABLE_SIZE
 from clockwork.http2.limits import Strikes
 from clockwork.http2.streams import Receiver, Stream
 from clockwork.units import Bytes, Nanos
 
 MAX_JOINED: Final[Bytes] = 16_384
 """Longest body in bytes of a response that is sent as one piece. This is also the longest frame that all peers accept.
+"""
+
+MIN_PROGRESS: Final[Bytes] = 1024
+"""Shortest part of a response in bytes in return for which the client may change its windows.
+
+A client could make the server send a response in many parts of a few bytes (CVE-2019-9511).
 """
 
 MAX_ENDED: Final = 1024
@@ -44,12 +51,15 @@ class Sender:
         self._strikes = Strikes(now)
         self._room: Bytes = DEFAULT_WINDOW  #: number of bytes that the client's window has room for
         self._initial_room: Bytes = DEFAULT_WINDOW
+        self._table_update = b""  #: what the next block of headers must begin with
         self._max_frame: Bytes = DEFAULT_MAX_FRAME
         self._waiting: dict[int, Stream] = {}  #: the streams with a queue
-        self._ended: dict[int, None] = {}  #: streams that the server ended before the client did
+        #: for each stream that the server ended before the client did, the number of bytes that the client may have sent
+        self._ended: dict[int, Bytes] = {}
 
     def send_head(self, stream: Stream, block: bytes) -> None:
         """Send the headers of a response."""
+        block = self._with_table_update(block)
         self.out.append(frames.head(len(block), HEADERS, END_HEADERS, stream.id) + block)
 
     def send_data(self, stream: Stream, parts: Sequence[bytes | memoryview]) -> None:
@@ -58,6 +68,7 @@ class Sender:
         if stream.queue is None and size <= stream.room and size <= self._room and size <= self._max_frame:
             stream.room -= size
             self._room -= size
+            self._strikes.sent()
             self.out.append(frames.head(size, DATA, 0, stream.id))
             self.out += parts
             return
@@ -65,28 +76,29 @@ class Sender:
             return
         if stream.queue is None:
             stream.queue = deque()
+            stream.progress = stream.checks = 0
             self._waiting[stream.id] = stream
         stream.queue.extend(memoryview(part) for part in parts if len(part))
         self._pump()
 
     def send_trailers(self, stream: Stream, block: bytes) -> None:
         """Send the trailers of a response, which end the stream after the bytes that wait."""
-        self._strikes.progress()
+        self._strikes.responded()
         stream.server_ended = True
-        last = frames.head(len(block), HEADERS, END_HEADERS | END_STREAM, stream.id) + block
         if stream.queue is None:
-            self.out.append(last)
-            self._server_ended(stream)
+            self._send_last(stream, block)
         else:
-            stream.tail = last
+            stream.trailers = block
 
     def answer(self, stream: Stream, head: bytes, parts: Sequence[bytes | memoryview], trailers: bytes) -> None:
         """Send a whole response."""
         size, number = sum(map(len, parts)), stream.id
         if size <= MAX_JOINED and size <= stream.room and size <= self._room and stream.queue is None:
-            self._strikes.progress()
+            self._strikes.responded()
             self._room -= size
             stream.server_ended = True
+            if self._table_update:
+                head = self._with_table_update(head)
             pack = HEAD.pack
             self.out.append(
                 b"".join(
@@ -114,7 +126,20 @@ class Sender:
         self._waiting.pop(stream.id, None)
         self.streams.pop(stream.id, None)
         if not stream.client_ended:
-            self._remember_ended(stream.id)
+            self._remember_ended(stream.id, stream.granted)
+
+    def fail(self, stream: Stream, code: int, now: Nanos) -> None:
+        """End a stream at once because of an error of the client.
+
+        A client can cause such errors on purpose, so that the server resets streams for it (CVE-2025-8671). Therefore
+        they count as resets by the client.
+
+        Raises:
+            Http2Error: there are too many.
+        """
+        self._strikes.reset(now)
+        self.reset(stream, code)
+        self._receiver.reset(stream)
 
     def grant(self, stream: Stream, wanted: Bytes = 0) -> None:
         """Let the client send more bytes in a stream: those that were received, and at least ``wanted`` in all."""
@@ -125,6 +150,25 @@ class Sender:
             stream.granted += by
             self.out.append(frames.window_update(stream.id, by))
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether parts of responses wait for the client's windows."""
+        return bool(self._waiting)
+
+    def reset_stalled(self, checks: int, min_progress: Bytes) -> None:
+        """Check the progress of the responses that wait for the client's windows. Call this method periodically.
+
+        A stream is reset if ``checks`` successive checks find that less than ``min_progress`` bytes were sent in it.
+        Otherwise, a client that never opens its windows would occupy the memory of all its responses.
+        """
+        for stream in list(self._waiting.values()):
+            stream.checks += 1
+            if stream.progress >= min_progress:
+                stream.progress = stream.checks = 0
+            elif stream.checks >= checks:
+                self.reset(stream, frames.CANCEL)
+                self._receiver.reset(stream)
+
     def go_away(self, code: int = frames.NO_ERROR, text: str = "") -> None:
         """Refuse new streams, and ask the client to leave when the open streams have ended."""
         self.leaving = True
@@ -133,6 +177,16 @@ class Sender:
     def ping(self) -> None:
         """Ask the client for a sign of life."""
         self.out.append(frames.frame(PING, 0, 0, bytes(8)))
+
+    def _with_table_update(self, block: bytes) -> bytes:
+        """Return the block that is sent next. It tells the client that the table is empty, if the client must know."""
+        update, self._table_update = self._table_update, b""
+        return update + block
+
+    def _send_last(self, stream: Stream, block: bytes) -> None:
+        block = self._with_table_update(block)
+        self.out.append(frames.head(len(block), HEADERS, END_HEADERS | END_STREAM, stream.id) + block)
+        self._server_ended(stream)
 
     def _server_ended(self, stream: Stream) -> None:
         """Close a stream whose last frame was sent.
@@ -144,10 +198,10 @@ class Sender:
         if stream.client_ended:
             self.streams.pop(stream.id, None)
 
-    def _remember_ended(self, number: int) -> None:
+    def _remember_ended(self, number: int, granted: Bytes) -> None:
         if len(self._ended) >= MAX_ENDED:
             del self._ended[next(iter(self._ended))]
-        self._ended[number] = None
+        self._ended[number] = granted
 
     def _widen(self, number: int, payload: bytes, now: Nanos) -> None:
         check_size(len(payload) == 4)
@@ -161,13 +215,21 @@ class Sender:
         elif (stream := self.streams.get(number)) is not None:
             stream.room += by
             if not by or stream.room > MAX_WINDOW:
-                self.reset(stream, frames.FLOW_CONTROL_ERROR if by else frames.PROTOCOL_ERROR)
-                self._receiver.reset(stream)
+                self.fail(stream, frames.FLOW_CONTROL_ERROR if by else frames.PROTOCOL_ERROR, now)
         else:
             check(number <= self.last_stream, f"stream {number} was not opened")
             return
         if self._waiting:
             self._pump()
+
+    def _reduce_table(self, size: Bytes) -> None:
+        """Note that the client has limited the table of the server's encoder.
+
+        The encoder uses no table. But decoders require that the first block after a reduction states the new size (RFC
+        7541, section 4.2).
+        """
+        if size < TABLE_SIZE:
+            self._table_update = EMPTY_TABLE
 
     def _change_windows(self, initial: Bytes) -> None:
         if initial > MAX_WINDOW:
@@ -192,19 +254,21 @@ class Sender:
         size = min(len(part), stream.room, self._room, self._max_frame)
         self.out += (frames.head(size, DATA, 0, stream.id), part[:size])
         stream.room -= size
+        stream.progress += size
         self._room -= size
-        self._strikes.progress()
         if size < len(part):
             queue[0] = part[size:]
         else:
             queue.popleft()
         if queue:
+            if size >= MIN_PROGRESS:
+                self._strikes.sent()
             return stream.room > 0
+        self._strikes.sent()
         stream.queue = None
         del self._waiting[stream.id]
         if stream.server_ended:
-            self.out.append(stream.tail)
-            self._server_ended(stream)
+            self._send_last(stream, stream.trailers)
         else:
             self._receiver.drained(stream)
         return False

@@ -13,7 +13,10 @@ STREAM_WINDOW: Final[Bytes] = 1 * MIB
 class Stream:
     """A stream, which has one request and its response."""
 
-    __slots__ = ("call", "client_ended", "granted", "id", "queue", "room", "server_ended", "tail", "unreported")
+    __slots__ = (
+        "call", "checks", "client_ended", "granted", "id", "progress", "queue", "room", "server_ended", "trailers",
+        "unreported",
+    )  # fmt: skip
 
     def __init__(self, id: int, room: Bytes) -> None:
         self.id = id
@@ -24,14 +27,19 @@ class Stream:
         self.granted: Bytes = STREAM_WINDOW  #: number of bytes that the client may still send
         self.unreported: Bytes = 0  #: number of received bytes that were not given back to the client's window
         self.queue: deque[memoryview] | None = None  #: DATA that waits for the client's window
-        self.tail = b""  #: the frame that follows the queue
+        self.progress: Bytes = 0  #: number of bytes sent from `queue` since `checks` was zero
+        self.checks = 0  #: number of checks of this progress
+        self.trailers = b""  #: the block of headers that follows the queue
 
 
 class Receiver(Protocol):
     """Handles what the client sends."""
 
     def head_of(self, block: Block) -> Any:
-        """Return the host's representation of headers, which is kept and used again for the same headers."""
+        """Return the host's representation of headers, which is kept and used again for the same headers.
+
+        Return None if the headers are malformed. In this case, the stream is reset.
+        """
         ...
 
     def opened(self, stream: Stream, head: Any) -> None:
