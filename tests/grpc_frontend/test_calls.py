@@ -18,8 +18,8 @@ from clockwork.controller.stage import Stage
 from clockwork.grpc_frontend import connection, handling, serve_grpc, service
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend.config import GrpcConfig
-from clockwork.host.controller import ControllerHost
 from clockwork.grpc_frontend.replies import MAX_MESSAGE, failure_block
+from clockwork.host.controller import ControllerHost
 from clockwork.http2.hpack import Decoder, encoded
 from clockwork.messages.actions import Infer
 from clockwork.messages.status import Status
@@ -327,6 +327,27 @@ def test_a_client_of_the_controller_ends_with_its_connection() -> None:
                 assert found["grpc-status"] == "0"
             while len(host._clients) > before:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.01)
+
+    run(test())
+
+
+def test_a_request_that_begins_after_its_connection_leaves_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[connection.GrpcConnection] = []
+    connection_made = connection.GrpcConnection.connection_made
+
+    def recorded(self: connection.GrpcConnection, transport: Any) -> None:
+        made.append(self)
+        connection_made(self, transport)
+
+    monkeypatch.setattr(connection.GrpcConnection, "connection_made", recorded)
+
+    async def test() -> None:
+        async with server() as (host, _, address):
+            before = len(host._clients)
+            await asyncio.to_thread(answer, address, headers("ServerLive"), data(b""))
+            await made[0].ended
+            assert made[0].client is made[0].client
+            assert len(host._clients) == before
 
     run(test())
 

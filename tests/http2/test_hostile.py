@@ -249,9 +249,7 @@ def test_errors_that_make_the_server_reset_streams_end_the_connection(what: str)
     for number in range(MAX_RESETS + 1):
         stream = 2 * number + 1
         data = STREAM_ERRORS[what][0]
-        renumbered = b"".join(
-            f.frame(kind, flags, stream, payload) for kind, flags, _, payload in sent_frames(data)
-        )
+        renumbered = b"".join(f.frame(kind, flags, stream, payload) for kind, flags, _, payload in sent_frames(data))
         _, error = sent_until_error(server, [renumbered])
         if error is not None:
             break

@@ -110,7 +110,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         """The client of the controller whose limits apply to the connection."""
         if self._client is None:
             self._client = self._port.client()
-            if self._port.is_closing:
+            if self._port.is_closing or self.ended.done():  # requests of a stream may begin when the connection has ended
                 self._client.close()
         return self._client
 
@@ -300,7 +300,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._stall_timer = self._loop.call_later(WRITE_TIMEOUT / CHECKS, self._check_windows)
 
     def _check_windows(self) -> None:
-        """Reset streams whose client does not open its windows. While nothing is read, `WriteTimeout` checks instead."""
+        """Reset streams whose client does not open its windows. While nothing is read, `WriteTimeout` checks."""
         self._stall_timer = None
         if self._is_reading:
             self._http.reset_stalled(CHECKS, MIN_PROGRESS)

@@ -25,8 +25,8 @@ MAX_UNPACKED: Final[Bytes] = 64 * MIB
 MAX_CALLS: Final = 4096
 """Largest number of ModelInfer calls that are served at a time. Further calls end with RESOURCE_EXHAUSTED.
 
-The same limit applies to all streams together, and to the calls of all other methods together. So clients with many idle
-streams cannot prevent health checks.
+The same limit applies to all streams together, and to the calls of all other methods together. So clients with many
+idle streams cannot prevent health checks.
 """
 
 MAX_STREAMS: Final = 256

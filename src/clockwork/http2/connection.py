@@ -7,6 +7,7 @@ which the host writes to the socket.
 from typing import Final
 
 from clockwork.http2 import frames
+from clockwork.http2.fields import is_valid
 from clockwork.http2.frames import (
     ACK,
     CONTINUATION,
@@ -33,7 +34,6 @@ from clockwork.http2.frames import (
     check,
     check_size,
 )
-from clockwork.http2.fields import is_valid
 from clockwork.http2.hpack import Block, Decoder
 from clockwork.http2.limits import Limits
 from clockwork.http2.sending import Sender

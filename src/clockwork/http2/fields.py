@@ -3,12 +3,12 @@
 import re
 from typing import Final
 
-from clockwork.http2.hpack import Field
-
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+").fullmatch
 _VALUE: Final = re.compile(rb"[^\0\r\n]*").fullmatch
 
-CONNECTION_FIELDS: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
+CONNECTION_FIELDS: Final = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+)
 """The headers that only HTTP/1.1 has."""
 
 

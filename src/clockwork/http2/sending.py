@@ -54,7 +54,7 @@ class Sender:
         self._table_update = b""  #: what the next block of headers must begin with
         self._max_frame: Bytes = DEFAULT_MAX_FRAME
         self._waiting: dict[int, Stream] = {}  #: the streams with a queue
-        #: for each stream that the server ended before the client did, the number of bytes that the client may have sent
+        #: for each stream that the server ended before the client did, the number of bytes that may still arrive
         self._ended: dict[int, Bytes] = {}
 
     def send_head(self, stream: Stream, block: bytes) -> None:
