@@ -45,7 +45,7 @@ class _Receiver:
         self.quota = BodyQuota(1 << 30)
         self.connection: Connection
 
-    def head_of(self, block: Block) -> Head:
+    def head_of(self, block: Block) -> Head | None:
         return head_of(block, MAX_HEADERS)
 
     def opened(self, stream: Stream, head: Head) -> None:
@@ -74,7 +74,8 @@ class _Receiver:
         self.connection.answer(stream, b"\x88", (bytes(200),), b"\x88")
 
     def reset(self, stream: Stream) -> None:
-        stream.call.close()
+        if stream.call is not None:
+            stream.call.close()
 
     def drained(self, stream: Stream) -> None:
         pass

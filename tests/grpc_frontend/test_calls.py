@@ -439,7 +439,7 @@ def test_a_stream_goes_on_after_a_response_waited_for_the_window() -> None:
         try:
             peer.send(frame(4, 0, 0, struct.pack(">HI", 4, 20)))
             peer.send(headers("ModelStreamInfer") + data(infer_request(), ends=False))
-            seen = []
+            seen: list[str] = []
             for kind, _, stream, _ in peer.frames():
                 if kind == DATA and not seen:
                     seen.append("blocked")

@@ -134,7 +134,9 @@ def test_an_unknown_compression_is_unimplemented() -> None:
 
 
 def test_metadata_above_the_limit_fails_the_call() -> None:
-    failure = head_of(Block(None, 9000), LIMIT).failure
+    found = head_of(Block(None, 9000), LIMIT)
+    assert found is not None
+    failure = found.failure
     assert failure is not None
     assert failure.grpc == "RESOURCE_EXHAUSTED"
     assert "metadata is 9000 bytes; the limit is 8192" in failure.message

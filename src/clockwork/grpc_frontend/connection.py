@@ -110,7 +110,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         """The client of the controller whose limits apply to the connection."""
         if self._client is None:
             self._client = self._port.client()
-            if self._port.is_closing or self.ended.done():  # requests of a stream may begin when the connection has ended
+            if self._port.is_closing or self.ended.done():  # a request of a stream may begin after the connection's end
                 self._client.close()
         return self._client
 
