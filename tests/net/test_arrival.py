@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 
 from clockwork.clock import MonotonicClock, thread_time
+from clockwork.net import arrival
 from clockwork.net.arrival import DOUBTFUL, SLEPT, TICK, Arrivals
 from clockwork.units import MILLISECOND, Nanos
 
@@ -93,6 +95,40 @@ async def long_turn(
         if reads.idle - idle < SLEPT // 2:
             break
     return begin, sent, arrived, read
+
+
+class SetClock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.at: Nanos = 10**12
+
+    def now(self) -> Nanos:
+        return self.at
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_thread_that_never_gave_up_its_core_has_not_slept(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    """The kernel counts neither interrupts nor the time of other virtual machines as the thread's processor time."""
+    yields = 0
+    monkeypatch.setattr(arrival, "thread_time", lambda: 0)
+    monkeypatch.setattr(arrival, "thread_yields", lambda: yields)
+    monkeypatch.setattr(Arrivals, "_run_queue", lambda self: 0)
+
+    async def test() -> None:
+        nonlocal yields
+        clock = SetClock()
+        with closing(Arrivals(asyncio.get_running_loop(), clock)) as arrivals:
+            polled = clock.at = clock.at + MILLISECOND
+            arrivals.earliest_arrival()
+            await asyncio.sleep(0)
+            turn = arrivals.turn
+            clock.at += DOUBTFUL // 2
+            yields += waits
+            assert arrivals.earliest_arrival() == (clock.at if waits else polled)
+            assert arrivals.follows(turn) is not waits
+
+    uvloop.run(test())
 
 
 def test_bytes_that_wake_the_loop_count_from_now() -> None:

@@ -161,9 +161,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
             return
         reception, handler, http = self._reception, self.handler, self._http
         now = self._read_at = reception.clock.now()
-        self._arrivals.read(
-            self._transport, now, filled=nbytes == len(_buffer if self._direct is None else self._direct)
-        )
+        filled = nbytes == len(_buffer if self._direct is None else self._direct)
+        self._arrivals.read(self._transport, now, nbytes, filled=filled)
         arrived = self._arrivals.last
         handler.begin_read(now, arrived, self._begun_arrived if http.is_incomplete else arrived)
         try:

@@ -13,6 +13,10 @@ did not report the bytes, they arrived after that poll. There are two cases:
 - The thread did not sleep. The bytes may have arrived at any time since the previous poll, and the result is the time
   of that poll.
 
+The thread's processor time does not contain the time in which the kernel serves interrupts, or in which the host of a
+virtual machine takes the core away. So a thread that only worked may seem to have slept. Therefore, a thread counts as
+asleep only if it has also given up its core (``ru_nvcsw`` in getrusage(2)).
+
 In three situations, this result is not accurate enough, and the module asks the kernel how long ago the socket received
 its last bytes. (``tcpi_last_data_recv`` in TCP_INFO has this time in milliseconds. The kernel's clock ticks every 4 ms
 or less.)
@@ -28,12 +32,13 @@ or less.)
 import asyncio
 import ctypes
 import os
+import resource
 import socket
 import struct
 from typing import Final
 
 from clockwork.clock import Clock, MonotonicClock, thread_time
-from clockwork.units import MICROSECOND, MILLISECOND, Nanos
+from clockwork.units import MICROSECOND, MILLISECOND, Bytes, Nanos
 
 SLEPT: Final[Nanos] = 20 * MICROSECOND
 """Shortest time that counts as a sleep of the thread. A thread sleeps while it neither runs nor waits for a core."""
@@ -46,6 +51,9 @@ TICK: Final[Nanos] = 4 * MILLISECOND
 
 _LAST_RECEIVED: Final = 52
 """Offset in bytes of the field ``tcpi_last_data_recv`` in ``struct tcp_info`` (linux/tcp.h)."""
+
+_MAX_WINDOW: Final = 64
+"""Offset in bytes of the field ``tcpi_rcv_ssthresh`` in ``struct tcp_info`` (linux/tcp.h)."""
 
 _U32: Final = struct.Struct("=I")
 
@@ -61,7 +69,7 @@ class Arrivals:
 
     __slots__ = (
         "_clock", "_cpu", "_doubtful", "_length", "_loop", "_open", "_polled", "_queued", "_schedstat", "_since",
-        "_slept", "_tcp_info", "reading_took", "turn",
+        "_slept", "_tcp_info", "_yields", "reading_took", "turn",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
@@ -74,12 +82,13 @@ class Arrivals:
         self._doubtful = False  #: whether to ask the kernel, because the loop slept and may then have worked
         self.reading_took: Nanos = 0  #: time that the loop spent on reading in the last turn
         self._schedstat = _open_schedstat()
-        self._tcp_info = ctypes.create_string_buffer(_LAST_RECEIVED + _U32.size)
+        self._tcp_info = ctypes.create_string_buffer(_MAX_WINDOW + _U32.size)
         self._length = ctypes.c_uint32()  #: length of `_tcp_info` in bytes
         self._since: Nanos = self._clock.now()  #: earliest time at which the bytes read in this turn may have arrived
         self._polled: Nanos = self._since  #: time at which the poll of this turn ended
         self._cpu: Nanos = thread_time()
         self._queued: Nanos = self._run_queue()
+        self._yields = thread_yields()
 
     def close(self) -> None:
         """Close the file descriptor of ``schedstat``."""
@@ -127,16 +136,20 @@ class Arrivals:
         """
         return self.turn - turn <= 1 and self._slept <= SLEPT
 
+    def max_window(self, transport: asyncio.BaseTransport) -> Bytes:
+        """Return the largest receive window that the kernel offers the peer at present, or 0 if it is unknown."""
+        return self._kernel_info(transport, _MAX_WINDOW)
+
     def _begin(self, now: Nanos) -> None:
         self._open = True
         self.turn += 1
         self._loop.call_soon(self._end)
-        cpu, queued = thread_time(), self._run_queue()
+        cpu, queued, yields = thread_time(), self._run_queue(), thread_yields()
         waited = queued - self._queued
-        self._slept = slept = now - self._polled - (cpu - self._cpu) - waited
+        self._slept = slept = 0 if yields == self._yields else now - self._polled - (cpu - self._cpu) - waited
         self._since = max(self._polled, now - waited) if slept > SLEPT else self._polled
         self._doubtful = slept > SLEPT and now - self._polled > DOUBTFUL
-        self._polled, self._cpu, self._queued = now, cpu, queued
+        self._polled, self._cpu, self._queued, self._yields = now, cpu, queued, yields
 
     def _end(self) -> None:
         """End the turn. The loop calls this method after it has read all bytes that the poll reported."""
@@ -145,6 +158,11 @@ class Arrivals:
 
     def _last_received(self, transport: asyncio.BaseTransport) -> Nanos:
         """Return the shortest possible time since the connection received its last bytes, or 0 if it is unknown."""
+        age = self._kernel_info(transport, _LAST_RECEIVED) * MILLISECOND
+        return max(0, age - TICK)
+
+    def _kernel_info(self, transport: asyncio.BaseTransport, offset: int) -> int:
+        """Return a field of the socket's ``struct tcp_info``, or 0 if the socket is closed or is not a TCP socket."""
         connection = transport.get_extra_info("socket")
         if connection is None:
             return 0
@@ -152,15 +170,19 @@ class Arrivals:
         # The method getsockopt() of uvloop's sockets is not used, because it duplicates the descriptor, which is slow.
         length = ctypes.byref(self._length)
         if _getsockopt(connection.fileno(), socket.IPPROTO_TCP, socket.TCP_INFO, info, length):
-            return 0  # the socket is closed or is not a TCP socket
-        age: Nanos = _U32.unpack_from(info, _LAST_RECEIVED)[0] * MILLISECOND
-        return max(0, age - TICK)
+            return 0
+        return int(_U32.unpack_from(info, offset)[0])
 
     def _run_queue(self) -> Nanos:
         """Return the total time that this thread has waited for a core, or 0 if the kernel does not measure it."""
         if self._schedstat < 0:
             return 0
         return int(os.pread(self._schedstat, 80, 0).split()[1])
+
+
+def thread_yields() -> int:
+    """Return how often the calling thread has given up its core in order to wait for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _open_schedstat() -> int:

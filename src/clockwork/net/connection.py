@@ -268,7 +268,7 @@ class Connection(asyncio.BufferedProtocol):
         self.received_at = self._clock.now()
         arrivals = self._arrivals
         if arrivals is not None:
-            arrivals.read(self._transport, self.received_at, filled=nbytes == self._offered)
+            arrivals.read(self._transport, self.received_at, nbytes, filled=nbytes == self._offered)
         self._heartbeat.heard = True
         try:
             frames = self._reader.buffer_updated(nbytes)
