@@ -129,3 +129,17 @@ def test_a_handler_that_raises_does_not_stop_the_others() -> None:
         assert inbox.shedder.waiting == 0
 
     run(test)
+
+
+def test_messages_are_sent_before_and_after_each_piece() -> None:
+    async def test() -> None:
+        order: list[str] = []
+        inbox = Inbox(asyncio.get_running_loop(), StoppedClock(), lambda: order.append("sent"))
+        for _ in range(2 * ROOM + 1):
+            inbox.put(lambda: order.append("handled"), SLO)
+        assert order == ["handled"] * ROOM
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        assert order[ROOM:] == ["sent", *["handled"] * ROOM, "sent", "sent", "handled", "sent"]
+
+    uvloop.run(test())

@@ -73,7 +73,7 @@ async def listening(files: Files) -> AsyncIterator[Server]:
         is_connected=lambda name: False,
     )
     server = await port.listen(
-        LOOPBACK, MonotonicClock(), None, None, max_frame_bytes=64 * MIB, max_outgoing_bytes=256 * MIB
+        LOOPBACK, MonotonicClock(), None, None, None, max_frame_bytes=64 * MIB, max_outgoing_bytes=256 * MIB
     )
     try:
         yield server

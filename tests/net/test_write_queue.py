@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
+from clockwork.net.outbox import Outbox
 from clockwork.net.write_queue import FLUSH_BYTES, WriteQueue
 from clockwork.units import KIB
 
@@ -47,6 +48,22 @@ def test_frames_of_one_turn_of_the_loop_are_sent_in_one_write() -> None:
         queue.put([b"next turn"])
         await asyncio.sleep(0)
         assert wire.written[1:] == [b"next turn"]
+
+    asyncio.run(test())
+
+
+def test_queues_with_one_outbox_are_flushed_together() -> None:
+    async def test() -> None:
+        outbox, wires = Outbox(asyncio.get_running_loop()), [Wire(), Wire()]
+        queues = [WriteQueue(cast(Any, wire), 1 << 30, lambda _: None, outbox) for wire in wires]
+        for number in range(2):
+            for queue in queues:
+                queue.put([b"%d" % number])
+        outbox.flush()
+        assert [wire.written for wire in wires] == [[b"01"], [b"01"]]
+        queues[0].put([b"2"])
+        await asyncio.sleep(0)
+        assert [wire.written for wire in wires] == [[b"01", b"2"], [b"01"]]
 
     asyncio.run(test())
 

@@ -193,6 +193,7 @@ class ControllerHost:
             self._config.worker_listen,
             self._clock,
             self.reception.arrivals,
+            self.reception.outbox,
             None if self._config.worker_tls is None else self._config.worker_tls.context,
             max_frame_bytes=min(FRAME_BYTES_CEILING, BATCH_FRAMES * self._config.max_frame_bytes),
             # pending requests may hold max_pending_bytes of payloads
@@ -207,6 +208,7 @@ class ControllerHost:
                 max_frame_bytes=self._config.max_frame_bytes,
                 allocate=self.allocate,
                 arrivals=self.reception.arrivals,
+                outbox=self.reception.outbox,
             ),
             clock=self._clock,
             on_connected=self._client_connected,

@@ -56,11 +56,16 @@ class Waiting:
 class Inbox:
     """The queue of one event loop. Call the methods on the thread of the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        """Start with an empty queue."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, flush: Callable[[], None] = lambda: None) -> None:
+        """Start with an empty queue.
+
+        ``flush`` sends all messages that wait to be sent. The inbox calls it before and after each piece of the queue,
+        so that responses to other requests do not wait for the piece, and actions do not wait for the next piece.
+        """
         self.shedder = Shedder()
         self._loop = loop
         self._clock = clock
+        self._flush = flush
         self._urgent: deque[Waiting] = deque()
         self._patient: deque[Waiting] = deque()
         self._turn_is_open = False
@@ -90,6 +95,7 @@ class Inbox:
         if not self._urgent and not self._patient:
             return
         self._open_turn()
+        self._flush()
         taken = 0
         try:
             while self._room > 0 and (handle := self._take()) is not None:
@@ -98,6 +104,7 @@ class Inbox:
                 handle()
         finally:  # if a handler raises an error, the remaining handlers must still run
             self.shedder.taken(self._clock.now(), taken)
+        self._flush()
 
     def _take(self) -> Handle | None:
         """Remove the next request and return its handler, or None if no request waits."""

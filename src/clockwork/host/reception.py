@@ -24,6 +24,7 @@ from clockwork.host.inbox import Handle, Inbox, Waiting
 from clockwork.host.request_ids import RequestIds
 from clockwork.messages.requests import InferRequest, InferResponse
 from clockwork.net.arrival import Arrivals
+from clockwork.net.outbox import Outbox
 from clockwork.state import ModelState
 from clockwork.units import MILLISECOND, Nanos
 
@@ -104,7 +105,8 @@ class Reception:
             model: returns the load that serves a model and version.
         """
         self.arrivals = Arrivals(loop, clock)
-        self.inbox = Inbox(loop, clock)
+        self.outbox = Outbox(loop)
+        self.inbox = Inbox(loop, clock, self.outbox.flush)
         self.backpressure = Backpressure(loop, self.arrivals)
         self.cpu_usage = CpuUsage(clock.now())
         self.clock = clock

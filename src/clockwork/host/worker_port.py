@@ -16,6 +16,7 @@ from clockwork.net.address import Address
 from clockwork.net.arrival import Arrivals
 from clockwork.net.config import LinkConfig
 from clockwork.net.connection import Connection
+from clockwork.net.outbox import Outbox
 from clockwork.net.server import Server, listen
 from clockwork.units import Bytes, Nanos, ms
 from clockwork.wire.codec import decode_result
@@ -52,6 +53,7 @@ class WorkerPort:
         address: Address,
         clock: Clock,
         arrivals: Arrivals | None,
+        outbox: Outbox | None,
         tls: ssl.SSLContext | None,
         *,
         max_frame_bytes: Bytes,
@@ -73,6 +75,7 @@ class WorkerPort:
                 silent_after=WORKER_SILENT,
                 measure_clock=True,
                 arrivals=arrivals,
+                outbox=outbox,
             ),
             clock=clock,
             on_connected=self._connected,

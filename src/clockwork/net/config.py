@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from clockwork.errors import InvalidRequestError
 from clockwork.net.arrival import Arrivals
+from clockwork.net.outbox import Outbox
 from clockwork.units import MIB, SECOND, Bytes, Nanos, ms
 from clockwork.wire.frame import FRAME_BYTES_CEILING, MAX_FRAME_BYTES, Allocate, uninitialised
 
@@ -30,6 +31,8 @@ class LinkConfig(Struct, frozen=True):
     - ``write_timeout``: time in which a peer must read 1 MiB while the connection is not ``writable``.
     - ``allocate``: allocates the memory for long frames after the greeting.
     - ``arrivals``: determines when bytes arrived. If ``arrivals`` is None, bytes count as arrived when they are read.
+    - ``outbox``: knows which connections of the event loop have frames to send. If ``outbox`` is None, each connection
+      sends its frames at the end of the loop's turn.
     """
 
     hello_timeout: Nanos = 5 * SECOND
@@ -44,6 +47,7 @@ class LinkConfig(Struct, frozen=True):
     write_timeout: Nanos = 60 * SECOND
     allocate: Allocate = uninitialised
     arrivals: Arrivals | None = None
+    outbox: Outbox | None = None
 
     def __post_init__(self) -> None:
         """Check the value of ``max_frame_bytes``.

@@ -238,7 +238,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._config.arrivals is not None:
             self._arrivals = FrameArrivals(self._config.arrivals)
         self._transport.set_write_buffer_limits(self._config.high_water_bytes)
-        self._write_queue = WriteQueue(self._transport, self._config.max_outgoing_bytes, self.abort)
+        config = self._config
+        self._write_queue = WriteQueue(self._transport, config.max_outgoing_bytes, self.abort, config.outbox)
         limit = self._config.write_timeout
         stalled = (
             f"the peer read less than {show_bytes(MIN_PROGRESS)} in {show_duration(limit)} although more waits for it"

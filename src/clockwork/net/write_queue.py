@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from clockwork.net.outbox import Outbox
 from clockwork.units import KIB, Bytes, show_bytes
 
 FLUSH_BYTES: Final[Bytes] = 64 * KIB
@@ -16,18 +17,25 @@ FLUSH_BYTES: Final[Bytes] = 64 * KIB
 class WriteQueue:
     """The frames that wait to be sent on one connection."""
 
-    __slots__ = ("_bytes", "_corked", "_flush_is_due", "_loop", "_max_bytes", "_on_overflow", "_transport")
+    __slots__ = ("_bytes", "_corked", "_flush_is_due", "_max_bytes", "_on_overflow", "_outbox", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, max_bytes: Bytes, on_overflow: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        max_bytes: Bytes,
+        on_overflow: Callable[[str], None],
+        outbox: Outbox | None = None,
+    ) -> None:
         """Create an empty queue.
 
         If more than ``max_bytes`` bytes already wait when a frame is queued, ``on_overflow`` is called with the reason.
-        The new frame itself does not count, so a frame may be longer than ``max_bytes``.
+        The new frame itself does not count, so a frame may be longer than ``max_bytes``. If ``outbox`` is None, the
+        queue has an outbox of its own.
         """
         self._transport = transport
         self._max_bytes = max_bytes
         self._on_overflow = on_overflow
-        self._loop = asyncio.get_running_loop()
+        self._outbox = outbox or Outbox(asyncio.get_running_loop())
         self._corked: list[bytes | memoryview] = []
         self._bytes: Bytes = 0
         self._flush_is_due = False
@@ -45,7 +53,7 @@ class WriteQueue:
             self.flush()
         elif not self._flush_is_due:
             self._flush_is_due = True
-            self._loop.call_soon(self._flush_when_due)
+            self._outbox.add(self)
 
     def flush(self) -> None:
         """Write all queued buffers now."""
@@ -68,6 +76,7 @@ class WriteQueue:
         """Drop all queued buffers. The connection calls this method when it has ended."""
         self._corked, self._bytes = [], 0
 
-    def _flush_when_due(self) -> None:
+    def flush_due(self) -> None:
+        """Write all queued buffers. Only the outbox calls this method."""
         self._flush_is_due = False
         self.flush()
