@@ -148,6 +148,7 @@ def test_a_flood_on_one_connection_is_answered_once_each_and_partly_refused_at_o
             shed = [r for r in client.heard.values() if r.message.startswith("the server is overloaded")]
             assert shed, by_status
             assert all(response.retry_after for response in shed)
+            assert len({response.request_id for response in client.heard.values()}) == count
             tally = host.description().tally.of("m")
             assert sum(tally.answers.values()) == count
             client.connection.close("done")

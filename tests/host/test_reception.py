@@ -88,6 +88,29 @@ def test_the_longest_recent_slo_counts_while_the_request_s_own_is_unknown() -> N
     run(test)
 
 
+def test_requests_of_one_turn_for_a_model_need_one_decision() -> None:
+    def test(fixture: ReceptionFixture) -> None:
+        fixture.queue(2_000)
+        reception, shedder = fixture.reception, fixture.reception.inbox.shedder
+        decide, decisions = shedder.refuses, []
+
+        def counting(*args: Any) -> Any:
+            decisions.append(args)
+            return decide(*args)
+
+        shedder.refuses = counting  # type: ignore[assignment, method-assign]
+        sheds = [
+            reception.refuses_native(infer_request(number, slo=ms(100) - number), fixture.clock.at)
+            for number in range(100)
+        ]
+        assert len({shed.request_id for shed in sheds if shed is not None}) == 100
+        assert len(decisions) == 1
+        assert reception.refuses_native(infer_request(100, slo=ms(101)), fixture.clock.at) is not None
+        assert len(decisions) == 2, "the SLO is longer"
+
+    run(test)
+
+
 def test_a_model_without_requests_has_its_default_slo() -> None:
     def test(fixture: ReceptionFixture) -> None:
         fixture.queue(int(ms(50) // SEED_COST))

@@ -8,7 +8,7 @@ import pytest
 
 from clockwork.messages.requests import EvictRequest
 from clockwork.net.connection import Connection
-from clockwork.net.frame_queue import MAX_TURN_BYTES, MAX_TURN_MESSAGES, FrameQueue
+from clockwork.net.frame_queue import ENDED, MAX_TURN_BYTES, MAX_TURN_MESSAGES, MESSAGE, REFUSAL, FrameQueue
 from clockwork.wire.frame import LARGE_BUFFER, Frame
 from net.links import LOOPS, Ear, dialled, framed, listening, raw_peer, run
 
@@ -21,13 +21,16 @@ class Handler:
     def __init__(self) -> None:
         self.by_turn: list[list[int]] = [[]]
         self.reading: list[bool] = []
+        self.refuses = False
         self.last = -1  #: frame after which the connection is over
         self.turns = FrameQueue(self.handle, self.reading.append)
 
-    def handle(self, frame: Frame) -> bool:
+    def handle(self, frame: Frame) -> float:
         number = int(frame[0])
         self.by_turn[-1].append(number)
-        return number != self.last
+        if number == self.last:
+            return ENDED
+        return REFUSAL if self.refuses else MESSAGE
 
     async def next_turn(self) -> None:
         self.by_turn.append([])
@@ -63,6 +66,19 @@ def test_reads_of_one_turn_are_counted_together() -> None:
         await handler.next_turn()
         handler.turns.take(frames(128), more=False)
         assert list(chain(*handler.by_turn)) == list(range(129))
+
+    asyncio.run(test())
+
+
+def test_a_refused_message_counts_as_a_part_of_a_message() -> None:
+    async def test() -> None:
+        handler = Handler()
+        handler.refuses = True
+        total = round(3 * MAX_TURN_MESSAGES / REFUSAL) + 5
+        handler.turns.take(frames(*range(total)), more=False)
+        while len(handler.turns):
+            await handler.next_turn()
+        assert [len(turn) for turn in handler.by_turn] == [*[round(MAX_TURN_MESSAGES / REFUSAL)] * 3, 5]
 
     asyncio.run(test())
 

@@ -59,6 +59,7 @@ from clockwork.host.memory_trimmer import MemoryTrimmer
 from clockwork.host.model_repositories import ModelRepositories, RepositoryConfig
 from clockwork.host.model_source import ModelSource, PushConfig
 from clockwork.host.native_inbox import NativeInbox
+from clockwork.host.native_refusals import NativeRefusals
 from clockwork.host.output_comparison import compare_outputs
 from clockwork.host.profile_store import ProfileStore
 from clockwork.host.reception import Reception
@@ -172,6 +173,7 @@ class ControllerHost:
             model=self._machine.catalog.find,
         )
         refuse_full = with_time(self._clock, self._machine.refuse_full)
+        self._refusals = NativeRefusals(self.reception)
         self._native_inbox = NativeInbox(self.reception, config.controller, refuse_full, self._take_in)
         self.repositories: Final = ModelRepositories(config.repository, self._machine.paths_in_use)
         self._loads_by_name = LoadsByName(self.repositories, self._handle_request, self._respond)
@@ -215,6 +217,7 @@ class ControllerHost:
             on_message=self._client_message,
             on_closed=self._client_closed,
             admits=self._admits_client,
+            refuses=self._refusals.refuse,
             max_connections=self._config.max_connections or MAX_CONNECTIONS,
             tls=None if self._config.tls is None else self._config.tls.context,
         )
@@ -363,26 +366,17 @@ class ControllerHost:
             connection.send(ErrorResponse(message.id, denied.status or Status.NOT_PERMITTED, str(denied)))
             return
         if isinstance(message, InferRequest):
-            self._receive(connection, client_id, self.reception.request_ids.named(message), payload)
+            self.reception.request_ids.named(message)
+            arrival = connection.arrived_at
+            refused = self._native_inbox.put(client_id, message, payload, arrival, self.reception.stated_slo(message))
+            if refused is not None:
+                self._respond(refused)
         elif isinstance(message, StatusRequest):
             self._long_responses.status(connection, message.id)
         elif isinstance(message, LoadModelRequest) and self._loads_by_name.take(client_id, message):
             pass  # the load is handled when its versions are known
         elif not (isinstance(message, CancelRequest) and self._native_inbox.withdraw(client_id, message.id)):
             self._handle_request(client_id, message, payload)
-
-    def _receive(self, connection: Connection, client_id: int, request: InferRequest, payload: Any) -> None:
-        """Handle an inference request of the native protocol. Either refuse the request or put it into the inbox."""
-        arrival = connection.arrived_at
-        slo = request.slo
-        if slo is None and request.slo_factor is None:
-            slo = self.reception.default_slo(request.model)
-        if (refusal := self.reception.refuses_native(request, arrival, slo)) is not None:
-            connection.send(refusal)
-            return
-        refused = self._native_inbox.put(client_id, request, payload, arrival, slo)
-        if refused is not None:
-            self._respond(refused)
 
     def _take_in(self, client_id: int, request: InferRequest, payload: Any, arrival: Nanos) -> None:
         self._handle_request(client_id, request, payload, arrival)

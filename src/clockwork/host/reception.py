@@ -22,7 +22,8 @@ from clockwork.host.backpressure import Backpressure
 from clockwork.host.cpu_usage import CpuUsage
 from clockwork.host.inbox import Handle, Inbox, Waiting
 from clockwork.host.request_ids import RequestIds
-from clockwork.messages.requests import InferRequest, InferResponse
+from clockwork.host.verdicts import Verdicts
+from clockwork.messages.requests import InferRequest
 from clockwork.net.arrival import Arrivals
 from clockwork.net.outbox import Outbox
 from clockwork.state import ModelState
@@ -66,7 +67,7 @@ class _Answers:
     def __init__(self) -> None:
         self._slos: deque[Nanos] = deque(maxlen=REMEMBERED_SLOS)
         self.longest_slo: Nanos = 0
-        self.fastest: Nanos | None = None  #: time of one row on the fastest device; None: unknown
+        self.fastest: Nanos = 0  #: time of one row on the fastest device; 0: unknown
         self.fastest_until: Nanos = 0  #: time until which ``fastest`` is used
         self.latency: Nanos = 0  #: moving average of the time from arrival to success; 0: unknown
 
@@ -112,6 +113,7 @@ class Reception:
         self.clock = clock
         self.request_ids = RequestIds()
         self._shedder = self.inbox.shedder
+        self._verdicts = Verdicts(self._shedder, self.arrivals)
         self._loop = loop
         self._config = config
         self._on_shed = on_shed
@@ -152,20 +154,21 @@ class Reception:
         if shed is None and large and now < self._busy_until and (found := self._model(model, version)) is not None:
             retry = self._throttle.refuses(now, found.name, self._slo(model, version) if slo is None else slo)
             shed = None if retry is None else Shed(None, retry)
-            if shed is not None and slo is not None:
-                shed = self._checked_for_hope(shed, now, model, version, slo)
+            if shed is not None and slo is not None and (fastest := self._fastest(now, model, version)) > slo:
+                shed = Shed(None, None, fastest)
         return None if shed is None else self.count_refused(shed, now, model, version, arrival, slo)
 
-    def refuses_native(self, request: InferRequest, arrival: Nanos, slo: Nanos | None) -> InferResponse | None:
-        """Return the refusal of a request of the native protocol, or None; see `refuses`. The request has an id."""
-        now = self.clock.now()
-        if not self.is_behind(now):
-            return None
+    def refuses_native(self, request: InferRequest, arrival: Nanos) -> Shed | None:
+        """Return the refusal of a request of the native protocol, or None; see `refuses`.
+
+        The caller must know that `is_behind` is true. A request that is refused gets an id.
+        """
+        now, slo = self.clock.now(), self.stated_slo(request)
         shed = self.check(now, request.model, arrival, slo, request.version)
         if shed is None:
             return None
-        shed.request_id = request.request_id
-        return self.count_refused(shed, now, request.model, request.version, arrival, slo).response(request)
+        shed.request_id = self.request_ids.named(request).request_id
+        return self.count_refused(shed, now, request.model, request.version, arrival, slo)
 
     def check(self, now: Nanos, model: str, arrival: Nanos, slo: Nanos | None, version: str = "") -> Shed | None:
         """Return what `refuses` returns, but do not count the refusal, and ignore the throttle.
@@ -174,22 +177,31 @@ class Reception:
         """
         if slo is None:
             return self._shedder.refuses(now, arrival, self._slo(model, version))
-        answers = self._answers.get((model, version))
+        key = (model, version)
+        kept = self._verdicts.find(now, key, arrival, slo)
+        if kept is not None:
+            return kept
+        answers = self._answers.get(key)
         least = 0 if answers is None else int(MIN_LATENCY_SHARE * answers.latency)
         shed = self._shedder.refuses(now, arrival, slo, least)
-        return None if shed is None else self._checked_for_hope(shed, now, model, version, slo)
+        if shed is None:
+            return None
+        fastest = self._fastest(now, model, version)
+        if fastest > slo:
+            return Shed(None, None, fastest)
+        self._verdicts.keep(now, key, arrival, slo, shed, fastest)
+        return shed
 
-    def _checked_for_hope(self, shed: Shed, now: Nanos, model: str, version: str, slo: Nanos) -> Shed:
-        """Return the refusal, without its retry time if no device can meet the SLO."""
+    def _fastest(self, now: Nanos, model: str, version: str) -> Nanos:
+        """Return the model's time on the fastest device, or 0 if it is unknown. A shorter SLO cannot be met."""
         answers = self._answers.get((model, version))
         if answers is not None and now < answers.fastest_until:
-            fastest = answers.fastest
-        else:
-            found = self._model(model, version)
-            fastest = None if found is None or not found.profiles else found.infer_estimate(1)
-            if answers is not None:
-                answers.fastest, answers.fastest_until = fastest, now + FASTEST_FOR
-        return shed if fastest is None or fastest <= slo else Shed(None, None, fastest)
+            return answers.fastest
+        found = self._model(model, version)
+        fastest = 0 if found is None or not found.profiles else found.infer_estimate(1)
+        if answers is not None:
+            answers.fastest, answers.fastest_until = fastest, now + FASTEST_FOR
+        return fastest
 
     def put(self, handle: Handle, model: str, slo: Nanos | None = None, version: str = "") -> Waiting | None:
         """Handle a request now or queue it; see `Inbox.put`. For ``slo``, see `refuses`."""
@@ -218,6 +230,12 @@ class Reception:
         if slo is None and config.model_slos and (found := self._model(model, "")) is not None:
             slo = config.model_slos.get(found.info.load)  # copies of a model share the SLO of their load
         return slo or config.default_slo
+
+    def stated_slo(self, request: InferRequest) -> Nanos | None:
+        """Return the SLO of a request of the native protocol. None means that the model determines the SLO."""
+        if request.slo is None and request.slo_factor is None:
+            return self.default_slo(request.model)
+        return request.slo
 
     def note_slo(self, model: str, slo: Nanos | None, latency: Nanos | None = None, *, version: str = "") -> None:
         """Store the SLO of a request that was answered by a model. None means that the request set no SLO.

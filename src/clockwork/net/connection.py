@@ -29,7 +29,7 @@ from clockwork.messages.link import PROTOCOL_VERSION, Goodbye, Hello, LinkMessag
 from clockwork.net.address import Address
 from clockwork.net.config import DEFAULT_LINK, LinkConfig
 from clockwork.net.frame_arrivals import FrameArrivals
-from clockwork.net.frame_queue import FrameQueue
+from clockwork.net.frame_queue import ENDED, MESSAGE, REFUSAL, FrameQueue
 from clockwork.net.heartbeat import Heartbeat
 from clockwork.net.write_queue import WriteQueue
 from clockwork.net.write_timeout import MIN_PROGRESS, WriteTimeout
@@ -72,6 +72,10 @@ def _ignore(*_: object) -> None:
     pass
 
 
+def _accept_all(*_: object) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Callbacks:
     """The functions that a connection calls.
@@ -82,6 +86,8 @@ class Callbacks:
     - ``on_writable``: called whenever `Connection.writable` changes.
     - ``on_silent``: called with True when nothing was received for ``LinkConfig.silent_after``, and with False when
       bytes are received again.
+    - ``refuses``: called before ``on_message``. Returns whether it has refused the message. Then ``on_message`` is not
+      called, and the message counts little towards the messages of a turn.
     """
 
     on_message: Callable[["Connection", Any, Any], None]
@@ -91,6 +97,7 @@ class Callbacks:
     on_ready: Callable[["Connection"], None] = _ignore
     on_writable: Callable[["Connection", bool], None] = _ignore
     on_silent: Callable[["Connection", bool], None] = _ignore
+    refuses: Callable[["Connection", Any], bool] = _accept_all
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -183,6 +190,11 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self.state is ConnectionState.OPEN:
             self._write_queue.put(encode_frame(encode(message), payload, max_frame_bytes=self._max_frame_bytes))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send an encoded frame that is within all limits. If the connection is closing, the frame is dropped."""
+        if self.state is ConnectionState.OPEN:
+            self._write_queue.put([frame])
 
     def close(self, reason: str) -> None:
         """Send a Goodbye with the reason, and close the connection when the peer has received it.
@@ -321,16 +333,22 @@ class Connection(asyncio.BufferedProtocol):
 
     # --- private methods ---------------------------------------------------------------------------------------------
 
-    def _handle(self, frame: Frame) -> bool:
-        """Handle one frame, and return whether the connection stays open."""
+    def _handle(self, frame: Frame) -> float:
+        """Handle one frame. See `FrameQueue` for the result."""
         header, payload = frame
         if self._arrivals is not None:
             self.arrived_at = self._arrivals.of(frame)
         try:
-            self._dispatch(self._decode(header), payload)
+            message = self._decode(header)
+            is_refused = self._held is None and self._callbacks.refuses(self, message)
+            if not is_refused:
+                self._dispatch(message, payload)
         except ProtocolError as error:
             self._disconnect(error)
-        return self.state is ConnectionState.OPEN
+            return ENDED
+        if self.state is not ConnectionState.OPEN:
+            return ENDED
+        return REFUSAL if is_refused else MESSAGE
 
     def _set_reading(self, reading: bool) -> None:
         self._resting = not reading

@@ -102,6 +102,7 @@ async def listen(
     on_closed: Callable[[Connection, str], None],
     on_writable: Callable[[Connection, bool], None] = lambda connection, writable: None,
     on_silent: Callable[[Connection, bool], None] = lambda connection, silent: None,
+    refuses: Callable[[Connection, Any], bool] = lambda connection, message: False,
     admits: Callable[[Connection, Hello], str] = lambda connection, hello: "",
     config: LinkConfig = DEFAULT_LINK,
     clock: Clock | None = None,
@@ -117,7 +118,9 @@ async def listen(
         ServerError: the address is in use or not permitted.
     """
     server = Server([role] if isinstance(role, str) else role, max_connections, admits)
-    callbacks = Callbacks(on_message, on_closed, server.admit, server.welcome, on_connected, on_writable, on_silent)
+    callbacks = Callbacks(
+        on_message, on_closed, server.admit, server.welcome, on_connected, on_writable, on_silent, refuses
+    )
     make = partial(Connection, decode, callbacks, config=config, clock=clock)
     try:
         await server.start(address, make, tls, as_seconds(config.hello_timeout) if tls else None)

@@ -106,13 +106,19 @@ def encode_frame(
     size = len(header)
     if not payload:
         _check_limits(size, size, max_frame_bytes)
-        return [_LENGTHS.pack(size, size) + header]
+        return [short_frame(header)]
     parts = [part if type(part) is bytes else flat(part) for part in payload]
     total = size + sum(map(len, parts))
     _check_limits(total, size, max_frame_bytes)
     if total <= JOIN_BYTES:
         return [b"".join((_LENGTHS.pack(total, size), header, *parts))]
     return [_LENGTHS.pack(total, size) + header, *(part for part in parts if len(part))]
+
+
+def short_frame(header: bytes) -> bytes:
+    """Return the frame of a message that has no payload. The caller ensures that the message is short."""
+    size = len(header)
+    return _LENGTHS.pack(size, size) + header
 
 
 def flat(buffer: Sendable) -> memoryview:
