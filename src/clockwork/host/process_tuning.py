@@ -9,7 +9,7 @@ it wakes up. Older kernels ignore the request. Niceness and short time slices ne
 If a device shares its core with the network threads, each interruption of an inference empties the processor's caches,
 and the device executes nothing else meanwhile. So in this case, the network threads do not interrupt an inference of a
 few milliseconds (SCHED_BATCH), and the EXEC thread requests long time slices. With eight networks and requests of
-602,112 bytes on one core, 4 to 12 % more requests were in time (`benchmarks/bench_overload.py --sizes large`).
+602,112 bytes on one core, 4 to 13 % more requests were in time (`benchmarks/bench_overload.py --sizes large`).
 
 Realtime priorities and SCHED_IDLE are not used. With such priorities, a loading thread that has the interpreter's lock
 might never get a core on which to release the lock. All inferences of the process would then wait for this thread.
