@@ -42,6 +42,7 @@ class Fixture:
         self.follows = False  #: whether bytes may have been left unread by the turn in which reading was resumed
         self.exchanges: list[Exchange] = []
         self.inboxed: list[Waits] = []
+        self.handlers: list[Any] = []  #: the handlers of the requests in the inbox
         arrivals = SimpleNamespace(
             earliest_arrival=lambda transport, now, **named: now, turn=1, follows=lambda turn: self.follows
         )
@@ -62,6 +63,7 @@ class Fixture:
         self.exchanges.append(exchange)
 
     def _put(self, handle: Any, model: str, version: str = "") -> Waits:
+        self.handlers.append(handle)
         self.inboxed.append(Waits())
         return self.inboxed[-1]
 
@@ -204,5 +206,37 @@ def test_a_request_in_progress_has_no_limit_on_its_time() -> None:
         assert not fixture.transport.closed
         exchange.reply(OK)
         assert fixture.written.startswith(b"HTTP/1.1 200 OK\r\n")
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "length",
+    [b"%d \t ", b"%025d", b"99999999999999999%d"],
+    ids=["white space", "leading zeros", "huge"],
+)
+def test_a_body_after_an_offer_is_no_request_however_its_length_is_written(length: bytes) -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        offer = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: here\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+        fixture.receive(offer + b"Content-Length: " + length % len(LIVE) + b"\r\n\r\n" + LIVE)
+        assert [partial.args[0].method for partial in fixture.handlers] == ["POST"]
+        fixture.handlers[0].args[0].reply(OK)
+        assert len(fixture.handlers) == 1
+        await asyncio.sleep(0)
+        assert not fixture.exchanges
+
+    run(test())
+
+
+def test_trailers_are_not_added_to_the_headers() -> None:
+    async def test() -> None:
+        fixture = Fixture()
+        trailers = b"0\r\nAuthorization: x\r\nExpect: 100-continue\r\n\r\n"
+        fixture.receive(CHUNKED.replace(b"infer", b"no") + trailers + LIVE)
+        exchange = await fixture.serve()
+        assert dict(exchange.headers) == {b"host": b"here", b"transfer-encoding": b"chunked"}
+        exchange.reply(OK)
+        assert dict((await fixture.serve()).headers) == {b"host": b"here"}
 
     run(test())

@@ -84,7 +84,7 @@ def test_the_server_does_not_wait_forever_for_a_refused_body(after: bytes) -> No
 
 def test_empty_lines_between_requests_do_not_count_as_a_request() -> None:
     async def test() -> None:
-        async with served(http=HttpConfig(head_timeout=0.05)) as (peer, *_):
+        async with served(http=HttpConfig(head_timeout=0.05, keep_alive=1)) as (peer, *_):
             assert (await peer.ask("GET", "/v2/health/live")).status == 200
             peer.writer.write(b"\r\n")
             with suppress(asyncio.IncompleteReadError):

@@ -24,6 +24,9 @@ BAD_BODY: Final = "the chunks of the body are malformed (RFC 9112, section 7.1)"
 LARGE_HEAD: Final = "the head of the request exceeds the limit of {limit} bytes (raise it with --max-head)"
 """Error message for a head that is too large."""
 
+MAX_DIGITS: Final = 18
+"""Number of digits above which a length exceeds every limit."""
+
 _FAULTS: Final = (BadRequestError, httptools.HttpParserInvalidURLError, UnicodeError)
 """Exceptions in a callback of llhttp that mean that the request is wrong. All others are bugs."""
 
@@ -142,7 +145,9 @@ class Parser:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header."""
+        """Add a header. A trailer is ignored, because it must not replace a header (RFC 9110, section 6.5.1)."""
+        if not self.is_in_head:
+            return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
@@ -178,7 +183,7 @@ class Parser:
         exchange.is_large = self._announced > 0
         if parser.should_upgrade():
             chunked = any(name == b"transfer-encoding" for name, _ in headers)
-            self._after_upgrade = None if chunked else self._number(b"content-length")
+            self._after_upgrade = None if chunked else self._content_length()
         self._connection.opened(exchange)
 
     def on_body(self, body: bytes) -> None:
@@ -249,8 +254,17 @@ class Parser:
 
     def _large_length(self) -> Bytes:
         """Return the length of the announced body if it bypasses llhttp, else 0."""
-        length = 0 if self._expects_continue else self._number(b"content-length")
+        length = 0 if self._expects_continue else self._content_length()
         return length if MIN_LARGE <= length <= self._limits.max_body else 0
+
+    def _content_length(self) -> Bytes:
+        """Return the length that the header Content-Length announces, or 0 if the request does not have this header.
+
+        llhttp has checked the value, and accepts leading zeros and trailing white space.
+        """
+        value = next((value for name, value in self._headers if name == b"content-length"), b"")
+        digits = value.rstrip(b" \t").lstrip(b"0")
+        return self._limits.max_body + 1 if len(digits) > MAX_DIGITS else int(digits or b"0")
 
     def _number(self, header: bytes) -> Bytes:
         """Return the number in a header, or 0 if the request does not have this header.
@@ -258,7 +272,7 @@ class Parser:
         The result is also 0 if the value is not a number. The application refuses a request with such a value later.
         """
         value = next((value for name, value in self._headers if name == header), b"")
-        return int(value) if value.isdigit() and len(value) < 18 else 0
+        return int(value) if value.isdigit() and len(value) <= MAX_DIGITS else 0
 
     # --- heads -------------------------------------------------------------------------------------------------------
 
