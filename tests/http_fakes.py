@@ -13,7 +13,7 @@ class FakeTransport:
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
-        self.closed = self.aborted = False
+        self.closed = self.aborted = self.paused = False
         self.waiting = 0  #: number of bytes that the client has not read
 
     def write(self, data: bytes) -> None:
@@ -33,10 +33,10 @@ class FakeTransport:
         self.closed = self.aborted = True
 
     def pause_reading(self) -> None:
-        pass
+        self.paused = True
 
     def resume_reading(self) -> None:
-        pass
+        self.paused = False
 
     def get_write_buffer_size(self) -> int:
         return self.waiting

@@ -81,6 +81,7 @@ class Bodies:
         large = exchange.large
         body: Body
         if large is not None:
+            exchange.invite_body()
             body = await large.take(self._config.body_timeout, self._config.body_time)
         elif exchange.is_whole:
             body = bytes(await exchange.next_piece())

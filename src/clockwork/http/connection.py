@@ -21,7 +21,7 @@ from clockwork.http.parsing import Parser
 from clockwork.http.presence import Presence
 from clockwork.http.receiving import MIN_LARGE
 from clockwork.http.replies import Reply, error_reply
-from clockwork.http.responding import STATUS_LINES, DateHeader
+from clockwork.http.responding import DateHeader, encode_head
 from clockwork.http.shedding import (
     NO_MODEL,
     ShedReplies,
@@ -240,7 +240,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         Return False if the request need not be refused, or if it is not certain that ``data`` is exactly one whole
         request.
         """
-        if self._serving is not None or not self._parser.is_between:
+        if self._serving is not None or self.drained is not None or not self._parser.is_between:
             return False
         port, reception = self._port, self._reception
         model = port.models.get(posted_path(data))
@@ -295,8 +295,13 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._set_limit(self._reception.clock.now(), self._port.config.keep_alive)
 
     def ignore_rest(self) -> None:
-        """Ignore all further bytes."""
+        """Ignore all further bytes, and close the connection after the reply to the newest request."""
         self._ignores_rest = True
+        newest = self._parser.exchange
+        assert newest is not None
+        newest.keep_alive = False
+        if newest.is_replied:
+            self._close()
 
     def replied(self, exchange: Exchange) -> None:
         """Continue after the whole reply to a request was written."""
@@ -343,7 +348,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             port.start(exchange)
             return
         checked, self._is_checked = self._is_checked, False
-        if (exchange.is_large or not checked) and reception.is_behind():
+        if self.drained is None and (exchange.is_large or not checked) and reception.is_behind():
             shed = reception.refuses(model, exchange.arrived, large=exchange.is_large, version=version)
             if shed is not None:
                 exchange.reply(shed_reply(shed))
@@ -421,8 +426,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif self._serving is None:
             self._send_last(reply)
         elif in_body and newest is self._serving:
-            newest.keep_alive = False
-            newest.reply(reply)
+            newest.refuse(reply)
         else:  # the replies to earlier requests must be sent first
             self._ignores_rest, self._last_reply = True, reply
             if in_body:
@@ -430,10 +434,9 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _send_last(self, reply: Reply) -> None:
         """Send a reply that belongs to no request, and close the connection."""
-        lines = [b"%s: %s\r\n" % header for header in reply.headers]
         (body,) = reply.parts
-        end = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.write(b"".join((STATUS_LINES[reply.status], *lines, end, body)))
+        head = encode_head(reply, self.date(), b"content-length: %d\r\n" % len(body), "1.1", keep_alive=False)
+        self.write(head + body)
         self._close()
 
     def _close(self) -> None:

@@ -87,8 +87,9 @@ class Exchange:
     """One request and its reply. The connection adds the bytes of the body as they arrive."""
 
     __slots__ = (
-        "_body", "_waiter", "arrived", "connection", "expects_continue", "headers", "is_large", "is_replied",
-        "is_whole", "keep_alive", "large", "method", "path", "query", "raw_path", "trace", "unwanted", "version",
+        "_body", "_waiter", "arrived", "connection", "expects_continue", "has_begun", "headers", "is_large",
+        "is_replied", "is_whole", "keep_alive", "large", "method", "path", "query", "raw_path", "trace", "unwanted",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -127,8 +128,9 @@ class Exchange:
         self.is_large = False  #: whether the body bypasses the parser
         self.large: LargeBody | None = None  #: such a body
         self.is_whole = False  #: whether the whole body has arrived
+        self.has_begun = False  #: whether the head of a reply without a known length was written
         self.is_replied = False  #: whether the whole reply was written
-        self.unwanted: Bytes = 0  #: number of bytes of the body that arrived after the reply
+        self.unwanted: Bytes = 0  #: number of bytes of the body that arrived and were discarded
         self.trace: Trace | None = None  #: the trace of the request, if it is traced
         self._body = bytearray()
         self._waiter: asyncio.Future[None] | None = None
@@ -168,6 +170,12 @@ class Exchange:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def invite_body(self) -> None:
+        """Send the status 100 if the client waits for it before it sends the body."""
+        if self.expects_continue and not self.is_whole:
+            self.connection.write(CONTINUE)
+        self.expects_continue = False
+
     async def next_piece(self) -> bytearray:
         """Return the bytes of the body that have arrived. Wait until they are a piece or the end of the body.
 
@@ -175,9 +183,7 @@ class Exchange:
             ClientGoneError: the client has disconnected, or the connection has sent an error as the reply.
         """
         connection = self.connection
-        if self.expects_continue and not self.is_whole:
-            connection.write(CONTINUE)
-        self.expects_continue = False
+        self.invite_body()
         while not (self.is_whole or self.waiting >= connection.piece or self.is_replied or self.presence.is_gone()):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -212,15 +218,28 @@ class Exchange:
 
     def begin_reply(self, reply: Reply, framing: bytes) -> None:
         """Send the head of a reply without a known length. ``framing`` is the header Transfer-Encoding, or empty."""
+        self.has_begun = True
         self.connection.write(self._head(reply, framing))
 
+    def refuse(self, reply: Reply) -> None:
+        """Send the reply to a request with a malformed body, and close the connection.
+
+        If another reply has begun, only close the connection.
+        """
+        self.keep_alive = False
+        if self.has_begun:
+            self.end()
+        else:
+            self.reply(reply)
+
     def _head(self, reply: Reply, framing: bytes) -> bytes:
-        if CLOSE in reply.headers:
-            self.keep_alive = False
+        if CLOSE in reply.headers or (self.expects_continue and not self.is_whole):
+            self.keep_alive = False  # a client that waits for the status 100 may or may not send the body now
         return encode_head(reply, self.connection.date(), framing, self.version, keep_alive=self.keep_alive)
 
     def end(self) -> None:
-        """End the reply, and let the connection continue with the next request."""
+        """End the reply, discard the body, and let the connection continue with the next request."""
         self.is_replied = True
+        self.unwanted += len(self.take())
         self.connection.replied(self)
         self.wake()

@@ -27,6 +27,11 @@ LARGE_HEAD: Final = "the head of the request exceeds the limit of {limit} bytes 
 MAX_DIGITS: Final = 18
 """Number of digits above which a length exceeds every limit."""
 
+LARGE_FRAMING: Final = (
+    "the extensions of chunks or the trailers exceed the limit of {limit} bytes (raise it with --max-head)"
+)
+"""Error message for a body that has too many bytes besides its content."""
+
 _FAULTS: Final = (BadRequestError, httptools.HttpParserInvalidURLError, UnicodeError)
 """Exceptions in a callback of llhttp that mean that the request is wrong. All others are bugs."""
 
@@ -43,7 +48,7 @@ class Receiver(Link, Protocol):
         ...
 
     def ignore_rest(self) -> None:
-        """Ignore all further bytes."""
+        """Ignore all further bytes, and close the connection after the reply to the newest request."""
         ...
 
 
@@ -63,7 +68,6 @@ class Parser:
         self.large: LargeBody | None = None  #: the body that is being received without llhttp
         self.is_in_head = False  #: whether the head of a request has begun and is incomplete
         self.is_in_body = False  #: whether the head of a request is complete and its body is not
-        self.head_bytes: Bytes = 0  #: number of bytes of the incomplete head, as far as known
         self._connection = connection
         self._limits = limits
         self._quota = quota
@@ -71,6 +75,10 @@ class Parser:
         self._llhttp: Any = None
         self._read_arrived: Nanos = 0  #: when the bytes of this read may have arrived
         self._arrived: Nanos = 0  #: when the first byte of the newest head may have arrived
+        self._head_bytes: Bytes = 0  #: number of bytes that certainly belong to the incomplete head
+        self._uncounted: Bytes = 0  #: number of further bytes that may belong to the incomplete head
+        self._framing_bytes: Bytes = 0  #: number of bytes of the body since the last byte of its content
+        self._has_body = False  #: whether this read has content of a body
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
@@ -93,12 +101,30 @@ class Parser:
             BadRequestError: the bytes are not a valid request.
         """
         self._read_arrived = arrived
-        self._head_may_be_large = self.head_bytes + len(data) > self._limits.max_head
-        self._has_new_head = False
+        self._head_may_be_large = self._head_bytes + self._uncounted + len(data) > self._limits.max_head
+        is_one_head = not self.is_in_body
+        self._has_new_head = self._has_body = False
+        rest = data
+        while rest:
+            rest = self._parse(rest)
+        if self._announced:
+            self._receive_large()
+        is_one_head = is_one_head and not self._has_new_head
+        if self.is_in_body:
+            self._check_framing(len(data))
+        elif is_one_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.max_head:
+                raise self._large_head()
+        elif self.is_in_head:
+            self._uncounted = len(data)  # the head has begun somewhere in these bytes
+
+    def _parse(self, data: bytes) -> bytes:
+        """Parse bytes, and return those of them that must be parsed by a new parser of llhttp."""
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._pass_over_upgrade(data[upgrade.args[0] :])
+            begin = upgrade.args[0]
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if isinstance(cause, BadRequestError):
@@ -108,12 +134,17 @@ class Parser:
             raise BadRequestError(BAD_BYTES) from None
         except httptools.HttpParserError:
             raise BadRequestError(BAD_BODY if self.is_in_body else BAD_BYTES) from None
-        if self._announced:
-            self._receive_large()
-        if self.is_in_head or (self.is_between and not self._has_new_head):
-            self.head_bytes += len(data)
-            if self.head_bytes > self._limits.max_head:
-                raise self._large_head()
+        else:
+            return b""
+        # not in the handler above: an exception that is raised there would get the wrong `__context__`
+        return self._pass_over_upgrade(data[begin:])
+
+    def _check_framing(self, nbytes: Bytes) -> None:
+        """Limit the bytes in a row that are extensions of chunks or trailers. llhttp keeps an incomplete trailer."""
+        if not (self._has_new_head or self._has_body):
+            self._framing_bytes += nbytes
+            if self._framing_bytes > self._limits.max_head:
+                raise BadRequestError(LARGE_FRAMING.format(limit=self._limits.max_head), 431)
 
     def large_received(self, nbytes: Bytes) -> None:
         """Count bytes that were received into the memory of `large`."""
@@ -149,7 +180,7 @@ class Parser:
         if not self.is_in_head:
             return
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
+        if name == b"expect" and value.strip(b" \t").lower() == b"100-continue":
             self._expects_continue = True
         self._headers.append((name, value))
 
@@ -176,9 +207,9 @@ class Parser:
             self._arrived,
         )
         exchange.keep_alive = keeps_alive(headers) if version == "1.0" else parser.should_keep_alive()
-        exchange.expects_continue = self._expects_continue
+        exchange.expects_continue = self._expects_continue and version != "1.0"
         self.is_in_head, self.is_in_body, self._has_new_head = False, True, True
-        self.head_bytes = 0
+        self._head_bytes = self._uncounted = self._framing_bytes = 0
         self._announced = self._large_length()
         exchange.is_large = self._announced > 0
         if parser.should_upgrade():
@@ -189,6 +220,7 @@ class Parser:
     def on_body(self, body: bytes) -> None:
         """Add bytes of a body."""
         assert self.exchange is not None
+        self._framing_bytes, self._has_body = 0, True
         self.exchange.add(body)
         if self.exchange.waiting >= self._limits.piece:
             self._connection.set_reading()
@@ -208,11 +240,11 @@ class Parser:
         exchange.end_body()
         self._connection.body_ended()
 
-    def _pass_over_upgrade(self, rest: bytes) -> None:
+    def _pass_over_upgrade(self, rest: bytes) -> bytes:
         """Ignore a client's offer to change the protocol (RFC 9110, section 7.8), and receive the request's body.
 
         llhttp treats all bytes after the head as bytes of the offered protocol. These bytes must not be parsed as
-        requests, because a body could contain forged requests.
+        requests, because a body could contain forged requests. Return the bytes after the body.
         """
         self._renew()
         exchange = self.exchange
@@ -220,18 +252,14 @@ class Parser:
         length, self._after_upgrade = self._after_upgrade, 0
         self._announced = 0
         if length is None or length > self._limits.max_body:
-            exchange.keep_alive = False
             self._connection.ignore_rest()
             self._end_message(exchange)
-            return
+            return b""
         if length:
             self.large = exchange.large = self._large_body(exchange, length, rest[:length])
             if len(rest) >= length:
                 self.large_received(0)
-        else:
-            self._end_message(exchange)
-        if len(rest) > length:
-            self.feed(rest[length:], self._read_arrived)
+        return rest[length:]
 
     def _receive_large(self) -> None:
         """Receive the rest of a body without llhttp, which has read the beginning of the body."""

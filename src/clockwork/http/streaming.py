@@ -32,8 +32,10 @@ class Stream:
         self._wrote = self._clock()
 
     def send(self, piece: bytes) -> bool:
-        """Write a piece, and return True. Return False if the client has not read the previous piece yet."""
+        """Write a piece, and return True. Return False if the client is gone or has not read the previous piece yet."""
         transport = self._transport
+        if transport.is_closing():
+            return False
         if transport.get_write_buffer_size():
             if self._clock() - self._wrote > self._patience:
                 transport.abort()
