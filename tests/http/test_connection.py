@@ -43,14 +43,11 @@ class Fixture:
 
     def __init__(self, **config: Any) -> None:
         self.now: Nanos = START
-        self.follows = False  #: whether bytes may have been left unread by the turn in which reading was resumed
         self.is_behind = False
         self.exchanges: list[Exchange] = []
         self.inboxed: list[Waits] = []
         self.handlers: list[Any] = []  #: the handlers of the requests in the inbox
-        arrivals = SimpleNamespace(
-            earliest_arrival=lambda transport, now, **named: now, turn=1, follows=lambda turn: self.follows
-        )
+        arrivals = SimpleNamespace(earliest_arrival=lambda transport, now, **named: now)
         reception = SimpleNamespace(
             clock=SimpleNamespace(now=lambda: self.now),
             arrivals=arrivals,
@@ -97,7 +94,12 @@ class Fixture:
 OK = Reply(200, [], [b"yes"])
 
 
-def test_a_pipelined_request_counts_from_when_it_may_have_arrived() -> None:
+@pytest.mark.parametrize("unread", [True, False])
+def test_a_pipelined_request_counts_from_when_it_may_have_arrived(
+    unread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clockwork.http.connection.may_have_unread", lambda transport: unread)
+
     async def test() -> None:
         fixture = Fixture()
         fixture.receive(LIVE * 2)  # the second waits, so reading is paused
@@ -107,8 +109,7 @@ def test_a_pipelined_request_counts_from_when_it_may_have_arrived() -> None:
         second = await fixture.serve()
         assert second.arrived == START
         second.reply(OK)
-        for follows, arrived in ((True, START), (False, fixture.now)):
-            fixture.follows = follows
+        for arrived in (START if unread else fixture.now, fixture.now):
             fixture.receive(LIVE)
             third = await fixture.serve()
             assert third.arrived == arrived

@@ -17,7 +17,7 @@ import uvloop
 
 from clockwork.clock import MonotonicClock, thread_time
 from clockwork.net import arrival
-from clockwork.net.arrival import DOUBTFUL, SLEPT, TICK, Arrivals
+from clockwork.net.arrival import DOUBTFUL, SLEPT, TICK, Arrivals, may_have_unread
 from clockwork.units import MILLISECOND, Nanos
 
 CLOCK = MonotonicClock()
@@ -215,3 +215,23 @@ def test_the_time_for_which_a_process_was_stopped_counts() -> None:
         client.close()
         process.stdin.close()
         process.wait(10)
+
+
+class Paused(asyncio.Transport):
+    """A transport that reads nothing from its socket."""
+
+    def __init__(self, **extra: Any) -> None:
+        super().__init__(extra)
+
+
+def test_unread_bytes_are_reported_and_doubt_counts_as_unread() -> None:
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        assert not may_have_unread(Paused(socket=ours))
+        peer.send(b"bytes")
+        assert may_have_unread(Paused(socket=ours))
+        ours.recv(5)
+        assert not may_have_unread(Paused(socket=ours))
+        assert may_have_unread(Paused(socket=ours, sslcontext=object()))
+    assert may_have_unread(Paused(socket=ours)), "the socket is closed"
+    assert may_have_unread(Paused())

@@ -27,8 +27,6 @@ Also the largest output whose parts are joined before they are written.
 LAST_CHANCE: Final[Nanos] = 50 * MILLISECOND
 """Time in nanoseconds in which the server reads once more from a client that has not replied to a ping."""
 
-_buffer: Final = memoryview(bytearray(BUFFER))  # each connection copies its bytes out before the next one reads
-
 _LIMITS: Final = Limits(MAX_STREAMS, MAX_METADATA_BYTES)
 _TEXT: Final = b"This port serves gRPC over HTTP/2. HTTP/1.1 is served on the port of --http.\n"
 _NOT_HTTP_1: Final = (
@@ -57,6 +55,8 @@ class Port:
         self.client: Final = client
         self.keep_alive: Final = keep_alive
         self.limit: Final = limit
+        self.buffer: Final = memoryview(bytearray(BUFFER))
+        """Receives the bytes of all connections. Each connection copies them before the next one reads."""
         self.connections: Final[set[GrpcConnection]] = set()
         self.is_closing = False
 
@@ -153,7 +153,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the memory into which the next bytes are received."""
         self._direct = self._http.destination()
-        return _buffer if self._direct is None else self._direct
+        return self._port.buffer if self._direct is None else self._direct
 
     def buffer_updated(self, nbytes: int) -> None:
         """Handle received bytes."""
@@ -161,7 +161,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             return
         reception, handler, http = self._reception, self.handler, self._http
         now = self._read_at = reception.clock.now()
-        filled = nbytes == len(_buffer if self._direct is None else self._direct)
+        filled = nbytes == len(self._port.buffer if self._direct is None else self._direct)
         self._arrivals.read(self._transport, now, nbytes, filled=filled)
         arrived = self._arrivals.last
         handler.begin_read(now, arrived, self._begun_arrived if http.is_incomplete else arrived)
@@ -169,7 +169,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             if self._direct is not None:
                 http.received_directly(nbytes)
             else:
-                data = _buffer[:nbytes]
+                data = self._port.buffer[:nbytes]
                 http.receive(bytes(data) if nbytes <= MAX_COPIED else data, now)
         except Http2Error as error:
             http.go_away(error.code, str(error))

@@ -33,6 +33,7 @@ from clockwork.http.shedding import (
     whole_request,
 )
 from clockwork.messages.status import Status
+from clockwork.net.arrival import may_have_unread
 from clockwork.net.write_timeout import WriteTimeout
 from clockwork.oip.failures import Failure
 from clockwork.units import MILLISECOND, SECOND, Nanos
@@ -47,8 +48,6 @@ LAST_CHANCE: Final[Nanos] = 50 * MILLISECOND
 """A time limit that is noticed later than this ends only after this time, because the event loop runs timers before it
 reads. So a client does not lose its connection because the server was stopped.
 """
-
-_buffer: Final = memoryview(bytearray(MIN_LARGE))  # each connection copies its bytes out before the next one reads
 
 
 class Port:
@@ -76,6 +75,8 @@ class Port:
         self.config: Final = config
         self.quota: Final = quota
         self.allocate: Final = allocate
+        self.buffer: Final = memoryview(bytearray(MIN_LARGE))
+        """Receives the bytes of all connections. Each connection copies them before the next one reads."""
         self.date: Final = DateHeader()
         self.shed_replies: Final = ShedReplies()
         self.models: Final[dict[bytes, Key]] = {}  #: the models of inference requests, by path
@@ -141,8 +142,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._is_shed = False  #: whether reading is paused because the server is overloaded
         self._unread = False  #: whether the kernel still has bytes of a message after the last read
         self._was_paused = True  #: whether reading was paused before the last read; true for a new connection
-        self._paused_at: Nanos | None = None  #: when reading was paused because requests waited for earlier replies
-        self._resumed_in = 0  #: turn of the loop in which reading was resumed
+        self._paused_at: Nanos | None = None
+        """When reading was paused because requests waited for earlier replies, if bytes may have waited since then."""
         self._is_checked = False  #: whether the first request of the last read was already checked and accepted
 
     @property
@@ -195,14 +196,14 @@ class HttpConnection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the memory into which the next bytes are received."""
         large = self._parser.large
-        return _buffer if large is None else large.rest()
+        return self._port.buffer if large is None else large.rest()
 
     def buffer_updated(self, nbytes: int) -> None:
         """Handle received bytes."""
         if self._parser.large is not None:
             self._parser.large_received(nbytes)
         elif not (self._ignores_rest or self.transport.is_closing()):
-            self._received(bytes(_buffer[:nbytes]))
+            self._received(bytes(self._port.buffer[:nbytes]))
 
     def _received(self, data: bytes) -> None:
         """Shed or parse the bytes of one read."""
@@ -216,8 +217,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             paused=self._was_paused and is_behind,  # `earliest_arrival` cannot measure a shorter pause
         )
         if self._paused_at is not None:
-            if reception.arrivals.follows(self._resumed_in):
-                arrived = min(arrived, self._paused_at)
+            arrived = min(arrived, self._paused_at)
             self._paused_at = None
         self._was_paused = False
         self._unread = len(data) == MIN_LARGE
@@ -275,11 +275,13 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self._is_reading = wanted
         if wanted:
-            self._resumed_in = self._reception.arrivals.turn
+            if self._paused_at is not None and not may_have_unread(self.transport):
+                self._paused_at = None
             self.transport.resume_reading()
         else:
             self._was_paused = True
-            self._paused_at = self._reception.clock.now() if self._waiting else None
+            if self._waiting and self._paused_at is None:
+                self._paused_at = self._reception.clock.now()
             self.transport.pause_reading()
 
     # --- requests ----------------------------------------------------------------------------------------------------

@@ -31,10 +31,12 @@ or less.)
 
 import asyncio
 import ctypes
+import fcntl
 import os
 import resource
 import socket
 import struct
+import termios
 from typing import Final
 
 from clockwork.clock import Clock, MonotonicClock, thread_time
@@ -183,6 +185,21 @@ class Arrivals:
 def thread_yields() -> int:
     """Return how often the calling thread has given up its core in order to wait for something."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def may_have_unread(transport: asyncio.BaseTransport) -> bool:
+    """Return whether bytes of a connection may have arrived that were not read.
+
+    The result is True if the kernel does not report such bytes.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is None or transport.get_extra_info("sslcontext") is not None:  # TLS may hold decrypted bytes
+        return True
+    try:
+        unread = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(_U32.size))
+    except OSError:
+        return True
+    return bool(_U32.unpack(unread)[0])
 
 
 def _open_schedstat() -> int:
