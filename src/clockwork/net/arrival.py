@@ -197,7 +197,7 @@ def may_have_unread(transport: asyncio.BaseTransport) -> bool:
         return True
     try:
         unread = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(_U32.size))
-    except OSError:
+    except (OSError, ValueError):  # the socket is closed
         return True
     return bool(_U32.unpack(unread)[0])
 
