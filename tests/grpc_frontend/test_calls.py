@@ -5,7 +5,7 @@ import gzip
 import socket
 import struct
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import unquote
@@ -560,3 +560,27 @@ def test_a_client_that_does_not_open_its_window_is_reset(monkeypatch: pytest.Mon
             peer.close()
 
     assert talk(stall) == ("8", "0")
+
+
+def test_an_upload_that_continues_after_the_response_is_reset_with_a_delay() -> None:
+    """Some clients do not see a response that arrives together with the reset."""
+
+    def upload(address: str) -> list[int]:
+        peer = Http2(address)
+        try:
+            rest = frame(DATA, 0, 1, bytes(1000))
+            peer.send(headers("Unknown") + data(b"begin", ends=False) + rest + frame(PING, 0, 0, bytes(8)))
+            kinds = [kind for kind, _, _, _ in take_until(peer, RST_STREAM)]
+            return [kind for kind in kinds if kind in (HEADERS, PING, RST_STREAM)]
+        finally:
+            peer.close()
+
+    assert talk(upload) == [HEADERS, PING, RST_STREAM]
+
+
+def take_until(peer: Http2, last: int) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield frames until one of the kind ``last``, which is included."""
+    for found in peer.frames():
+        yield found
+        if found[0] == last:
+            return

@@ -5,7 +5,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from clockwork.grpc_frontend.handling import Handler, Serving
-from clockwork.grpc_frontend.limits import HANDSHAKE, IDLE, MAX_METADATA_BYTES, MAX_STREAMS, WRITE_TIMEOUT
+from clockwork.grpc_frontend.limits import (
+    HANDSHAKE,
+    IDLE,
+    MAX_METADATA_BYTES,
+    MAX_STREAMS,
+    RESET_DELAY,
+    WRITE_TIMEOUT,
+)
 from clockwork.host.local_client import LocalClient
 from clockwork.host.reception import Reception
 from clockwork.http2.connection import Connection, NotHttp2Error
@@ -98,6 +105,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._begun_arrived: Nanos = 0  #: when the incomplete frame began to arrive
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None  #: runs while responses wait for the client's windows
+        self._reset_timer: asyncio.TimerHandle | None = None  #: runs while clients send more after their response
         self.ended: asyncio.Future[None] = self._loop.create_future()  #: done when the connection is closed
 
     @property
@@ -141,7 +149,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         """Cancel all calls."""
         self._port.connections.discard(self)
         self._write_timeout.end()
-        for timer in (self._timer, self._stall_timer):
+        for timer in (self._timer, self._stall_timer, self._reset_timer):
             if timer is not None:
                 timer.cancel()
         self.handler.abandon()
@@ -183,6 +191,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._begun_arrived = arrived
         if http.out:
             self._flush()
+        if http.has_excessive_data and self._reset_timer is None:
+            self._reset_timer = self._loop.call_later(RESET_DELAY, self._reset_excessive)
         if handler.has_shed and reception.backpressure.is_needed and not self._is_shed:
             self._is_shed = True
             self._set_reading()
@@ -306,3 +316,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._flush()
         elif self._http.is_blocked:
             self._await_windows()
+
+    def _reset_excessive(self) -> None:
+        self._reset_timer = None
+        self._http.reset_excessive()
+        self._flush()

@@ -47,6 +47,9 @@ WRITE_TIMEOUT: Final = 60.0
 The time also applies to each response that waits for the windows of HTTP/2.
 """
 
+RESET_DELAY: Final = 0.1
+"""Time in seconds in which a client may read a response before the server resets its unfinished request."""
+
 IDLE: Final[Nanos] = 600 * SECOND
 """Time in nanoseconds after which the server closes a connection without calls. Clients reconnect when necessary."""
 

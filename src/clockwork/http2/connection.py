@@ -241,19 +241,15 @@ class Connection(Sender):
         """Handle bytes of a DATA frame, and the end of the stream if the frame is complete."""
         stream.client_ended = ends = self._partial_ends and not self._missing
         if stream.server_ended and stream.queue is None:
-            self._end_answered(stream)
+            if stream.client_ended:
+                self.streams.pop(stream.id, None)
+            else:
+                self._excessive[stream.id] = stream
             return
         if len(content):
             self._receiver.received(stream, content)
         if ends and not stream.server_ended:
             self._receiver.ended(stream)
-
-    def _end_answered(self, stream: Stream) -> None:
-        """Close a stream whose response was sent before its request was complete."""
-        if stream.client_ended:
-            self.streams.pop(stream.id, None)
-        else:
-            self.reset(stream, frames.NO_ERROR)
 
     def _headers(self, number: int, flags: int, block: bytes, now: Nanos) -> None:
         """Handle a whole block of headers."""

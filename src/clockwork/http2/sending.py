@@ -54,6 +54,7 @@ class Sender:
         self._table_update = b""  #: what the next block of headers must begin with
         self._max_frame: Bytes = DEFAULT_MAX_FRAME
         self._waiting: dict[int, Stream] = {}  #: the streams with a queue
+        self._excessive: dict[int, Stream] = {}  #: the streams whose client sends DATA after the whole response
         #: for each stream that the server ended before the client did, the number of bytes that may still arrive
         self._ended: dict[int, Bytes] = {}
 
@@ -155,6 +156,22 @@ class Sender:
         """Whether parts of responses wait for the client's windows."""
         return bool(self._waiting)
 
+    @property
+    def has_excessive_data(self) -> bool:
+        """Whether a client sends DATA although it was sent a whole response."""
+        return bool(self._excessive)
+
+    def reset_excessive(self) -> None:
+        """Reset the streams whose client sends DATA although it was sent a whole response.
+
+        Call this method with a delay. If the reset arrived together with the response, some clients, such as curl,
+        would discard the response (RFC 9113, section 8.1, forbids this). Until then, the DATA is ignored.
+        """
+        excessive, self._excessive = self._excessive, {}
+        for number, stream in excessive.items():
+            if self.streams.get(number) is stream:
+                self.reset(stream, frames.NO_ERROR)
+
     def reset_stalled(self, checks: int, min_progress: Bytes) -> None:
         """Check the progress of the responses that wait for the client's windows. Call this method periodically.
 
@@ -192,8 +209,7 @@ class Sender:
         """Close a stream whose last frame was sent.
 
         If the client has not ended its request, the stream remains until the client ends it. When the client sends
-        more of the request instead, the stream is reset. A reset at once would reach some clients before they have
-        handled the response, and they would not see it.
+        more of the request instead, `reset_excessive` resets the stream.
         """
         if stream.client_ended:
             self.streams.pop(stream.id, None)
