@@ -218,6 +218,10 @@ def test_a_response_before_the_end_of_the_request_resets_the_stream_when_more_ar
     assert pair.server.has_excessive_data
     pair.server.reset_excessive()
     pair.exchange()
+    assert not pair.of(h2.events.StreamReset)
+    assert pair.server.has_excessive_data
+    pair.server.reset_excessive()
+    pair.exchange()
     assert not pair.server.has_excessive_data
     assert [event.error_code for event in pair.of(h2.events.StreamReset)] == [NO_ERROR]
     assert pair.recorder.bodies[1] == b""
@@ -232,6 +236,7 @@ def test_a_request_that_ends_after_its_response_is_not_reset() -> None:
     pair.client.send_data(1, b"more")
     pair.client.send_data(1, b"and more", end_stream=True)
     pair.exchange()
+    pair.server.reset_excessive()
     pair.server.reset_excessive()
     pair.exchange()
     assert not pair.of(h2.events.StreamReset)

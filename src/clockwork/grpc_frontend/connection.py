@@ -192,7 +192,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         if http.out:
             self._flush()
         if http.has_excessive_data and self._reset_timer is None:
-            self._reset_timer = self._loop.call_later(RESET_DELAY, self._reset_excessive)
+            self._await_resets()
         if handler.has_shed and reception.backpressure.is_needed and not self._is_shed:
             self._is_shed = True
             self._set_reading()
@@ -321,3 +321,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._reset_timer = None
         self._http.reset_excessive()
         self._flush()
+    def _await_resets(self) -> None:
+        self._reset_timer = self._loop.call_later(RESET_DELAY, self._reset_excessive)
+
+        if self._http.has_excessive_data and not self._transport.is_closing():
+            self._await_resets()

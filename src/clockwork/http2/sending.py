@@ -55,6 +55,7 @@ class Sender:
         self._max_frame: Bytes = DEFAULT_MAX_FRAME
         self._waiting: dict[int, Stream] = {}  #: the streams with a queue
         self._excessive: dict[int, Stream] = {}  #: the streams whose client sends DATA after the whole response
+        self._overdue: dict[int, Stream] = {}  #: those streams that are reset at the next check
         #: for each stream that the server ended before the client did, the number of bytes that may still arrive
         self._ended: dict[int, Bytes] = {}
 
@@ -159,16 +160,16 @@ class Sender:
     @property
     def has_excessive_data(self) -> bool:
         """Whether a client sends DATA although it was sent a whole response."""
-        return bool(self._excessive)
+        return bool(self._excessive or self._overdue)
 
     def reset_excessive(self) -> None:
-        """Reset the streams whose client sends DATA although it was sent a whole response.
+        """Reset the streams whose client sent DATA after a whole response, and before the last call of this method.
 
-        Call this method with a delay. If the reset arrived together with the response, some clients, such as curl,
+        Call this method periodically. If the reset arrived together with the response, some clients, such as curl,
         would discard the response (RFC 9113, section 8.1, forbids this). Until then, the DATA is ignored.
         """
-        excessive, self._excessive = self._excessive, {}
-        for number, stream in excessive.items():
+        overdue, self._overdue, self._excessive = self._overdue, self._excessive, {}
+        for number, stream in overdue.items():
             if self.streams.get(number) is stream:
                 self.reset(stream, frames.NO_ERROR)
 
