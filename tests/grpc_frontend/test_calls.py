@@ -584,3 +584,48 @@ def take_until(peer: Http2, last: int) -> Iterator[tuple[int, int, int, bytes]]:
         yield found
         if found[0] == last:
             return
+
+
+def test_responses_that_wait_for_windows_have_a_limit_on_their_total_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(stream: int) -> bytes:
+        return headers("ServerMetadata", stream) + data(b"", stream)
+
+    def fill(address: str) -> tuple[str, ...]:
+        size = len(answer(address, call(1))[1]) - 5
+        monkeypatch.setattr(handling, "MAX_WAITING", 2 * size)
+        peer, other = Http2(address), Http2(address)
+        try:
+            for each in (peer, other):
+                each.send(frame(4, 0, 0, struct.pack(">HI", 4, 0)))
+            peer.send(call(1))
+            assert next(kind for kind, _, stream, _ in peer.frames() if stream == 1) == HEADERS
+            other.send(call(1))
+            refused, _ = read_answer(other)
+            with_room, _ = answer(address, call(1))
+            peer.send(frame(8, 0, 1, struct.pack(">I", MIB)))
+            first, _ = read_answer(peer)
+            other.send(call(3) + frame(8, 0, 3, struct.pack(">I", MIB)))
+            later, _ = read_answer(other, 3)
+            peer.send(call(3))
+            assert next(kind for kind, _, stream, _ in peer.frames() if stream == 3) == HEADERS
+            peer.shut_down()
+            assert not [kind for kind, _, stream, _ in peer.frames() if stream == 3]
+        finally:
+            peer.close()
+            other.close()
+        return tuple(found["grpc-status"] for found in (refused, with_room, first, later))
+
+    async def test() -> None:
+        counted: list[handling.Serving] = []
+        start = handling.Serving.__init__
+
+        def recorded(self: handling.Serving, *arguments: Any) -> None:
+            counted.append(self)
+            start(self, *arguments)
+
+        monkeypatch.setattr(handling.Serving, "__init__", recorded)
+        async with server() as (_, _, address):
+            assert await asyncio.to_thread(fill, address) == ("8", "0", "0", "0")
+        assert [serving.waiting for serving in counted] == [0]
+
+    run(test())

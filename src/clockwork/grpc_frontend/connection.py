@@ -106,6 +106,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None  #: runs while responses wait for the client's windows
         self._reset_timer: asyncio.TimerHandle | None = None  #: runs while clients send more after their response
+        self._waiting: Bytes = 0  #: number of bytes of responses that wait, as far as `Serving.waiting` knows
         self.ended: asyncio.Future[None] = self._loop.create_future()  #: done when the connection is closed
 
     @property
@@ -153,6 +154,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             if timer is not None:
                 timer.cancel()
         self.handler.abandon()
+        self._count_waiting(0)
         if self._client is not None:
             self._client.close()
         if not self.ended.done():
@@ -221,6 +223,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         if not self._transport.is_closing():
             self._write_timeout.end()
         self.handler.continue_writing()
+        self._recount()
         self._set_reading()
 
     def _set_reading(self) -> None:
@@ -243,8 +246,19 @@ class GrpcConnection(asyncio.BufferedProtocol):
             else:
                 self._transport.writelines(out)
         self._http.out = []
+        if self._waiting or self._http.is_blocked or self.handler.writes_paused:
+            self._recount()
         if self._http.is_blocked and self._stall_timer is None and not self._transport.is_closing():
             self._await_windows()
+
+    def _recount(self) -> None:
+        """Count the bytes that wait for the client's windows and, if the client reads too slowly, for the socket."""
+        buffered = self._transport.get_write_buffer_size() if self.handler.writes_paused else 0
+        self._count_waiting(self._http.waiting_bytes + buffered)
+
+    def _count_waiting(self, nbytes: Bytes) -> None:
+        self._port.serving.waiting += nbytes - self._waiting
+        self._waiting = nbytes
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -317,12 +331,12 @@ class GrpcConnection(asyncio.BufferedProtocol):
         elif self._http.is_blocked:
             self._await_windows()
 
+    def _await_resets(self) -> None:
+        self._reset_timer = self._loop.call_later(RESET_DELAY, self._reset_excessive)
+
     def _reset_excessive(self) -> None:
         self._reset_timer = None
         self._http.reset_excessive()
         self._flush()
-    def _await_resets(self) -> None:
-        self._reset_timer = self._loop.call_later(RESET_DELAY, self._reset_excessive)
-
         if self._http.has_excessive_data and not self._transport.is_closing():
             self._await_resets()

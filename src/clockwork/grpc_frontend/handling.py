@@ -23,6 +23,7 @@ from clockwork.grpc_frontend.limits import (
     MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,
     MAX_UNPACKED,
+    MAX_WAITING,
     UPLOAD_TIME,
 )
 from clockwork.grpc_frontend.methods import Method, Methods
@@ -67,6 +68,7 @@ class Serving:
         self.allocate = allocate
         self.quota = BodyQuota(MAX_RECEIVED)
         self.unpacked_quota = BodyQuota(2 * MAX_UNPACKED)
+        self.waiting: Bytes = 0  #: number of bytes of responses that wait until their clients read
         self.unpacking = asyncio.Lock()
         self.shed_replies = ShedReplies()
         self.running = {"infer": 0, "stream": 0, "other": 0}  #: number of calls that are served, by `Method.kind`
@@ -335,15 +337,27 @@ class Handler:
             return await call.method.unary(await self._unpacked(call, message, unpacked), call)
 
     def _answer(self, call: Call, reply: bytes) -> None:
-        _check_response(reply)
+        self._check_response(call, reply)
         self._close(call, cancel=False)
         self.http.answer(call.stream, HEAD, (PREFIX.pack(0, len(reply)), reply), OK)
+
+    def _check_response(self, call: Call, reply: bytes) -> None:
+        """Fail a call whose response is too long, or would wait while the responses that wait take too much memory."""
+        size = len(reply)
+        if size > MAX_RESPONSE_BYTES:
+            text = f"the response is {show_bytes(size)}; the limit is {show_bytes(MAX_RESPONSE_BYTES)}"
+            raise RequestFailedError(Failure(500, "RESOURCE_EXHAUSTED", text, Status.ERROR))
+        if self._serving.waiting + size > MAX_WAITING and (
+            self.writes_paused or self.http.must_wait(call.stream, PREFIX.size + size)
+        ):
+            text = f"the limit of {show_bytes(MAX_WAITING)} for responses that wait for clients is reached; retry later"
+            raise RequestFailedError(Failure(503, "RESOURCE_EXHAUSTED", text, Status.ERROR, retry_after=SECOND))
 
     async def _stream(self, call: Call) -> None:
         assert call.method.streaming is not None
         async with aclosing(call.method.streaming(self._messages(call), call)) as replies:  # type: ignore[type-var]
             async for reply in replies:
-                _check_response(reply)
+                self._check_response(call, reply)
                 if not call.has_begun:
                     call.has_begun = True
                     self.http.send_head(call.stream, HEAD)
@@ -443,9 +457,3 @@ def _failure_of_body(error: Exception) -> Failure:
     if isinstance(error, TooLongError):
         return Failure(413, "RESOURCE_EXHAUSTED", str(error), Status.INVALID_REQUEST)
     return failure_of_error(error, log)
-
-
-def _check_response(reply: bytes) -> None:
-    if len(reply) > MAX_RESPONSE_BYTES:
-        text = f"the response is {show_bytes(len(reply))}; the limit is {show_bytes(MAX_RESPONSE_BYTES)}"
-        raise RequestFailedError(Failure(500, "RESOURCE_EXHAUSTED", text, Status.ERROR))

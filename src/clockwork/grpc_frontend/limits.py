@@ -19,6 +19,12 @@ MAX_RESPONSE_BYTES: Final[Bytes] = 256 * MIB
 MAX_RECEIVED: Final[Bytes] = 2 * GIB
 """Limit on the bytes of all messages that are being received or wait, in all connections together."""
 
+MAX_WAITING: Final[Bytes] = 2 * GIB
+"""Limit on the bytes of all responses that wait until their clients read, in all connections together.
+
+A response that would have to wait beyond the limit is dropped, and its call ends with RESOURCE_EXHAUSTED.
+"""
+
 MAX_UNPACKED: Final[Bytes] = 64 * MIB
 """Largest message in bytes after it is decompressed. All decompressed messages together may take twice as much."""
 

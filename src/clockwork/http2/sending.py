@@ -152,6 +152,15 @@ class Sender:
             stream.granted += by
             self.out.append(frames.window_update(stream.id, by))
 
+    def must_wait(self, stream: Stream, size: Bytes) -> bool:
+        """Return whether a response of ``size`` bytes must wait for the client's windows."""
+        return stream.queue is not None or size > min(stream.room, self._room)
+
+    @property
+    def waiting_bytes(self) -> Bytes:
+        """Number of bytes of responses that wait for the client's windows."""
+        return sum(len(part) for stream in self._waiting.values() for part in stream.queue or ())
+
     @property
     def is_blocked(self) -> bool:
         """Whether parts of responses wait for the client's windows."""
