@@ -185,6 +185,12 @@ def test_changes_do_not_wait_for_measurements_on_other_kinds_of_devices(seed: in
     assert simulation.watcher.violations == []
 
 
+@pytest.mark.parametrize("seed", [3001128, 3001368, 3006664])
+def test_a_request_of_the_controller_may_begin_while_the_final_state_is_checked(seed: int) -> None:
+    simulation = swarm.run(seed)
+    assert simulation.watcher.violations == []
+
+
 @pytest.mark.parametrize("seed", [6, 16, 20, 700096, 800390])
 def test_nothing_is_left_of_the_models_that_were_unloaded(seed: int) -> None:
     simulation = Simulation(swarm.draw_changes(seed), seed, check_every=swarm.CHECK_EVERY).run()

@@ -10,7 +10,7 @@ from clockwork.controller.config import ControllerConfig, ControlMode
 from clockwork.controller.events import Respond
 from clockwork.controller.shadow_specs import parse_shadows
 from clockwork.errors import InvalidRequestError
-from clockwork.messages.requests import InferRequest, InferResponse
+from clockwork.messages.requests import InferRequest, InferResponse, ServerStatus
 from clockwork.messages.status import Status
 from clockwork.messages.tensors import TensorSpec, spec
 from clockwork.paced.models import PacedModel
@@ -167,12 +167,12 @@ class Simulation:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
         self.loop.run(self.loop.now + SETTLE)
         end = self.loop.now + DRAIN
-        while self._executing() and self.loop.now < end:  # the controller's own requests may begin at any time
+        # The controller's own requests may begin at any time, also when it is asked for its status.
+        status = self.cluster.ask_status()
+        while _is_executing(status) and self.loop.now < end:
             self.loop.run(self.loop.now + 10 * MILLISECOND)
-        self._check()
-
-    def _executing(self) -> bool:
-        return any(gpu.outstanding for worker in self.cluster.ask_status().workers for gpu in worker.gpus)
+            status = self.cluster.ask_status()
+        self._check(status)
 
     def _changing(self) -> bool:
         """Return whether a change has not ended, or a worker returns in a scenario with changes."""
@@ -278,8 +278,11 @@ class Simulation:
             return True
         return explains(self.scenario.faults, arrival - self._start, self.loop.now - self._start)
 
-    def _check(self) -> None:
-        """Check that no request is lost, and that the controller's view of the cluster matches the workers."""
+    def _check(self, status: ServerStatus) -> None:
+        """Check that no request is lost, and that the controller's view of the cluster matches the workers.
+
+        ``status`` is the controller's status at this time.
+        """
         for request_id in list(self._waiting)[:10]:
             self.watcher.violation(f"request {request_id} was never answered")
         self.changes.check_answered()
@@ -298,7 +301,7 @@ class Simulation:
             for worker in self.cluster.workers
             if worker.process is not None and worker.connected
         }
-        self.watcher.check_rest(truth, self.cluster.ask_status())
+        self.watcher.check_rest(truth, status)
 
     def _check_unloaded(self) -> None:
         """Check that nothing refers to unloaded models any more, and that workers have exactly the served models."""
@@ -370,6 +373,10 @@ def scheduler_of(scenario: Scenario) -> Scheduler:
     if scenario.scheduler == ClockworkScheduler.name:
         return ClockworkScheduler(scenario.scheduler_config())
     return make_scheduler(scenario.scheduler)
+
+
+def _is_executing(status: ServerStatus) -> bool:
+    return any(gpu.outstanding for worker in status.workers for gpu in worker.gpus)
 
 
 def _checked(scheduler: Scheduler, scenario: Scenario) -> Scheduler:
