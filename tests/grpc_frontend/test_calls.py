@@ -629,3 +629,30 @@ def test_responses_that_wait_for_windows_have_a_limit_on_their_total_size(monkey
         assert [serving.waiting for serving in counted] == [0]
 
     run(test())
+
+
+def test_responses_that_wait_are_released_when_the_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is part of reference cycles, so it would keep them until the garbage collector runs."""
+    made: list[connection.GrpcConnection] = []
+    connection_made = connection.GrpcConnection.connection_made
+
+    def recorded(self: connection.GrpcConnection, transport: Any) -> None:
+        made.append(self)
+        connection_made(self, transport)
+
+    monkeypatch.setattr(connection.GrpcConnection, "connection_made", recorded)
+
+    def leave(address: str) -> int:
+        peer = Http2(address)
+        try:
+            peer.send(frame(4, 0, 0, struct.pack(">HI", 4, 0)))
+            peer.send(headers("ServerMetadata") + data(b""))
+            assert next(kind for kind, _, stream, _ in peer.frames() if stream == 1) == HEADERS
+            return made[0]._http.waiting_bytes
+        finally:
+            peer.close()
+
+    assert talk(leave) > 0
+    assert made[0].ended.done()
+    assert made[0]._http.waiting_bytes == 0
+    assert not made[0]._http.streams

@@ -154,6 +154,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             if timer is not None:
                 timer.cancel()
         self.handler.abandon()
+        self._http.release()
         self._count_waiting(0)
         if self._client is not None:
             self._client.close()

@@ -196,6 +196,17 @@ class Sender:
                 self.reset(stream, frames.CANCEL)
                 self._receiver.reset(stream)
 
+    def release(self) -> None:
+        """Release the memory of the responses that wait, because the connection is lost.
+
+        Otherwise, they would remain until the garbage collector finds the connection, which is part of cycles.
+        """
+        for stream in self._waiting.values():
+            stream.queue = None
+        self._waiting.clear()
+        self.streams.clear()
+        self.out = []
+
     def go_away(self, code: int = frames.NO_ERROR, text: str = "") -> None:
         """Refuse new streams, and ask the client to leave when the open streams have ended."""
         self.leaving = True
