@@ -27,4 +27,5 @@ def test_small_free_pieces_are_returned_to_the_system() -> None:
     assert malloc.free_bytes() > 100 * MIB
     malloc.trim()
     assert before - resident() > 100 * MIB
+    assert 0 < malloc.resident_bytes() <= resident() + MIB
     libc.free(pieces[-1])

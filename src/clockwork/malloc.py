@@ -5,9 +5,11 @@ The numbers are allocated bytes, including memory to which the program never wri
 """
 
 import ctypes
+import mmap
 import statistics
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from clockwork.units import KIB, MIB, Bytes
@@ -67,8 +69,20 @@ def return_large_blocks() -> None:
 
 
 def free_bytes() -> Bytes:
-    """Return the number of freed bytes that the allocator keeps for later allocations, or 0 if it is unknown."""
+    """Return the number of freed bytes that the allocator keeps for later allocations, or 0 if it is unknown.
+
+    The number includes pages that `trim` has returned to the system.
+    """
     return 0 if _mallinfo2 is None else int(_mallinfo2().fordblks)
+
+
+def resident_bytes() -> Bytes:
+    """Return the resident memory of this process without shared pages, or 0 if it is unknown (proc(5), statm)."""
+    try:
+        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * mmap.PAGESIZE
 
 
 def trim() -> None:

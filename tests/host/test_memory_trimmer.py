@@ -24,6 +24,7 @@ def test_free_memory_is_returned_once_when_nothing_is_pending(monkeypatch: pytes
 
     monkeypatch.setattr(malloc, "free_bytes", look)
     monkeypatch.setattr(malloc, "trim", trim)
+    monkeypatch.setattr(malloc, "resident_bytes", lambda: 200 * MIB)
 
     async def test() -> None:
         nonlocal idle
@@ -61,6 +62,7 @@ def test_only_large_free_memory_is_returned_while_requests_are_pending(monkeypat
 
     monkeypatch.setattr(malloc, "free_bytes", look)
     monkeypatch.setattr(malloc, "trim", trim)
+    monkeypatch.setattr(malloc, "resident_bytes", lambda: 200 * MIB)
 
     async def test() -> None:
         trimming = MemoryTrimmer(lambda: False, 0.0, 4 * MIB)
@@ -73,6 +75,30 @@ def test_only_large_free_memory_is_returned_while_requests_are_pending(monkeypat
 
     asyncio.run(asyncio.wait_for(test(), 30))
     assert trimmed == [MAX_FREE_BUSY + 1]
+
+
+def test_returned_memory_that_became_resident_between_two_checks_is_returned_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resident, trimmed = [200 * MIB], list[int]()
+
+    def trim() -> None:
+        trimmed.append(resident[0])
+        resident[0] = 50 * MIB
+
+    monkeypatch.setattr(malloc, "free_bytes", lambda: 100 * MIB)
+    monkeypatch.setattr(malloc, "trim", trim)
+    monkeypatch.setattr(malloc, "resident_bytes", lambda: resident[0])
+
+    async def test() -> None:
+        trimming = MemoryTrimmer(lambda: True, 0.0, 4 * MIB)
+        trimming.start()
+        await eventually(lambda: trimmed == [200 * MIB, 50 * MIB])  # trims until nothing more is returned
+        resident[0] = 120 * MIB
+        await eventually(lambda: trimmed[2:] == [120 * MIB, 50 * MIB])
+        trimming.close()
+
+    asyncio.run(asyncio.wait_for(test(), 30))
 
 
 def test_the_free_bytes_of_the_heap_are_known_with_glibc() -> None:

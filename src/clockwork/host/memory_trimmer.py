@@ -20,7 +20,7 @@ EVERY: Final = 1.0
 MAX_FREE: Final[Bytes] = 4 * MIB
 """Limit of the free memory that the allocator may keep while no request is pending.
 
-Free memory that the allocator cannot return to the system does not count.
+Free memory that the allocator has returned, or cannot return, to the system does not count.
 """
 
 MAX_FREE_BUSY: Final[Bytes] = 64 * MIB
@@ -44,7 +44,8 @@ class MemoryTrimmer:
         self._is_idle = is_idle
         self._every = every
         self._max_free = max_free
-        self._fixed: Bytes = 0  #: free memory that could not be returned
+        self._fixed: Bytes = 0  #: free memory that was returned already or could not be returned
+        self._resident: Bytes = 0  #: smallest resident memory since memory was last returned
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -67,9 +68,17 @@ class MemoryTrimmer:
                 await asyncio.to_thread(self._trim, self._max_free if idle else MAX_FREE_BUSY)
 
     def _trim(self, max_free: Bytes) -> None:
-        free = malloc.free_bytes()
-        if free > self._fixed + max_free:
+        free, resident = malloc.free_bytes(), malloc.resident_bytes()
+        is_freed = free > self._fixed + max_free
+        # Blocks in memory that was returned make that memory resident again. If they are freed before the next check,
+        # the number of free bytes is the same as before.
+        is_reused = free > max_free and resident > self._resident + max_free
+        if is_freed or is_reused:
             malloc.trim()
-            self._fixed = malloc.free_bytes()
+            after = malloc.resident_bytes()
+            if resident - after > max_free:  # more may have been freed meanwhile, so the next check trims again
+                self._fixed = self._resident = 0
+                return
+            self._fixed, self._resident = min(free, malloc.free_bytes()), min(resident, after)
         else:
-            self._fixed = min(self._fixed, free)
+            self._fixed, self._resident = min(self._fixed, free), min(self._resident, resident)
