@@ -226,6 +226,26 @@ class Notes(EchoScheduler):
         return super().infer(now, request)
 
 
+def test_a_body_that_was_given_up_leaves_no_reference_cycle() -> None:
+    async def test() -> None:
+        body = LargeBody(10, b"", BodyQuota(100))
+        reference = weakref.ref(body)
+        taking = asyncio.ensure_future(body.take(60.0))
+        await asyncio.sleep(0)
+        body.end(ClientGoneError())
+        await asyncio.wait((taking,))
+        assert isinstance(taking.exception(), ClientGoneError)
+        del body, taking
+        await asyncio.sleep(0)
+        assert reference() is None, "a traceback keeps the body, and with it the connection"
+
+    gc.disable()
+    try:
+        run(test())
+    finally:
+        gc.enable()
+
+
 def test_a_deadline_counts_from_the_first_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that the first byte had waited 50 ms when it was read."""
     arrival = Arrivals.earliest_arrival

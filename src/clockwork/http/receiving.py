@@ -51,6 +51,7 @@ class LargeBody:
         self.filled = 0
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = size
+        self._error: Exception | None = None  #: raised by `take`
         self._quota = quota
         self._memory: memoryview | None = None
         if allocate is not None:
@@ -93,19 +94,24 @@ class LargeBody:
                 await asyncio.wait((self._whole,), timeout=min(patience, end - loop.time()))
                 if not self._whole.done() and (self.filled < before + MIB or loop.time() >= end):
                     raise too_slow(patience, limit)
-            self._whole.result()
+            error, self._error = self._error, None
+            if error is not None:
+                try:
+                    raise error
+                finally:
+                    del error  # the traceback refers to this frame, so a cycle would keep the connection in memory
             assert memory is not None
             return memory
         finally:
             self.end(ClientGoneError())
-            del memory  # frees memory: the future keeps its exception, which keeps this frame's variables
+            del memory  # frees memory: an exception keeps this frame's variables until it is handled
 
     def end(self, error: Exception) -> None:
         """Give the body up. Bytes that still arrive are discarded, and `take` raises ``error``."""
         self._release()
         if not self._whole.done():
-            self._whole.set_exception(error)
-            self._whole.exception()  # marks the exception as retrieved, so that asyncio does not log it
+            self._error = error
+            self._whole.set_result(None)
 
     def __del__(self) -> None:
         """Release the quota of a body that the application never took, because it refused the request."""
