@@ -17,6 +17,7 @@ from client.live import LOOPBACK, ScriptedWorker, run, serving
 from clockwork.controller.stage import Stage
 from clockwork.grpc_frontend import connection, handling, serve_grpc, service
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
+from clockwork.grpc_frontend import server as serve_module
 from clockwork.grpc_frontend.config import GrpcConfig
 from clockwork.grpc_frontend.replies import MAX_MESSAGE, failure_block
 from clockwork.host.controller import ControllerHost
@@ -656,3 +657,29 @@ def test_responses_that_wait_are_released_when_the_connection_ends(monkeypatch: 
     assert made[0].ended.done()
     assert made[0]._http.waiting_bytes == 0
     assert not made[0]._http.streams
+
+
+def test_a_response_that_waits_for_a_window_is_sent_while_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_module, "GRACE", 60.0)  # the client opens its window at once
+
+    def begin(peer: Http2) -> None:
+        peer.send(frame(4, 0, 0, struct.pack(">HI", 4, 0)))
+        peer.send(headers("ServerMetadata") + data(b""))
+        assert next(kind for kind, _, stream, _ in peer.frames() if stream == 1) == HEADERS
+
+    def finish(peer: Http2) -> dict[str, str]:
+        assert next(kind for kind, _, _, _ in peer.frames() if kind == GOAWAY) == GOAWAY
+        peer.send(frame(8, 0, 1, struct.pack(">I", MIB)))
+        return read_answer(peer)[0]
+
+    async def test() -> None:
+        async with server() as (_, _, address):
+            peer = Http2(address)
+            await asyncio.to_thread(begin, peer)
+            finishing = asyncio.create_task(asyncio.to_thread(finish, peer))
+        try:
+            assert (await finishing).get("grpc-status") == "0"
+        finally:
+            peer.close()
+
+    run(test())

@@ -34,6 +34,9 @@ Also the largest output whose parts are joined before they are written.
 LAST_CHANCE: Final[Nanos] = 50 * MILLISECOND
 """Time in nanoseconds in which the server reads once more from a client that has not replied to a ping."""
 
+BLOCKED_CHECK: Final = 0.01
+"""Time in seconds between two checks whether responses still wait for windows, when the server ends."""
+
 _LIMITS: Final = Limits(MAX_STREAMS, MAX_METADATA_BYTES)
 _TEXT: Final = b"This port serves gRPC over HTTP/2. HTTP/1.1 is served on the port of --http.\n"
 _NOT_HTTP_1: Final = (
@@ -70,11 +73,15 @@ class Port:
     async def close(self, grace: float) -> None:
         """End all connections. Calls may finish within ``grace`` seconds."""
         self.is_closing = True
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
         for connection in self.connections:
             connection.leave()
         tasks = [call.task for connection in self.connections for call in connection.handler.calls() if call.task]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
+        while loop.time() < end and any(connection.is_blocked for connection in self.connections):  # noqa: ASYNC110
+            await asyncio.sleep(BLOCKED_CHECK)
         connections = list(self.connections)
         for connection in connections:
             connection.close()
@@ -113,6 +120,11 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def peer(self) -> str:
         """The client's address in gRPC's notation."""
         return self._peer
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether parts of responses wait for the client's windows."""
+        return self._http.is_blocked
 
     @property
     def client(self) -> LocalClient:
