@@ -292,11 +292,11 @@ class Refuses(EchoScheduler):
 def test_a_refusal_has_a_retry_time() -> None:
     async def test() -> None:
         async with served(Refuses()) as (peer, *_):
-            answer = await peer.ask("POST", INFER, row(parameters={"timeout": 20_000}, id="mine"))
+            answer = await peer.ask("POST", INFER, row(parameters={"timeout": 2_000_000}, id="mine"))
             assert (answer.status, answer.headers["retry-after"]) == (503, "2")
             assert answer.json() == {
                 "id": "mine",
-                "error": "too late (deadline of 20 ms from the request parameter timeout, in microseconds)",
+                "error": "too late (deadline of 2000 ms from the request parameter timeout, in microseconds)",
                 "status": 8,
                 "status_name": "CONTROLLER_COULD_NOT_START_IN_TIME",
                 "predicted_ms": 25.0,
