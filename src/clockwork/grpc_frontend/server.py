@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias
 
-from clockwork.errors import ServerError
 from clockwork.grpc_frontend import grpc_service_pb2 as pb
 from clockwork.grpc_frontend import health_pb2
 from clockwork.grpc_frontend.config import DEFAULT, GrpcConfig
@@ -20,7 +19,7 @@ from clockwork.grpc_frontend.reflection import NAMES, Reflection
 from clockwork.grpc_frontend.service import SERVICE, Service, decode, grpc_front_end
 from clockwork.host.controller import ControllerHost
 from clockwork.host.log_events import event_fields
-from clockwork.net.accepting import accept_connections, bind_sockets
+from clockwork.net.accepting import accept_connections, listening_sockets
 from clockwork.net.address import Address
 from clockwork.net.tls import ServerTls
 from clockwork.oip.failures import Failure, RequestFailedError
@@ -78,13 +77,7 @@ async def serve_grpc(host: ControllerHost, address: Address, config: GrpcConfig 
 
 
 async def _listen(port: Port, address: Address, tls: ServerTls | None) -> tuple[list[asyncio.Server], Address]:
-    try:
-        sockets = await bind_sockets(address)
-        for listening in sockets:
-            listening.listen(BACKLOG)
-    except (OSError, UnicodeError) as error:  # a host name that cannot be encoded raises UnicodeError
-        reason = getattr(error, "strerror", None) or error
-        raise ServerError(f"cannot listen for gRPC on {address}: {reason}; choose another with --grpc") from error
+    sockets = await listening_sockets(address, BACKLOG, "gRPC")
     real = Address(address.host, sockets[0].getsockname()[1])
     context, timeout = (None, None) if tls is None else (tls.http2_context, HANDSHAKE / SECOND)
     make = partial(GrpcConnection, port)

@@ -1,14 +1,12 @@
 """Runs the HTTP server on the controller's event loop."""
 
 import logging
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
 from clockwork.dashboard.feed import Feed
 from clockwork.dashboard.log_lines import LogLines
-from clockwork.errors import ServerError
 from clockwork.frontend.body_quota import BodyQuota
 from clockwork.host.controller import ControllerHost
 from clockwork.host.log_events import event_fields
@@ -17,7 +15,7 @@ from clockwork.http.config import DEFAULT, HttpConfig
 from clockwork.http.connection import HttpConnection, Port
 from clockwork.http.dashboard import Dashboard, timeline_reader
 from clockwork.metrics import Metrics
-from clockwork.net.accepting import accept_connections, bind_sockets
+from clockwork.net.accepting import accept_connections, listening_sockets
 from clockwork.net.address import Address
 
 log = logging.getLogger("clockwork.http")
@@ -30,7 +28,7 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
     Raises:
         ServerError: the address is in use or not allowed.
     """
-    sockets = await _listen(address, config.backlog)
+    sockets = await listening_sockets(address, config.backlog, "HTTP")
     real = Address(*sockets[0].getsockname()[:2])
     front = http_front_end(host, ignore_timeout=config.ignore_timeout)
     metrics = Metrics(host.description, host.stepper, config.model_histograms, host.tracer) if config.metrics else None
@@ -59,19 +57,3 @@ async def serving_http(host: ControllerHost, address: Address, config: HttpConfi
         front.close()  # requests that still wait get an error
         feed.close()
         await port.close(config.grace)
-
-
-async def _listen(address: Address, backlog: int) -> list[socket.socket]:
-    """Return sockets that listen on the address.
-
-    Raises:
-        ServerError: the address is in use or not allowed.
-    """
-    try:
-        sockets = await bind_sockets(address)
-        for listening in sockets:
-            listening.listen(backlog)
-    except (OSError, UnicodeError) as error:  # a host name that cannot be encoded raises UnicodeError
-        reason = getattr(error, "strerror", None) or error
-        raise ServerError(f"cannot listen for HTTP on {address}: {reason}; choose another with --http") from error
-    return sockets

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
+from clockwork.errors import ServerError
 from clockwork.net.address import ANY_HOST, Address
 
 DESCRIPTORS: Final = 32
@@ -51,6 +52,25 @@ async def bind_sockets(address: Address) -> list[socket.socket]:
         for sock in sockets:
             sock.close()
         raise
+    return sockets
+
+
+async def listening_sockets(address: Address, backlog: int, protocol: str) -> list[socket.socket]:
+    """Return sockets that listen on the address for a protocol of a front end, which has an option of the same name.
+
+    Raises:
+        ServerError: the address is in use or not allowed.
+    """
+    try:
+        sockets = await bind_sockets(address)
+        for listening in sockets:
+            listening.listen(backlog)
+    except (OSError, UnicodeError) as error:  # a host name that cannot be encoded raises UnicodeError
+        reason = getattr(error, "strerror", None) or error
+        option = f"--{protocol.lower()}"
+        raise ServerError(
+            f"cannot listen for {protocol} on {address}: {reason}; choose another with {option}"
+        ) from error
     return sockets
 
 
