@@ -82,6 +82,16 @@ class Shed(Struct):
     request_id: str = ""
 
     @property
+    def rounded(self) -> tuple[int, int, Nanos]:
+        """The times in whole milliseconds, and ``fastest``. Equal values mean equal responses, except for the ids.
+
+        A time that is unknown is -1.
+        """
+        wait = -1 if self.wait is None else self.wait // MILLISECOND
+        retry = -1 if self.retry_after is None else self.retry_after // MILLISECOND
+        return wait, retry, -1 if self.fastest is None else self.fastest
+
+    @property
     def message(self) -> str:
         """Text of the response."""
         if self.fastest is not None:

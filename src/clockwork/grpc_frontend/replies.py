@@ -12,7 +12,7 @@ from clockwork.http2.hpack import encoded
 from clockwork.messages.request_ids import ID_HEADER
 from clockwork.messages.status import status_name
 from clockwork.oip.failures import Failure
-from clockwork.units import MILLISECOND, Bytes
+from clockwork.units import MILLISECOND, Bytes, Nanos
 
 CODES: Final = {
     "OK": 0,
@@ -100,13 +100,11 @@ class ShedReplies:
 
     def __init__(self) -> None:
         """Start with an empty table of responses."""
-        self._encoded: dict[tuple[int, ...], bytes] = {}
+        self._encoded: dict[tuple[int, int, Nanos], bytes] = {}
 
     def block(self, shed: Shed) -> bytes:
         """Return the headers of the response."""
-        key = tuple(-1 if time is None else time // MILLISECOND for time in (shed.wait, shed.retry_after))
-        if shed.fastest is not None:
-            key = (shed.fastest, -2)
+        key = shed.rounded
         found = self._encoded.get(key)
         if found is None:
             if len(self._encoded) >= MAX_REPLIES:

@@ -9,7 +9,7 @@ from clockwork.controller.shedding import Shed
 from clockwork.host.reception import Reception
 from clockwork.messages.requests import InferRequest
 from clockwork.net.connection import Connection
-from clockwork.units import MILLISECOND, Nanos
+from clockwork.units import Nanos
 from clockwork.wire.codec import encode
 from clockwork.wire.frame import short_frame
 
@@ -29,7 +29,7 @@ class NativeRefusals:
     def __init__(self, reception: Reception) -> None:
         """Start with no encoded refusals. ``reception`` decides which requests are refused."""
         self._reception = reception
-        self._kept: dict[tuple[Nanos, Nanos, Nanos], tuple[bytes, bytes]] = {}
+        self._kept: dict[tuple[int, int, Nanos], tuple[bytes, bytes]] = {}
 
     def refuse(self, connection: Connection, message: Any) -> bool:
         """Refuse the message that is being handled if it is a request that must be refused; see `Callbacks`."""
@@ -44,12 +44,7 @@ class NativeRefusals:
 
     def frame(self, shed: Shed, request: InferRequest) -> bytes:
         """Return the frame of the response to a request."""
-        wait, retry, fastest = shed.wait, shed.retry_after, shed.fastest
-        key = (
-            -1 if wait is None else wait // MILLISECOND,
-            -1 if retry is None else retry // MILLISECOND,
-            -1 if fastest is None else fastest,
-        )
+        key = shed.rounded
         kept = self._kept.get(key)
         if kept is None:
             if len(self._kept) >= MAX_KEPT:

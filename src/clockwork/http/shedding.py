@@ -113,7 +113,7 @@ class ShedReplies:
 
     def __init__(self) -> None:
         """Start with an empty table of replies."""
-        self._encoded: dict[tuple[int, ...], tuple[bytes, bytes]] = {}  #: the bytes before and after the id
+        self._encoded: dict[tuple[int, int, Nanos], tuple[bytes, bytes]] = {}  #: the bytes before and after the id
         self._date = b""
 
     def bytes(self, shed: Shed, date: bytes) -> bytes:
@@ -121,9 +121,7 @@ class ShedReplies:
         if date is not self._date or len(self._encoded) >= MAX_REPLIES:
             self._encoded.clear()
             self._date = date
-        key = tuple(-1 if time is None else time // MILLISECOND for time in (shed.wait, shed.retry_after))
-        if shed.fastest is not None:
-            key = (shed.fastest, -2)
+        key = shed.rounded
         encoded = self._encoded.get(key)
         if encoded is None:
             reply = error_reply(failure_of_shed(replace(shed, request_id="")))
