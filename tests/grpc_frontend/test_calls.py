@@ -119,6 +119,19 @@ def talk(act: Callable[[str], Any], config: GrpcConfig | None = None, **settings
     return results[0]
 
 
+def recorded_connections(monkeypatch: pytest.MonkeyPatch) -> list[connection.GrpcConnection]:
+    """Return a list of the connections that are made from now on."""
+    made: list[connection.GrpcConnection] = []
+    connection_made = connection.GrpcConnection.connection_made
+
+    def recorded(self: connection.GrpcConnection, transport: Any) -> None:
+        made.append(self)
+        connection_made(self, transport)
+
+    monkeypatch.setattr(connection.GrpcConnection, "connection_made", recorded)
+    return made
+
+
 def test_a_call_is_answered() -> None:
     found, body = talk(lambda address: answer(address, headers(), data(infer_request())))
     assert found == {
@@ -333,14 +346,7 @@ def test_a_client_of_the_controller_ends_with_its_connection() -> None:
 
 
 def test_a_request_that_begins_after_its_connection_leaves_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[connection.GrpcConnection] = []
-    connection_made = connection.GrpcConnection.connection_made
-
-    def recorded(self: connection.GrpcConnection, transport: Any) -> None:
-        made.append(self)
-        connection_made(self, transport)
-
-    monkeypatch.setattr(connection.GrpcConnection, "connection_made", recorded)
+    made = recorded_connections(monkeypatch)
 
     async def test() -> None:
         async with server() as (host, _, address):
@@ -401,14 +407,7 @@ def test_a_peer_that_does_not_reply_to_a_ping_is_disconnected(monkeypatch: pytes
 
 def test_the_responses_of_a_client_that_reads_nothing_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server reads no more requests while the responses wait. Without this, each byte would cause 300 more."""
-    made: list[connection.GrpcConnection] = []
-    connection_made = connection.GrpcConnection.connection_made
-
-    def recorded(self: connection.GrpcConnection, transport: Any) -> None:
-        made.append(self)
-        connection_made(self, transport)
-
-    monkeypatch.setattr(connection.GrpcConnection, "connection_made", recorded)
+    made = recorded_connections(monkeypatch)
     symbol = b"inference.GRPCInferenceService"
     question = data(b"\x22" + bytes([len(symbol)]) + symbol, ends=False)
 
@@ -634,14 +633,7 @@ def test_responses_that_wait_for_windows_have_a_limit_on_their_total_size(monkey
 
 def test_responses_that_wait_are_released_when_the_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is part of reference cycles, so it would keep them until the garbage collector runs."""
-    made: list[connection.GrpcConnection] = []
-    connection_made = connection.GrpcConnection.connection_made
-
-    def recorded(self: connection.GrpcConnection, transport: Any) -> None:
-        made.append(self)
-        connection_made(self, transport)
-
-    monkeypatch.setattr(connection.GrpcConnection, "connection_made", recorded)
+    made = recorded_connections(monkeypatch)
 
     def leave(address: str) -> int:
         peer = Http2(address)

@@ -80,7 +80,9 @@ class Port:
         tasks = [call.task for connection in self.connections for call in connection.handler.calls() if call.task]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
-        while loop.time() < end and any(connection.is_blocked for connection in self.connections):  # noqa: ASYNC110
+        while loop.time() < end and any(  # noqa: ASYNC110 - nothing announces that a client has opened its windows
+            connection.is_blocked for connection in self.connections
+        ):
             await asyncio.sleep(BLOCKED_CHECK)
         connections = list(self.connections)
         for connection in connections:
